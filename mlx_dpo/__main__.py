@@ -1,0 +1,5 @@
+"""python -m mlx_dpo"""
+
+from .cli import main
+
+main()

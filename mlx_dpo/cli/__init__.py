@@ -1,0 +1,57 @@
+"""mlx-dpo: one file per command."""
+
+import sys
+
+import click
+
+from .. import __version__, blas_note
+from ..console import console, say
+from ..errors import DpoError
+from .config_ import config
+from .demo import demo
+from .eval import evaluate
+from .fuse import fuse
+from .gen_pairs import gen_pairs
+from .train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mlx-dpo")
+def cli():
+    """Preference fine-tuning on a Mac: curated answers in, a better fused model out.
+
+    \b
+    Example:
+      mlx-dpo demo
+      mlx-dpo gen-pairs --config config/granite_dpo.yaml --limit 100
+      mlx-dpo train --config config/granite_dpo.yaml
+      mlx-dpo eval --run runs/granite-dpo
+      mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
+    """
+
+
+for command in (demo, gen_pairs, train, evaluate, fuse, config):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit 0 on success, 1 on a user's mistake, 2 on wrong usage, 130 on Ctrl-C."""
+    try:
+        code = cli.main(args=arguments, prog_name="mlx-dpo", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except DpoError as error:
+        console.print(f"Error: {error}", markup=False, style="red")
+        sys.exit(1)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def say_blas_note() -> None:
+    """Say once what makes this machine slow, if something does."""
+    if blas_note:
+        say(f"note: {blas_note}")

@@ -1,0 +1,33 @@
+"""mlx-dpo eval"""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from .options import json_option
+
+
+@click.command("eval")
+@click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
+@click.option("--data", metavar="FILE", help="Pairs to judge by; the run's own held-out pairs by default.")
+@click.option(
+    "--samples", default=3, show_default=True, type=click.IntRange(0), help="Prompts that both models answer."
+)
+@json_option
+def evaluate(folder, data, samples, as_json):
+    """Judge a run on held-out pairs, and show answers of base and tuned model side by side.
+
+    \b
+    Example:
+      mlx-dpo eval --run runs/granite-dpo
+      mlx-dpo eval --run runs/granite-dpo --data other/valid.jsonl --json
+    """
+    from . import say_blas_note
+
+    say_blas_note()
+    from ..evaluation.preference import evaluate_run
+    from ..evaluation.show import evaluation_text
+
+    result = evaluate_run(folder, data, samples)
+    click.echo(json.dumps(asdict(result), ensure_ascii=False) if as_json else evaluation_text(result))

@@ -1,0 +1,22 @@
+"""mlx-dpo fuse"""
+
+import click
+
+
+@click.command()
+@click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
+@click.option("--output", required=True, metavar="FOLDER", help="The fused model's folder; must not exist.")
+def fuse(folder, output):
+    """Merge a run's adapter into the weights: a model folder that needs no adapter.
+
+    \b
+    Example:
+      mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
+    """
+    from ..evaluation.preference import load_run
+    from ..export.fuse import fuse_run
+
+    config = load_run(folder)
+    path = fuse_run(config.model.path, folder, output)
+    click.echo(f"fused model: {path}")
+    click.echo(f'next: python -m mlx_lm generate --model {path} --prompt "..."')

@@ -1,0 +1,41 @@
+"""mlx-dpo gen-pairs"""
+
+import json
+from dataclasses import asdict
+
+import click
+
+from .options import config_option, json_option, resolve, set_option, setting_option
+
+
+@click.command("gen-pairs")
+@config_option
+@setting_option("--source", "pairs.source", "Curated rows.")
+@setting_option("--output", "pairs.output", "Folder for train.jsonl and valid.jsonl.")
+@setting_option("--model", "model.path", "The base model.")
+@setting_option("--limit", "pairs.limit", "Use only the first so many rows.")
+@setting_option("--max-tokens", "generate.max_tokens", "Longest answer, in tokens.")
+@setting_option("--seed", "generate.seed", "Of the sampling.")
+@set_option
+@json_option
+def gen_pairs(config_file, overrides, as_json):
+    """Make preference pairs: curated answers are chosen, the base model's own are rejected.
+
+    Interrupted at any moment, the same command goes on where it was.
+
+    \b
+    Example:
+      mlx-dpo gen-pairs --config config/granite_dpo.yaml --limit 100
+      mlx-dpo gen-pairs --model models/mine --source data/curated.jsonl --output data/pairs
+    """
+    config = resolve(config_file, overrides)
+    from . import say_blas_note
+
+    say_blas_note()
+    from ..pairs.run import generate_pairs
+
+    counts = generate_pairs(config)
+    click.echo(json.dumps(asdict(counts)) if as_json else str(counts))
+    if not as_json:
+        output = config.pairs.output
+        click.echo(f"next: mlx-dpo train --set data.train={output}/train.jsonl --set data.valid={output}/valid.jsonl")

@@ -1,0 +1,36 @@
+"""mlx-dpo train"""
+
+import json
+
+import click
+
+from .options import config_option, json_option, overwrite_option, resolve, set_option, setting_option
+
+
+@click.command()
+@config_option
+@setting_option("--model", "model.path", "The base model.")
+@setting_option("--output", "run.output", "The run's folder.")
+@overwrite_option
+@set_option
+@json_option
+def train(config_file, overrides, overwrite, as_json):
+    """Train an adapter on preference pairs.
+
+    \b
+    Example:
+      mlx-dpo train --config config/granite_dpo.yaml
+      mlx-dpo train --config config/granite_dpo.yaml --set beta.value=0.2 --output runs/beta-0.2
+    """
+    config = resolve(config_file, overrides)
+    from . import say_blas_note
+
+    say_blas_note()
+    from ..training.run import train_run
+
+    result = train_run(config, overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out}))
+    else:
+        click.echo(f"run: {result.folder}")
+        click.echo(f"next: mlx-dpo eval --run {result.folder}")

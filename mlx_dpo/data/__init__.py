@@ -1,0 +1,1 @@
+"""Rows to batches: formats, sources, splits, templates, tokenize, batches."""

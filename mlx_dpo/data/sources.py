@@ -1,0 +1,61 @@
+"""Files to records."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import DpoError
+from ..jsonl import read_jsonl
+from ..records import Curated, Preference
+from ..settings import setting
+from .formats import to_curated, to_preference
+
+Record = TypeVar("Record", Curated, Preference)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The pairs a run trains on and is judged by."""
+
+    train: str = setting("data/pairs/train.jsonl", "pairs to train on")
+    valid: str | None = setting(
+        "data/pairs/valid.jsonl", "held-out pairs, never trained on; null for none"
+    )
+    max_length: int = setting(
+        1024, "tokens of prompt + answer; both answers of a pair are cut at the same length"
+    )
+
+    def __post_init__(self):
+        if self.max_length < 8:
+            raise ValueError(f"max_length must be at least 8 tokens, got {self.max_length}")
+
+
+def read_pairs(path: Path | str) -> list[Preference]:
+    """All pairs of a JSONL file.
+
+    Raises:
+        DpoError: a bad row, the same id twice, or no rows.
+    """
+    return _read(path, to_preference)
+
+
+def read_curated(path: Path | str) -> list[Curated]:
+    """All curated answers of a JSONL file; errors as for `read_pairs`."""
+    return _read(path, to_curated)
+
+
+def _read(path: Path | str, parse: Callable[..., Record]) -> list[Record]:
+    records = [parse(row, where) for where, row in read_jsonl(path)]
+    if not records:
+        raise DpoError("has no rows", where=path, hint="see data/README.md for what a row looks like")
+    seen: dict[str, str] = {}
+    for record in records:
+        if record.id in seen:
+            raise DpoError(
+                f"the id {record.id!r} stands at {seen[record.id]} too",
+                where=record.where,
+                hint="ids must differ; rows without one are numbered by line",
+            )
+        seen[record.id] = record.where
+    return records

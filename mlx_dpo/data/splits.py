@@ -1,0 +1,27 @@
+"""Train and valid rows that share no prompt."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+from ..records import Message
+
+
+def prompt_key(prompt: Sequence[Message]) -> str:
+    """What makes two prompts the same: roles and words, not case or spacing."""
+    turns = [[m["role"], " ".join(m["content"].casefold().split())] for m in prompt]
+    return json.dumps(turns, ensure_ascii=False)
+
+
+def valid_prompts(prompts: Iterable[Sequence[Message]], fraction: float, seed: int) -> set[str]:
+    """The keys of the prompts that go to valid: round-up share of the distinct ones, at least one of two.
+
+    The choice orders prompts by a hash of seed and key, so a prompt stays where it is when others come or go
+    nearby, and repeated prompts go together.
+    """
+    keys = {prompt_key(p) for p in prompts}
+    if fraction == 0 or len(keys) < 2:
+        return set()
+    ordered = sorted(keys, key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
+    return set(ordered[: min(len(keys) - 1, math.ceil(fraction * len(keys)))])

@@ -1,0 +1,127 @@
+"""Preference accuracy and margins of a finished run, and answers of base and tuned model."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import RunConfig, load_config
+from ..console import progress
+from ..data.sources import read_pairs
+from ..data.templates import prompt_tokens
+from ..data.tokenize import tokenize_pairs
+from ..errors import DpoError
+from ..losses import build_loss
+from ..losses.beta import beta_rule
+from ..metrics import wilson_interval
+from ..models.adapters import attach, load_adapter, read_adapter_config
+from ..models.generate import generate_answers
+from ..models.load import find_model, load_model, load_tokenizer
+from ..scoring import score_pairs
+from ..training.checks import choose_forward
+from ..training.trainer import Data, evaluation_metrics
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out figures of a run.
+
+    `metrics` are those of metrics.jsonl, without their eval/ prefix. `preferred` is the share of pairs whose
+    chosen answer the model itself finds likelier than the rejected one, without looking at the reference:
+    the figure that exists for the base model too. Intervals are 95 % (Wilson).
+    """
+
+    pairs: int
+    metrics: dict[str, float]
+    accuracy_interval: tuple[float, float]
+    preferred_base: float
+    preferred_tuned: float
+    preferred_base_interval: tuple[float, float]
+    preferred_tuned_interval: tuple[float, float]
+    samples: list[dict[str, str]]
+
+
+def load_run(folder: Path | str) -> RunConfig:
+    """The settings a run was made with.
+
+    Raises:
+        DpoError: not a run folder.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise DpoError(
+            "is not a run folder: it has no config.yaml",
+            where=folder,
+            hint="name the folder that mlx-dpo train wrote (its run.output)",
+        )
+    config = load_config(path)
+    read_adapter_config(folder)
+    return config
+
+
+def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) -> Evaluation:
+    """Score held-out pairs with the run's reference and with its adapter, from one set of weights.
+
+    Args:
+        data: pairs to judge by; the run's own held-out pairs by default.
+        samples: how many prompts both models answer, greedily; 0 for none.
+
+    Raises:
+        DpoError: no held-out pairs, or files that do not fit.
+    """
+    config = load_run(folder)
+    source = data or config.data.valid
+    if not source:
+        raise DpoError(
+            "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
+        )
+    rows = read_pairs(source)
+    base = find_model(config.model.path)
+    tokenizer = load_tokenizer(base)
+    pairs, _ = tokenize_pairs(rows, tokenizer, config.data.max_length)
+    spread = [rows[round(k * (len(rows) - 1) / max(1, samples - 1))] for k in range(min(samples, len(rows)))]
+    prompts = [prompt_tokens(tokenizer, row.prompt) for row in spread]
+
+    model, _ = load_model(base)
+    if config.model.adapter:
+        load_adapter(model, config.model.adapter)
+    else:
+        attach(model, config.adapter)
+    forward = choose_forward(model, pairs, config.training.forward)
+    batch_size = config.training.micro_batch
+
+    reference = _score("base", model, pairs, forward, batch_size)
+    before = _answer(model, tokenizer, prompts, config)
+    load_adapter(model, folder)
+    tuned = _score("tuned", model, pairs, forward, batch_size)
+    after = _answer(model, tokenizer, prompts, config)
+
+    loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
+    metrics = evaluation_metrics(model, Data(pairs, reference), loss, beta, forward, batch_size)
+    wins = int(round(metrics["eval/rewards/accuracies"] * len(pairs)))
+    likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
+    return Evaluation(
+        pairs=len(pairs),
+        metrics={k.removeprefix("eval/"): v for k, v in metrics.items() if k != "eval/pairs"},
+        accuracy_interval=wilson_interval(wins, len(pairs)),
+        preferred_base=likelier[0] / len(pairs),
+        preferred_tuned=likelier[1] / len(pairs),
+        preferred_base_interval=wilson_interval(likelier[0], len(pairs)),
+        preferred_tuned_interval=wilson_interval(likelier[1], len(pairs)),
+        samples=[
+            {"prompt": row.prompt[-1]["content"], "base": b, "tuned": a, "curated": row.chosen}
+            for row, b, a in zip(spread, before, after, strict=True)
+        ],
+    )
+
+
+def _score(label: str, model: Any, pairs: Any, forward: Any, batch_size: int) -> np.ndarray:
+    with progress(label, len(pairs), "pairs") as advance:
+        return score_pairs(model, pairs, forward, batch_size, advance)
+
+
+def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:
+    greedy = replace(config.generate, temperature=0.0)
+    answers = sorted(generate_answers(model, tokenizer, prompts, greedy))
+    return [answer.text for answer in answers]

@@ -1,0 +1,21 @@
+"""An evaluation as text."""
+
+from .preference import Evaluation
+
+
+def evaluation_text(result: Evaluation) -> str:
+    """Figures with their n and intervals, then the sampled answers."""
+    m = result.metrics
+    low, high = result.accuracy_interval
+    lines = [
+        f"held-out pairs (n)            {result.pairs}",
+        f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f} to {high:.3f})",
+        f"reward margin                 {m['rewards/margins']:+.3f}",
+        f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
+        f"loss                          {m['loss']:.4f}",
+        f"chosen likelier than rejected base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
+    ]
+    for sample in result.samples:
+        lines += ["", f"Q      {sample['prompt']}"]
+        lines += [f"{name:<6} {sample[name]}" for name in ("base", "tuned")]
+    return "\n".join(lines)

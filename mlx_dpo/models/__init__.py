@@ -1,0 +1,1 @@
+"""Models behind one door: loading, adapters, forwards, sampling."""

@@ -1,0 +1,214 @@
+"""LoRA, DoRA and full training: attach, freeze, save, load."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import DpoError, first_ten
+from ..files import with_replacement, write_text
+from ..settings import setting
+
+WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What is trained."""
+
+    type: str = setting(
+        "lora",
+        "lora; dora (lora with a trained magnitude, slower); full (the blocks' own weights)",
+        choices=("lora", "dora", "full"),
+    )
+    rank: int = setting(16, "width of the low-rank update; more can learn more and costs memory")
+    scale: float = setting(2.0, "the update is scale · A · B; a direct factor, not alpha / rank")
+    dropout: float = setting(0.0, "share of inputs dropped before A while training")
+    layers: int = setting(-1, "adapt the last so many blocks; -1 adapts all")
+    targets: str | list[str] = setting(
+        "all", "all linear layers of a block, or a list of their names such as [q_proj, mamba.in_proj]"
+    )
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not self.scale > 0:
+            raise ValueError(f"scale must be above 0, got {self.scale}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.layers == 0 or self.layers < -1:
+            raise ValueError(f"layers must be -1 or at least 1, got {self.layers}")
+        if isinstance(self.targets, str) and self.targets != "all":
+            raise ValueError(f"targets must be all or a list of layer names, got {self.targets!r}")
+
+
+def attach(model: nn.Module, config: AdapterConfig) -> None:
+    """Freeze the model and make what `config` names trainable; A is drawn from `mx.random`, B is 0.
+
+    Raises:
+        DpoError: a target the model does not have, or a kind of layer that cannot be adapted so.
+    """
+    model.freeze()
+    if config.type == "full":
+        _unfreeze(model, config)
+        return
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    try:
+        linear_to_lora_layers(
+            model, config.layers, _lora_parameters(model, config), use_dora=config.type == "dora"
+        )
+    except ValueError as error:
+        raise DpoError(str(error), where="adapter.type", hint="set adapter.type=lora") from None
+    mx.eval(model.parameters())
+
+
+def _unfreeze(model: nn.Module, config: AdapterConfig) -> None:
+    blocks = model.layers if config.layers == -1 else model.layers[-config.layers :]
+    if any(hasattr(m, "bits") for block in blocks for m in block.modules()):
+        raise DpoError(
+            "full training cannot change quantised weights",
+            where="adapter.type",
+            hint="set adapter.type=lora, or model.path to the model before quantisation",
+        )
+    for block in blocks:
+        block.unfreeze()
+
+
+def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
+    blocks = model.layers if config.layers == -1 else model.layers[-config.layers :]
+    linear = sorted({name for block in blocks for name, m in block.named_modules() if _is_linear(m)})
+    if config.targets == "all":
+        keys = linear
+    else:
+        keys = [n for n in linear if n in config.targets or n.rsplit(".", 1)[-1] in config.targets]
+        missing = [t for t in config.targets if not any(t in (n, n.rsplit(".", 1)[-1]) for n in linear)]
+        if missing:
+            raise DpoError(
+                f"this model has no layer named {first_ten(missing)}",
+                where="adapter.targets",
+                hint=f"its blocks have {', '.join(linear)}",
+            )
+    return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+
+    return isinstance(module, (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear))
+
+
+def trainable(model: nn.Module) -> dict[str, mx.array]:
+    """Name to array of everything that is trained."""
+    return dict(tree_flatten(model.trainable_parameters()))
+
+
+def adapted_table(model: nn.Module) -> list[tuple[str, int, int]]:
+    """(layer's name inside a block, number of blocks, trained parameters), one row a kind of layer."""
+    blocks: dict[str, set[str]] = defaultdict(set)
+    sizes: dict[str, int] = defaultdict(int)
+    for name, value in trainable(model).items():
+        path = name.rsplit(".", 1)[0].split(".")
+        index = next(i for i, part in enumerate(path) if part.isdigit())
+        kind = ".".join(path[index + 1 :])
+        blocks[kind].add(path[index])
+        sizes[kind] += value.size
+    return [(kind, len(blocks[kind]), sizes[kind]) for kind in sorted(blocks)]
+
+
+def save_adapter_config(model: nn.Module, config: AdapterConfig, base: str, folder: Path) -> None:
+    """Write adapter_config.json as mlx_lm reads it, with the base model's name beside it."""
+    lora = {} if config.type == "full" else _lora_parameters_of(model, config)
+    content = {
+        "fine_tune_type": config.type,
+        "num_layers": config.layers,
+        "lora_parameters": lora,
+        "model": base,
+    }
+    write_text(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+
+
+def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
+    """As `_lora_parameters`, of a model whose adapter is attached already."""
+    keys = sorted(
+        {name for block in model.layers for name, m in block.named_modules() if "lora_a" in m}
+    )
+    return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
+
+
+def save_adapter_weights(model: nn.Module, folder: Path) -> None:
+    """Write adapters.safetensors whole: beside, fsync, rename."""
+    weights = trainable(model)
+    mx.eval(weights)
+    with_replacement(
+        folder / WEIGHTS, lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"})
+    )
+
+
+def read_adapter_config(folder: Path | str, like: AdapterConfig | None = None) -> AdapterConfig:
+    """The settings an adapter folder was made with.
+
+    Args:
+        like: where the folder says nothing (its dropout, a full one's rank), these settings are kept.
+
+    Raises:
+        DpoError: no adapter there, or not one that mlx_lm could load.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DpoError(
+                f"is not an adapter folder: it has no {name}",
+                where=folder,
+                hint="name the run folder of a finished training",
+            )
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+        lora = content.get("lora_parameters") or {}
+        kind = content.get("fine_tune_type", "lora")
+        own = {"type": kind, "layers": content["num_layers"]}
+        if kind != "full":
+            own |= {key: lora[key] for key in ("rank", "scale")}
+            own |= {"targets": lora.get("keys") or "all", "dropout": lora.get("dropout", 0.0)}
+        return replace(like or AdapterConfig(), **own)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DpoError(
+            f"is not an adapter that mlx_lm can load: {error!r}",
+            where=folder / CONFIG,
+            hint="copy the whole run folder again",
+        ) from None
+
+
+def load_adapter(model: nn.Module, folder: Path | str) -> None:
+    """Attach the adapter in `folder` to a frozen `model` and load its weights; its arrays are trainable.
+
+    Raises:
+        DpoError: names or shapes that do not fit the model, the first ten listed.
+    """
+    config = read_adapter_config(folder)
+    if not any("lora_a" in m for m in model.modules()):
+        attach(model, config)
+    try:
+        weights = mx.load(str(Path(folder) / WEIGHTS))
+    except (RuntimeError, ValueError) as error:
+        raise DpoError(
+            f"cannot be read: {str(error).splitlines()[0]}",
+            where=Path(folder) / WEIGHTS,
+            hint="the file is damaged; copy it again",
+        ) from None
+    live = trainable(model)
+    wrong = [n for n, w in weights.items() if n not in live or live[n].shape != w.shape]
+    wrong += [n for n in live if n not in weights]
+    if wrong:
+        raise DpoError(
+            f"this adapter does not fit the model: {first_ten(wrong)}",
+            where=folder,
+            hint="use the model the adapter was trained on",
+        )
+    model.load_weights(list(weights.items()), strict=False)
+    mx.eval(model.parameters())

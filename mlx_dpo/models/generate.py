@@ -1,0 +1,106 @@
+"""Answers to many prompts at once, by mlx_lm's continuous batching."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..settings import setting
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """How answers are sampled."""
+
+    max_tokens: int = setting(512, "longest answer, in tokens")
+    temperature: float = setting(0.7, "0 always takes the likeliest token; higher is more varied")
+    top_p: float = setting(0.95, "sample from the likeliest tokens that hold this much probability")
+    batch_size: int = setting(16, "prompts answered at a time; more is faster and needs more memory")
+    seed: int = setting(0, "each prompt has its own random numbers, so batching does not change a sample")
+
+    def __post_init__(self):
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+
+class Answer(NamedTuple):
+    """One answer: which prompt, its text, its number of tokens, and whether max_tokens cut it off."""
+
+    index: int
+    text: str
+    tokens: int
+    capped: bool
+
+
+def generate_answers(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    config: GenerateConfig,
+    streams: Sequence[int] | None = None,
+) -> Iterator[Answer]:
+    """Answer every prompt (lists of token ids); yields each answer when it ends, in any order.
+
+    Long prompts go first, so that the batch stays full until the end and needs its most memory early.
+
+    Args:
+        streams: one number per prompt, its own stream of random numbers; defaults to its place.
+    """
+    from mlx_lm.generate import BatchGenerator
+
+    if not prompts:
+        return
+    streams = range(len(prompts)) if streams is None else streams
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    model.eval()
+    generator = BatchGenerator(
+        model,
+        stop_tokens=[[t] for t in tokenizer.eos_token_ids],
+        completion_batch_size=config.batch_size,
+        prefill_batch_size=config.batch_size,
+    )
+    try:
+        uids = generator.insert(
+            [list(prompts[i]) for i in order],
+            [config.max_tokens] * len(order),
+            samplers=None if config.temperature == 0 else [row_sampler(config, streams[i]) for i in order],
+        )
+        index = dict(zip(uids, order, strict=True))
+        tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+        while responses := generator.next_generated():
+            for response in responses:
+                if response.finish_reason != "stop":
+                    tokens[response.uid].append(response.token)
+                if response.finish_reason:
+                    ids = tokens.pop(response.uid)
+                    text = tokenizer.decode(ids).strip()
+                    yield Answer(index[response.uid], text, len(ids), response.finish_reason == "length")
+    finally:
+        generator.close()
+
+
+def row_sampler(config: GenerateConfig, stream: int) -> Callable[[mx.array], mx.array]:
+    """Temperature and nucleus sampling for one sequence, from its own key: (1, V) log-probs to (1,)."""
+    from mlx_lm.sample_utils import apply_top_p
+
+    narrow = partial(apply_top_p, top_p=config.top_p) if config.top_p < 1 else lambda logprobs: logprobs
+    # An odd multiplier keeps different (stream, seed) apart in 64 bits.
+    key = mx.random.key((stream * 0x9E3779B97F4A7C15 + config.seed) % 2**64)
+
+    def sample(logprobs: mx.array) -> mx.array:
+        nonlocal key
+        key, now = mx.random.split(key)
+        return mx.random.categorical(narrow(logprobs) / config.temperature, key=now)
+
+    return sample

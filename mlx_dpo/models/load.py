@@ -1,0 +1,143 @@
+"""Model and tokenizer from a folder or the Hub."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..errors import DpoError
+from ..settings import setting
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained, and from where."""
+
+    path: str = setting("ibm-granite/granite-4.0-h-micro", "a folder in hub layout, or a name on the Hub")
+    adapter: str | None = setting(
+        None, "start from this adapter (say, from SFT); the reference is then the model with it"
+    )
+
+
+def find_model(name: str) -> Path:
+    """The model's folder; a Hub name is downloaded where it is not yet in the Hub's cache.
+
+    Raises:
+        DpoError: not a model folder, or not to be had from the Hub.
+    """
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        return _download(name)
+    if not (folder / "config.json").is_file():
+        raise DpoError(
+            "is not a model folder: it has no config.json",
+            where=name,
+            hint="name a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a Hub name",
+        )
+    if not list(folder.glob("model*.safetensors")):
+        raise DpoError(
+            "has a config.json but no model*.safetensors",
+            where=name,
+            hint="the weights are missing; download the model again",
+        )
+    return folder
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub.utils import validate_repo_id
+
+    not_found = DpoError(
+        "no such folder, and not a Hub name (organisation/model)",
+        where=name,
+        hint="set model.path to a model folder, or to a name like ibm-granite/granite-4.0-h-micro",
+    )
+    if name.count("/") != 1 or name[:1] in "./~":
+        raise not_found
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        raise not_found from None
+    from mlx_lm.utils import _download
+
+    try:
+        return _download(name)
+    except Exception as error:  # the Hub client raises its own, httpx's and OSError; all mean: no model
+        raise DpoError(
+            f"no such folder here, and the Hub did not give it: {str(error).splitlines()[0]}",
+            where=name,
+            hint="check the spelling and the network; gated models need: hf auth login",
+        ) from None
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json, with generation_config.json's end tokens.
+
+    Raises:
+        DpoError: it is not JSON.
+    """
+    from mlx_lm.utils import load_config
+
+    try:
+        return load_config(folder)
+    except json.JSONDecodeError as error:
+        raise DpoError(
+            f"not JSON: {error.msg}",
+            where=f"{folder / 'config.json'}:{error.lineno}",
+            hint="download the model again",
+        ) from None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, with the end tokens that the model's config names.
+
+    Raises:
+        DpoError: there is none, or it cannot be read.
+    """
+    from mlx_lm.utils import load_tokenizer
+
+    try:
+        return load_tokenizer(folder, eos_token_ids=read_model_config(folder).get("eos_token_id"))
+    except DpoError:
+        raise
+    except Exception as error:  # transformers raises many kinds for a broken or missing tokenizer
+        raise DpoError(
+            f"its tokenizer cannot be loaded: {str(error).splitlines()[0]}",
+            where=folder,
+            hint="the folder needs tokenizer.json and tokenizer_config.json; download the model again",
+        ) from None
+
+
+def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in evaluation mode, its weights in memory, and its config.
+
+    Raises:
+        DpoError: an architecture mlx_lm does not know, or weights that do not fit the config.
+    """
+    from mlx_lm.utils import load_model
+
+    read_model_config(folder)
+    try:
+        return load_model(folder)
+    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
+        first = str(error).splitlines()[0]
+        raise DpoError(
+            f"the model cannot be loaded: {first}",
+            where=folder,
+            hint="mlx_lm must know the architecture (pip install -U mlx-lm) and the files must be whole",
+        ) from None
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters."""
+    return sum(v.nbytes for _, v in tree_flatten(model.parameters()))
+
+
+def compute_dtype(model: nn.Module) -> mx.Dtype:
+    """The dtype activations have: that of the first norm or bias, the last weight to be quantised."""
+    floats = [v.dtype for _, v in tree_flatten(model.parameters()) if mx.issubdtype(v.dtype, mx.floating)]
+    half = [d for d in floats if d in (mx.bfloat16, mx.float16)]
+    return half[0] if half else mx.float32

@@ -1,0 +1,261 @@
+"""Curated rows to preference pairs: the base model's own answer is the rejected one."""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ..console import progress, say
+from ..data.splits import prompt_key, valid_prompts
+from ..data.templates import end_of_turn, prompt_tokens, template_hash
+from ..errors import DpoError
+from ..files import make_folder, sync, write_text
+from ..jsonl import read_jsonl, write_jsonl
+from ..models.generate import Answer, GenerateConfig, generate_answers
+from ..records import Curated
+from ..settings import setting
+
+COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """How curated answers become pairs."""
+
+    source: str = setting("data/curated.jsonl", "curated rows; their answers become the chosen ones")
+    valid_source: str | None = setting(
+        None, "curated rows for the held-out pairs; null takes valid_fraction of source instead"
+    )
+    output: str = setting("data/pairs", "folder of train.jsonl and valid.jsonl")
+    limit: int | None = setting(None, "use only the first so many rows of each source; null uses all")
+    valid_fraction: float = setting(0.1, "share of the prompts held out as valid.jsonl")
+    max_similarity: float = setting(
+        0.95, "drop pairs whose answers are this alike, 0 to 1; there is nothing to prefer in them"
+    )
+    keep_capped: bool = setting(
+        False, "keep answers that max_tokens cut off; they end in mid-sentence, which is easy to tell apart"
+    )
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"valid_fraction must be in [0, 1), got {self.valid_fraction}")
+        if not 0 < self.max_similarity <= 1:
+            raise ValueError(f"max_similarity must be above 0 and at most 1, got {self.max_similarity}")
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What became of the curated rows."""
+
+    rows: int
+    train: int
+    valid: int
+    dropped: dict[str, int]
+
+    def __str__(self) -> str:
+        text = f"{self.rows:,} rows: {self.train:,} train and {self.valid:,} valid pairs"
+        lost = ", ".join(f"{n:,} {reason}" for reason, n in self.dropped.items() if n)
+        return f"{text}; dropped {lost}" if lost else f"{text}; none dropped"
+
+
+def split_rows(
+    rows: Sequence[Curated], valid_rows: Sequence[Curated] | None, fraction: float, seed: int
+) -> list[tuple[str, Curated]]:
+    """Name each row's file, train or valid, so that no prompt is in both.
+
+    With `valid_rows` a prompt that stands in both sources belongs to valid and leaves train.
+    """
+    if valid_rows is None:
+        held = valid_prompts([row.prompt for row in rows], fraction, seed)
+        return [("valid" if prompt_key(row.prompt) in held else "train", row) for row in rows]
+    held = {prompt_key(row.prompt) for row in valid_rows}
+    return [("train", row) for row in rows if prompt_key(row.prompt) not in held] + [
+        ("valid", row) for row in valid_rows
+    ]
+
+
+def request_key(tokens: Sequence[int]) -> str:
+    """The name a prompt's answer is kept under: 16 hex digits of its tokens."""
+    return hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:16]
+
+
+def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -> dict[str, list[int]]:
+    """Prompt tokens of each row's id-and-place, by `where`.
+
+    Raises:
+        DpoError: a prompt that leaves no room for an answer.
+    """
+    end_of_turn(tokenizer)
+    requests = {}
+    for row in rows:
+        try:
+            tokens = prompt_tokens(tokenizer, row.prompt)
+        except DpoError as error:
+            raise DpoError(error.what, where=row.where, hint=error.hint) from None
+        if len(tokens) + 2 > max_length:
+            raise DpoError(
+                f"the prompt has {len(tokens):,} tokens, data.max_length is {max_length:,}",
+                where=row.where,
+                hint=f"set data.max_length above {len(tokens) + 2:,}, or shorten or remove this row",
+            )
+        requests[row.where] = tokens
+    return requests
+
+
+def answer_missing(
+    model: Any,
+    tokenizer: Any,
+    requests: dict[str, list[int]],
+    output: Path,
+    config: GenerateConfig,
+    origin: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Answer every prompt that has no answer in `output` yet; return all answers by request key.
+
+    Each answer is appended to completions.jsonl, one whole line at a time, as soon as it ends. A line that a
+    kill cut short is removed at the next start. `origin` (model, template, settings) is kept beside it: answers
+    of another origin are refused, not mixed in.
+
+    Raises:
+        DpoError: answers of another origin, or another process at work in the same folder.
+    """
+    make_folder(output)
+    _check_origin(output, origin)
+    with _locked(output / COMPLETIONS) as file:
+        done = {row["key"]: row for _, row in read_jsonl(output / COMPLETIONS)}
+        wanted = {request_key(tokens): tokens for tokens in requests.values()}
+        missing = [key for key in wanted if key not in done]
+        if len(missing) < len(wanted):
+            say(f"{len(wanted) - len(missing)} of {len(wanted)} prompts are answered already: going on")
+        written, start = 0, time.monotonic()
+        streams = [int(key, 16) for key in missing]
+        with progress("answering", len(wanted), "prompts", len(wanted) - len(missing)) as advance:
+            for answer in generate_answers(model, tokenizer, [wanted[k] for k in missing], config, streams):
+                row = _completion_row(missing[answer.index], answer)
+                done[row["key"]] = row
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                written += answer.tokens
+                advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
+        os.fsync(file.fileno())
+    return done
+
+
+def _completion_row(key: str, answer: Answer) -> dict[str, Any]:
+    return {"key": key, "text": answer.text, "tokens": answer.tokens, "capped": answer.capped}
+
+
+def _check_origin(output: Path, origin: dict[str, Any]) -> None:
+    path = output / SETTINGS
+    if not path.exists():
+        write_text(path, json.dumps(origin, indent=1) + "\n")
+        return
+    try:
+        old = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        old = {}
+    different = [key for key in origin if old.get(key) != origin[key]]
+    if different:
+        raise DpoError(
+            f"holds answers made with another {', '.join(different)}",
+            where=output,
+            hint="choose another pairs.output, or delete this folder to start over",
+        )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[str]]:
+    """Open for appending, alone, after cutting off a half-written last line."""
+    import fcntl
+
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DpoError(
+                "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
+            ) from None
+        whole = path.read_bytes()
+        file.truncate(whole.rfind(b"\n") + 1)
+        sync(path)
+        yield file
+
+
+def make_pairs(
+    split: Sequence[tuple[str, Curated]],
+    requests: dict[str, list[int]],
+    answers: dict[str, dict[str, Any]],
+    config: PairsConfig,
+    origin: dict[str, Any],
+) -> tuple[dict[str, list[dict[str, Any]]], PairCounts]:
+    """Apply the rules: rows of train and valid in the order of the source, and what was dropped and why."""
+    files: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
+    dropped: Counter[str] = Counter()
+    for name, row in split:
+        answer = answers[request_key(requests[row.where])]
+        if reason := drop_reason(row.answer, answer["text"], answer["capped"], config):
+            dropped[reason] += 1
+            continue
+        files[name].append(
+            {
+                "id": row.id,
+                "prompt": _plain_prompt(row),
+                "chosen": row.answer,
+                "rejected": answer["text"],
+                "meta": {**origin, "capped": answer["capped"]},
+            }
+        )
+    return files, PairCounts(len(split), len(files["train"]), len(files["valid"]), dict(dropped))
+
+
+def drop_reason(chosen: str, rejected: str, capped: bool, config: PairsConfig) -> str | None:
+    """Why a pair is not used: an empty, cut-off, identical or near-identical answer; None keeps it."""
+    if not rejected.strip():
+        return "empty"
+    if capped and not config.keep_capped:
+        return "cut off by max_tokens"
+    a, b = (" ".join(text.casefold().split()) for text in (chosen, rejected))
+    if a == b:
+        return "identical"
+    if difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() >= config.max_similarity:
+        return "near-identical"
+    return None
+
+
+def _plain_prompt(row: Curated) -> str | list[dict[str, str]]:
+    if len(row.prompt) == 1:
+        return row.prompt[0]["content"]
+    return list(row.prompt)
+
+
+def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, output: Path) -> None:
+    """Write train.jsonl and valid.jsonl, each whole.
+
+    Raises:
+        DpoError: no training pair is left.
+    """
+    if not files["train"]:
+        raise DpoError(
+            f"no pair is left to train on ({counts})",
+            where=output,
+            hint="raise generate.max_tokens if answers are cut off; else the model already answers so",
+        )
+    for name, rows in files.items():
+        write_jsonl(output / f"{name}.jsonl", rows)
+
+
+def pairs_origin(
+    model: str, adapter: str | None, tokenizer: Any, config: GenerateConfig
+) -> dict[str, Any]:
+    """What answers depend on besides the prompt: kept in every pair's meta."""
+    settings = {k: v for k, v in asdict(config).items() if k != "batch_size"}
+    return {"model": model, "adapter": adapter, "template": template_hash(tokenizer), "generate": settings}

@@ -1,0 +1,50 @@
+"""The whole of gen-pairs: check everything cheap, load, answer, apply the rules, write."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..console import say
+from ..data.sources import read_curated
+from ..files import check_writable
+from ..models.adapters import load_adapter, read_adapter_config
+from ..models.load import find_model, load_model, load_tokenizer
+from .generate import (
+    PairCounts,
+    answer_missing,
+    make_pairs,
+    pairs_origin,
+    split_rows,
+    tokenize_prompts,
+    write_pairs,
+)
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+
+def generate_pairs(config: "RunConfig") -> PairCounts:
+    """Read curated rows, answer their prompts with the base model, write train.jsonl and valid.jsonl.
+
+    Raises:
+        DpoError: anything a user can mend, before slow work where it can be known before.
+    """
+    settings = config.pairs
+    rows = read_curated(settings.source)[: settings.limit]
+    valid = read_curated(settings.valid_source)[: settings.limit] if settings.valid_source else None
+    output = Path(settings.output)
+    check_writable(output, need_bytes=10_000_000)
+    split = split_rows(rows, valid, settings.valid_fraction, config.generate.seed)
+    if config.model.adapter:
+        read_adapter_config(config.model.adapter)
+    base = find_model(config.model.path)
+    tokenizer = load_tokenizer(base)
+    requests = tokenize_prompts([row for _, row in split], tokenizer, config.data.max_length)
+    model, _ = load_model(base)
+    if config.model.adapter:
+        load_adapter(model, config.model.adapter)
+    origin = pairs_origin(config.model.path, config.model.adapter, tokenizer, config.generate)
+    answers = answer_missing(model, tokenizer, requests, output, config.generate, origin)
+    files, counts = make_pairs(split, requests, answers, settings, origin)
+    write_pairs(files, counts, output)
+    say(f"wrote {output / 'train.jsonl'} and {output / 'valid.jsonl'}")
+    return counts

@@ -1,0 +1,216 @@
+"""Settings are frozen dataclasses: built strictly from YAML, overridden by dotted names, printed with help."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import DpoError
+
+
+def setting(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
+    """A dataclass field with a default, one line of help and, where closed, its choices."""
+    metadata = {"help": help, "choices": tuple(choices)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nested plain settings and, for each dotted name, where it was written."""
+
+    values: dict[str, Any]
+    places: dict[str, str]
+
+    def with_override(self, assignment: str) -> "Tree":
+        """Apply one "section.key=value"; the value is read as YAML."""
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        keys = name.split(".")
+        if not equals or len(keys) < 2 or not all(keys):
+            raise DpoError(
+                f"{assignment!r} is not section.key=value",
+                where="--set",
+                hint="for example: --set beta.value=0.2",
+            )
+        try:
+            value = yaml.safe_load(text) if text.strip() else ""
+        except yaml.YAMLError:
+            value = text
+        values = _set(self.values, keys, value)
+        return Tree(values, {**self.places, name: f"--set {name}"})
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
+    head, *rest = keys
+    inner = values.get(head)
+    return {**values, head: _set(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def read_yaml(path: Path | str) -> Tree:
+    """Read a settings file, keeping the line of every key.
+
+    Raises:
+        DpoError: missing file, broken YAML, a key written twice, or not a mapping.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DpoError("no such file", where=path, hint="mlx-dpo config prints one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DpoError(f"cannot be read: {error}", where=path, hint="name a YAML text file") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise DpoError(
+            f"not YAML: {getattr(error, 'problem', None) or error}",
+            where=f"{path}:{mark.line + 1}" if mark else path,
+            hint="check the indentation and the colons around this line",
+        ) from None
+    if values is None:
+        return Tree({}, {})
+    if not isinstance(values, dict):
+        raise DpoError("is not a mapping of sections", where=path, hint="mlx-dpo config prints an example")
+    return Tree(values, dict(_places(node, path)))
+
+
+def _places(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        name, where = f"{prefix}{key.value}", f"{path}:{key.start_mark.line + 1}"
+        if name in seen:
+            raise DpoError(f"{name!r} is written twice", where=where, hint="keep one of the two")
+        seen.add(name)
+        yield name, where
+        yield from _places(value, path, f"{name}.")
+
+
+def build(kind: type, tree: Tree, prefix: str = "") -> Any:
+    """Build dataclass `kind` from plain values; every unknown key and wrong type is an error.
+
+    Raises:
+        DpoError: naming the place, the key, and a near match or what is expected.
+    """
+    values = tree.values
+    known = {f.name: f for f in fields(kind)}
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        where = tree.places.get(name, name)
+        if key not in known:
+            raise DpoError(f"unknown setting {name!r}", where=where, hint=_near(str(key), known, prefix))
+        if is_dataclass(hints[key]):
+            if value is not None and not isinstance(value, dict):
+                raise DpoError(
+                    f"{name} must be a section of settings", where=where, hint="mlx-dpo config shows it"
+                )
+            arguments[key] = build(hints[key], Tree(value or {}, tree.places), f"{name}.")
+        else:
+            arguments[key] = _convert(value, hints[key], known[key], name, where)
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        name = f"{prefix}{str(error).split()[0]}"
+        where = tree.places.get(name, name)
+        raise DpoError(
+            f"{prefix}{error}", where=where, hint="mlx-dpo config prints every setting with its meaning"
+        ) from None
+
+
+def _near(key: str, known: Iterable[str], prefix: str) -> str:
+    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if match:
+        return f"did you mean {prefix}{match[0]}?"
+    return f"known here: {', '.join(known)}"
+
+
+def _convert(value: Any, hint: Any, spec: Any, name: str, where: str) -> Any:
+    choices = spec.metadata.get("choices", ())
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is False and "off" in choices:
+        value = "off"  # YAML reads a bare off as false, and on as true
+    if value is True and "on" in choices:
+        value = "on"
+    for option in options:
+        converted = _as(value, option)
+        if converted is not MISSING:
+            break
+    else:
+        expected = " or ".join(_type_name(option) for option in options)
+        raise DpoError(f"{name} must be {expected}, got {value!r}", where=where, hint=spec.metadata["help"])
+    if choices:
+        for item in converted if isinstance(converted, list) else [converted]:
+            if item not in choices:
+                match = difflib.get_close_matches(str(item), choices, n=1, cutoff=0.5)
+                near = f"; did you mean {match[0]}?" if match else ""
+                raise DpoError(
+                    f"{name} cannot be {item!r}", where=where, hint=f"choose from {', '.join(choices)}{near}"
+                )
+    return converted
+
+
+def _as(value: Any, kind: Any) -> Any:
+    """`value` as `kind`, or MISSING. Numbers written as 1e-6, which PyYAML reads as text, are floats."""
+    if kind is type(None):
+        return None if value is None else MISSING
+    if kind is bool:
+        return value if isinstance(value, bool) else MISSING
+    if isinstance(value, bool) or value is None:
+        return MISSING
+    if kind is int:
+        return value if isinstance(value, int) else MISSING
+    if kind is float:
+        try:
+            return float(value) if isinstance(value, (int, float, str)) else MISSING
+        except ValueError:
+            return MISSING
+    if kind is str:
+        return str(value) if isinstance(value, (str, int, float)) else MISSING
+    if typing.get_origin(kind) is list:
+        (inner,) = typing.get_args(kind)
+        if not isinstance(value, list):
+            return MISSING
+        items = [_as(item, inner) for item in value]
+        return MISSING if MISSING in items else items
+    raise TypeError(f"no rule for settings of type {kind}")
+
+
+def _type_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(kind, "a list")
+
+
+def as_plain(config: Any) -> dict[str, Any]:
+    """A settings dataclass as nested plain values, ready for YAML."""
+    return {
+        f.name: as_plain(value) if is_dataclass(value := getattr(config, f.name)) else value
+        for f in fields(config)
+    }
+
+
+def described(kind: type, prefix: str = "") -> Iterator[tuple[str, Any, str, tuple[str, ...]]]:
+    """Yield (dotted name, default, help, choices) of every setting below dataclass `kind`."""
+    hints = typing.get_type_hints(kind)
+    for f in fields(kind):
+        if is_dataclass(hints[f.name]):
+            yield from described(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            default = f.default if f.default is not MISSING else f.default_factory()
+            yield f"{prefix}{f.name}", default, f.metadata["help"], f.metadata["choices"]
+
+
+def to_yaml(plain: dict[str, Any]) -> str:
+    """Nested plain values as YAML, in their own order."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)

@@ -1,0 +1,1 @@
+"""One preference run: step, trainer, start-up checks, log."""

@@ -1,0 +1,157 @@
+"""Five things that must hold before the first update, checked on real rows of the run, every time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..console import say
+from ..data.batches import build_batch
+from ..data.templates import end_of_turn, render
+from ..data.tokenize import TokenizedPair
+from ..errors import DpoError
+from ..models.forward import COMPLETION, PLAIN, Forward
+from ..models.load import compute_dtype
+from ..records import Preference
+from ..scoring import score_pairs
+
+_REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
+
+
+def sample_rows(pairs: Sequence[TokenizedPair], count: int = 4) -> list[int]:
+    """Row numbers of the shortest, the longest and some between, without repeats."""
+    order = sorted(range(len(pairs)), key=lambda i: (pairs[i].length, i))
+    return sorted({order[round(k * (len(order) - 1) / max(1, count - 1))] for k in range(count)})
+
+
+def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """How far two computations of one log-probability may differ, in nats.
+
+    In float32 1e-3 plus 1e-5 of the value; in half precision every token's rounding adds up as a random walk,
+    0.1 nats a token.
+    """
+    if compute_dtype(model) == mx.float32:
+        return 1e-3 + 1e-5 * np.abs(logps)
+    return 0.1 * np.sqrt(tokens)
+
+
+def check_masks(rows: Sequence[Preference], pairs: Sequence[TokenizedPair], tokenizer: Any) -> None:
+    """Invariants 2 and 3: what is scored decodes to the answer and one end-of-turn; the prompt stands before it.
+
+    Raises:
+        DpoError: naming the row.
+    """
+    end = end_of_turn(tokenizer)
+    by_place = {row.where: row for row in rows}
+    for pair in (pairs[i] for i in sample_rows(pairs, 8)):
+        row = by_place[pair.where]
+        batch = build_batch([pair])
+        prompt = np.array(batch.inputs)[:, : len(pair.prompt)]
+        if not (prompt == pair.prompt).all():
+            raise DpoError("the branches do not share the prompt", where=pair.where, hint=_REPORT)
+        text = render(tokenizer, row.prompt, generation_prompt=True)
+        if _decode(tokenizer, pair.prompt) != _decode(
+            tokenizer, tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
+        ):
+            raise DpoError("the prompt's tokens are not the rendered prompt", where=pair.where, hint=_REPORT)
+        targets, mask = np.array(batch.targets), np.array(batch.mask)
+        for branch, answer in enumerate((row.chosen, row.rejected)):
+            scored = targets[branch][mask[branch]].tolist()
+            _check_completion(tokenizer, scored, answer, end, pair.where)
+
+
+def _check_completion(tokenizer: Any, scored: list[int], answer: str, end: int, where: str) -> None:
+    ends = [t for t in scored if t in tokenizer.eos_token_ids]
+    whole = bool(scored) and scored[-1] == end
+    text = _decode(tokenizer, scored[:-1] if whole else scored)
+    expected = _decode(tokenizer, tokenizer.encode(answer, add_special_tokens=False))
+    same = text.strip() == expected.strip() if whole else expected.strip().startswith(text.strip()[:-4])
+    if len(ends) != whole or not same:
+        raise DpoError(
+            f"what would be scored is not the answer and one end-of-turn: {text[-60:]!r}",
+            where=where,
+            hint="the chat template adds or changes text around answers; " + _REPORT,
+        )
+
+
+def _decode(tokenizer: Any, tokens: Any) -> str:
+    return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
+
+
+def choose_forward(
+    model: nn.Module, pairs: Sequence[TokenizedPair], setting: str
+) -> Forward:
+    """Invariant 4: the fast forward if it agrees with the model's own call on real rows, else the plain one."""
+    if setting == "plain":
+        return PLAIN
+    rows = [pairs[i] for i in sample_rows(pairs, 2)]
+    plain = score_pairs(model, rows, PLAIN, 1)
+    try:
+        fast = score_pairs(model, rows, COMPLETION, 1)
+    except (AttributeError, TypeError, ValueError) as error:
+        say(f"forward: plain; this architecture does not allow the faster one ({error})")
+        return PLAIN
+    worst = np.abs(fast - plain)
+    if (worst > tolerance(model, plain, _token_counts(rows))).any() or not np.isfinite(fast).all():
+        say(f"forward: plain; the faster one differs by {worst.max():.3g} nats on this model")
+        return PLAIN
+    return COMPLETION
+
+
+def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> None:
+    """Invariant 5: a batch of pairs scores as the pairs do one by one.
+
+    Raises:
+        DpoError: with the difference.
+    """
+    rows = [pairs[i] for i in sample_rows(pairs)]
+    alone, together = score_pairs(model, rows, forward, 1), score_pairs(model, rows, forward, len(rows))
+    worst = np.abs(alone - together)
+    if (worst > tolerance(model, alone, _token_counts(rows))).any():
+        raise DpoError(
+            f"a pair scores differently in a batch than alone, by {worst.max():.3g} nats",
+            where="training.micro_batch",
+            hint="set training.micro_batch=1; " + _REPORT,
+        )
+
+
+def check_unmoved(
+    model: nn.Module,
+    pairs: Sequence[TokenizedPair],
+    forward: Forward,
+    reference: np.ndarray,
+    before: np.ndarray,
+) -> None:
+    """Invariant 1: before the first update the policy equals its reference: margins 0, sigmoid loss ln 2.
+
+    Args:
+        reference: (n, 2) scores of all pairs, as training will use them.
+        before: scores of the sample rows by the model's own call, before a fresh adapter was attached.
+
+    Raises:
+        DpoError: with the largest margin.
+    """
+    rows = sample_rows(pairs)
+    policy = score_pairs(model, [pairs[i] for i in rows], forward, 1)
+    if not np.isfinite(reference).all():
+        bad = pairs[int(np.argmin(np.isfinite(reference).all(axis=1)))]
+        raise DpoError(
+            "the reference gives this pair no finite log-probability",
+            where=bad.where,
+            hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
+        )
+    for other in (reference[rows], before):
+        if (np.abs(policy - other) <= tolerance(model, policy, _token_counts([pairs[i] for i in rows]))).all():
+            continue
+        margins = (policy - other) @ np.array([1, -1])
+        raise DpoError(
+            f"the unmoved policy is not its reference: margins up to {np.abs(margins).max():.3g} nats",
+            where="model",
+            hint=_REPORT,
+        )
+
+
+def _token_counts(pairs: Sequence[TokenizedPair]) -> np.ndarray:
+    return np.array([[len(p.chosen), len(p.rejected)] for p in pairs])

@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM stop between micro-batches, so that nothing is half-done; a second one stops at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ..console import say
+
+
+@contextmanager
+def between_micro_batches() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt if a stop was asked for since the last call."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # only the main thread may set handlers
+        return
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        restore()
+        say("stopping after this micro-batch; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    try:
+        yield check
+    finally:
+        restore()

@@ -1,0 +1,215 @@
+"""A whole training run: check everything cheap, load, score the reference, train, save."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from rich.table import Table
+
+from ..config import RunConfig, save_config
+from ..console import console, progress, say
+from ..data.sources import read_pairs
+from ..data.splits import prompt_key
+from ..data.tokenize import TokenizedPair, tokenize_pairs
+from ..errors import DpoError, first_ten
+from ..files import check_writable, make_folder
+from ..losses import beta_rule, build_loss
+from ..models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    AdapterConfig,
+    adapted_table,
+    attach,
+    load_adapter,
+    read_adapter_config,
+    save_adapter_config,
+    save_adapter_weights,
+    trainable,
+)
+from ..models.forward import PLAIN, Forward, checkpoint_layers
+from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
+from ..optimizers import build_optimizer
+from ..records import Preference
+from ..scoring import score_pairs
+from .checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows
+from .interrupt import between_micro_batches
+from .log import METRICS, RunLog
+from .trainer import Data, evaluation_metrics, train
+
+_CHECKPOINTING_BYTES = 1e9
+
+
+class TrainResult(NamedTuple):
+    """Where the run lies and its last row of held-out metrics, if there were held-out pairs."""
+
+    folder: Path
+    held_out: dict[str, float] | None
+
+
+def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
+    """Train as configured; the run folder holds a loadable adapter from the first update to the last.
+
+    Raises:
+        DpoError: anything a user can mend, before slow work where it can be known before.
+        KeyboardInterrupt: after the adapter was saved.
+    """
+    folder = Path(config.run.output)
+    _check_output(folder, overwrite)
+    rows, held_rows = _read(config)
+    if config.model.adapter:
+        config = replace(config, adapter=read_adapter_config(config.model.adapter, config.adapter))
+    base = find_model(config.model.path)
+    tokenizer = load_tokenizer(base)
+    pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
+    held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else []
+
+    policy, before = _load_policy(config, base, pairs)
+    forward = choose_forward(policy, pairs, config.training.forward)
+    check_batching(policy, pairs, forward)
+    batch_size = config.training.micro_batch
+    reference = _score("reference, train pairs", policy, pairs, forward, batch_size)
+    check_unmoved(policy, pairs, forward, reference, before)
+    training = Data(pairs, reference)
+    held_out = Data(held, _score("reference, held-out pairs", policy, held, forward, batch_size))
+    say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
+
+    _start_folder(folder, policy, config)
+    return _train(policy, training, held_out, forward, config, folder)
+
+
+def _check_output(folder: Path, overwrite: bool) -> None:
+    check_writable(folder, need_bytes=50_000_000)
+    if not overwrite and any((folder / name).exists() for name in (WEIGHTS, METRICS)):
+        raise DpoError(
+            "holds a run already",
+            where=folder,
+            hint="choose another folder with --output, or replace it with --overwrite",
+        )
+
+
+def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
+    """Train and valid rows.
+
+    Raises:
+        DpoError: bad rows, or prompts that are in both files.
+    """
+    rows = read_pairs(config.data.train)
+    held = read_pairs(config.data.valid) if config.data.valid else []
+    known = {prompt_key(row.prompt) for row in rows}
+    both = [row.where for row in held if prompt_key(row.prompt) in known]
+    if both:
+        raise DpoError(
+            f"{len(both)} prompts of data.valid are in data.train too: {first_ten(both)}",
+            where=config.data.valid,
+            hint="held-out numbers would be too good; remove these rows from one of the files",
+        )
+    return rows, held
+
+
+def _tokenize(
+    name: str, rows: list[Preference], tokenizer: Any, max_length: int
+) -> list[TokenizedPair]:
+    pairs, counts = tokenize_pairs(rows, tokenizer, max_length)
+    say(f"{name}: {counts}")
+    check_masks(rows, pairs, tokenizer)
+    return pairs
+
+
+def _load_policy(
+    config: RunConfig, base: Path, pairs: list[TokenizedPair]
+) -> tuple[nn.Module, np.ndarray]:
+    """The model with its adapter, and sample scores from before a fresh adapter was attached."""
+    model, _ = load_model(base)
+    if config.model.adapter:
+        load_adapter(model, config.model.adapter)
+    sample = [pairs[i] for i in sample_rows(pairs)]
+    before = score_pairs(model, sample, PLAIN, 1)
+    if not config.model.adapter:
+        mx.random.seed(config.training.seed)
+        attach(model, config.adapter)
+    _say_adapted(model, config.adapter)
+    if checkpointing(config, model):
+        checkpoint_layers(model)
+    return model, before
+
+
+def checkpointing(config: RunConfig, model: nn.Module) -> bool:
+    """Whether blocks are checkpointed: as set, or for models above 1 GB that have no dropout."""
+    setting = config.training.gradient_checkpointing
+    if setting == "auto":
+        return weight_bytes(model) > _CHECKPOINTING_BYTES and not config.adapter.dropout
+    return setting == "on"
+
+
+def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:
+    table = Table("layer", "blocks", "trained parameters", title=f"adapter: {config.type}", title_justify="left")
+    for name, blocks, size in adapted_table(model):
+        table.add_row(name, str(blocks), f"{size:,}")
+    total = sum(v.size for v in trainable(model).values())
+    table.add_row("all", str(len(model.layers)), f"{total:,}", style="bold")
+    console.print(table)
+
+
+def _score(
+    label: str, model: nn.Module, pairs: list[TokenizedPair], forward: Forward, batch_size: int
+) -> np.ndarray:
+    """Scores of the model as it is now: before the first update it is the reference."""
+    with progress(label, len(pairs), "pairs") as advance:
+        return score_pairs(model, pairs, forward, batch_size, advance)
+
+
+def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
+    make_folder(folder)
+    (folder / METRICS).unlink(missing_ok=True)
+    save_config(config, folder / "config.yaml")
+    save_adapter_config(policy, config.adapter, config.model.path, folder)
+    save_adapter_weights(policy, folder)
+
+
+def _train(
+    policy: nn.Module, data: Data, held_out: Data, forward: Forward, config: RunConfig, folder: Path
+) -> TrainResult:
+    """Train, evaluating and saving as it goes; on an interrupt save and pass it on."""
+    steps = config.training.steps(len(data.pairs))
+    log = RunLog(folder, steps)
+    loss, rule = build_loss(config.loss), beta_rule(config.beta)
+    last: dict[str, float] = {}
+
+    def evaluate(step: int) -> None:
+        save_adapter_weights(policy, folder)
+        if held_out.pairs:
+            beta = rule.init().beta
+            metrics = evaluation_metrics(policy, held_out, loss, beta, forward, config.training.micro_batch)
+            last.update({"step": step, **metrics})
+            log.row(dict(last))
+
+    mx.reset_peak_memory()
+    evaluate(0)
+    with (
+        between_micro_batches() as check_interrupt,
+        progress("training", config.training.epochs * len(data.pairs), "pairs") as advance,
+    ):
+        try:
+            train(
+                policy,
+                build_optimizer(config.optimizer, steps),
+                data,
+                loss,
+                rule,
+                config.training,
+                forward,
+                config.optimizer.grad_clip,
+                evaluate=evaluate,
+                log=log.row,
+                advance=advance,
+                check_interrupt=check_interrupt,
+            )
+        except KeyboardInterrupt:
+            save_adapter_weights(policy, folder)
+            say(f"interrupted: {folder / WEIGHTS} and {CONFIG} hold the adapter as it was")
+            raise
+    return TrainResult(folder, last or None)
+

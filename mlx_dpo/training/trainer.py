@@ -1,0 +1,191 @@
+"""The loop of one run."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import numpy as np
+
+from ..data.batches import epoch_windows
+from ..data.tokenize import TokenizedPair
+from ..losses import PairLogps
+from ..losses.beta import BetaRule, BetaState
+from ..metrics import pair_metrics
+from ..models.forward import Forward
+from ..scoring import score_pairs
+from ..settings import setting
+from .step import LossFunction, WindowResult, update, window_gradient
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, in what portions, and how memory is saved."""
+
+    epochs: int = setting(1, "times every pair is seen")
+    micro_batch: int = setting(1, "pairs computed at a time; more needs more memory and changes no result")
+    accumulation: int = setting(8, "micro-batches an update; micro_batch · accumulation pairs make a window")
+    gradient_checkpointing: str = setting(
+        "auto",
+        "keep only each block's input and compute the rest again: far less memory, about a fifth slower; "
+        "auto: for models above 1 GB",
+        choices=("auto", "on", "off"),
+    )
+    forward: str = setting(
+        "auto",
+        "auto: logits of answer tokens only, where a check at the start shows the same scores; "
+        "plain: the model's own call",
+        choices=("auto", "plain"),
+    )
+    seed: int = setting(0, "of the adapter's first values and of the order of pairs")
+    report_steps: int = setting(1, "updates between lines of metrics.jsonl")
+    eval_steps: int | None = setting(
+        None, "updates between held-out evaluations; the adapter is saved each time; null: ten times a run"
+    )
+
+    def __post_init__(self):
+        for name in ("epochs", "micro_batch", "accumulation", "report_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.eval_steps is not None and self.eval_steps < 1:
+            raise ValueError(f"eval_steps must be null or at least 1, got {self.eval_steps}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+
+    @property
+    def window(self) -> int:
+        """Pairs an update."""
+        return self.micro_batch * self.accumulation
+
+    def steps(self, pairs: int) -> int:
+        """Updates of the whole run; a part-filled last window of an epoch is one too."""
+        return self.epochs * -(-pairs // self.window)
+
+
+class Data(NamedTuple):
+    """Pairs and what the reference thinks of them: float32 (n, 2) nats, chosen and rejected."""
+
+    pairs: Sequence[TokenizedPair]
+    reference: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands, between two updates: updates done, pairs and tokens seen, beta's state."""
+
+    beta: BetaState
+    step: int = 0
+    pairs: int = 0
+    tokens: int = 0
+
+
+def train(
+    policy: nn.Module,
+    optimizer: optimizers.Optimizer,
+    data: Data,
+    loss: LossFunction,
+    rule: BetaRule,
+    config: TrainingConfig,
+    forward: Forward,
+    grad_clip: float,
+    *,
+    evaluate: Callable[[int], None],
+    log: Callable[[dict[str, float]], None],
+    advance: Callable[[int], None] = lambda pairs: None,
+    check_interrupt: Callable[[], None] = lambda: None,
+) -> TrainState:
+    """Update the policy until every epoch is done; every pair is used exactly once an epoch.
+
+    Args:
+        evaluate: called with the step every `eval_steps` updates and after the last.
+        log: takes one row of metrics.
+        advance: called with the pairs of each window.
+        check_interrupt: called before every micro-batch; may raise KeyboardInterrupt.
+    """
+    steps = config.steps(len(data.pairs))
+    eval_steps = config.eval_steps or max(1, steps // 10)
+    state, interval = TrainState(beta=rule.init()), Interval()
+    for epoch in range(config.epochs):
+        for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
+            start = time.perf_counter()
+            policy.train()
+            rate = float(optimizer.learning_rate.item())
+            beta = state.beta.beta
+            gradient, result = window_gradient(
+                policy, data.pairs, window, data.reference, beta, loss, forward, check_interrupt
+            )
+            norm = update(policy, optimizer, gradient, grad_clip)
+            margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
+            tokens = sum(data.pairs[i].tokens for i in result.rows)
+            state = TrainState(
+                beta=rule.update(mx.array(margins), state.beta),
+                step=state.step + 1,
+                pairs=state.pairs + len(result.rows),
+                tokens=state.tokens + tokens,
+            )
+            interval.add(result, beta.item(), tokens, time.perf_counter() - start)
+            advance(len(result.rows))
+            if state.step == 1 or state.step % config.report_steps == 0 or state.step == steps:
+                log(
+                    {
+                        "step": state.step,
+                        "epoch": round(state.pairs / len(data.pairs), 4),
+                        **interval.metrics(data.reference),
+                        "learning_rate": rate,
+                        "grad_norm": norm,
+                        "tokens": state.tokens,
+                        "peak_memory_gb": mx.get_peak_memory() / 1e9,
+                    }
+                )
+                interval = Interval()
+            if state.step % eval_steps == 0 or state.step == steps:
+                evaluate(state.step)
+    return state
+
+
+class Interval:
+    """What was seen since the last report, kept pair by pair so that its means are exact."""
+
+    def __init__(self):
+        self.rows: list[int] = []
+        self.results: list[WindowResult] = []
+        self.betas: list[float] = []
+        self.tokens, self.seconds = 0, 0.0
+
+    def add(self, result: WindowResult, beta: float, tokens: int, seconds: float) -> None:
+        """Take note of one window and the beta it was scored with."""
+        self.rows += result.rows
+        self.results.append(result)
+        self.betas += [beta] * len(result.rows)
+        self.tokens += tokens
+        self.seconds += seconds
+
+    def metrics(self, reference: np.ndarray) -> dict[str, float]:
+        """Means over all pairs of the interval, the last beta, and the rates of work."""
+        means = pair_metrics(
+            np.concatenate([r.policy for r in self.results]),
+            reference[self.rows],
+            np.concatenate([r.losses for r in self.results]),
+            np.array(self.betas),
+        )
+        return means | {
+            "beta": self.betas[-1],
+            "tokens_per_second": self.tokens / self.seconds,
+            "pairs_per_second": len(self.rows) / self.seconds,
+        }
+
+
+def evaluation_metrics(
+    policy: nn.Module, data: Data, loss: LossFunction, beta: mx.array, forward: Forward, batch_size: int
+) -> dict[str, float]:
+    """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs."""
+    scores = score_pairs(policy, data.pairs, forward, batch_size)
+    lengths = [mx.array([len(getattr(p, side)) for p in data.pairs]) for side in ("chosen", "rejected")]
+    columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
+    losses = np.array(loss(PairLogps(*columns, *lengths), beta))
+    betas = np.full(len(data.pairs), beta.item(), np.float32)
+    metrics = pair_metrics(scores, data.reference, losses, betas)
+    return {f"eval/{k}": v for k, v in metrics.items()} | {"eval/pairs": len(data.pairs)}
