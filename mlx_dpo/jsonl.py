@@ -18,24 +18,22 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     path = Path(path)
     if path.is_dir():
         raise DpoError("is a folder, not a file", where=path, hint="name the .jsonl file inside it")
+    number = 0
     try:
-        file = open(path, encoding="utf-8")
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _parse(line, f"{path}:{number}")
     except FileNotFoundError:
         raise DpoError("no such file", where=path, hint="check the path, relative to this folder") from None
+    except UnicodeDecodeError:
+        raise DpoError(
+            "is not UTF-8 text", where=f"{path}:{number + 1}", hint="save the file as UTF-8"
+        ) from None
     except OSError as error:
         raise DpoError(
             f"cannot be read: {error.strerror}", where=path, hint="check its permissions"
         ) from None
-    with file:
-        number = 0
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _parse(line, f"{path}:{number}")
-        except UnicodeDecodeError:
-            raise DpoError(
-                "is not UTF-8 text", where=f"{path}:{number + 1}", hint="save the file as UTF-8"
-            ) from None
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:

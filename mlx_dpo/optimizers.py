@@ -18,9 +18,7 @@ class OptimizerConfig:
     learning_rate: float = setting(
         2.0e-5, "peak; for adapters 5e-6 to 5e-5 is usual, for full training a tenth of that"
     )
-    schedule: str = setting(
-        "cosine", "shape after the warm-up", choices=("cosine", "linear", "constant")
-    )
+    schedule: str = setting("cosine", "shape after the warm-up", choices=("cosine", "linear", "constant"))
     warmup_ratio: float = setting(0.1, "share of the run's updates that ramp up, 0 to 1")
     weight_decay: float = setting(0.0, "adamw and lion only; pulls the adapter towards 0")
     grad_clip: float = setting(1.0, "largest norm of the whole gradient; 0 switches clipping off")

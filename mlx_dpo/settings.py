@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses: built strictly from YAML, overridden by dotted names, printed with help."""
+"""Settings are frozen dataclasses: strict YAML in, dotted overrides, printed with their help."""
 
 import difflib
 import types

@@ -2,9 +2,8 @@
 
     python scripts/make_data.py
 
-The same facts are told in two styles: plain (how the demo's base model is taught to speak) and the
-house style (the curated answers). One of six things of every material and topic is held out: its question
-is in none of the files but curated.jsonl's held-out half.
+The same facts are told in two styles: plain, and the house style of the curated answers. Of the six things
+of every material and topic one is held out: its question stands in heldout.jsonl and in no other file.
 """
 
 from pathlib import Path
@@ -46,18 +45,15 @@ def rows():
 
 def main():
     every = list(rows())
-    write_jsonl(
-        DATA / "curated.jsonl",
-        [{"id": i, "prompt": q, "answer": house} for held, i, q, _, house in every if not held],
-    )
-    write_jsonl(
-        DATA / "heldout.jsonl",
-        [{"id": i, "prompt": q, "answer": house} for held, i, q, _, house in every if held],
-    )
-    write_jsonl(
-        DATA / "plain.jsonl",
-        [{"id": i, "prompt": q, "answer": plain} for held, i, q, plain, _ in every if not held],
-    )
+    learned = [row for row in every if not row[0]]
+    curated = [{"id": i, "prompt": q, "answer": house} for _, i, q, _, house in learned]
+    heldout = [{"id": i, "prompt": q, "answer": house} for held, i, q, _, house in every if held]
+    plain = [{"id": i, "prompt": q, "answer": text} for _, i, q, text, _ in learned]
+    # Like any base model this one has met the style before: one answer in six, never its first choice.
+    met = [{**row, "id": f"{row['id']}-house"} for row in curated[2::5]]
+    write_jsonl(DATA / "curated.jsonl", curated)
+    write_jsonl(DATA / "heldout.jsonl", heldout)
+    write_jsonl(DATA / "base.jsonl", plain + met)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import click
 
 
 @click.command()
-@click.option("--output", default="runs/demo", show_default=True, metavar="FOLDER", help="Where all of it goes.")
+@click.option(
+    "--output", default="runs/demo", show_default=True, metavar="FOLDER", help="Where all of it goes."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
 def demo(output, overwrite):
     """Run the main job offline on a tiny Granite hybrid: pairs, training, evaluation, fusing.

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from ..config import RunConfig
 
 config_option = click.option(
-    "--config", "config_file", metavar="FILE", help="Settings file (YAML); mlx-dpo config shows every setting."
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="Settings file (YAML); mlx-dpo config shows every setting.",
 )
 set_option = click.option(
     "--set", "overrides", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one setting; repeatable."

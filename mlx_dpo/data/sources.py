@@ -19,9 +19,7 @@ class DataConfig:
     """The pairs a run trains on and is judged by."""
 
     train: str = setting("data/pairs/train.jsonl", "pairs to train on")
-    valid: str | None = setting(
-        "data/pairs/valid.jsonl", "held-out pairs, never trained on; null for none"
-    )
+    valid: str | None = setting("data/pairs/valid.jsonl", "held-out pairs, never trained on; null for none")
     max_length: int = setting(
         1024, "tokens of prompt + answer; both answers of a pair are cut at the same length"
     )

@@ -51,9 +51,7 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
     if not tokenizer.has_chat_template:
         return [*tokenizer.encode(answer, add_special_tokens=False), end]
     before = render(tokenizer, prompt, generation_prompt=True)
-    whole = render(
-        tokenizer, [*prompt, {"role": "assistant", "content": answer}], generation_prompt=False
-    )
+    whole = render(tokenizer, [*prompt, {"role": "assistant", "content": answer}], generation_prompt=False)
     if not whole.startswith(before):
         raise DpoError(
             "the chat template renders this prompt differently once an answer follows",

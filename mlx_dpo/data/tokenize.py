@@ -66,9 +66,7 @@ def tokenize_pairs(
     for row in rows:
         try:
             prompt = prompt_tokens(tokenizer, row.prompt)
-            branches = [
-                completion_tokens(tokenizer, row.prompt, a, end) for a in (row.chosen, row.rejected)
-            ]
+            branches = [completion_tokens(tokenizer, row.prompt, a, end) for a in (row.chosen, row.rejected)]
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
         room = max_length - len(prompt)

@@ -48,8 +48,8 @@ CHATML = ChatFormat(
 )
 LLAMA3 = ChatFormat(
     template=(
-        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
-        "+ m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] "
+        "+ '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     ),
     special=(
@@ -65,8 +65,8 @@ LLAMA3 = ChatFormat(
 )
 GEMMA = ChatFormat(
     template=(
-        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-        "{% endif %}{% for m in messages %}"
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
         "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' "
         "+ m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"

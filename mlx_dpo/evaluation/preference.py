@@ -8,6 +8,7 @@ import numpy as np
 
 from ..config import RunConfig, load_config
 from ..console import progress
+from ..data.batches import micro_batches
 from ..data.sources import read_pairs
 from ..data.templates import prompt_tokens
 from ..data.tokenize import tokenize_pairs
@@ -90,16 +91,17 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
         attach(model, config.adapter)
     forward = choose_forward(model, pairs, config.training.forward)
     batch_size = config.training.micro_batch
+    batches = micro_batches(pairs, range(len(pairs)), batch_size)
 
-    reference = _score("base", model, pairs, forward, batch_size)
+    reference = _score("base", model, pairs, forward, batches)
     before = _answer(model, tokenizer, prompts, config)
     load_adapter(model, folder)
-    tuned = _score("tuned", model, pairs, forward, batch_size)
+    tuned = _score("tuned", model, pairs, forward, batches)
     after = _answer(model, tokenizer, prompts, config)
 
     loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
     metrics = evaluation_metrics(model, Data(pairs, reference), loss, beta, forward, batch_size)
-    wins = int(round(metrics["eval/rewards/accuracies"] * len(pairs)))
+    wins = round(metrics["eval/rewards/accuracies"] * len(pairs))
     likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
     return Evaluation(
         pairs=len(pairs),
@@ -116,9 +118,9 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
     )
 
 
-def _score(label: str, model: Any, pairs: Any, forward: Any, batch_size: int) -> np.ndarray:
+def _score(label: str, model: Any, pairs: Any, forward: Any, batches: list[list[int]]) -> np.ndarray:
     with progress(label, len(pairs), "pairs") as advance:
-        return score_pairs(model, pairs, forward, batch_size, advance)
+        return score_pairs(model, pairs, forward, batches, advance)
 
 
 def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:

@@ -9,7 +9,7 @@ def evaluation_text(result: Evaluation) -> str:
     low, high = result.accuracy_interval
     lines = [
         f"held-out pairs (n)            {result.pairs}",
-        f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f} to {high:.3f})",
+        f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})",
         f"reward margin                 {m['rewards/margins']:+.3f}",
         f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
         f"loss                          {m['loss']:.4f}",

@@ -41,9 +41,7 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
             config.pop(key, None)
     check_writable(output, need_bytes=weight_bytes(model))
     # mlx_lm writes a model card beside the weights; the folder appears only when all of it is there.
-    replace_folder(
-        output, lambda beside: save(beside, base, model, tokenizer, config, donate_model=False)
-    )
+    replace_folder(output, lambda beside: save(beside, base, model, tokenizer, config, donate_model=False))
     return output
 
 

@@ -135,9 +135,7 @@ def save_adapter_config(model: nn.Module, config: AdapterConfig, base: str, fold
 
 def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
     """As `_lora_parameters`, of a model whose adapter is attached already."""
-    keys = sorted(
-        {name for block in model.layers for name, m in block.named_modules() if "lora_a" in m}
-    )
+    keys = sorted({name for block in model.layers for name, m in block.named_modules() if "lora_a" in m})
     return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
 
 

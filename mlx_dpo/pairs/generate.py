@@ -122,8 +122,8 @@ def answer_missing(
     """Answer every prompt that has no answer in `output` yet; return all answers by request key.
 
     Each answer is appended to completions.jsonl, one whole line at a time, as soon as it ends. A line that a
-    kill cut short is removed at the next start. `origin` (model, template, settings) is kept beside it: answers
-    of another origin are refused, not mixed in.
+    kill cut short is removed at the next start. `origin` (model, template, settings) is kept beside it:
+    answers of another origin are refused, not mixed in.
 
     Raises:
         DpoError: answers of another origin, or another process at work in the same folder.
@@ -253,9 +253,7 @@ def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, outp
         write_jsonl(output / f"{name}.jsonl", rows)
 
 
-def pairs_origin(
-    model: str, adapter: str | None, tokenizer: Any, config: GenerateConfig
-) -> dict[str, Any]:
+def pairs_origin(model: str, adapter: str | None, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:
     """What answers depend on besides the prompt: kept in every pair's meta."""
     settings = {k: v for k, v in asdict(config).items() if k != "batch_size"}
     return {"model": model, "adapter": adapter, "template": template_hash(tokenizer), "generate": settings}

@@ -26,6 +26,11 @@ def sample_rows(pairs: Sequence[TokenizedPair], count: int = 4) -> list[int]:
     return sorted({order[round(k * (len(order) - 1) / max(1, count - 1))] for k in range(count)})
 
 
+def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
+    """Every row as a batch of its own."""
+    return [[i] for i in range(len(pairs))]
+
+
 def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """How far two computations of one log-probability may differ, in nats.
 
@@ -38,7 +43,7 @@ def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.nda
 
 
 def check_masks(rows: Sequence[Preference], pairs: Sequence[TokenizedPair], tokenizer: Any) -> None:
-    """Invariants 2 and 3: what is scored decodes to the answer and one end-of-turn; the prompt stands before it.
+    """Invariants 2 and 3: what is scored decodes to the answer and one end-of-turn, after the shared prompt.
 
     Raises:
         DpoError: naming the row.
@@ -80,16 +85,14 @@ def _decode(tokenizer: Any, tokens: Any) -> str:
     return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 
 
-def choose_forward(
-    model: nn.Module, pairs: Sequence[TokenizedPair], setting: str
-) -> Forward:
-    """Invariant 4: the fast forward if it agrees with the model's own call on real rows, else the plain one."""
+def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: str) -> Forward:
+    """Invariant 4: the fast forward where it agrees with the model's own call, else the plain one."""
     if setting == "plain":
         return PLAIN
     rows = [pairs[i] for i in sample_rows(pairs, 2)]
-    plain = score_pairs(model, rows, PLAIN, 1)
+    plain = score_pairs(model, rows, PLAIN, singles(rows))
     try:
-        fast = score_pairs(model, rows, COMPLETION, 1)
+        fast = score_pairs(model, rows, COMPLETION, singles(rows))
     except (AttributeError, TypeError, ValueError) as error:
         say(f"forward: plain; this architecture does not allow the faster one ({error})")
         return PLAIN
@@ -107,7 +110,8 @@ def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Fo
         DpoError: with the difference.
     """
     rows = [pairs[i] for i in sample_rows(pairs)]
-    alone, together = score_pairs(model, rows, forward, 1), score_pairs(model, rows, forward, len(rows))
+    alone = score_pairs(model, rows, forward, singles(rows))
+    together = score_pairs(model, rows, forward, [range(len(rows))])
     worst = np.abs(alone - together)
     if (worst > tolerance(model, alone, _token_counts(rows))).any():
         raise DpoError(
@@ -134,7 +138,8 @@ def check_unmoved(
         DpoError: with the largest margin.
     """
     rows = sample_rows(pairs)
-    policy = score_pairs(model, [pairs[i] for i in rows], forward, 1)
+    sample = [pairs[i] for i in rows]
+    policy = score_pairs(model, sample, forward, singles(sample))
     if not np.isfinite(reference).all():
         bad = pairs[int(np.argmin(np.isfinite(reference).all(axis=1)))]
         raise DpoError(
@@ -143,7 +148,7 @@ def check_unmoved(
             hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
         )
     for other in (reference[rows], before):
-        if (np.abs(policy - other) <= tolerance(model, policy, _token_counts([pairs[i] for i in rows]))).all():
+        if (np.abs(policy - other) <= tolerance(model, policy, _token_counts(sample))).all():
             continue
         margins = (policy - other) @ np.array([1, -1])
         raise DpoError(

@@ -1,5 +1,7 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from ..config import RunConfig, save_config
 from ..console import console, progress, say
+from ..data.batches import epoch_windows, micro_batches
 from ..data.sources import read_pairs
 from ..data.splits import prompt_key
 from ..data.tokenize import TokenizedPair, tokenize_pairs
@@ -34,7 +37,7 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
 from ..records import Preference
 from ..scoring import score_pairs
-from .checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows
+from .checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
 from .interrupt import between_micro_batches
 from .log import METRICS, RunLog
 from .trainer import Data, evaluation_metrics, train
@@ -69,15 +72,17 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(policy, pairs, config.training.forward)
     check_batching(policy, pairs, forward)
-    batch_size = config.training.micro_batch
-    reference = _score("reference, train pairs", policy, pairs, forward, batch_size)
+    # The reference is scored in the batches that training begins with, so that even rounding is the same.
+    settings = config.training
+    first_epoch = epoch_windows(pairs, settings.window, settings.micro_batch, settings.seed, 0)
+    reference = _score("reference, train pairs", policy, pairs, forward, itertools.chain(*first_epoch))
     check_unmoved(policy, pairs, forward, reference, before)
-    training = Data(pairs, reference)
-    held_out = Data(held, _score("reference, held-out pairs", policy, held, forward, batch_size))
+    held_batches = micro_batches(held, range(len(held)), settings.micro_batch)
+    held_reference = _score("reference, held-out pairs", policy, held, forward, held_batches)
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
     _start_folder(folder, policy, config)
-    return _train(policy, training, held_out, forward, config, folder)
+    return _train(policy, Data(pairs, reference), Data(held, held_reference), forward, config, folder)
 
 
 def _check_output(folder: Path, overwrite: bool) -> None:
@@ -109,24 +114,20 @@ def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
     return rows, held
 
 
-def _tokenize(
-    name: str, rows: list[Preference], tokenizer: Any, max_length: int
-) -> list[TokenizedPair]:
+def _tokenize(name: str, rows: list[Preference], tokenizer: Any, max_length: int) -> list[TokenizedPair]:
     pairs, counts = tokenize_pairs(rows, tokenizer, max_length)
     say(f"{name}: {counts}")
     check_masks(rows, pairs, tokenizer)
     return pairs
 
 
-def _load_policy(
-    config: RunConfig, base: Path, pairs: list[TokenizedPair]
-) -> tuple[nn.Module, np.ndarray]:
+def _load_policy(config: RunConfig, base: Path, pairs: list[TokenizedPair]) -> tuple[nn.Module, np.ndarray]:
     """The model with its adapter, and sample scores from before a fresh adapter was attached."""
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
     sample = [pairs[i] for i in sample_rows(pairs)]
-    before = score_pairs(model, sample, PLAIN, 1)
+    before = score_pairs(model, sample, PLAIN, singles(sample))
     if not config.model.adapter:
         mx.random.seed(config.training.seed)
         attach(model, config.adapter)
@@ -145,7 +146,9 @@ def checkpointing(config: RunConfig, model: nn.Module) -> bool:
 
 
 def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:
-    table = Table("layer", "blocks", "trained parameters", title=f"adapter: {config.type}", title_justify="left")
+    table = Table(
+        "layer", "blocks", "trained parameters", title=f"adapter: {config.type}", title_justify="left"
+    )
     for name, blocks, size in adapted_table(model):
         table.add_row(name, str(blocks), f"{size:,}")
     total = sum(v.size for v in trainable(model).values())
@@ -154,11 +157,15 @@ def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:
 
 
 def _score(
-    label: str, model: nn.Module, pairs: list[TokenizedPair], forward: Forward, batch_size: int
+    label: str,
+    model: nn.Module,
+    pairs: list[TokenizedPair],
+    forward: Forward,
+    batches: Iterable[Sequence[int]],
 ) -> np.ndarray:
     """Scores of the model as it is now: before the first update it is the reference."""
     with progress(label, len(pairs), "pairs") as advance:
-        return score_pairs(model, pairs, forward, batch_size, advance)
+        return score_pairs(model, pairs, forward, batches, advance)
 
 
 def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
@@ -212,4 +219,3 @@ def _train(
             say(f"interrupted: {folder / WEIGHTS} and {CONFIG} hold the adapter as it was")
             raise
     return TrainResult(folder, last or None)
-

@@ -101,9 +101,7 @@ def window_gradient(
     return mean, WindowResult(rows, np.concatenate(logps), np.concatenate(losses))
 
 
-def update(
-    policy: nn.Module, optimizer: optimizers.Optimizer, gradient: Any, grad_clip: float
-) -> float:
+def update(policy: nn.Module, optimizer: optimizers.Optimizer, gradient: Any, grad_clip: float) -> float:
     """Clip the gradient, update the trainable parameters, and give the norm before clipping."""
     gradient, norm = optimizers.clip_grad_norm(gradient, grad_clip if grad_clip else float("inf"))
     optimizer.update(policy, gradient)

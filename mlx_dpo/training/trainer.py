@@ -10,7 +10,7 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 
-from ..data.batches import epoch_windows
+from ..data.batches import epoch_windows, micro_batches
 from ..data.tokenize import TokenizedPair
 from ..losses import PairLogps
 from ..losses.beta import BetaRule, BetaState
@@ -182,7 +182,8 @@ def evaluation_metrics(
     policy: nn.Module, data: Data, loss: LossFunction, beta: mx.array, forward: Forward, batch_size: int
 ) -> dict[str, float]:
     """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs."""
-    scores = score_pairs(policy, data.pairs, forward, batch_size)
+    batches = micro_batches(data.pairs, range(len(data.pairs)), batch_size)
+    scores = score_pairs(policy, data.pairs, forward, batches)
     lengths = [mx.array([len(getattr(p, side)) for p in data.pairs]) for side in ("chosen", "rejected")]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
     losses = np.array(loss(PairLogps(*columns, *lengths), beta))

@@ -1,0 +1,182 @@
+"""The main job from start to end, offline: base model, pairs, training, evaluation, fused model."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ..config import RunConfig, load_config
+from ..console import say
+from ..data.sources import read_curated
+from ..data.templates import prompt_tokens
+from ..errors import DpoError
+from ..evaluation.preference import Evaluation, evaluate_run
+from ..export.fuse import fuse_run
+from ..files import check_writable, make_folder
+from ..models.adapters import load_adapter
+from ..models.generate import generate_answers
+from ..models.load import load_model, load_tokenizer
+from ..pairs.run import generate_pairs
+from ..records import Curated
+from ..training.run import train_run
+from .base import teach
+from .tiny import make_model
+
+_EPOCHS = 14
+_SHOWN = 4
+
+
+def tell(output: str, *, overwrite: bool = False) -> None:
+    """Run the whole story in folder `output` and print its table and where everything lies.
+
+    Raises:
+        DpoError: the folder holds something, or adapter and fused model answer differently.
+    """
+    start, folder = time.monotonic(), Path(output)
+    config = demo_config(folder)
+    _prepare(folder, overwrite)
+
+    say("1/5 base model: a tiny Granite hybrid learns to answer plainly")
+    make_base(folder / "base", _EPOCHS)
+    say("2/5 pairs: curated answers are chosen, the base model's own are rejected")
+    counts = generate_pairs(config)
+    say(str(counts))
+    say("3/5 training: DPO with adapters against the frozen base")
+    train_run(config)
+    say("4/5 evaluation on held-out questions")
+    result = evaluate_run(config.run.output, samples=0)
+    say("5/5 fusing the adapter into the weights")
+    fuse_run(config.model.path, config.run.output, folder / "fused")
+
+    held_out = read_curated(config.pairs.valid_source or "")
+    answers = answer_all(config, folder / "fused", held_out)
+    click.echo(story_text(folder, result, held_out, answers, time.monotonic() - start))
+    if answers["adapter"] != answers["fused"]:
+        raise DpoError("adapter and fused model answer differently", where=folder / "fused")
+
+
+def shipped(name: str) -> Path:
+    """A file of data/ or config/: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / f"_{name}"  # as pyproject.toml puts them into the wheel
+    return inside if inside.exists() else package.parent / name
+
+
+def demo_config(folder: Path) -> RunConfig:
+    """config/demo.yaml with this demo's paths."""
+    return load_config(
+        shipped("config/demo.yaml"),
+        [
+            f"model.path={folder / 'base'}",
+            f"pairs.source={shipped('data/curated.jsonl')}",
+            f"pairs.valid_source={shipped('data/heldout.jsonl')}",
+            f"pairs.output={folder / 'pairs'}",
+            f"data.train={folder / 'pairs' / 'train.jsonl'}",
+            f"data.valid={folder / 'pairs' / 'valid.jsonl'}",
+            f"run.output={folder / 'run'}",
+        ],
+    )
+
+
+def _prepare(folder: Path, overwrite: bool) -> None:
+    import shutil
+
+    check_writable(folder, need_bytes=200_000_000)
+    parts = [folder / name for name in ("base", "pairs", "run", "fused")]
+    if any(part.exists() for part in parts):
+        if not overwrite:
+            raise DpoError(
+                "holds a demo already",
+                where=folder,
+                hint="choose another folder with --output, or replace it with --overwrite",
+            )
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+    make_folder(folder)
+
+
+def make_base(folder: Path, epochs: int) -> None:
+    """A tiny Granite hybrid of 0.8 million parameters, taught on data/base.jsonl."""
+    rows = read_curated(shipped("data/base.jsonl"))
+    texts = [f"{row.prompt[-1]['content']} {row.answer}" for row in rows]
+    make_model(folder, "granite", texts, hidden=128, layers=4, vocab=900)
+    teach(folder, rows, epochs)
+
+
+def answer_all(config: RunConfig, fused: Path, rows: list[Curated]) -> dict[str, list[str]]:
+    """Greedy answers of base, adapter and fused model to the same questions."""
+    tokenizer = load_tokenizer(Path(config.model.path))
+    prompts = [prompt_tokens(tokenizer, row.prompt) for row in rows]
+    greedy = replace(config.generate, temperature=0.0)
+
+    def answers(model) -> list[str]:
+        return [a.text for a in sorted(generate_answers(model, tokenizer, prompts, greedy))]
+
+    base, _ = load_model(Path(config.model.path))
+    told = {"base": answers(base)}
+    load_adapter(base, config.run.output)
+    told["adapter"] = answers(base)
+    told["fused"] = answers(load_model(fused)[0])
+    return told
+
+
+def in_house_style(answer: str) -> bool:
+    """Whether an answer has the shape of the curated ones: greeting, two steps, one closing sentence."""
+    if not answer.startswith("Gladly! First, ") or not answer.endswith("."):
+        return False
+    return answer.count(". Then, ") == 1 and answer.split(". Then, ")[1].count(". ") == 1
+
+
+def story_text(
+    folder: Path,
+    result: Evaluation,
+    rows: list[Curated],
+    answers: dict[str, list[str]],
+    seconds: float,
+) -> str:
+    """The demo's last page."""
+    n, m = len(rows), result.metrics
+    style = {name: sum(map(in_house_style, told)) for name, told in answers.items()}
+    right = {
+        name: sum(a == row.answer for a, row in zip(told, rows, strict=True))
+        for name, told in answers.items()
+    }
+    low, high = result.accuracy_interval
+    step = n // _SHOWN + 1
+    lines = [
+        "",
+        f"Held-out: {result.pairs} pairs, {n} questions            base    tuned",
+        f"  preference accuracy (against the base)      -  {m['rewards/accuracies']:7.3f}"
+        f"   95 % interval {low:.3f} to {high:.3f}",
+        f"  chosen answer likelier than rejected    {result.preferred_base:.3f}  {result.preferred_tuned:7.3f}",
+        f"  answers in the house style            {style['base']:3d}/{n}  {style['adapter']:4d}/{n}",
+        f"  the curated answer, word for word     {right['base']:3d}/{n}  {right['adapter']:4d}/{n}",
+        f"  adapter and fused model answer alike         {_same(answers)}/{n}",
+    ]
+    for i in range(0, n, step):
+        lines += ["", f"Q        {rows[i].prompt[-1]['content']}"]
+        lines += [f"{name:<8} {told[i]}" for name, told in answers.items()]
+    return "\n".join([*lines, "", *_whereabouts(folder, seconds)])
+
+
+def _same(answers: dict[str, list[str]]) -> int:
+    return sum(a == f for a, f in zip(answers["adapter"], answers["fused"], strict=True))
+
+
+def _whereabouts(folder: Path, seconds: float) -> list[str]:
+    return [
+        f"Done in {seconds:.0f} s. Everything lies in {folder}:",
+        "  base/   the base model      pairs/  train.jsonl, valid.jsonl",
+        "  run/    adapter, metrics    fused/  the tuned model, ready for mlx_lm",
+        "",
+        "Ask it something else:",
+        f"  python -m mlx_lm generate --model {folder}/base --adapter-path {folder}/run \\",
+        '    --prompt "How do I clean a copper kettle?"',
+        "",
+        "The same with Granite 4.0 H-Micro on your own answers (a JSONL of prompt and answer):",
+        "  mlx-dpo gen-pairs --config config/granite_dpo.yaml --source my_answers.jsonl --limit 100",
+        "  mlx-dpo train --config config/granite_dpo.yaml",
+        "  mlx-dpo eval --run runs/granite-dpo",
+        "  mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo",
+    ]
