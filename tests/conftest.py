@@ -1,0 +1,75 @@
+"""Small real models, made once per test session, and a way to run the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlx_dpo  # noqa: F401  (loads the fast BLAS before MLX)
+from mlx_dpo.demo.tiny import make_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def curated_rows(name: str) -> list[dict]:
+    """Rows of a file in data/."""
+    return [json.loads(line) for line in (ROOT / "data" / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folder of a tiny random model by name: granite, llama, qwen3, granite-4bit; made when first asked for."""
+    folder = tmp_path_factory.mktemp("models")
+    texts = [f"{r['prompt']} {r['answer']}" for r in curated_rows("base.jsonl")]
+
+    def get(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            make_model(path, name.split("-")[0], texts, vocab=512, bits=4 if name.endswith("-4bit") else None)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def pair_rows():
+    """Pairs of unequal lengths from the project's own data: house style against plain."""
+    plain = {r["id"]: r for r in curated_rows("base.jsonl")}
+    return [
+        {"id": r["id"], "prompt": r["prompt"], "chosen": r["answer"], "rejected": plain[r["id"]]["answer"]}
+        for r in curated_rows("curated.jsonl")
+    ]
+
+
+@pytest.fixture
+def write_rows(tmp_path):
+    """Write rows to a JSONL file in the test's folder; its path."""
+
+    def write(name: str, rows: list[dict]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def mlx_dpo_command():
+    """Run the command line in a process of its own; the finished process with its output as text."""
+
+    def run(*arguments, cwd=None, timeout=300, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "mlx_dpo", *map(str, arguments)],
+            cwd=cwd,
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        )
+
+    return run
