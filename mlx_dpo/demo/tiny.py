@@ -194,9 +194,10 @@ def _initialise(model: nn.Module, seed: int) -> None:
         key = next(keys)
         if path.endswith("dt_bias"):
             return mx.random.uniform(-4.0, -1.0, value.shape, key=key)
-        if value.ndim < 2 or "conv" in path:
+        if value.ndim < 2:
             return value
-        deviation = 0.02 if "embed_tokens" in path else value.shape[-1] ** -0.5
+        inputs = value[0].size  # of a convolution: its kernel's width
+        deviation = 0.02 if "embed_tokens" in path else inputs**-0.5
         return deviation * mx.random.normal(value.shape, key=key)
 
     model.update(tree_map_with_path(draw, model.parameters()))

@@ -1,0 +1,333 @@
+"""A run: what it starts from, what an update is, what it leaves behind."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_dpo.config import load_config
+from mlx_dpo.data.batches import epoch_windows
+from mlx_dpo.errors import DpoError
+from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
+from mlx_dpo.models.forward import COMPLETION
+from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.training import checks, run
+from mlx_dpo.training.run import train_run
+from mlx_dpo.training.step import window_gradient
+
+LN2 = math.log(2)
+
+
+@pytest.fixture
+def configure(tmp_path, models, pair_rows, write_rows):
+    """A short run's settings: `configure("granite", "adapter.type=dora", train=20)`."""
+
+    def make(model="granite", *overrides, train=20, valid=6, output="run"):
+        rows = pair_rows[:: len(pair_rows) // (train + valid)]
+        settings = [
+            f"model.path={models(model)}",
+            f"data.train={write_rows('train.jsonl', rows[:train])}",
+            f"data.valid={write_rows('valid.jsonl', rows[train : train + valid])}",
+            "data.max_length=128",
+            "adapter.rank=4",
+            "training.accumulation=4",
+            "optimizer.learning_rate=1e-3",
+            f"run.output={tmp_path / output}",
+            *overrides,
+        ]
+        return load_config(None, settings)
+
+    return make
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in rows if "loss" in r], [r for r in rows if "eval/loss" in r]
+
+
+def weights_of(folder):
+    return {n: np.array(w) for n, w in mx.load(str(folder / "adapters.safetensors")).items()}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_the_first_report_is_log_two_with_no_margin(configure, kind, micro_batch):
+    windows = (f"training.micro_batch={micro_batch}", "training.accumulation=2")
+    config = configure("granite", f"adapter.type={kind}", *windows, train=7)
+    reports, held_out = rows_of(train_run(config).folder)
+    for row, prefix in ((reports[0], ""), (held_out[0], "eval/")):
+        assert row[f"{prefix}loss"] == pytest.approx(LN2, abs=5e-7)
+        assert row[f"{prefix}rewards/margins"] == 0
+    assert reports[1]["rewards/margins"] != 0
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_first_report_of_a_4_bit_base_is_log_two(configure, kind):
+    reports, _ = rows_of(train_run(configure("granite-4bit", f"adapter.type={kind}", train=6)).folder)
+    assert reports[0]["loss"] == pytest.approx(LN2, abs=5e-7)
+    assert reports[0]["rewards/margins"] == 0
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tmp_path, kind):
+    first = train_run(configure("granite", f"adapter.type={kind}")).folder
+    # The settings that the adapter does not have are taken from it: rank 4, not 16.
+    config = configure("granite", f"model.adapter={first}", "adapter.rank=16", output="second")
+    second = train_run(config).folder
+    reports, held_out = rows_of(second)
+    assert reports[0]["loss"] == pytest.approx(LN2, abs=5e-7)
+    assert reports[0]["rewards/margins"] == 0
+    # Its reference is what the first run ended as, not the bare base.
+    _, ended = rows_of(first)
+    assert held_out[0]["eval/logps/chosen"] == pytest.approx(ended[-1]["eval/logps/chosen"], abs=1e-3)
+    assert abs(ended[-1]["eval/logps/chosen"] - ended[0]["eval/logps/chosen"]) > 0.1
+    assert load_config(second / "config.yaml").adapter.rank == 4
+
+
+@pytest.mark.parametrize("train", [8, 11], ids=["full windows", "a partial last window"])
+def test_accumulating_8_singles_ends_where_batches_of_8_end(configure, train):
+    """Whole runs, measured against the way gone: Adam divides by the gradient's size, so an entry whose gradient
+    is itself rounding may differ; all of them together may not."""
+    ended = {}
+    for micro_batch, accumulation in ((1, 8), (8, 1), (3, 1)):
+        windows = (f"training.micro_batch={micro_batch}", f"training.accumulation={accumulation}")
+        config = configure("granite", *windows, "training.epochs=2", train=train, output=f"run-{micro_batch}")
+        ended[micro_batch] = weights_of(train_run(config).folder)
+    way = norm_of({n: w for n, w in ended[1].items() if n.endswith("lora_b")})
+    assert difference_of(ended[8], ended[1]) < 2e-4 * way
+    assert difference_of(ended[3], ended[1]) > 0.1 * way, "windows of another size end elsewhere"
+
+
+def norm_of(weights):
+    return math.sqrt(sum(float((w.astype(np.float64) ** 2).sum()) for w in weights.values()))
+
+
+def difference_of(one, other):
+    return norm_of({n: one[n] - other[n] for n in one})
+
+
+@pytest.fixture
+def moved(configure):
+    """A policy that has moved, eleven pairs, their reference scores: ((8 + 3) pairs) windows of one epoch."""
+    config = configure("granite", "training.accumulation=8", train=11)
+    tokenizer = load_tokenizer(config_path(config))
+    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    policy, _ = run._load_policy(config, config_path(config), pairs)
+    mx.random.seed(3)
+    noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
+    policy.load_weights(noise, strict=False)
+    reference = run.score_pairs(policy, pairs, COMPLETION, checks.singles(pairs)) + 3 * np.eye(
+        11, 2, dtype="f"
+    )
+    return policy, pairs, reference
+
+
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_a_windows_gradient_does_not_depend_on_its_micro_batches(moved, micro_batch):
+    policy, pairs, reference = moved
+    singles = epoch_windows(pairs, 8, 1, 0, 0)
+    batches = epoch_windows(pairs, 8, micro_batch, 0, 0)
+    assert [sum(map(len, window)) for window in batches] == [8, 3]
+    for one, other in zip(singles, batches, strict=True):
+        expected, _ = gradient_of(policy, pairs, one, reference)
+        actual, _ = gradient_of(policy, pairs, other, reference)
+        assert difference_of(actual, expected) <= 2e-6 * norm_of(expected)
+
+
+def test_the_mean_gradient_of_a_window_is_the_mean_over_its_pairs(moved):
+    policy, pairs, reference = moved
+    whole, result = gradient_of(policy, pairs, [[0, 2], [1]], reference)
+    singles = [gradient_of(policy, pairs, [[i]], reference)[0] for i in range(3)]
+    assert sorted(result.rows) == [0, 1, 2]
+    mean = {n: np.mean([g[n] for g in singles], axis=0) for n in whole}
+    assert difference_of(whole, mean) <= 2e-6 * norm_of(mean)
+
+
+def gradient_of(policy, pairs, window, reference):
+    loss = build_loss(LossConfig())
+    gradient, result = window_gradient(policy, pairs, window, reference, mx.array(0.1), loss, COMPLETION)
+    return {n: np.array(g) for n, g in tree_flatten(gradient)}, result
+
+
+def config_path(config):
+    return Path(config.model.path)
+
+
+def test_the_same_settings_give_the_same_run_and_another_seed_another(configure):
+    first = weights_of(train_run(configure(output="a")).folder)
+    again = weights_of(train_run(configure(output="b")).folder)
+    other = weights_of(train_run(configure("granite", "training.seed=1", output="c")).folder)
+    assert all(np.array_equal(first[n], again[n]) for n in first)
+    assert not all(np.array_equal(first[n], other[n]) for n in first)
+
+
+def test_a_run_repeats_from_its_own_settings_file(configure, tmp_path):
+    first = train_run(configure()).folder
+    config = load_config(first / "config.yaml", [f"run.output={tmp_path / 'again'}"])
+    again = train_run(config).folder
+    assert weights_of(first).keys() == weights_of(again).keys()
+    assert all(np.array_equal(w, weights_of(again)[n]) for n, w in weights_of(first).items())
+
+
+def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
+    folder = train_run(configure("granite", "training.epochs=2", train=10)).folder
+    reports, held_out = rows_of(folder)
+    published = (
+        "step epoch loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen "
+        "logps/rejected beta learning_rate grad_norm tokens tokens_per_second pairs_per_second peak_memory_gb"
+    )
+    assert all(set(published.split()) == set(row) for row in reports)
+    assert [row["step"] for row in reports] == [1, 2, 3, 4, 5, 6]
+    assert reports[-1]["epoch"] == 2
+    assert held_out[0]["step"] == 0 and held_out[-1]["step"] == 6
+    config = load_config(folder / "config.yaml")
+    tokenizer = load_tokenizer(config_path(config))
+    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    assert reports[-1]["tokens"] == 2 * sum(p.tokens for p in pairs)
+
+
+def test_training_separates_the_pairs_it_saw(configure):
+    reports, _ = rows_of(
+        train_run(configure("llama", "training.epochs=8", "optimizer.learning_rate=3e-3", train=24)).folder
+    )
+    assert reports[-1]["rewards/accuracies"] == 1
+    assert reports[-1]["loss"] < 0.5 * LN2
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+def test_the_run_folder_loads_in_mlx_lm_as_it_stands(configure, models, kind):
+    from mlx_lm import load
+
+    folder = train_run(configure("granite", f"adapter.type={kind}")).folder
+    theirs, _ = load(str(models("granite")), adapter_path=str(folder))
+    ours, _ = load_model(models("granite"))
+    base = np.array(ours(mx.array([[5, 6, 7]])))
+    load_adapter(ours, folder)
+    logits = np.array(ours(mx.array([[5, 6, 7]])))
+    np.testing.assert_array_equal(np.array(theirs(mx.array([[5, 6, 7]]))), logits)
+    assert np.abs(logits - base).max() > 1e-3
+
+
+def test_the_default_adapter_reaches_every_linear_layer_of_every_block(models):
+    model, _ = load_model(models("granite"))
+    attach(model, load_config(None).adapter)
+    table = {name: blocks for name, blocks, _ in adapted_table(model)}
+    assert table == {
+        **{f"mlp.{n}": 3 for n in ("gate_proj", "up_proj", "down_proj")},
+        **{f"mamba.{n}": 2 for n in ("in_proj", "out_proj")},
+        **{f"self_attn.{n}": 1 for n in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    }
+
+
+def test_targets_and_layers_choose_what_is_adapted(models):
+    model, _ = load_model(models("granite"))
+    config = load_config(None, ["adapter.targets=[q_proj, mamba.in_proj]", "adapter.layers=2"])
+    attach(model, config.adapter)
+    assert [row[:2] for row in adapted_table(model)] == [("mamba.in_proj", 1), ("self_attn.q_proj", 1)]
+
+
+def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
+    config = configure()
+    tokenizer = load_tokenizer(config_path(config))
+    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    policy, before = run._load_policy(config, config_path(config), pairs)
+    forward = checks.choose_forward(policy, pairs, "auto")
+    reference = run.score_pairs(policy, pairs, forward, checks.singles(pairs))
+    policy.load_weights([(n, v + 0.02) for n, v in trainable(policy).items()], strict=False)
+    with pytest.raises(DpoError, match="the unmoved policy is not its reference: margins up to"):
+        checks.check_unmoved(policy, pairs, forward, reference, before)
+
+
+def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):
+    """A model whose outer call changes the hidden states in a way that depends on the position."""
+    config = configure("llama")
+    model, _ = load_model(config_path(config))
+    tokenizer = load_tokenizer(config_path(config))
+    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    kind = type(model)
+
+    class ByPosition(kind):
+        def __call__(self, inputs, cache=None):
+            logits = super().__call__(inputs, cache)
+            return logits * (1 + mx.arange(logits.shape[1]))[None, :, None]
+
+    assert checks.choose_forward(model, pairs, "auto").name == "completion"
+    model.__class__ = ByPosition
+    assert checks.choose_forward(model, pairs, "auto").name == "plain"
+
+
+def test_a_batch_that_leaks_between_rows_is_refused(configure):
+    config = configure("llama")
+    model, _ = load_model(config_path(config))
+    tokenizer = load_tokenizer(config_path(config))
+    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    kind = type(model.model)
+
+    class Leaky(kind):
+        def __call__(self, inputs, cache=None):
+            hidden = super().__call__(inputs, cache)
+            return hidden + 0.1 * hidden.mean(axis=0, keepdims=True)
+
+    forward = checks.choose_forward(model, pairs, "auto")
+    checks.check_batching(model, pairs, forward)
+    model.model.__class__ = Leaky
+    with pytest.raises(DpoError, match="a pair scores differently in a batch than alone"):
+        checks.check_batching(model, pairs, forward)
+
+
+def test_a_template_that_adds_to_answers_is_refused(configure, models, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(models("llama"), tmp_path / "talkative")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = settings["chat_template"].replace(
+        "+ m['content']", "+ m['content'] + ' Amen.'"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DpoError, match="what would be scored is not the answer and one end-of-turn"):
+        train_run(configure("llama", f"model.path={folder}"))
+
+
+def test_dropout_and_checkpointing_never_meet(configure):
+    config = configure("granite", "adapter.dropout=0.1")
+    model, _ = load_model(config_path(config))
+    assert not run.checkpointing(config, model)
+    with pytest.raises(DpoError, match="dropout cannot be used with gradient checkpointing"):
+        configure("granite", "adapter.dropout=0.1", "training.gradient_checkpointing=on")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_a_loadable_adapter_and_exits_130(configure, models, tmp_path, number):
+    config = configure("granite", "training.epochs=200")
+    run.save_config(config, tmp_path / "run.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlx_dpo", "train", "--config", str(tmp_path / "run.yaml")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    folder = tmp_path / "run"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (folder / "metrics.jsonl").exists() and len(rows_of(folder)[0]) >= 3:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "hold the adapter as it was" in errors
+    model, _ = load_model(models("granite"))
+    load_adapter(model, folder)
+    # B starts as exact zeros: the saved adapter is the moved one, not the first.
+    assert all(w.any() for n, w in weights_of(folder).items() if n.endswith("lora_b"))
