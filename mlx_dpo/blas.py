@@ -2,10 +2,10 @@
 
 import ctypes
 import os
-import shutil
 import sys
 from pathlib import Path
 
+LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
 _REMEDY = "apt-get install libopenblas0-pthread, or: pip install mkl"
 
 
@@ -13,18 +13,16 @@ def preload() -> str | None:
     """Load OpenBLAS or MKL where MLX would otherwise use the reference BLAS of its Linux wheel.
 
     Symbols of a library loaded globally answer first, so this must run before `mlx.core` is
-    imported; float32 products are then about 40 times faster. Also turns off `mx.compile` where no
-    C++ compiler is found, because MLX's CPU kernels are built with one.
+    imported; float32 products are then about 40 times faster.
 
     Returns:
         What a user should know and do, or None when all is well (always on macOS).
     """
-    if sys.platform != "linux" or "mlx.core" in sys.modules:
+    if sys.platform != "linux":
         return None
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
-    candidates = ["libopenblas.so.0", "libopenblas.so", *_mkl()]
-    for name in candidates:
+    if "mlx.core" in sys.modules:
+        return "mlx.core was imported before mlx_dpo, so no fast BLAS could be loaded (import mlx_dpo first)"
+    for name in (*LIBRARIES, *_mkl()):
         try:
             ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
         except OSError:

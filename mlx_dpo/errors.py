@@ -19,6 +19,12 @@ class DpoError(Exception):
         return f"{head}\n  {self.hint}" if self.hint else head
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, on one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" :") if lines else type(error).__name__
+
+
 def first_ten(items: list[str]) -> str:
     """Join up to ten items with commas; say how many more there are."""
     more = f" and {len(items) - 10} more" if len(items) > 10 else ""

@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import DpoError
+from .errors import DpoError, first_line
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,8 +25,8 @@ def with_replacement(path: Path, write: Callable[[Path], Any]) -> None:
         sync(beside)
         os.replace(beside, path)
         sync(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes
+        raise unwritable(path, error) from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -42,8 +43,8 @@ def replace_folder(path: Path, write: Callable[[Path], Any]) -> None:
             sync(file)
         os.rename(beside, path)
         sync(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    except (OSError, RuntimeError) as error:
+        raise unwritable(path, error) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -66,7 +67,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
 
 
 def check_writable(folder: Path, need_bytes: int = 0) -> None:
@@ -76,7 +77,7 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
         DpoError: no permission, a file in the way, or not enough room.
     """
     existing = Path(folder).absolute()
-    while not existing.exists():
+    while not os.path.exists(existing):
         existing = existing.parent
     if not existing.is_dir():
         raise DpoError(
@@ -84,10 +85,15 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
             where=folder,
             hint="choose another output folder",
         )
-    if not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        # Permission bits alone do not tell: the disk may be read-only, the system may guard the folder.
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+    except OSError as error:
         raise DpoError(
-            f"no permission to write in {existing}", where=folder, hint="choose another output folder"
-        )
+            f"cannot write in {existing}: {error.strerror}",
+            where=folder,
+            hint="choose another output folder",
+        ) from None
     free = shutil.disk_usage(existing).free
     if free < need_bytes:
         raise DpoError(
@@ -97,9 +103,10 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
         )
 
 
-def _unwritable(path: Path, error: OSError) -> DpoError:
+def unwritable(path: Path, error: OSError | RuntimeError) -> DpoError:
+    """What to raise when the system refused to write `path`."""
     return DpoError(
-        f"cannot be written: {error.strerror or error}",
+        f"cannot be written: {getattr(error, 'strerror', None) or first_line(error)}",
         where=path,
         hint="free some space or choose another output folder; what was there before is untouched",
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DpoError
+from .errors import DpoError, first_line
 from .files import write_text
 
 
@@ -16,32 +16,35 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         DpoError: the file is missing or unreadable, or a line is not a JSON object.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DpoError("is a folder, not a file", where=path, hint="name the .jsonl file inside it")
-    number = 0
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+    except IsADirectoryError:
+        raise DpoError(
+            "is a folder, not a file", where=path, hint="name the .jsonl file inside it"
+        ) from None
     except FileNotFoundError:
         raise DpoError("no such file", where=path, hint="check the path, relative to this folder") from None
-    except UnicodeDecodeError:
-        raise DpoError(
-            "is not UTF-8 text", where=f"{path}:{number + 1}", hint="save the file as UTF-8"
-        ) from None
     except OSError as error:
         raise DpoError(
             f"cannot be read: {error.strerror}", where=path, hint="check its permissions"
         ) from None
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
+def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        text = line.decode("utf-8-sig").rstrip()
+    except UnicodeDecodeError:
+        raise DpoError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep for Python
+        known = isinstance(error, json.JSONDecodeError)
+        what = f"{error.msg} at column {error.colno}" if known else first_line(error)
         raise DpoError(
-            f"not JSON: {error.msg} at column {error.colno}",
+            f"not JSON: {what}",
             where=where,
             hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
         ) from None
@@ -51,7 +54,21 @@ def _parse(line: str, where: str) -> dict[str, Any]:
             where=where,
             hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
         )
+    if "\\ud" in text.lower():
+        _check_characters(row, where)
     return row
+
+
+def _check_characters(row: dict[str, Any], where: str) -> None:
+    """Refuse half of a character, which JSON can spell as \\ud83d but no tokenizer or file can take."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DpoError(
+            f"holds half of a character: {error.object[error.start]!r}",
+            where=where,
+            hint="an emoji was cut in two where this file was made; write it whole or remove it",
+        ) from None
 
 
 def _json_type(value: Any) -> str:

@@ -43,7 +43,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[mx.
     update is wasted on a rate of 0; then the schedule falls from the peak towards 0.
     """
     peak = config.learning_rate
-    warmup = min(steps, math.ceil(config.warmup_ratio * steps))
+    warmup = min(steps, math.ceil(round(config.warmup_ratio * steps, 9)))  # 0.07 * 100 > 7
     rest = max(1, steps - warmup)
     if config.schedule == "cosine":
         after = optimizers.cosine_decay(peak, rest)
@@ -51,9 +51,9 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[mx.
         after = optimizers.linear_schedule(peak, 0.0, rest)
     else:
         after = lambda step: mx.array(peak)  # noqa: E731
-    if warmup < 2:
+    if warmup == 0:
         return after
-    ramp = optimizers.linear_schedule(peak / warmup, peak, warmup - 1)
+    ramp = optimizers.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
     return optimizers.join_schedules([ramp, after], [warmup])
 
 

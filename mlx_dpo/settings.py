@@ -1,6 +1,7 @@
 """Settings are frozen dataclasses: strict YAML in, dotted overrides, printed with their help."""
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .errors import DpoError
+from .errors import DpoError, first_line
 
 
 def setting(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
@@ -23,13 +24,14 @@ def setting(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
 
 @dataclass(frozen=True)
 class Tree:
-    """Nested plain settings and, for each dotted name, where it was written."""
+    """Nested plain settings and, for each dotted name, where it was written; of overrides the text, too."""
 
     values: dict[str, Any]
     places: dict[str, str]
+    texts: dict[str, str] = field(default_factory=dict)
 
     def with_override(self, assignment: str) -> "Tree":
-        """Apply one "section.key=value"; the value is read as YAML."""
+        """Apply one "section.key=value"; the value is read as YAML, or as it stands where text is wanted."""
         name, equals, text = assignment.partition("=")
         name = name.strip()
         keys = name.split(".")
@@ -44,7 +46,9 @@ class Tree:
         except yaml.YAMLError:
             value = text
         values = _set(self.values, keys, value)
-        return Tree(values, {**self.places, name: f"--set {name}"})
+        above = {".".join(keys[:n]): f"--set {name}" for n in range(1, len(keys))}
+        places = {**above, **self.places, name: f"--set {name}"}
+        return Tree(values, places, {**self.texts, name: text.strip()})
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
@@ -64,15 +68,19 @@ def read_yaml(path: Path | str) -> Tree:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DpoError("no such file", where=path, hint="mlx-dpo config prints one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DpoError(f"cannot be read: {error}", where=path, hint="name a YAML text file") from None
+    except UnicodeDecodeError:
+        raise DpoError("is not UTF-8 text", where=path, hint="save the file as UTF-8") from None
+    except OSError as error:
+        raise DpoError(
+            f"cannot be read: {error.strerror}", where=path, hint="name a YAML text file"
+        ) from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise DpoError(
-            f"not YAML: {getattr(error, 'problem', None) or error}",
+            f"not YAML: {getattr(error, 'problem', None) or first_line(error)}",
             where=f"{path}:{mark.line + 1}" if mark else path,
             hint="check the indentation and the colons around this line",
         ) from None
@@ -84,7 +92,8 @@ def read_yaml(path: Path | str) -> Tree:
 
 
 def _places(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if not isinstance(node, yaml.MappingNode):
+    # Settings lie two deep; below that an alias could go round in circles.
+    if not isinstance(node, yaml.MappingNode) or prefix.count(".") > 1:
         return
     seen = set()
     for key, value in node.value:
@@ -116,9 +125,9 @@ def build(kind: type, tree: Tree, prefix: str = "") -> Any:
                 raise DpoError(
                     f"{name} must be a section of settings", where=where, hint="mlx-dpo config shows it"
                 )
-            arguments[key] = build(hints[key], Tree(value or {}, tree.places), f"{name}.")
+            arguments[key] = build(hints[key], Tree(value or {}, tree.places, tree.texts), f"{name}.")
         else:
-            arguments[key] = _convert(value, hints[key], known[key], name, where)
+            arguments[key] = _convert(value, hints[key], known[key], name, where, tree.texts.get(name, ""))
     try:
         return kind(**arguments)
     except ValueError as error:
@@ -136,13 +145,16 @@ def _near(key: str, known: Iterable[str], prefix: str) -> str:
     return f"known here: {', '.join(known)}"
 
 
-def _convert(value: Any, hint: Any, spec: Any, name: str, where: str) -> Any:
+def _convert(value: Any, hint: Any, spec: Any, name: str, where: str, text: str) -> Any:
     choices = spec.metadata.get("choices", ())
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is False and "off" in choices:
         value = "off"  # YAML reads a bare off as false, and on as true
     if value is True and "on" in choices:
         value = "on"
+    # A folder 2024_01_02, 1.10 or "runs #2" is no number and has no comment; quotes, lists and null are YAML.
+    if text and text[0] not in "'\"[" and str in options and not choices and value is not None:
+        value = text
     for option in options:
         converted = _as(value, option)
         if converted is not MISSING:
@@ -173,9 +185,10 @@ def _as(value: Any, kind: Any) -> Any:
         return value if isinstance(value, int) else MISSING
     if kind is float:
         try:
-            return float(value) if isinstance(value, (int, float, str)) else MISSING
-        except ValueError:
+            number = float(value) if isinstance(value, (int, float, str)) else math.nan
+        except (ValueError, OverflowError):
             return MISSING
+        return number if math.isfinite(number) else MISSING
     if kind is str:
         return str(value) if isinstance(value, (str, int, float)) else MISSING
     if typing.get_origin(kind) is list:

@@ -43,7 +43,8 @@ def rows():
                 )
 
 
-def main():
+def files():
+    """Rows of curated.jsonl, heldout.jsonl and base.jsonl."""
     every = list(rows())
     learned = [row for row in every if not row[0]]
     curated = [{"id": i, "prompt": q, "answer": house} for _, i, q, _, house in learned]
@@ -51,9 +52,12 @@ def main():
     plain = [{"id": i, "prompt": q, "answer": text} for _, i, q, text, _ in learned]
     # Like any base model this one has met the style before: one answer in six, never its first choice.
     met = [{**row, "id": f"{row['id']}-house"} for row in curated[2::5]]
-    write_jsonl(DATA / "curated.jsonl", curated)
-    write_jsonl(DATA / "heldout.jsonl", heldout)
-    write_jsonl(DATA / "base.jsonl", plain + met)
+    return curated, heldout, plain + met
+
+
+def main():
+    for name, content in zip(("curated.jsonl", "heldout.jsonl", "base.jsonl"), files(), strict=True):
+        write_jsonl(DATA / name, content)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ find_python() {
   return 1
 }
 
-has_blas() { ldconfig -p 2>/dev/null | grep -q 'libopenblas\.so\.0' || ls .venv/lib/libmkl_rt.so* >/dev/null 2>&1; }
+has_blas() { .venv/bin/python -c 'import sys, mlx_dpo; sys.exit(mlx_dpo.blas_note is not None)'; }
 
 # MLX's Linux wheel carries a reference BLAS; OpenBLAS or MKL, loaded before it, is about 40 times faster.
 fast_blas() {

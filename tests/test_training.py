@@ -80,7 +80,8 @@ def test_the_first_report_of_a_4_bit_base_is_log_two(configure, kind):
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tmp_path, kind):
-    first = train_run(configure("granite", f"adapter.type={kind}")).folder
+    far = "optimizer.learning_rate=1e-2"
+    first = train_run(configure("granite", f"adapter.type={kind}", far)).folder
     # The settings that the adapter does not have are taken from it: rank 4, not 16.
     config = configure("granite", f"model.adapter={first}", "adapter.rank=16", output="second")
     second = train_run(config).folder

@@ -38,6 +38,5 @@ def gen_pairs(config_file, overrides, as_json):
     click.echo(json.dumps(asdict(counts)) if as_json else str(counts))
     if not as_json:
         output = config.pairs.output
-        click.echo(
-            f"next: mlx-dpo train --set data.train={output}/train.jsonl --set data.valid={output}/valid.jsonl"
-        )
+        valid = f"{output}/valid.jsonl" if counts.valid else "null"
+        click.echo(f"next: mlx-dpo train --set data.train={output}/train.jsonl --set data.valid={valid}")

@@ -34,6 +34,12 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
             _messages(c, key, where) for c, key in ((chosen, "chosen"), (rejected, "rejected"))
         )
         prompt, chosen, rejected = _split_conversations(chosen, rejected, where)
+        if isinstance(row.get("prompt"), list) and _prompt(row["prompt"], where) != prompt:
+            raise DpoError(
+                "'prompt' is not what chosen and rejected begin with",
+                where=where,
+                hint="give the prompt's turns and one assistant message each, or whole conversations only",
+            )
     else:
         _require(row, "prompt", where, _PAIR_HINT)
         prompt = _prompt(row["prompt"], where)
@@ -85,7 +91,7 @@ def _text(value: Any, key: str, where: str) -> str:
 def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
     if not isinstance(value, list):
         raise DpoError(
-            f"'{key}' must be text or a list of messages, got {type(value).__name__}",
+            f"'{key}' must be a list of messages, got {type(value).__name__}",
             where=where,
             hint='a message is {"role": "user", "content": "..."}',
         )

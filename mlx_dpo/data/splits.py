@@ -24,4 +24,5 @@ def valid_prompts(prompts: Iterable[Sequence[Message]], fraction: float, seed: i
     if fraction == 0 or len(keys) < 2:
         return set()
     ordered = sorted(keys, key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
-    return set(ordered[: min(len(keys) - 1, math.ceil(fraction * len(keys)))])
+    share = math.ceil(round(fraction * len(keys), 9))  # 0.07 * 100 is 7.000000000000001
+    return set(ordered[: min(len(keys) - 1, share)])

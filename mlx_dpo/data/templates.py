@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import DpoError
+from ..errors import DpoError, first_line
 from ..records import Message
 
 # Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation.
@@ -25,7 +25,8 @@ def render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bo
         )
     except Exception as error:  # templates are code of the model's author and may raise anything
         raise DpoError(
-            f"the chat template refuses this conversation: {error}",
+            f"the chat template refuses this conversation: {first_line(error)}",
+            where=tokenizer.name_or_path,
             hint="check the order of roles; some templates know no system turn",
         ) from None
 
@@ -49,7 +50,7 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
         DpoError: the template changes the prompt when an answer follows.
     """
     if not tokenizer.has_chat_template:
-        return [*tokenizer.encode(answer, add_special_tokens=False), end]
+        return [*_encode_answer(tokenizer, answer, answer), end]
     before = render(tokenizer, prompt, generation_prompt=True)
     whole = render(tokenizer, [*prompt, {"role": "assistant", "content": answer}], generation_prompt=False)
     if not whole.startswith(before):
@@ -57,8 +58,18 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
             "the chat template renders this prompt differently once an answer follows",
             hint="the model could not be scored on what it would see; use a template that only appends",
         )
-    tokens = tokenizer.encode(whole[len(before) :], add_special_tokens=False)
+    tokens = _encode_answer(tokenizer, whole[len(before) :], answer)
     return tokens[: tokens.index(end) + 1] if end in tokens else [*tokens, end]
+
+
+def _encode_answer(tokenizer: Any, text: str, answer: str) -> list[int]:
+    """Token ids of `text`, which holds `answer`; an end token spelt out in the answer stays plain text."""
+    if not any(tokenizer.decode([e]) in answer for e in tokenizer.eos_token_ids):
+        return tokenizer.encode(text, add_special_tokens=False)
+    before, words, after = text.partition(answer.strip())
+    plain = tokenizer.encode(words, add_special_tokens=False, split_special_tokens=True)
+    before, after = (tokenizer.encode(t, add_special_tokens=False) for t in (before, after))
+    return [*before, *plain, *after]
 
 
 def end_of_turn(tokenizer: Any) -> int:
@@ -71,17 +82,19 @@ def end_of_turn(tokenizer: Any) -> int:
     """
     end = tokenizer.eos_token_id
     if tokenizer.has_chat_template:
-        prompt = [{"role": "user", "content": "a"}]
+        prompt, answer = [{"role": "user", "content": "a"}], "an answer"
         before = render(tokenizer, prompt, generation_prompt=True)
-        whole = render(tokenizer, [*prompt, {"role": "assistant", "content": "b"}], generation_prompt=False)
-        after = whole[len(before) :].lstrip().removeprefix("b")
-        tail = tokenizer.encode(after, add_special_tokens=False)
-        special = set(tokenizer.eos_token_ids) | set(tokenizer.all_special_ids)
-        found = [t for t in tail if t in special]
+        turn = {"role": "assistant", "content": answer}
+        whole = render(tokenizer, [*prompt, turn], generation_prompt=False)
+        tail = tokenizer.encode(whole[len(before) :].rpartition(answer)[2], add_special_tokens=False)
+        # all_special_ids has only the tokens with a name, such as eos; Gemma's <end_of_turn> has none.
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        found = [t for t in tail if t in special or t in tokenizer.eos_token_ids]
         end = found[0] if found else end
     if end is None:
         raise DpoError(
             "the tokenizer has no end-of-turn token",
+            where=tokenizer.name_or_path,
             hint="set eos_token in tokenizer_config.json",
         )
     tokenizer.eos_token_ids = {*tokenizer.eos_token_ids, end}

@@ -62,7 +62,7 @@ def tokenize_pairs(
         DpoError: prompts that leave no room for a completion, the first ten named; or nothing is left.
     """
     end = end_of_turn(tokenizer)
-    pairs, too_long, cut, same = [], [], 0, 0
+    pairs, too_long, cut, same, same_once_cut = [], [], 0, 0, 0
     for row in rows:
         try:
             prompt = prompt_tokens(tokenizer, row.prompt)
@@ -76,22 +76,30 @@ def tokenize_pairs(
         chosen, rejected = (np.array(b[:room], dtype=np.int32) for b in branches)
         if np.array_equal(chosen, rejected):
             same += 1
+            same_once_cut += branches[0] != branches[1]
             continue
         cut += any(len(b) > room for b in branches)
         pairs.append(TokenizedPair(np.array(prompt, dtype=np.int32), chosen, rejected, row.where))
     if too_long:
-        where, longest = too_long[0][0], max(n for _, n in too_long)
-        others = first_ten([w.rsplit(":", 1)[-1] for w, _ in too_long[1:]])
-        more = f"; so have lines {others}" if others else ""
-        raise DpoError(
-            f"the prompt has {too_long[0][1]:,} tokens, data.max_length is {max_length:,}{more}",
-            where=where,
-            hint=f"set data.max_length above {longest + 2:,}, or shorten or remove these rows",
-        )
+        raise prompts_too_long(too_long, max_length)
     if not pairs:
+        within = f" within data.max_length, {max_length:,} tokens" if same_once_cut else ""
         raise DpoError(
             f"no pair is left of {len(rows)}: chosen and rejected are the same in all",
             where=rows[0].where.rsplit(":", 1)[0],
-            hint="rejected answers must differ from the chosen ones",
+            hint=f"rejected answers must differ from the chosen ones{within}",
         )
     return pairs, TokenCounts(len(rows), len(pairs), cut, same)
+
+
+def prompts_too_long(rows: Sequence[tuple[str, int]], max_length: int) -> DpoError:
+    """What to raise for rows (place, tokens of the prompt) that leave no room for an answer."""
+    (where, tokens), longest = rows[0], max(n for _, n in rows)
+    file = where.rsplit(":", 1)[0]
+    others = first_ten([w.removeprefix(f"{file}:") for w, _ in rows[1:]])
+    more = f"; so have lines {others}" if others else ""
+    return DpoError(
+        f"the prompt has {tokens:,} tokens, data.max_length is {max_length:,}{more}",
+        where=where,
+        hint=f"set data.max_length above {longest + 2:,}, or shorten or remove these rows",
+    )

@@ -10,11 +10,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import DpoError, first_ten
+from ..errors import DpoError, first_line, first_ten
 from ..files import with_replacement, write_text
 from ..settings import setting
+from .load import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+_FIT_HINT = "use the model the adapter was trained on"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class AdapterConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.layers == 0 or self.layers < -1:
             raise ValueError(f"layers must be -1 or at least 1, got {self.layers}")
-        if isinstance(self.targets, str) and self.targets != "all":
+        if not self.targets or (isinstance(self.targets, str) and self.targets != "all"):
             raise ValueError(f"targets must be all or a list of layer names, got {self.targets!r}")
 
 
@@ -53,9 +55,11 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
     Raises:
         DpoError: a target the model does not have, or a kind of layer that cannot be adapted so.
     """
+    check_attachable(model, config)
     model.freeze()
     if config.type == "full":
-        _unfreeze(model, config)
+        for block in _blocks(model, config):
+            block.unfreeze()
         return
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -68,20 +72,28 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
     mx.eval(model.parameters())
 
 
-def _unfreeze(model: nn.Module, config: AdapterConfig) -> None:
-    blocks = model.layers if config.layers == -1 else model.layers[-config.layers :]
-    if any(hasattr(m, "bits") for block in blocks for m in block.modules()):
+def check_attachable(model: nn.Module, config: AdapterConfig) -> None:
+    """Check that the model has what `config` names, without changing it.
+
+    Raises:
+        DpoError: a target the model does not have, or quantised weights that full training would change.
+    """
+    if config.type != "full":
+        _lora_parameters(model, config)
+    elif any(hasattr(m, "bits") for block in _blocks(model, config) for m in block.modules()):
         raise DpoError(
             "full training cannot change quantised weights",
             where="adapter.type",
             hint="set adapter.type=lora, or model.path to the model before quantisation",
         )
-    for block in blocks:
-        block.unfreeze()
+
+
+def _blocks(model: nn.Module, config: AdapterConfig) -> list[nn.Module]:
+    return model.layers if config.layers == -1 else model.layers[-config.layers :]
 
 
 def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
-    blocks = model.layers if config.layers == -1 else model.layers[-config.layers :]
+    blocks = _blocks(model, config)
     linear = sorted({name for block in blocks for name, m in block.named_modules() if _is_linear(m)})
     if config.targets == "all":
         keys = linear
@@ -155,7 +167,7 @@ def read_adapter_config(folder: Path | str, like: AdapterConfig | None = None) -
         like: where the folder says nothing (its dropout, a full one's rank), these settings are kept.
 
     Raises:
-        DpoError: no adapter there, or not one that mlx_lm could load.
+        DpoError: no adapter there, damaged weights, or not one that mlx_lm could load.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -165,18 +177,24 @@ def read_adapter_config(folder: Path | str, like: AdapterConfig | None = None) -
                 where=folder,
                 hint="name the run folder of a finished training",
             )
+    check_tensors(folder / WEIGHTS, "copy the whole run folder again")
     try:
         content = json.loads((folder / CONFIG).read_text())
+        if not isinstance(content, dict):
+            raise TypeError("not a JSON object")
         lora = content.get("lora_parameters") or {}
         kind = content.get("fine_tune_type", "lora")
+        if kind not in ("lora", "dora", "full"):
+            raise ValueError(f"its fine_tune_type is {kind!r}")
         own = {"type": kind, "layers": content["num_layers"]}
         if kind != "full":
             own |= {key: lora[key] for key in ("rank", "scale")}
             own |= {"targets": lora.get("keys") or "all", "dropout": lora.get("dropout", 0.0)}
         return replace(like or AdapterConfig(), **own)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DpoError(
-            f"is not an adapter that mlx_lm can load: {error!r}",
+            f"is not an adapter that mlx_lm can load: {reason}",
             where=folder / CONFIG,
             hint="copy the whole run folder again",
         ) from None
@@ -190,23 +208,26 @@ def load_adapter(model: nn.Module, folder: Path | str) -> None:
     """
     config = read_adapter_config(folder)
     if not any("lora_a" in m for m in model.modules()):
-        attach(model, config)
-    try:
-        weights = mx.load(str(Path(folder) / WEIGHTS))
-    except (RuntimeError, ValueError) as error:
-        raise DpoError(
-            f"cannot be read: {str(error).splitlines()[0]}",
-            where=Path(folder) / WEIGHTS,
-            hint="the file is damaged; copy it again",
-        ) from None
+        try:
+            attach(model, config)
+        except DpoError as error:
+            raise DpoError(f"this adapter does not fit: {error.what}", where=folder, hint=_FIT_HINT) from None
+    model.load_weights(list(read_adapter_weights(model, folder).items()), strict=False)
+    mx.eval(model.parameters())
+
+
+def read_adapter_weights(model: nn.Module, folder: Path | str) -> dict[str, mx.array]:
+    """The arrays in `folder`, not in memory yet, for a model that has such an adapter attached.
+
+    Raises:
+        DpoError: names or shapes that do not fit the model, the first ten listed.
+    """
+    weights = mx.load(str(Path(folder) / WEIGHTS))
     live = trainable(model)
     wrong = [n for n, w in weights.items() if n not in live or live[n].shape != w.shape]
     wrong += [n for n in live if n not in weights]
     if wrong:
         raise DpoError(
-            f"this adapter does not fit the model: {first_ten(wrong)}",
-            where=folder,
-            hint="use the model the adapter was trained on",
+            f"this adapter does not fit the model: {first_ten(sorted(wrong))}", where=folder, hint=_FIT_HINT
         )
-    model.load_weights(list(weights.items()), strict=False)
-    mx.eval(model.parameters())
+    return weights

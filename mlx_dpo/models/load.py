@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import DpoError
+from ..errors import DpoError, first_line
 from ..settings import setting
 
 
@@ -27,24 +27,55 @@ def find_model(name: str) -> Path:
     """The model's folder; a Hub name is downloaded where it is not yet in the Hub's cache.
 
     Raises:
-        DpoError: not a model folder, or not to be had from the Hub.
+        DpoError: not a model folder, damaged weights, an architecture mlx_lm does not know, or not to be had
+            from the Hub.
     """
     folder = Path(name).expanduser()
     if not folder.exists():
-        return _download(name)
+        folder = _download(name)
     if not (folder / "config.json").is_file():
         raise DpoError(
             "is not a model folder: it has no config.json",
             where=name,
             hint="name a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a Hub name",
         )
-    if not list(folder.glob("model*.safetensors")):
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
         raise DpoError(
             "has a config.json but no model*.safetensors",
             where=name,
             hint="the weights are missing; download the model again",
         )
+    _check_architecture(folder)
+    for file in weights:
+        check_tensors(file, "download the model again")
     return folder
+
+
+def _check_architecture(folder: Path) -> None:
+    from mlx_lm.utils import _get_classes
+
+    config = read_model_config(folder)
+    try:
+        _get_classes(config)
+    except (KeyError, ValueError):
+        raise DpoError(
+            f"mlx_lm does not know the architecture {config.get('model_type')!r}",
+            where=folder / "config.json",
+            hint="pip install -U mlx-lm, or choose another model",
+        ) from None
+
+
+def check_tensors(file: Path, hint: str) -> None:
+    """Check, by its header alone, that a safetensors file is whole.
+
+    Raises:
+        DpoError: it is not; with `hint`.
+    """
+    try:
+        mx.load(str(file))
+    except (RuntimeError, ValueError):
+        raise DpoError("is damaged or not whole", where=file, hint=hint) from None
 
 
 def _download(name: str) -> Path:
@@ -67,7 +98,7 @@ def _download(name: str) -> Path:
         return _download(name)
     except Exception as error:  # the Hub client raises its own, httpx's and OSError; all mean: no model
         raise DpoError(
-            f"no such folder here, and the Hub did not give it: {str(error).splitlines()[0]}",
+            f"no such folder here, and the Hub did not give it: {first_line(error)}",
             where=name,
             hint="check the spelling and the network; gated models need: hf auth login",
         ) from None
@@ -77,18 +108,25 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """The model's config.json, with generation_config.json's end tokens.
 
     Raises:
-        DpoError: it is not JSON.
+        DpoError: it is not a JSON object.
     """
     from mlx_lm.utils import load_config
 
     try:
-        return load_config(folder)
+        config = load_config(folder)
     except json.JSONDecodeError as error:
         raise DpoError(
             f"not JSON: {error.msg}",
             where=f"{folder / 'config.json'}:{error.lineno}",
             hint="download the model again",
         ) from None
+    except UnicodeDecodeError:
+        config = None
+    if not isinstance(config, dict):
+        raise DpoError(
+            "is not a model's config", where=folder / "config.json", hint="download the model again"
+        )
+    return config
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -99,13 +137,13 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from mlx_lm.utils import load_tokenizer
 
+    ends = read_model_config(folder).get("eos_token_id")
     try:
-        return load_tokenizer(folder, eos_token_ids=read_model_config(folder).get("eos_token_id"))
-    except DpoError:
-        raise
+        return load_tokenizer(folder, eos_token_ids=ends)
     except Exception as error:  # transformers raises many kinds for a broken or missing tokenizer
+        reason = first_line(error) if (folder / "tokenizer.json").is_file() else "it has no tokenizer.json"
         raise DpoError(
-            f"its tokenizer cannot be loaded: {str(error).splitlines()[0]}",
+            f"its tokenizer cannot be loaded: {reason}",
             where=folder,
             hint="the folder needs tokenizer.json and tokenizer_config.json; download the model again",
         ) from None
@@ -123,9 +161,8 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         return load_model(folder)
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
-        first = str(error).splitlines()[0]
         raise DpoError(
-            f"the model cannot be loaded: {first}",
+            f"the model cannot be loaded: {first_line(error)}",
             where=folder,
             hint="mlx_lm must know the architecture (pip install -U mlx-lm) and the files must be whole",
         ) from None

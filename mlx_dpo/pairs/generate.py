@@ -15,8 +15,9 @@ from typing import IO, Any
 from ..console import progress, say
 from ..data.splits import prompt_key, valid_prompts
 from ..data.templates import end_of_turn, prompt_tokens, template_hash
+from ..data.tokenize import prompts_too_long
 from ..errors import DpoError
-from ..files import make_folder, sync, write_text
+from ..files import sync, unwritable, write_text
 from ..jsonl import read_jsonl, write_jsonl
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..records import Curated
@@ -92,22 +93,20 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
     """Prompt tokens of each row's id-and-place, by `where`.
 
     Raises:
-        DpoError: a prompt that leaves no room for an answer.
+        DpoError: prompts that leave no room for an answer, the first ten named.
     """
     end_of_turn(tokenizer)
-    requests = {}
+    requests, too_long = {}, []
     for row in rows:
         try:
             tokens = prompt_tokens(tokenizer, row.prompt)
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
         if len(tokens) + 2 > max_length:
-            raise DpoError(
-                f"the prompt has {len(tokens):,} tokens, data.max_length is {max_length:,}",
-                where=row.where,
-                hint=f"set data.max_length above {len(tokens) + 2:,}, or shorten or remove this row",
-            )
+            too_long.append((row.where, len(tokens)))
         requests[row.where] = tokens
+    if too_long:
+        raise prompts_too_long(too_long, max_length)
     return requests
 
 
@@ -122,14 +121,14 @@ def answer_missing(
     """Answer every prompt that has no answer in `output` yet; return all answers by request key.
 
     Each answer is appended to completions.jsonl, one whole line at a time, as soon as it ends. A line that a
-    kill cut short is removed at the next start. `origin` (model, template, settings) is kept beside it:
-    answers of another origin are refused, not mixed in.
+    kill cut short is removed at the next start. `origin` (model, template, settings) is kept beside it, for
+    `check_origin`.
 
     Raises:
-        DpoError: answers of another origin, or another process at work in the same folder.
+        DpoError: another process at work in the same folder, or no room to write.
     """
-    make_folder(output)
-    _check_origin(output, origin)
+    if not (output / SETTINGS).exists():
+        write_text(output / SETTINGS, json.dumps(origin, indent=1) + "\n")
     with _locked(output / COMPLETIONS) as file:
         done = {row["key"]: row for _, row in read_jsonl(output / COMPLETIONS)}
         wanted = {request_key(tokens): tokens for tokens in requests.values()}
@@ -154,15 +153,28 @@ def _completion_row(key: str, answer: Answer) -> dict[str, Any]:
     return {"key": key, "text": answer.text, "tokens": answer.tokens, "capped": answer.capped}
 
 
-def _check_origin(output: Path, origin: dict[str, Any]) -> None:
+def check_origin(output: Path, origin: dict[str, Any]) -> None:
+    """Check that what `output` holds already may be gone on with.
+
+    Raises:
+        DpoError: answers of another origin, or files of these names that gen-pairs did not make.
+    """
     path = output / SETTINGS
     if not path.exists():
-        write_text(path, json.dumps(origin, indent=1) + "\n")
+        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if (output / n).exists()]
+        if foreign:
+            raise DpoError(
+                f"holds {', '.join(foreign)}, and gen-pairs did not write it",
+                where=output,
+                hint="choose another folder with --output, so that nothing of yours is replaced",
+            )
         return
     try:
         old = json.loads(path.read_text())
     except json.JSONDecodeError:
-        old = {}
+        old = None
+    if not isinstance(old, dict):
+        raise DpoError("is damaged", where=path, hint=f"delete the folder {output} to start over")
     different = [key for key in origin if old.get(key) != origin[key]]
     if different:
         raise DpoError(
@@ -177,17 +189,20 @@ def _locked(path: Path) -> Iterator[IO[str]]:
     """Open for appending, alone, after cutting off a half-written last line."""
     import fcntl
 
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DpoError(
-                "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
-            ) from None
-        whole = path.read_bytes()
-        file.truncate(whole.rfind(b"\n") + 1)
-        sync(path)
-        yield file
+    try:
+        with open(path, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DpoError(
+                    "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
+                ) from None
+            whole = path.read_bytes()
+            file.truncate(whole.rfind(b"\n") + 1)
+            sync(path)
+            yield file
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def make_pairs(

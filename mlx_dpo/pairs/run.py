@@ -11,6 +11,7 @@ from ..models.load import find_model, load_model, load_tokenizer
 from .generate import (
     PairCounts,
     answer_missing,
+    check_origin,
     make_pairs,
     pairs_origin,
     split_rows,
@@ -39,10 +40,11 @@ def generate_pairs(config: "RunConfig") -> PairCounts:
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base)
     requests = tokenize_prompts([row for _, row in split], tokenizer, config.data.max_length)
+    origin = pairs_origin(config.model.path, config.model.adapter, tokenizer, config.generate)
+    check_origin(output, origin)
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
-    origin = pairs_origin(config.model.path, config.model.adapter, tokenizer, config.generate)
     answers = answer_missing(model, tokenizer, requests, output, config.generate, origin)
     files, counts = make_pairs(split, requests, answers, settings, origin)
     write_pairs(files, counts, output)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ..console import say
+from ..files import unwritable
 
 METRICS = "metrics.jsonl"
 
@@ -16,8 +17,11 @@ class RunLog:
 
     def row(self, metrics: dict[str, float]) -> None:
         """Write one report: keys as in DESIGN, held-out ones with eval/ before them."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(metrics) + "\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from None
         say(self._train_line(metrics) if "loss" in metrics else self._eval_line(metrics))
 
     def _train_line(self, m: dict[str, float]) -> str:

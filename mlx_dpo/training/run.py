@@ -26,6 +26,7 @@ from ..models.adapters import (
     AdapterConfig,
     adapted_table,
     attach,
+    check_attachable,
     load_adapter,
     read_adapter_config,
     save_adapter_config,
@@ -61,6 +62,12 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     """
     folder = Path(config.run.output)
     _check_output(folder, overwrite)
+    if config.model.adapter and folder.resolve() == Path(config.model.adapter).resolve():
+        raise DpoError(
+            "is the adapter that the run starts from, which is its reference too",
+            where=folder,
+            hint="choose another folder with --output",
+        )
     rows, held_rows = _read(config)
     if config.model.adapter:
         config = replace(config, adapter=read_adapter_config(config.model.adapter, config.adapter))
@@ -126,6 +133,8 @@ def _load_policy(config: RunConfig, base: Path, pairs: list[TokenizedPair]) -> t
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
+    else:
+        check_attachable(model, config.adapter)
     sample = [pairs[i] for i in sample_rows(pairs)]
     before = score_pairs(model, sample, PLAIN, singles(sample))
     if not config.model.adapter:

@@ -112,12 +112,12 @@ def train(
         for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
             start = time.perf_counter()
             policy.train()
-            rate = float(optimizer.learning_rate.item())
             beta = state.beta.beta
             gradient, result = window_gradient(
                 policy, data.pairs, window, data.reference, beta, loss, forward, check_interrupt
             )
             norm = update(policy, optimizer, gradient, grad_clip)
+            rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
             margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
             tokens = sum(data.pairs[i].tokens for i in result.rows)
             state = TrainState(

@@ -1,0 +1,79 @@
+"""Evaluation of a finished run: the figures are those of its pairs, the answers those of its models."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlx_dpo.config import load_config
+from mlx_dpo.data.sources import read_pairs
+from mlx_dpo.data.tokenize import tokenize_pairs
+from mlx_dpo.evaluation.preference import evaluate_run
+from mlx_dpo.models.adapters import load_adapter
+from mlx_dpo.models.forward import PLAIN
+from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.scoring import score_pairs
+from mlx_dpo.training.run import train_run
+
+
+@pytest.fixture
+def finished(tmp_path, models, pair_rows, write_rows):
+    settings = [
+        f"model.path={models('granite')}",
+        f"data.train={write_rows('train.jsonl', pair_rows[::24])}",
+        f"data.valid={write_rows('valid.jsonl', pair_rows[7::48])}",
+        "optimizer.learning_rate=3e-3",
+        "training.accumulation=2",
+        "training.micro_batch=2",
+        f"run.output={tmp_path / 'run'}",
+        "generate.max_tokens=12",
+    ]
+    return train_run(load_config(None, settings)).folder
+
+
+def test_the_figures_are_those_of_the_pairs_worked_out_one_by_one(finished, tmp_path, models):
+    result = evaluate_run(finished, samples=0)
+    tokenizer = load_tokenizer(models("granite"))
+    pairs, _ = tokenize_pairs(read_pairs(tmp_path / "valid.jsonl"), tokenizer, 1024)
+    model, _ = load_model(models("granite"))
+    singles = [[i] for i in range(len(pairs))]
+    base = score_pairs(model, pairs, PLAIN, singles).astype(np.float64)
+    load_adapter(model, finished)
+    tuned = score_pairs(model, pairs, PLAIN, singles).astype(np.float64)
+    rewards = 0.1 * (tuned - base)
+    assert result.pairs == 10
+    assert result.metrics["rewards/chosen"] == pytest.approx(rewards[:, 0].mean(), abs=1e-4)
+    assert result.metrics["rewards/margins"] == pytest.approx(
+        (rewards[:, 0] - rewards[:, 1]).mean(), abs=1e-4
+    )
+    assert result.metrics["rewards/accuracies"] == (rewards[:, 0] > rewards[:, 1]).mean()
+    losses = np.log1p(np.exp(-(rewards[:, 0] - rewards[:, 1])))
+    assert result.metrics["loss"] == pytest.approx(losses.mean(), abs=1e-5)
+    assert result.preferred_base == (base[:, 0] > base[:, 1]).mean()
+    assert result.preferred_tuned == (tuned[:, 0] > tuned[:, 1]).mean()
+
+
+def test_evaluation_agrees_with_the_last_line_of_the_run(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    last = [r for r in rows if "eval/loss" in r][-1]
+    result = evaluate_run(finished, samples=0)
+    for name, value in result.metrics.items():
+        assert last[f"eval/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_other_pairs_can_be_named(finished, write_rows, pair_rows):
+    data = write_rows("other.jsonl", pair_rows[5::100])
+    assert evaluate_run(finished, data=str(data), samples=0).pairs == len(pair_rows[5::100])
+
+
+def test_the_command_shows_figures_and_both_answers(finished, mlx_dpo_command):
+    shown = mlx_dpo_command("eval", "--run", finished, "--samples", 2)
+    assert shown.returncode == 0, shown.stderr
+    as_json = json.loads(mlx_dpo_command("eval", "--run", finished, "--samples", 2, "--json").stdout)
+    assert as_json["pairs"] == 10 and len(as_json["samples"]) == 2
+    lines = shown.stdout.splitlines()
+    assert lines[0].split() == ["held-out", "pairs", "(n)", "10"]
+    for sample in as_json["samples"]:
+        assert f"Q      {sample['prompt']}" in lines
+        assert f"base   {sample['base']}" in shown.stdout
+        assert f"tuned  {sample['tuned']}" in shown.stdout

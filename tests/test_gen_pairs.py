@@ -1,0 +1,230 @@
+"""gen-pairs: the same answers whatever the batch, the sampling order or a kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import mlx.core as mx
+import pytest
+
+from mlx_dpo.config import load_config
+from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.errors import DpoError
+from mlx_dpo.jsonl import read_jsonl
+from mlx_dpo.models.generate import GenerateConfig, generate_answers
+from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.pairs.generate import COMPLETIONS, PairsConfig, drop_reason
+from mlx_dpo.pairs.run import generate_pairs
+
+from .conftest import curated_rows
+
+
+@pytest.fixture
+def settings(tmp_path, models, write_rows):
+    """Settings of gen-pairs on 48 curated rows, greedy, as `--set` assignments."""
+    source = write_rows("curated.jsonl", curated_rows("curated.jsonl")[::10])
+
+    def make(model="granite", output="pairs", **more):
+        values = {
+            "model.path": models(model),
+            "pairs.source": source,
+            "pairs.output": tmp_path / output,
+            "pairs.keep_capped": "true",
+            "generate.max_tokens": 24,
+            "generate.temperature": 0,
+            **{k.replace("__", "."): v for k, v in more.items()},
+        }
+        return [f"{name}={value}" for name, value in values.items()]
+
+    return make
+
+
+def rows_of(path):
+    return [row for _, row in read_jsonl(path)]
+
+
+def prompts_of(folder, count=12):
+    """Prompts of very different lengths."""
+    tokenizer = load_tokenizer(folder)
+    texts = [r["prompt"] + " Please." * (i % 5) for i, r in enumerate(curated_rows("curated.jsonl")[::40])]
+    return tokenizer, [prompt_tokens(tokenizer, [{"role": "user", "content": t}]) for t in texts[:count]]
+
+
+@pytest.mark.parametrize("architecture", ["granite", "llama", "qwen3", "granite-4bit"])
+def test_a_greedy_answer_is_the_same_in_a_batch_and_alone(models, architecture):
+    """Alone means mlx_lm's own generation, one prompt at a time."""
+    from mlx_lm.generate import generate_step
+
+    model, _ = load_model(models(architecture))
+    tokenizer, prompts = prompts_of(models(architecture))
+    config = GenerateConfig(max_tokens=32, temperature=0.0, batch_size=5)
+    batched = sorted(generate_answers(model, tokenizer, prompts, config))
+    assert [a.index for a in batched] == list(range(len(prompts)))
+    for answer in batched:
+        alone = []
+        for token, _ in generate_step(mx.array(prompts[answer.index]), model, max_tokens=32):
+            if token in tokenizer.eos_token_ids:
+                break
+            alone.append(token)
+        assert answer.text == tokenizer.decode(alone).strip()
+        assert answer.tokens == len(alone)
+        assert answer.capped == (len(alone) == 32)
+
+
+def test_a_sampled_answer_does_not_depend_on_its_company(models):
+    model, _ = load_model(models("llama"))
+    tokenizer, prompts = prompts_of(models("llama"), 8)
+    config = GenerateConfig(max_tokens=16, temperature=0.8, top_p=0.9, batch_size=8)
+    streams = [100 + i for i in range(8)]
+    together = sorted(generate_answers(model, tokenizer, prompts, config, streams))
+    alone = [next(generate_answers(model, tokenizer, [p], config, [s])) for p, s in zip(prompts, streams, strict=True)]
+    assert [a.text for a in together] == [a.text for a in alone]
+    other = sorted(generate_answers(model, tokenizer, prompts, config, [s + 1 for s in streams]))
+    assert sum(a.text == b.text for a, b in zip(together, other, strict=True)) <= 1
+
+
+def test_killed_at_ten_random_moments_it_ends_as_if_never_stopped(settings, tmp_path):
+    whole = generate_pairs(load_config(None, settings(output="whole", generate__batch_size=3)))
+    rng, killed_at = random.Random(1), []
+    command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
+    for assignment in settings(output="killed", generate__batch_size=3):
+        command += ["--set", assignment]
+    completions = tmp_path / "killed" / COMPLETIONS
+    for kill in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Until the next few answers are written, then a random moment more: inside answering or writing.
+        target = len(lines_of(completions)) + rng.randint(1, 4)
+        while process.poll() is None and len(lines_of(completions)) < target:
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed_at.append(len(lines_of(completions)))
+        assert killed_at[-1] < 48, f"the run was over before kill {kill}"
+    assert killed_at == sorted(killed_at) and killed_at[0] < killed_at[-1]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert whole.train + whole.valid == 48
+    for name in ("train.jsonl", "valid.jsonl"):
+        one, other = (without_folder(rows_of(tmp_path / f / name)) for f in ("whole", "killed"))
+        assert one == other
+    answers = rows_of(completions)
+    assert len({a["key"] for a in answers}) == len(answers) == 48
+    assert by_key(answers) == by_key(rows_of(tmp_path / "whole" / COMPLETIONS))
+
+
+def lines_of(path):
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def without_folder(rows):
+    return [{k: v for k, v in row.items() if k != "where"} for row in rows]
+
+
+def by_key(rows):
+    return sorted(rows, key=lambda row: row["key"])
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60], ids=lambda n: f"{n} bytes missing")
+def test_a_half_written_last_line_is_answered_again(settings, tmp_path, cut):
+    config = load_config(None, settings(pairs__limit=8))
+    generate_pairs(config)
+    path = tmp_path / "pairs" / COMPLETIONS
+    before, train = by_key(rows_of(path)), rows_of(tmp_path / "pairs" / "train.jsonl")
+    os.truncate(path, path.stat().st_size - cut)
+    generate_pairs(config)
+    assert by_key(rows_of(path)) == before
+    assert rows_of(tmp_path / "pairs" / "train.jsonl") == train
+
+
+def test_a_larger_limit_keeps_the_answers_there_are(settings, tmp_path, capsys):
+    generate_pairs(load_config(None, settings(pairs__limit=8)))
+    path = tmp_path / "pairs" / COMPLETIONS
+    first = path.read_bytes()
+    counts = generate_pairs(load_config(None, settings(pairs__limit=20)))
+    assert path.read_bytes().startswith(first)
+    assert counts.rows == 20 and len(rows_of(path)) == 20
+
+
+def test_answers_of_other_settings_are_not_mixed_in(settings, tmp_path):
+    generate_pairs(load_config(None, settings(pairs__limit=4)))
+    for change, name in (
+        ({"generate__max_tokens": 25}, "generate"),
+        ({"model": "llama"}, "model, template"),
+    ):
+        config = load_config(None, settings(pairs__limit=4, **change))
+        with pytest.raises(DpoError, match=f"holds answers made with another {name}"):
+            generate_pairs(config)
+    # How many are answered at a time does not change an answer.
+    generate_pairs(load_config(None, settings(pairs__limit=4, generate__batch_size=2)))
+
+
+def test_pairs_carry_their_origin_and_keep_the_sources_order(settings, tmp_path, models):
+    generate_pairs(load_config(None, settings()))
+    source = [r["id"] for r in curated_rows("curated.jsonl")[::10]]
+    files = {n: rows_of(tmp_path / "pairs" / f"{n}.jsonl") for n in ("train", "valid")}
+    assert sorted(source) == sorted(r["id"] for rows in files.values() for r in rows)
+    for rows in files.values():
+        places = [source.index(r["id"]) for r in rows]
+        assert places == sorted(places)
+    meta = files["train"][0]["meta"]
+    assert meta["model"] == str(models("granite"))
+    assert len(meta["template"]) == 16
+    assert meta["generate"] == {"max_tokens": 24, "temperature": 0.0, "top_p": 0.95, "seed": 0}
+
+
+def test_no_prompt_stands_in_both_files(settings, tmp_path, write_rows):
+    rows = curated_rows("curated.jsonl")[:30]
+    again = [{**r, "id": r["id"] + "-again", "prompt": r["prompt"].upper()} for r in rows]
+    source = write_rows("twice.jsonl", rows + again)
+    counts = generate_pairs(load_config(None, settings(pairs__source=source, pairs__valid_fraction=0.3)))
+    train, valid = (
+        {r["prompt"].casefold() for r in rows_of(tmp_path / "pairs" / f"{n}.jsonl")}
+        for n in ("train", "valid")
+    )
+    assert (counts.train, counts.valid) == (42, 18)
+    assert not train & valid
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "capped", "reason"),
+    [
+        ("Rub it.", "Wash it well.", False, None),
+        ("Rub it.", "  ", False, "empty"),
+        ("Rub it.", "Wash it well and", True, "cut off by max_tokens"),
+        ("Rub it.", " rub  IT.", False, "identical"),
+        ("Rub the copper pan with salt", "Rub the copper pan with salt.", False, "near-identical"),
+        ("abcdefghij", "abcdefghiX", False, None),  # alike to 0.9, below 0.95
+    ],
+)
+def test_a_pair_is_dropped_for_a_stated_reason(chosen, rejected, capped, reason):
+    assert drop_reason(chosen, rejected, capped, PairsConfig()) == reason
+
+
+def test_answers_that_never_end_leave_nothing_to_train_on(settings, tmp_path):
+    config = load_config(None, settings(pairs__keep_capped="false", generate__max_tokens=24))
+    with pytest.raises(DpoError, match="no pair is left to train on"):
+        generate_pairs(config)  # random weights never end an answer
+    assert not (tmp_path / "pairs" / "train.jsonl").exists()
+
+
+def test_a_second_process_in_the_same_folder_is_refused(settings, tmp_path):
+    import fcntl
+
+    config = load_config(None, settings(pairs__limit=4))
+    generate_pairs(config)
+    with open(tmp_path / "pairs" / COMPLETIONS) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(DpoError, match="another gen-pairs is at work here"):
+            generate_pairs(config)
+
+
+def test_json_output_is_json(settings, mlx_dpo_command):
+    arguments = [part for s in settings(pairs__limit=6) for part in ("--set", s)]
+    done = mlx_dpo_command("gen-pairs", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"rows": 6, "train": 5, "valid": 1, "dropped": {}}

@@ -1,0 +1,65 @@
+"""The run script, on the tiny Granite hybrid: everything but the download."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+
+@pytest.fixture
+def command(tmp_path):
+    """An mlx-dpo command that runs the package under test, as an installed console script would."""
+    path = tmp_path / "mlx-dpo"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_dpo "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def run_script(command, **environment):
+    # Random weights never end an answer, so the trial keeps answers that were cut off.
+    arguments = ["--set", "generate.max_tokens=24", "--set", "pairs.keep_capped=true"]
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "MLX_DPO": str(command), **environment},
+    )
+
+
+def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path, models, command):
+    out = tmp_path / "out"
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    done = run_script(command, **environment)
+    assert done.returncode == 0, done.stderr
+    pairs = [len((out / "pairs" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
+    assert pairs == [18, 2]
+    assert "preference accuracy" in done.stdout
+    rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
+    from mlx_lm import load
+
+    load(str(out / "fused"))
+    # A second run finds everything done, changes nothing and evaluates again.
+    before = {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()}
+    again = run_script(command, **environment)
+    assert again.returncode == 0, again.stderr
+    assert {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()} == before
+
+
+def test_the_script_stops_at_the_first_failure(tmp_path, command):
+    done = run_script(command, MODEL=str(tmp_path / "nope"), OUT=str(tmp_path / "out"), LIMIT="20")
+    assert done.returncode == 1
+    assert "no such folder" in done.stderr
+    assert "evaluat" not in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_scripts_pass_shellcheck():
+    scripts = sorted(map(str, (ROOT / "scripts").glob("*.sh")))
+    subprocess.run(["shellcheck", *scripts], check=True)

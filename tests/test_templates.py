@@ -1,0 +1,311 @@
+"""What is scored is the answer and one end-of-turn, whatever the family's chat template puts around it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_dpo.data.batches import build_batch
+from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens, render, template_hash
+from mlx_dpo.data.tokenize import tokenize_pairs
+from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, make_model, write_tokenizer
+from mlx_dpo.errors import DpoError
+from mlx_dpo.models.generate import GenerateConfig, generate_answers
+from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.records import Preference
+from mlx_dpo.training.checks import check_masks
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+FAMILIES = {"granite": GRANITE, "chatml": CHATML, "llama3": LLAMA3, "gemma": GEMMA}
+END = {"granite": "<|end_of_text|>", "chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>"}
+HEADER = {
+    "granite": "<|start_of_role|>assistant<|end_of_role|>",
+    "chatml": "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "llama3": "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "gemma": "<start_of_turn>model\n",
+}
+TRIMS = {"llama3", "gemma"}
+"""Families whose template strips the content of a turn."""
+
+REAL = [
+    row["answer"]
+    for name in ("curated", "base")
+    for row in map(json.loads, (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[::16])
+]
+ODD = [
+    "no",
+    ".",
+    "0",
+    "Grüße aus Zürich – 東京で会いましょう。Привет! नमस्ते",
+    "👩‍👩‍👧‍👦 family, 🇨🇭 flag, e\u0301 accent, \u200bnothing, \u00a0space",
+    "\U0010ffff\u0000\ufffd",
+    "one\ntwo\n\nthree\r\nfour\ttab",
+    "trailing newline\n",
+    "\n\nleading newlines",
+    " leading space",
+    "trailing spaces   ",
+    "   both   ",
+    "```python\nprint('<b>')\n```\n",
+    "1. first\n2. second\n\n| a | b |\n|---|---|",
+    "word " * 200,
+    "user\nassistant\nsystem",
+    "</s> [INST] ### Response:",
+    "{{ messages }} {% raw %}",
+    "<|end_of_text",
+    "< |im_end| >",
+]
+SPELT = [
+    "A turn ends with {end} there.",
+    "{end}",
+    "{end}{end}",
+    "It stops. {end}",
+    "{end} comes first",
+    "two {end} and {end}\n{end} three",
+    "Grüße {end} 東京",
+]
+
+USER = {"role": "user", "content": "How do I clean silver?"}
+TURNS = [
+    {"role": "user", "content": "Hello,\n\nwho are you?"},
+    {"role": "assistant", "content": "A kettle."},
+    {"role": "user", "content": "  Zürich or 東京?  "},
+]
+PROMPTS = {
+    "one turn": (USER,),
+    "three turns": tuple(TURNS),
+    "five turns": (*TURNS, {"role": "assistant", "content": "Tokyo."}, USER),
+    "system": ({"role": "system", "content": "Answer\n\nbriefly."}, USER),
+    "system and three turns": ({"role": "system", "content": "Be brief."}, *TURNS),
+}
+
+
+def prompts_of(family):
+    """Gemma's template knows no system turn."""
+    return {n: p for n, p in PROMPTS.items() if not (family == "gemma" and n.startswith("system"))}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tokenizer folder by family, made when first asked for."""
+    root = tmp_path_factory.mktemp("tokenizers")
+
+    def get(name):
+        folder = root / name
+        if not folder.exists():
+            folder.mkdir()
+            write_tokenizer(folder, FAMILIES[name], REAL, 400)
+            eos = FAMILIES[name].special.index(FAMILIES[name].end)
+            (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": eos}))
+        return folder
+
+    return get
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def tokenizer(family, folders):
+    return load_tokenizer(folders(family))
+
+
+def decode(tokenizer, tokens):
+    return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
+
+
+def shown(family, answer):
+    return answer.strip() if family in TRIMS else answer
+
+
+def row_of(prompt, chosen, rejected, where="pairs.jsonl:1"):
+    return Preference(tuple(prompt), chosen, rejected, "1", where)
+
+
+def assert_scored(tokenizer, family, pair, answers):
+    """Decode what the mask of a padded batch of one scores: the answer, one end-of-turn, nothing after it."""
+    batch = build_batch([pair])
+    inputs, positions = np.array(batch.inputs), np.array(batch.positions)
+    targets, mask = np.array(batch.targets), np.array(batch.mask)
+    for row, answer in enumerate(answers):
+        scored = targets[row][mask[row]]
+        assert decode(tokenizer, scored) == shown(family, answer) + END[family]
+        ends = [i for i, token in enumerate(scored) if int(token) in tokenizer.eos_token_ids]
+        assert ends == [len(scored) - 1]
+        # `positions` points at the token before each scored one: the header's last, then the answer's.
+        before = inputs[row][positions[row][mask[row]]]
+        np.testing.assert_array_equal(before[1:], scored[:-1])
+        assert before[0] == pair.prompt[-1]
+        assert HEADER[family].endswith(decode(tokenizer, before[:1]))
+
+
+@pytest.mark.parametrize(("family", "prompt"), [(f, n) for f in FAMILIES for n in prompts_of(f)])
+def test_what_is_scored_decodes_to_the_answer_and_one_end_of_turn(folders, family, prompt):
+    tokenizer = load_tokenizer(folders(family))
+    spelt = [text.format(end=end) for text in SPELT for end in END.values()]
+    answers = REAL + ODD + spelt
+    rows = [
+        row_of(PROMPTS[prompt], chosen, rejected, f"pairs.jsonl:{number}")
+        for number, (chosen, rejected) in enumerate(zip(answers, answers[1:] + answers[:1], strict=True), 1)
+    ]
+    pairs, counts = tokenize_pairs(rows, tokenizer, 2048)
+    assert (counts.kept, counts.cut) == (len(rows), 0)
+    for row, pair in zip(rows, pairs, strict=True):
+        assert_scored(tokenizer, family, pair, (row.chosen, row.rejected))
+        assert decode(tokenizer, pair.prompt).endswith(HEADER[family])
+    check_masks(rows, pairs, tokenizer)
+
+
+def test_the_newline_that_granite_renders_after_the_end_is_not_scored(folders):
+    tokenizer = load_tokenizer(folders("granite"))
+    turn = {"role": "assistant", "content": "Lemon."}
+    whole = render(tokenizer, [USER, turn], generation_prompt=False)
+    assert whole.endswith("Lemon.<|end_of_text|>\n")
+    tokens = completion_tokens(tokenizer, (USER,), "Lemon.", end_of_turn(tokenizer))
+    assert decode(tokenizer, tokens) == "Lemon.<|end_of_text|>"
+
+
+def test_the_prompts_tokens_begin_the_whole_conversations_tokens(tokenizer, family):
+    end = end_of_turn(tokenizer)
+    for prompt in prompts_of(family).values():
+        before = prompt_tokens(tokenizer, prompt)
+        for answer in [*REAL, "no", "Grüße aus Zürich", "👩‍👩‍👧‍👦", "```python\nx\n```"]:
+            turn = {"role": "assistant", "content": answer}
+            text = render(tokenizer, [*prompt, turn], generation_prompt=False)
+            whole = tokenizer.encode(text, add_special_tokens=False)
+            assert whole[: len(before)] == before
+            branch = before + completion_tokens(tokenizer, prompt, answer, end)
+            assert whole[: len(branch)] == branch
+            assert decode(tokenizer, whole[len(branch) :]).strip() == ""
+
+
+def test_a_prompt_is_rendered_by_the_template_once_without_a_second_start_token(tokenizer, family):
+    tokens = prompt_tokens(tokenizer, (USER,))
+    bos = {"llama3": "<|begin_of_text|>", "gemma": "<bos>"}.get(family)
+    text = decode(tokenizer, tokens)
+    assert text.endswith(HEADER[family])
+    assert text.count("How do I clean silver?") == 1
+    if bos:
+        assert text.startswith(bos)
+        assert text.count(bos) == 1
+
+
+def test_a_pair_that_was_cut_scores_the_answers_start_and_no_end(tokenizer, family):
+    row = row_of((USER,), "word " * 200, "short")
+    room = 30
+    max_length = len(prompt_tokens(tokenizer, row.prompt)) + room
+    pairs, counts = tokenize_pairs([row], tokenizer, max_length)
+    batch = build_batch(pairs)
+    targets, mask = np.array(batch.targets), np.array(batch.mask)
+    chosen, rejected = (targets[i][mask[i]] for i in range(2))
+    assert counts.cut == 1
+    assert len(chosen) == room
+    assert ("word " * 200).startswith(decode(tokenizer, chosen))
+    assert decode(tokenizer, rejected) == "short" + END[family]
+
+
+def test_the_end_of_turn_is_the_templates_and_stops_sampling(tokenizer, family):
+    end = end_of_turn(tokenizer)
+    assert decode(tokenizer, [end]) == END[family]
+    assert end in tokenizer.eos_token_ids
+
+
+def test_gemma_ends_a_turn_with_another_token_than_its_eos_and_stops_at_both(folders):
+    tokenizer = load_tokenizer(folders("gemma"))
+    assert tokenizer.decode([tokenizer.eos_token_id]) == "<eos>"
+    assert {tokenizer.decode([t]) for t in tokenizer.eos_token_ids} == {"<eos>"}
+    end_of_turn(tokenizer)
+    assert {tokenizer.decode([t]) for t in tokenizer.eos_token_ids} == {"<eos>", "<end_of_turn>"}
+
+
+def test_a_sampled_answer_stops_at_the_turns_end_where_the_config_names_another_token(tmp_path):
+    """A random model says <end_of_turn> once in about 280 tokens; its config knows <eos> only."""
+    folder = make_model(tmp_path / "gemma", "llama", REAL, vocab=280, hidden=32, layers=1)
+    write_tokenizer(folder, GEMMA, REAL, 280)
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": GEMMA.special.index("<eos>")}
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(folder)
+    end_of_turn(tokenizer)
+    model, _ = load_model(folder)
+    prompts = [prompt_tokens(tokenizer, (USER,))] * 12
+    settings = GenerateConfig(max_tokens=400, temperature=1.0, top_p=1.0)
+    answers = list(generate_answers(model, tokenizer, prompts, settings))
+    assert sum(not a.capped for a in answers) >= 3
+    assert not any("<end_of_turn>" in a.text or "<eos>" in a.text for a in answers)
+
+
+def test_a_thinking_block_before_the_answer_is_not_taken_for_its_end(folders, tmp_path):
+    """A template that closes an empty block in the answer's turn but not in the generation prompt."""
+    folder = edited(
+        folders("chatml"), tmp_path / "closing", "{% if enable_thinking is defined", "{% if false"
+    )
+    tokenizer = load_tokenizer(folder)
+    assert render(tokenizer, (USER,), generation_prompt=True).endswith("<|im_start|>assistant\n")
+    assert decode(tokenizer, [end_of_turn(tokenizer)]) == "<|im_end|>"
+
+
+def edited(folder, target, old, new):
+    """A copy of a tokenizer folder whose template has `new` in place of `old`."""
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert old in settings["chat_template"]
+    settings["chat_template"] = settings["chat_template"].replace(old, new)
+    (target / "tokenizer_config.json").write_text(json.dumps(settings))
+    return target
+
+
+def test_changing_the_chat_template_changes_its_hash(family, folders, tmp_path):
+    first = template_hash(load_tokenizer(folders(family)))
+    again = template_hash(load_tokenizer(folders(family)))
+    assert first == again
+    assert len(first) == 16 and int(first, 16) >= 0
+    system = edited(folders(family), tmp_path / "system", "{% for m", "{{ 'Be kind.' }}{% for m")
+    silent = edited(folders(family), tmp_path / "silent", "{% endfor %}", "{% endfor %}{# no change #}")
+    hashes = {first, *(template_hash(load_tokenizer(f)) for f in (system, silent))}
+    assert len(hashes) == 3
+
+
+def test_each_familys_template_has_a_hash_of_its_own(folders):
+    assert len({template_hash(load_tokenizer(folders(name))) for name in FAMILIES}) == 4
+
+
+def test_a_template_that_refuses_a_system_turn_is_an_error_that_names_the_row(folders):
+    tokenizer = load_tokenizer(folders("gemma"))
+    rows = [
+        row_of((USER,), "yes", "no", "pairs.jsonl:1"),
+        row_of(PROMPTS["system"], "yes", "no", "pairs.jsonl:2"),
+    ]
+    with pytest.raises(DpoError) as caught:
+        tokenize_pairs(rows, tokenizer, 256)
+    assert str(caught.value) == (
+        "pairs.jsonl:2: the chat template refuses this conversation: System role not supported\n"
+        "  check the order of roles; some templates know no system turn"
+    )
+
+
+def test_a_template_that_rewrites_the_prompt_once_an_answer_follows_is_refused(folders, tmp_path):
+    folder = edited(folders("granite"), tmp_path / "count", "{% for m", "{{ messages | length }}{% for m")
+    tokenizer = load_tokenizer(folder)
+    with pytest.raises(DpoError) as caught:
+        tokenize_pairs([row_of((USER,), "yes", "no", "pairs.jsonl:9")], tokenizer, 256)
+    assert caught.value.where == "pairs.jsonl:9"
+    assert caught.value.what == "the chat template renders this prompt differently once an answer follows"
+
+
+def test_without_a_template_turns_are_joined_by_blank_lines_and_end_with_eos(folders, tmp_path):
+    folder = edited(folders("granite"), tmp_path / "plain", "{%", "{%")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(folder)
+    prompt = ({"role": "system", "content": "Be brief."}, USER)
+    assert decode(tokenizer, prompt_tokens(tokenizer, prompt)) == "Be brief.\n\nHow do I clean silver?\n\n"
+    answers = ("Lemon. <|end_of_text|>", " and salt\n")
+    pairs, _ = tokenize_pairs([row_of(prompt, *answers)], tokenizer, 256)
+    for answer, tokens in zip(answers, (pairs[0].chosen, pairs[0].rejected), strict=True):
+        assert decode(tokenizer, tokens) == answer + "<|end_of_text|>"
+        assert [i for i, t in enumerate(tokens) if t == tokenizer.eos_token_id] == [len(tokens) - 1]
