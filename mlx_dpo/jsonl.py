@@ -22,9 +22,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if line.strip():
                     yield f"{path}:{number}", _parse(line, f"{path}:{number}")
     except IsADirectoryError:
-        raise DpoError(
-            "is a folder, not a file", where=path, hint="name the .jsonl file inside it"
-        ) from None
+        raise DpoError("is a folder, not a file", where=path, hint="name the .jsonl file inside it") from None
     except FileNotFoundError:
         raise DpoError("no such file", where=path, hint="check the path, relative to this folder") from None
     except OSError as error:

@@ -23,7 +23,7 @@ def curated_rows(name: str) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Folder of a tiny random model by name: granite, llama, qwen3, granite-4bit; made when first asked for."""
+    """Folder of a tiny random model, made when first asked for: granite, llama, qwen3, granite-4bit."""
     folder = tmp_path_factory.mktemp("models")
     texts = [f"{r['prompt']} {r['answer']}" for r in curated_rows("base.jsonl")]
 

@@ -86,6 +86,10 @@ PAIRS = {
         {"system": "S", "chosen": [user("Q"), assistant("yes")], "rejected": [user("Q"), assistant("no")]},
         (system("S"), user("Q")),
     ),
+    "a system string that the prompt begins with too": (
+        {"system": " S", "prompt": [system("S"), user("Q")], "chosen": "yes", "rejected": "no"},
+        (system("S"), user("Q")),
+    ),
     "an empty system string": (
         {"system": "", "prompt": "Q", "chosen": "yes", "rejected": "no"},
         (user("Q"),),
@@ -203,6 +207,10 @@ PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
             "'prompt' is not what chosen and rejected begin with",
         ),
         (PAIR | {"system": ["S"]}, "'system' must be text, got list"),
+        (
+            PAIR | {"system": "S", "prompt": [system("T"), user("Q")]},
+            "'system' and the prompt's system turn differ",
+        ),
         (PAIR | {"id": 1.5}, "'id' must be text or a whole number"),
         (PAIR | {"id": True}, "'id' must be text or a whole number"),
         (PAIR | {"meta": "m"}, "'meta' must be an object"),

@@ -81,7 +81,10 @@ def test_a_sampled_answer_does_not_depend_on_its_company(models):
     config = GenerateConfig(max_tokens=16, temperature=0.8, top_p=0.9, batch_size=8)
     streams = [100 + i for i in range(8)]
     together = sorted(generate_answers(model, tokenizer, prompts, config, streams))
-    alone = [next(generate_answers(model, tokenizer, [p], config, [s])) for p, s in zip(prompts, streams, strict=True)]
+    alone = [
+        next(generate_answers(model, tokenizer, [p], config, [s]))
+        for p, s in zip(prompts, streams, strict=True)
+    ]
     assert [a.text for a in together] == [a.text for a in alone]
     other = sorted(generate_answers(model, tokenizer, prompts, config, [s + 1 for s in streams]))
     assert sum(a.text == b.text for a, b in zip(together, other, strict=True)) <= 1

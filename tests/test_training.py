@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_dpo.config import load_config
 from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.errors import DpoError
+from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
 from mlx_dpo.models.forward import COMPLETION
@@ -97,8 +99,11 @@ def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tm
 
 @pytest.mark.parametrize("train", [8, 11], ids=["full windows", "a partial last window"])
 def test_accumulating_8_singles_ends_where_batches_of_8_end(configure, train):
-    """Whole runs, measured against the way gone: Adam divides by the gradient's size, so an entry whose gradient
-    is itself rounding may differ; all of them together may not."""
+    """Whole runs, measured against the way gone.
+
+    Adam divides by the gradient's size, so one entry whose gradient is itself rounding may differ; all of them
+    together may not.
+    """
     ended = {}
     for micro_batch, accumulation in ((1, 8), (8, 1), (3, 1)):
         windows = (f"training.micro_batch={micro_batch}", f"training.accumulation={accumulation}")
@@ -287,8 +292,6 @@ def test_a_batch_that_leaks_between_rows_is_refused(configure):
 
 
 def test_a_template_that_adds_to_answers_is_refused(configure, models, tmp_path):
-    import shutil
-
     folder = shutil.copytree(models("llama"), tmp_path / "talkative")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings["chat_template"] = settings["chat_template"].replace(
@@ -332,3 +335,38 @@ def test_a_stopped_run_leaves_a_loadable_adapter_and_exits_130(configure, models
     load_adapter(model, folder)
     # B starts as exact zeros: the saved adapter is the moved one, not the first.
     assert all(w.any() for n, w in weights_of(folder).items() if n.endswith("lora_b"))
+
+
+def test_full_training_of_half_precision_weights_is_not_lost_to_rounding(configure, models, tmp_path):
+    """One update of 1e-5 is below what bfloat16 can add to these weights; the trained ones are float32."""
+    folder = half_precision(models("llama"), tmp_path / "half")
+    rate = ("optimizer.learning_rate=1e-5", "optimizer.schedule=constant", "optimizer.warmup_ratio=0")
+    config = configure("llama", f"model.path={folder}", "adapter.type=full", *rate, train=4)
+    run_folder = train_run(config).folder
+    base, _ = load_model(folder)
+    before = {n: np.array(v.astype(mx.float32)) for n, v in tree_flatten(base.parameters())}
+    after = weights_of(run_folder)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert after[name].dtype == np.float32
+    assert np.abs(after[name] - before[name]).max() == pytest.approx(1e-5, rel=0.02)
+    reports, _ = rows_of(run_folder)
+    assert reports[0]["loss"] == pytest.approx(LN2, abs=5e-7)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+def test_a_half_precision_base_stays_so_when_fused(configure, models, tmp_path, kind):
+    folder = half_precision(models("granite"), tmp_path / "half")
+    config = configure("granite", f"model.path={folder}", f"adapter.type={kind}", train=8)
+    fused = fuse_run(str(folder), train_run(config).folder, tmp_path / "fused")
+    one, other = (dict(tree_flatten(load_model(f)[0].parameters())) for f in (folder, fused))
+    assert {n: v.dtype for n, v in one.items()} == {n: v.dtype for n, v in other.items()}
+    moved = [n for n in one if not mx.array_equal(one[n], other[n])]
+    assert any("mamba.in_proj" in n for n in moved)
+
+
+def half_precision(folder, to):
+    """A bfloat16 copy of a tiny model, as checkpoints on the Hub are."""
+    shutil.copytree(folder, to)
+    weights = {n: w.astype(mx.bfloat16) for n, w in mx.load(str(folder / "model.safetensors")).items()}
+    mx.save_safetensors(str(to / "model.safetensors"), weights, metadata={"format": "mlx"})
+    return to

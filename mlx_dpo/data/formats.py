@@ -153,7 +153,14 @@ def _split_conversations(
 def _with_system(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -> tuple[Message, ...]:
     if not row.get("system"):
         return prompt
-    return ({"role": "system", "content": _text(row["system"], "system", where)}, *prompt)
+    turn = {"role": "system", "content": _text(row["system"], "system", where)}
+    if prompt[0]["role"] != "system":
+        return (turn, *prompt)
+    if prompt[0] != turn:
+        raise DpoError(
+            "'system' and the prompt's system turn differ", where=where, hint="keep one of the two"
+        )
+    return prompt
 
 
 def _id(row: dict[str, Any], where: str) -> str:

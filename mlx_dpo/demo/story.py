@@ -149,7 +149,8 @@ def story_text(
         f"Held-out: {result.pairs} pairs, {n} questions            base    tuned",
         f"  preference accuracy (against the base)      -  {m['rewards/accuracies']:7.3f}"
         f"   95 % interval {low:.3f} to {high:.3f}",
-        f"  chosen answer likelier than rejected    {result.preferred_base:.3f}  {result.preferred_tuned:7.3f}",
+        f"  chosen answer likelier than rejected    {result.preferred_base:.3f}"
+        f"  {result.preferred_tuned:7.3f}",
         f"  answers in the house style            {style['base']:3d}/{n}  {style['adapter']:4d}/{n}",
         f"  the curated answer, word for word     {right['base']:3d}/{n}  {right['adapter']:4d}/{n}",
         f"  adapter and fused model answer alike         {_same(answers)}/{n}",

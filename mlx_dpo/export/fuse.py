@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from ..console import say
 from ..errors import DpoError
@@ -32,6 +32,7 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     tokenizer = load_tokenizer(base)
     model, config = load_model(base)
     quantised = any(hasattr(m, "bits") for m in model.modules())
+    dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}
     load_adapter(model, adapter)
     fuse_layers(model)
     if quantised:
@@ -39,6 +40,12 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
         model = dequantize_model(model)
         for key in ("quantization", "quantization_config"):
             config.pop(key, None)
+    # The sums are float32 where the adapter is; the base's dtype is what its users expect to load.
+    model.update(
+        tree_map_with_path(
+            lambda name, value: value.astype(dtypes.get(name, value.dtype)), model.parameters()
+        )
+    )
     check_writable(output, need_bytes=weight_bytes(model))
     # mlx_lm writes a model card beside the weights; the folder appears only when all of it is there.
     replace_folder(output, lambda beside: save(beside, base, model, tokenizer, config, donate_model=False))

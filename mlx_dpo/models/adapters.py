@@ -50,7 +50,10 @@ class AdapterConfig:
 
 
 def attach(model: nn.Module, config: AdapterConfig) -> None:
-    """Freeze the model and make what `config` names trainable; A is drawn from `mx.random`, B is 0.
+    """Freeze the model and make what `config` names trainable, in float32 whatever the model's dtype.
+
+    A is drawn from `mx.random`, B is 0. Full training turns its blocks to float32 too: preference updates are
+    smaller than half precision can add to a weight.
 
     Raises:
         DpoError: a target the model does not have, or a kind of layer that cannot be adapted so.
@@ -60,6 +63,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
     if config.type == "full":
         for block in _blocks(model, config):
             block.unfreeze()
+            block.set_dtype(mx.float32)
         return
     from mlx_lm.tuner.utils import linear_to_lora_layers
 

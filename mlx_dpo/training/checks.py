@@ -20,10 +20,16 @@ from ..scoring import score_pairs
 _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
 
 
-def sample_rows(pairs: Sequence[TokenizedPair], count: int = 4) -> list[int]:
+def spread_rows(pairs: Sequence[TokenizedPair], count: int) -> list[int]:
     """Row numbers of the shortest, the longest and some between, without repeats."""
     order = sorted(range(len(pairs)), key=lambda i: (pairs[i].length, i))
     return sorted({order[round(k * (len(order) - 1) / max(1, count - 1))] for k in range(count)})
+
+
+def sample_rows(pairs: Sequence[TokenizedPair]) -> list[int]:
+    """Three rows of the shorter half: a check of all of them in one batch must fit where training does."""
+    order = sorted(range(len(pairs)), key=lambda i: (pairs[i].length, i))
+    return sorted({order[k * (len(order) - 1) // 4] for k in range(3)})
 
 
 def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
@@ -50,7 +56,7 @@ def check_masks(rows: Sequence[Preference], pairs: Sequence[TokenizedPair], toke
     """
     end = end_of_turn(tokenizer)
     by_place = {row.where: row for row in rows}
-    for pair in (pairs[i] for i in sample_rows(pairs, 8)):
+    for pair in (pairs[i] for i in spread_rows(pairs, 8)):
         row = by_place[pair.where]
         batch = build_batch([pair])
         prompt = np.array(batch.inputs)[:, : len(pair.prompt)]
@@ -89,7 +95,7 @@ def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: st
     """Invariant 4: the fast forward where it agrees with the model's own call, else the plain one."""
     if setting == "plain":
         return PLAIN
-    rows = [pairs[i] for i in sample_rows(pairs, 2)]
+    rows = [pairs[i] for i in sample_rows(pairs)]
     plain = score_pairs(model, rows, PLAIN, singles(rows))
     try:
         fast = score_pairs(model, rows, COMPLETION, singles(rows))

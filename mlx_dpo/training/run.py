@@ -60,14 +60,7 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
         DpoError: anything a user can mend, before slow work where it can be known before.
         KeyboardInterrupt: after the adapter was saved.
     """
-    folder = Path(config.run.output)
-    _check_output(folder, overwrite)
-    if config.model.adapter and folder.resolve() == Path(config.model.adapter).resolve():
-        raise DpoError(
-            "is the adapter that the run starts from, which is its reference too",
-            where=folder,
-            hint="choose another folder with --output",
-        )
+    folder = _output_folder(config, overwrite)
     rows, held_rows = _read(config)
     if config.model.adapter:
         config = replace(config, adapter=read_adapter_config(config.model.adapter, config.adapter))
@@ -92,7 +85,13 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     return _train(policy, Data(pairs, reference), Data(held, held_reference), forward, config, folder)
 
 
-def _check_output(folder: Path, overwrite: bool) -> None:
+def _output_folder(config: RunConfig, overwrite: bool) -> Path:
+    """The run's folder.
+
+    Raises:
+        DpoError: it cannot be written, holds a run, or is the adapter that the run starts from.
+    """
+    folder = Path(config.run.output)
     check_writable(folder, need_bytes=50_000_000)
     if not overwrite and any((folder / name).exists() for name in (WEIGHTS, METRICS)):
         raise DpoError(
@@ -100,6 +99,13 @@ def _check_output(folder: Path, overwrite: bool) -> None:
             where=folder,
             hint="choose another folder with --output, or replace it with --overwrite",
         )
+    if config.model.adapter and folder.resolve() == Path(config.model.adapter).resolve():
+        raise DpoError(
+            "is the adapter that the run starts from, its reference",
+            where=folder,
+            hint="choose another folder with --output",
+        )
+    return folder
 
 
 def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
@@ -130,6 +136,9 @@ def _tokenize(name: str, rows: list[Preference], tokenizer: Any, max_length: int
 
 def _load_policy(config: RunConfig, base: Path, pairs: list[TokenizedPair]) -> tuple[nn.Module, np.ndarray]:
     """The model with its adapter, and sample scores from before a fresh adapter was attached."""
+    from mlx_lm.utils import maybe_set_recommended_wired_limit
+
+    maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
@@ -179,10 +188,10 @@ def _score(
 
 def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
     make_folder(folder)
-    (folder / METRICS).unlink(missing_ok=True)
-    save_config(config, folder / "config.yaml")
+    save_adapter_weights(policy, folder)  # the largest first: where it finds no room, an older run is whole
     save_adapter_config(policy, config.adapter, config.model.path, folder)
-    save_adapter_weights(policy, folder)
+    save_config(config, folder / "config.yaml")
+    (folder / METRICS).unlink(missing_ok=True)
 
 
 def _train(
