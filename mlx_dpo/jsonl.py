@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DpoError, first_line
+from .errors import DpoError
 from .files import write_text
 
 
@@ -38,9 +38,9 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
         raise DpoError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
     try:
         row = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers too long and lists too deep for Python
+    except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
-        what = f"{error.msg} at column {error.colno}" if known else first_line(error)
+        what = f"{error.msg} at column {error.colno}" if known else "a number too long or lists too deep"
         raise DpoError(
             f"not JSON: {what}",
             where=where,

@@ -116,7 +116,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_length_it_needs(tokeni
         tokenize_pairs(rows, tokenizer, length + 1)
     assert str(caught.value) == (
         f"pairs.jsonl:2: the prompt has {length} tokens, data.max_length is {length + 1}; so have lines 3\n"
-        f"  set data.max_length above {length + 22}, or shorten or remove these rows"
+        f"  set data.max_length to {length + 22} or more, or shorten or remove these rows"
     )
     kept, _ = tokenize_pairs(rows, tokenizer, length + 20 + 2)
     assert len(kept) == 3

@@ -101,5 +101,5 @@ def prompts_too_long(rows: Sequence[tuple[str, int]], max_length: int) -> DpoErr
     return DpoError(
         f"the prompt has {tokens:,} tokens, data.max_length is {max_length:,}{more}",
         where=where,
-        hint=f"set data.max_length above {longest + 2:,}, or shorten or remove these rows",
+        hint=f"set data.max_length to {longest + 2:,} or more, or shorten or remove these rows",
     )

@@ -16,7 +16,7 @@ from ..errors import DpoError
 from ..losses import build_loss
 from ..losses.beta import beta_rule
 from ..metrics import wilson_interval
-from ..models.adapters import attach, load_adapter, read_adapter_config, read_adapter_weights
+from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..scoring import score_pairs
@@ -87,9 +87,7 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
-    else:
-        attach(model, config.adapter)
-    read_adapter_weights(model, folder)  # an adapter that does not fit is refused before the slow part
+    attach_like(model, folder)  # not its weights yet; one that does not fit is refused before the slow part
     forward = choose_forward(model, pairs, config.training.forward)
     batch_size = config.training.micro_batch
     batches = micro_batches(pairs, range(len(pairs)), batch_size)

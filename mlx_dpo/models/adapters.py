@@ -208,6 +208,17 @@ def load_adapter(model: nn.Module, folder: Path | str) -> None:
     """Attach the adapter in `folder` to a frozen `model` and load its weights; its arrays are trainable.
 
     Raises:
+        DpoError: as `attach_like`.
+    """
+    weights = attach_like(model, folder)
+    model.load_weights(list(weights.items()), strict=False)
+    mx.eval(model.parameters())
+
+
+def attach_like(model: nn.Module, folder: Path | str) -> dict[str, mx.array]:
+    """Attach an adapter of the kind in `folder`, unless there is one; what `folder` holds, not in memory yet.
+
+    Raises:
         DpoError: names or shapes that do not fit the model, the first ten listed.
     """
     config = read_adapter_config(folder)
@@ -216,16 +227,6 @@ def load_adapter(model: nn.Module, folder: Path | str) -> None:
             attach(model, config)
         except DpoError as error:
             raise DpoError(f"this adapter does not fit: {error.what}", where=folder, hint=_FIT_HINT) from None
-    model.load_weights(list(read_adapter_weights(model, folder).items()), strict=False)
-    mx.eval(model.parameters())
-
-
-def read_adapter_weights(model: nn.Module, folder: Path | str) -> dict[str, mx.array]:
-    """The arrays in `folder`, not in memory yet, for a model that has such an adapter attached.
-
-    Raises:
-        DpoError: names or shapes that do not fit the model, the first ten listed.
-    """
     weights = mx.load(str(Path(folder) / WEIGHTS))
     live = trainable(model)
     wrong = [n for n, w in weights.items() if n not in live or live[n].shape != w.shape]

@@ -120,7 +120,7 @@ def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
     both = [row.where for row in held if prompt_key(row.prompt) in known]
     if both:
         raise DpoError(
-            f"{len(both)} prompts of data.valid are in data.train too: {first_ten(both)}",
+            f"has prompts that are in data.train too: {first_ten(both)}",
             where=config.data.valid,
             hint="held-out numbers would be too good; remove these rows from one of the files",
         )
