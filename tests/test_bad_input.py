@@ -259,7 +259,7 @@ def test_a_byte_order_mark_is_no_mistake(refused, tmp_path):
     write(tmp_path / "rows.jsonl", lines(pair()).encode("utf-8-sig"))
     # The rows are read: the next thing looked for is missing.
     refused(
-        f"{TRAIN} --model ./no-model --output out",
+        f"{TRAIN} {NO_MODEL}",
         "./no-model: no such folder, and not a Hub name (organisation/model)",
         "set model.path to a model folder, or to a name like ibm-granite/granite-4.0-h-micro",
     )
@@ -736,9 +736,9 @@ def test_a_damaged_run_is_refused(command, case, refused, tmp_path, trained, mod
 
 
 MISFITS = (
-    "mlp.down_proj.lora_a mlp.gate_proj.lora_b mlp.up_proj.lora_b self_attn.k_proj.lora_a self_attn.k_proj.lora_b "
-    "self_attn.o_proj.lora_a self_attn.o_proj.lora_b self_attn.q_proj.lora_a self_attn.q_proj.lora_b "
-    "self_attn.v_proj.lora_a"
+    "mlp.down_proj.lora_a mlp.gate_proj.lora_b mlp.up_proj.lora_b self_attn.k_proj.lora_a "
+    "self_attn.k_proj.lora_b self_attn.o_proj.lora_a self_attn.o_proj.lora_b self_attn.q_proj.lora_a "
+    "self_attn.q_proj.lora_b self_attn.v_proj.lora_a"
 )
 
 
@@ -855,10 +855,8 @@ def test_a_disk_without_room_is_refused(writer, refused, tmp_path):
 
 
 def test_a_model_too_large_for_the_disk_is_not_fused(refused, tmp_path, trained, models):
-    run, model = (
-        shutil.copytree(trained("llama"), tmp_path / "run"),
-        shutil.copytree(models("llama"), tmp_path / "model"),
-    )
+    run = shutil.copytree(trained("llama"), tmp_path / "run")
+    model = shutil.copytree(models("llama"), tmp_path / "model")
     changed("config.yaml", str(models("llama")), "model")(run)
     with open(model / "model-2.safetensors", "wb") as file:
         file.write(b"\x02" + bytes(7) + b"{}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
@@ -32,7 +33,9 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     tokenizer = load_tokenizer(base)
     model, config = load_model(base)
     quantised = any(hasattr(m, "bits") for m in model.modules())
-    dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}
+    # Not of packed weights, which are whole numbers: cast to those, a fused model would be all zeros.
+    weights = tree_flatten(model.parameters())
+    dtypes = {name: v.dtype for name, v in weights if mx.issubdtype(v.dtype, mx.floating)}
     load_adapter(model, adapter)
     fuse_layers(model)
     if quantised:
