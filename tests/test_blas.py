@@ -41,4 +41,3 @@ def test_without_one_the_remedy_is_named(monkeypatch, tmp_path):
 @linux
 def test_mlx_imported_first_is_said():
     assert "import mlx_dpo first" in python("import mlx.core, mlx_dpo; print(mlx_dpo.blas_note)")
-

@@ -2,12 +2,16 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
 
 from mlx_dpo.cli import cli
+from mlx_dpo.demo.story import story_text
+from mlx_dpo.evaluation.preference import Evaluation
 from mlx_dpo.losses import LOSSES
+from mlx_dpo.records import Curated
 
 from .conftest import ROOT
 
@@ -23,6 +27,22 @@ def shell_lines(text):
                 yield shlex.split(line, comments=True)
 
 
+def test_the_demo_output_in_the_readme_has_the_form_of_todays():
+    """Every line up to the first question, figures aside."""
+    told = {name: ["Gladly!"] * 96 for name in ("base", "adapter", "fused")}
+    interval = (0.9, 1.0)
+    metrics = {"rewards/accuracies": 1.0}
+    result = Evaluation(95, metrics, interval, 0.1, 0.9, interval, interval, [])
+    rows = [Curated(({"role": "user", "content": "How?"},), "Gladly!", str(i)) for i in range(96)]
+    today = story_text(Path("runs/demo"), result, rows, told, 180.0).strip().split("\n\nQ ")[0]
+    shown = re.search(r"```text\n(.*?)\n\nQ ", README, re.S).group(1)
+    assert figures_off(shown) == figures_off(today)
+
+
+def figures_off(text):
+    return [re.sub(r"[\d.]+", "#", " ".join(line.split())) for line in text.splitlines()]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example_of_itself(name):
     command = cli.commands[name]
@@ -34,7 +54,7 @@ def test_every_command_has_help_with_an_example_of_itself(name):
 
 
 def test_every_mlx_dpo_line_of_the_readme_and_the_configs_parses():
-    lines = [line for line in shell_lines(README) if line[0].endswith("mlx-dpo")]
+    lines = [line for line in shell_lines(README) if line[0].endswith("mlx-dpo") and line[1] != "--help"]
     assert {line[1] for line in lines} >= set(COMMANDS)
     for path in sorted((ROOT / "config").glob("*.yaml")):
         lines += [shlex.split(m) for m in re.findall(r"^#\s+(mlx-dpo .*)$", path.read_text(), re.M)]
