@@ -24,7 +24,7 @@ def shell_lines(text):
     for block in re.findall(r"```sh\n(.*?)```", text, re.S):
         for line in block.replace("\\\n", " ").splitlines():
             if line.split("#")[0].strip():
-                yield shlex.split(line, comments=True)
+                yield shlex.split(line.split(" > ")[0], comments=True)
 
 
 def test_the_demo_output_in_the_readme_has_the_form_of_todays():

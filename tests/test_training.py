@@ -101,8 +101,8 @@ def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tm
 def test_accumulating_8_singles_ends_where_batches_of_8_end(configure, train):
     """Whole runs, measured against the way gone.
 
-    Adam divides by the gradient's size, so one entry whose gradient is itself rounding may differ; all of them
-    together may not.
+    Adam divides by the gradient's size, so one entry whose gradient is itself rounding may differ; all of
+    them together may not.
     """
     ended = {}
     for micro_batch, accumulation in ((1, 8), (8, 1), (3, 1)):
