@@ -309,3 +309,28 @@ def test_without_a_template_turns_are_joined_by_blank_lines_and_end_with_eos(fol
     for answer, tokens in zip(answers, (pairs[0].chosen, pairs[0].rejected), strict=True):
         assert decode(tokenizer, tokens) == answer + "<|end_of_text|>"
         assert [i for i, t in enumerate(tokens) if t == tokenizer.eos_token_id] == [len(tokens) - 1]
+
+
+def test_a_tokenizer_that_marks_the_start_of_text_spells_the_answer_as_in_the_conversation(tmp_path):
+    """SentencePiece puts a mark before every text it is given; the answer is no text of its own."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    words = ["<unk>", "</s>", "[I]", "[A]", "▁", *"Rubit.", "Rub", "▁it", "▁Rub"]
+    tokenizer = Tokenizer(models.BPE({w: i for i, w in enumerate(words)}, [], unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    template = (
+        "{% for m in messages %}{{ ('I:' if m.role == 'user' else ' A:') + m.content }}"
+        "{% if m.role == 'assistant' %}{{ '</s>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ ' A:' }}{% endif %}"
+    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
+    loaded = load_tokenizer(tmp_path)
+    prompt, mark = [{"role": "user", "content": "it"}], words.index("▁")
+    completion = completion_tokens(loaded, prompt, "Rub", end_of_turn(loaded))
+    assert loaded.encode("Rub", add_special_tokens=False)[0] == mark
+    assert completion[0] == words.index("R")

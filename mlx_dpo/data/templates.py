@@ -40,8 +40,9 @@ def prompt_tokens(tokenizer: Any, prompt: Sequence[Message]) -> list[int]:
 def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, end: int) -> list[int]:
     """Token ids of the answer and one end-of-turn, nothing after it.
 
-    The answer's part of the rendered conversation is tokenised on its own, because that is what sampling
-    continues with: prompt + completion always starts with exactly `prompt_tokens`.
+    They are what follows the prompt's tokens in the tokens of the whole conversation. Where a tokenizer
+    merges across that border, the answer is tokenised on its own instead: sampling continues the prompt's
+    tokens as they are, so prompt + completion always starts with exactly `prompt_tokens`.
 
     Args:
         end: the end-of-turn token, from `end_of_turn`.
@@ -49,27 +50,37 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
     Raises:
         DpoError: the template changes the prompt when an answer follows.
     """
-    if not tokenizer.has_chat_template:
-        return [*_encode_answer(tokenizer, answer, answer), end]
     before = render(tokenizer, prompt, generation_prompt=True)
-    whole = render(tokenizer, [*prompt, {"role": "assistant", "content": answer}], generation_prompt=False)
+    if tokenizer.has_chat_template:
+        turn = {"role": "assistant", "content": answer}
+        whole = render(tokenizer, [*prompt, turn], generation_prompt=False)
+    else:
+        whole = before + answer
     if not whole.startswith(before):
         raise DpoError(
             "the chat template renders this prompt differently once an answer follows",
             hint="the model could not be scored on what it would see; use a template that only appends",
         )
-    tokens = _encode_answer(tokenizer, whole[len(before) :], answer)
+    tokens = _encode_after(tokenizer, before, whole, answer)
     return tokens[: tokens.index(end) + 1] if end in tokens else [*tokens, end]
 
 
-def _encode_answer(tokenizer: Any, text: str, answer: str) -> list[int]:
-    """Token ids of `text`, which holds `answer`; an end token spelt out in the answer stays plain text."""
-    if not any(tokenizer.decode([e]) in answer for e in tokenizer.eos_token_ids):
-        return tokenizer.encode(text, add_special_tokens=False)
-    before, words, after = text.partition(answer.strip())
-    plain = tokenizer.encode(words, add_special_tokens=False, split_special_tokens=True)
-    before, after = (tokenizer.encode(t, add_special_tokens=False) for t in (before, after))
-    return [*before, *plain, *after]
+def _encode_after(tokenizer: Any, before: str, whole: str, answer: str) -> list[int]:
+    """Token ids of `whole` after `before`; an end token spelt out in the answer stays plain text."""
+    text = whole[len(before) :]
+    if any(tokenizer.decode([e]) in answer for e in tokenizer.eos_token_ids):
+        parts = text.partition(answer.strip())
+        spelt = [(part, place == 1) for place, part in enumerate(parts)]
+        return [
+            token
+            for part, plain in spelt
+            for token in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=plain)
+        ]
+    prompt = tokenizer.encode(before, add_special_tokens=False)
+    tokens = tokenizer.encode(whole, add_special_tokens=False)
+    if tokens[: len(prompt)] == prompt:
+        return tokens[len(prompt) :]
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 def end_of_turn(tokenizer: Any) -> int:
