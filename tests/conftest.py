@@ -2,13 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-import mlx_dpo  # noqa: F401  (loads the fast BLAS before MLX)
+import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
+
+# isort: split
+import mlx.core as mx
+
 from mlx_dpo.demo.tiny import make_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,6 +24,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def curated_rows(name: str) -> list[dict]:
     """Rows of a file in data/."""
     return [json.loads(line) for line in (ROOT / "data" / name).read_text().splitlines()]
+
+
+def half_precision(folder, to):
+    """A bfloat16 copy of a tiny model, as checkpoints on the Hub are."""
+    shutil.copytree(folder, to)
+    weights = {n: w.astype(mx.bfloat16) for n, w in mx.load(str(folder / "model.safetensors")).items()}
+    mx.save_safetensors(str(to / "model.safetensors"), weights, metadata={"format": "mlx"})
+    return to
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,8 @@ from mlx_dpo.training import checks, run
 from mlx_dpo.training.run import train_run
 from mlx_dpo.training.step import window_gradient
 
+from .conftest import half_precision
+
 LN2 = math.log(2)
 
 
@@ -364,9 +366,12 @@ def test_a_half_precision_base_stays_so_when_fused(configure, models, tmp_path, 
     assert any("mamba.in_proj" in n for n in moved)
 
 
-def half_precision(folder, to):
-    """A bfloat16 copy of a tiny model, as checkpoints on the Hub are."""
-    shutil.copytree(folder, to)
-    weights = {n: w.astype(mx.bfloat16) for n, w in mx.load(str(folder / "model.safetensors")).items()}
-    mx.save_safetensors(str(to / "model.safetensors"), weights, metadata={"format": "mlx"})
-    return to
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_adapter(configure):
+    """The first update is finite and ruinous; the second would be NaN."""
+    rate = ("optimizer.learning_rate=1e30", "optimizer.grad_clip=0", "optimizer.warmup_ratio=0")
+    config = configure("granite", *rate)
+    with pytest.raises(DpoError, match="not finite"):
+        train_run(config)
+    folder = Path(config.run.output)
+    assert all(np.isfinite(w).all() for w in weights_of(folder).values())
+    assert "NaN" not in (folder / "metrics.jsonl").read_text()

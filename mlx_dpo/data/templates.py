@@ -61,6 +61,11 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
             "the chat template renders this prompt differently once an answer follows",
             hint="the model could not be scored on what it would see; use a template that only appends",
         )
+    if answer.strip() not in whole[len(before) :]:
+        raise DpoError(
+            "the chat template changes this answer",
+            hint="some templates cut answers, at </think> for example; remove the row or that part of it",
+        )
     tokens = _encode_after(tokenizer, before, whole, answer)
     return tokens[: tokens.index(end) + 1] if end in tokens else [*tokens, end]
 

@@ -98,6 +98,12 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
     tuned = _score("tuned", model, pairs, forward, batches)
     after = _answer(model, tokenizer, prompts, config)
 
+    if not np.isfinite(tuned).all():
+        raise DpoError(
+            "the tuned model gives no finite log-probabilities",
+            where=folder,
+            hint="the run diverged; train again with a lower optimizer.learning_rate",
+        )
     loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
     metrics = evaluation_metrics(model, Data(pairs, reference), loss, beta, forward, batch_size)
     wins = round(metrics["eval/rewards/accuracies"] * len(pairs))

@@ -156,9 +156,18 @@ def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, An
 
 
 def save_adapter_weights(model: nn.Module, folder: Path) -> None:
-    """Write adapters.safetensors whole: beside, fsync, rename."""
+    """Write adapters.safetensors whole: beside, fsync, rename.
+
+    Raises:
+        DpoError: a number that is not finite; what was there before is untouched.
+    """
     weights = trainable(model)
-    mx.eval(weights)
+    if not mx.all(mx.stack([mx.isfinite(w).all() for w in weights.values()])).item():
+        raise DpoError(
+            "the adapter holds numbers that are not finite",
+            where=folder,
+            hint="lower optimizer.learning_rate; the run folder holds the adapter of the last evaluation",
+        )
     with_replacement(
         folder / WEIGHTS, lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"})
     )

@@ -34,6 +34,10 @@ class GenerateConfig:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
 
+_PREFILL = 4
+"""Prompts read at a time: on hybrids reading takes far more memory than answering."""
+
+
 class Answer(NamedTuple):
     """One answer: which prompt, its text, its number of tokens, and whether max_tokens cut it off."""
 
@@ -68,7 +72,7 @@ def generate_answers(
         model,
         stop_tokens=[[t] for t in tokenizer.eos_token_ids],
         completion_batch_size=config.batch_size,
-        prefill_batch_size=config.batch_size,
+        prefill_batch_size=min(_PREFILL, config.batch_size),
     )
     try:
         uids = generator.insert(

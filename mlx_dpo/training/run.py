@@ -41,9 +41,12 @@ from ..scoring import score_pairs
 from .checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
 from .interrupt import between_micro_batches
 from .log import METRICS, RunLog
+from .step import DIVERGED
 from .trainer import Data, evaluation_metrics, train
 
 _CHECKPOINTING_BYTES = 1e9
+_CACHE_BYTES = 2**30
+"""Freed memory that MLX may keep for reuse; without a cap it grows with every new shape."""
 
 
 class TrainResult(NamedTuple):
@@ -139,6 +142,7 @@ def _load_policy(config: RunConfig, base: Path, pairs: list[TokenizedPair]) -> t
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
+    mx.set_cache_limit(_CACHE_BYTES)
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
@@ -204,12 +208,16 @@ def _train(
     last: dict[str, float] = {}
 
     def evaluate(step: int) -> None:
+        if not held_out.pairs:
+            save_adapter_weights(policy, folder)
+            return
+        beta = rule.init().beta
+        metrics = evaluation_metrics(policy, held_out, loss, beta, forward, config.training.micro_batch)
+        if not np.isfinite(list(metrics.values())).all():
+            raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
         save_adapter_weights(policy, folder)
-        if held_out.pairs:
-            beta = rule.init().beta
-            metrics = evaluation_metrics(policy, held_out, loss, beta, forward, config.training.micro_batch)
-            last.update({"step": step, **metrics})
-            log.row(dict(last))
+        last.update({"step": step, **metrics})
+        log.row(dict(last))
 
     mx.reset_peak_memory()
     evaluate(0)

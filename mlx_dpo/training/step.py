@@ -1,5 +1,6 @@
 """One window of pairs: loss and gradient, accumulated over micro-batches, then one update."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,11 @@ from mlx.utils import tree_map
 
 from ..data.batches import PairBatch, build_batch
 from ..data.tokenize import TokenizedPair
+from ..errors import DpoError
 from ..losses import PairLogps
 from ..models.forward import Forward
+
+DIVERGED = "lower optimizer.learning_rate; the run folder holds the adapter of the last evaluation"
 
 LossFunction = Callable[[PairLogps, mx.array], mx.array]
 
@@ -102,8 +106,14 @@ def window_gradient(
 
 
 def update(policy: nn.Module, optimizer: optimizers.Optimizer, gradient: Any, grad_clip: float) -> float:
-    """Clip the gradient, update the trainable parameters, and give the norm before clipping."""
+    """Clip the gradient, update the trainable parameters, and give the norm before clipping.
+
+    Raises:
+        DpoError: the gradient is not finite; nothing was updated.
+    """
     gradient, norm = optimizers.clip_grad_norm(gradient, grad_clip if grad_clip else float("inf"))
+    if not math.isfinite(norm.item()):
+        raise DpoError("the gradient is not finite", where="optimizer", hint=DIVERGED)
     optimizer.update(policy, gradient)
-    mx.eval(policy.trainable_parameters(), optimizer.state, norm)
+    mx.eval(policy.trainable_parameters(), optimizer.state)
     return float(norm.item())

@@ -12,13 +12,14 @@ import numpy as np
 
 from ..data.batches import epoch_windows, micro_batches
 from ..data.tokenize import TokenizedPair
+from ..errors import DpoError, first_ten
 from ..losses import PairLogps
 from ..losses.beta import BetaRule, BetaState
 from ..metrics import pair_metrics
 from ..models.forward import Forward
 from ..scoring import score_pairs
 from ..settings import setting
-from .step import LossFunction, WindowResult, update, window_gradient
+from .step import DIVERGED, LossFunction, WindowResult, update, window_gradient
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def train(
         check_interrupt: called before every micro-batch; may raise KeyboardInterrupt.
     """
     steps = config.steps(len(data.pairs))
-    eval_steps = config.eval_steps or max(1, steps // 10)
+    eval_steps = config.eval_steps or max(1, -(-steps // 10))
     state, interval = TrainState(beta=rule.init()), Interval()
     for epoch in range(config.epochs):
         for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
@@ -116,6 +117,7 @@ def train(
             gradient, result = window_gradient(
                 policy, data.pairs, window, data.reference, beta, loss, forward, check_interrupt
             )
+            _check_finite(result, data, state.step + 1)
             norm = update(policy, optimizer, gradient, grad_clip)
             rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
             margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
@@ -144,6 +146,14 @@ def train(
             if state.step % eval_steps == 0 or state.step == steps:
                 evaluate(state.step)
     return state
+
+
+def _check_finite(result: WindowResult, data: Data, step: int) -> None:
+    """Stop before an update that would put NaN into every weight, naming the rows."""
+    bad = [row for row, loss in zip(result.rows, result.losses, strict=True) if not np.isfinite(loss)]
+    if bad:
+        places = first_ten([data.pairs[row].where for row in bad])
+        raise DpoError(f"the loss is not finite at step {step}", where=places, hint=DIVERGED)
 
 
 class Interval:
