@@ -5,25 +5,34 @@
 #   SOURCE=my_answers.jsonl scripts/run_granite_dpo.sh
 #
 # SOURCE  curated rows (default: those of the config)     MODEL  base model (default: that of the config)
-# LIMIT   use only the first so many rows                 OUT    folder of this run (default: runs/granite-dpo)
-# CONFIG  settings file (default: config/granite_dpo.yaml); further arguments go to every step, as --set ...
+# LIMIT   use only the first so many rows                 CONFIG settings file (default: config/granite_dpo.yaml)
+# OUT     folder of this run (default: runs/granite-dpo, or runs/granite-dpo-LIMIT); it gets pairs/, run/, fused/
+# Further arguments go to gen-pairs and train, as --set section.key=value.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-config=${CONFIG:-config/granite_dpo.yaml}
-out=${OUT:-runs/granite-dpo${LIMIT:+-$LIMIT}}
-mlx_dpo=${MLX_DPO:-.venv/bin/mlx-dpo}
-[ "$mlx_dpo" != .venv/bin/mlx-dpo ] || scripts/setup.sh
+repository=$(cd "$(dirname "$0")/.." && pwd)
+mlx_dpo=${MLX_DPO:-$repository/.venv/bin/mlx-dpo}
+[ -n "${MLX_DPO:-}" ] || "$repository/scripts/setup.sh"
 
+config=${CONFIG:-$repository/config/granite_dpo.yaml}
+out=${OUT:-$repository/runs/granite-dpo${LIMIT:+-$LIMIT}}
 settings=(--config "$config" --set "pairs.output=$out/pairs" --set "data.train=$out/pairs/train.jsonl")
 settings+=(--set "data.valid=$out/pairs/valid.jsonl" --set "run.output=$out/run")
+settings+=(--set "pairs.source=${SOURCE:-$repository/data/curated.jsonl}")
 [ -z "${MODEL:-}" ] || settings+=(--set "model.path=$MODEL")
-[ -z "${SOURCE:-}" ] || settings+=(--set "pairs.source=$SOURCE")
 [ -z "${LIMIT:-}" ] || settings+=(--set "pairs.limit=$LIMIT")
 
 "$mlx_dpo" gen-pairs "${settings[@]}" "$@"
+
+# What the run was trained with: another call with the same folder must not pass its result off as new.
+stamp=$(printf '%s\n' "${settings[@]}" "$@"; cksum <"$config"; cksum <"$out/pairs/train.jsonl")
 if [ ! -e "$out/trained" ]; then
   "$mlx_dpo" train --overwrite "${settings[@]}" "$@"
-  touch "$out/trained"
+  printf '%s\n' "$stamp" >"$out/trained"
+elif [ "$(cat "$out/trained")" != "$stamp" ]; then
+  echo "Error: $out/run was trained with other settings or pairs" >&2
+  echo "  choose another folder with OUT=..., or delete $out/run, $out/fused and $out/trained" >&2
+  exit 1
 fi
 "$mlx_dpo" eval --run "$out/run"
 [ -e "$out/fused" ] || "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"
+echo "adapter: $out/run    fused model: $out/fused"

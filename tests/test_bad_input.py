@@ -196,7 +196,7 @@ PAIRS = {
     "one id twice": (
         lines(pair(id="a"), pair(id="b"), pair(id="a")),
         "rows.jsonl:3: the id 'a' stands at rows.jsonl:1 too",
-        "ids must differ; rows without one are numbered by line",
+        "ids must differ; rows without one are called line-1, line-2, ...",
     ),
     "a list for an id": (
         lines(pair(id=["a"])),
@@ -242,7 +242,7 @@ CURATED = {
     "one id twice": (
         lines(curated(id=7), curated(id="7")),
         "rows.jsonl:2: the id '7' stands at rows.jsonl:1 too",
-        "ids must differ; rows without one are numbered by line",
+        "ids must differ; rows without one are called line-1, line-2, ...",
     ),
 }
 

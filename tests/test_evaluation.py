@@ -1,6 +1,7 @@
 """Evaluation of a finished run: the figures are those of its pairs, the answers those of its models."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.evaluation.preference import evaluate_run
+from mlx_dpo.evaluation.show import evaluation_text
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.forward import PLAIN
 from mlx_dpo.models.load import load_model, load_tokenizer
@@ -77,3 +79,15 @@ def test_the_command_shows_figures_and_both_answers(finished, mlx_dpo_command):
         assert f"Q      {sample['prompt']}" in lines
         assert f"base   {sample['base']}" in shown.stdout
         assert f"tuned  {sample['tuned']}" in shown.stdout
+
+
+def test_pairs_that_were_trained_on_are_not_called_held_out(finished, tmp_path):
+    result = evaluate_run(finished, data=str(tmp_path / "train.jsonl"), samples=0)
+    assert result.trained_on == result.pairs == 20
+    assert "NOT held out                  20: trained on" in evaluation_text(result)
+    assert evaluate_run(finished, samples=0).trained_on == 0
+
+
+def test_a_base_that_moved_can_be_named(finished, tmp_path, models):
+    moved = shutil.copytree(models("granite"), tmp_path / "moved")
+    assert evaluate_run(finished, samples=0, model=str(moved)) == evaluate_run(finished, samples=0)

@@ -104,7 +104,7 @@ PAIRS = {
 @pytest.mark.parametrize("shape", PAIRS)
 def test_every_shape_of_a_pair_means_one_prompt_and_two_answers(shape):
     row, prompt = PAIRS[shape]
-    assert to_preference(row, WHERE) == Preference(prompt, "yes", "no", "7", WHERE, {})
+    assert to_preference(row, WHERE) == Preference(prompt, "yes", "no", "line-7", WHERE, {})
 
 
 CURATED = {
@@ -131,7 +131,7 @@ CURATED = {
 @pytest.mark.parametrize("shape", CURATED)
 def test_every_shape_of_a_curated_row_means_one_prompt_and_one_answer(shape):
     row, prompt = CURATED[shape]
-    assert to_curated(row, WHERE) == Curated(prompt, "A", "7", WHERE)
+    assert to_curated(row, WHERE) == Curated(prompt, "A", "line-7", WHERE)
 
 
 def test_outer_white_space_goes_and_inner_stays():
@@ -139,7 +139,8 @@ def test_outer_white_space_goes_and_inner_stays():
     pair = to_preference(row | {"system": " S "}, WHERE)
     assert pair.prompt == (system("S"), user("Q  q"))
     assert (pair.chosen, pair.rejected) == ("yes\n\n indeed", "no")
-    assert to_curated({"question": " Q ", "answer": "\tA\n"}, WHERE) == Curated((user("Q"),), "A", "7", WHERE)
+    curated = to_curated({"question": " Q ", "answer": "\tA\n"}, WHERE)
+    assert curated == Curated((user("Q"),), "A", "line-7", WHERE)
 
 
 def test_conversations_that_differ_in_outer_white_space_only_share_their_prompt():
@@ -157,7 +158,7 @@ def test_a_row_keeps_its_id_as_text_or_takes_its_line_number():
     assert to_preference(row | {"id": "a-1"}, WHERE).id == "a-1"
     assert to_preference(row | {"id": 12}, WHERE).id == "12"
     assert to_preference(row | {"id": 0}, WHERE).id == "0"
-    assert to_preference(row, "C:/my data:2/pairs.jsonl:31").id == "31"
+    assert to_preference(row, "C:/my data:2/pairs.jsonl:31").id == "line-31"
     assert to_curated({"prompt": "Q", "answer": "A", "id": 3}, WHERE).id == "3"
 
 
@@ -249,13 +250,17 @@ def test_a_file_keeps_its_order_and_the_line_of_each_row(tmp_path):
     line = '{"prompt": "é", "chosen": "yes", "rejected": "no"%s}\n'
     path.write_text(line % ', "id": "b"' + "\n" + line % "" + line % ', "id": "a"', encoding="utf-8")
     rows = read_pairs(path)
-    assert [(r.id, r.where) for r in rows] == [("b", f"{path}:1"), ("3", f"{path}:3"), ("a", f"{path}:4")]
+    assert [(r.id, r.where) for r in rows] == [
+        ("b", f"{path}:1"),
+        ("line-3", f"{path}:3"),
+        ("a", f"{path}:4"),
+    ]
     assert rows[0].prompt == (user("é"),)
 
 
 def test_the_same_id_twice_is_refused_with_both_places(tmp_path):
     path = tmp_path / "curated.jsonl"
-    path.write_text('{"prompt": "Q", "answer": "A"}\n{"id": 1, "prompt": "R", "answer": "B"}\n')
+    path.write_text('{"id": "1", "prompt": "Q", "answer": "A"}\n{"id": 1, "prompt": "R", "answer": "B"}\n')
     with pytest.raises(DpoError) as caught:
         read_curated(path)
     assert (caught.value.what, caught.value.where) == (f"the id '1' stands at {path}:1 too", f"{path}:2")

@@ -1,5 +1,8 @@
 """A pair's score and gradient do not depend on how they are computed."""
 
+import gc
+import sys
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -180,3 +183,15 @@ def test_checkpointing_one_model_leaves_others_alone(models):
     checkpoint_layers(first)
     assert type(first.layers[0]) is not type(second.layers[0])
     assert isinstance(first.layers[0], type(second.layers[0]))
+
+
+def test_the_head_keeps_no_hidden_states_alive(models):
+    model, _ = load_model(models("llama"))
+    hidden = mx.zeros((1, 4, 64))
+    gc.collect()
+    gc.disable()
+    try:
+        mx.eval(head(model, hidden))
+        assert sys.getrefcount(hidden) == 2
+    finally:
+        gc.enable()

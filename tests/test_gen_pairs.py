@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jsonl import read_jsonl
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.pairs.generate import COMPLETIONS, PairsConfig, drop_reason
+from mlx_dpo.pairs.generate import COMPLETIONS, PairsConfig, drop_reason, make_pairs, request_key
 from mlx_dpo.pairs.run import generate_pairs
+from mlx_dpo.records import Curated
 
 from .conftest import curated_rows
 
@@ -231,3 +234,59 @@ def test_json_output_is_json(settings, mlx_dpo_command):
     done = mlx_dpo_command("gen-pairs", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"rows": 6, "train": 5, "valid": 1, "dropped": {}}
+
+
+def test_another_model_at_the_same_place_is_noticed_and_the_same_at_another_is_not(
+    settings, tmp_path, models
+):
+    place = shutil.copytree(models("granite"), tmp_path / "place")
+    generate_pairs(load_config(None, settings(pairs__limit=4, **{"model.path": place})))
+    moved = shutil.copytree(place, tmp_path / "moved")
+    generate_pairs(load_config(None, settings(pairs__limit=4, **{"model.path": f"{moved}/"})))
+    weights = mx.load(str(place / "model.safetensors"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name] + 0.5
+    mx.save_safetensors(str(place / "model.safetensors"), weights, metadata={"format": "mlx"})
+    with pytest.raises(DpoError, match="holds answers made with another model"):
+        generate_pairs(load_config(None, settings(pairs__limit=4, **{"model.path": place})))
+
+
+def test_answers_are_kept_over_midnight(settings, tmp_path, models):
+    """A template that prints a date renders other tokens tomorrow."""
+    place = shutil.copytree(models("granite"), tmp_path / "dated")
+    path = place / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["chat_template"] = "{{ strftime_now('%H %M %S %f') }}" + config["chat_template"]
+    path.write_text(json.dumps(config))
+    assignments = settings(pairs__limit=4, **{"model.path": place})
+    generate_pairs(load_config(None, assignments))
+    before = (tmp_path / "pairs" / COMPLETIONS).read_bytes()
+    time.sleep(1.1)
+    generate_pairs(load_config(None, assignments))
+    assert (tmp_path / "pairs" / COMPLETIONS).read_bytes() == before
+
+
+def test_the_share_held_out_is_of_the_pairs_that_are_left(tmp_path):
+    """Ten rows, of which six are dropped: of the four left one is held out, whichever rows they are."""
+    rows = [Curated(({"role": "user", "content": f"q{i}"},), "yes", str(i), f"f:{i}") for i in range(10)]
+    for left in ([0, 1, 2, 3], [2, 5, 7, 9], [6, 7, 8, 9]):
+        answers = {
+            request_key(r): {"text": "no" if i in left else "", "capped": False} for i, r in enumerate(rows)
+        }
+        files, counts = make_pairs(rows, None, answers, PairsConfig(valid_fraction=0.25), {}, 0)
+        assert (counts.train, counts.valid, counts.dropped) == (3, 1, {"empty": 6})
+        assert sorted(int(r["id"]) for rows_ in files.values() for r in rows_) == left
+
+
+def test_the_next_command_can_be_pasted(settings, tmp_path, mlx_dpo_command):
+    folder = tmp_path / "with space"
+    arguments = [p for s in settings(pairs__limit=6, pairs__output=folder) for p in ("--set", s)]
+    done = mlx_dpo_command("gen-pairs", *arguments, "--seed", 0)
+    words = shlex.split(done.stdout.splitlines()[-1].removeprefix("next: "))
+    assert words[:2] == ["mlx-dpo", "train"]
+    trained = mlx_dpo_command(*words[1:], "--set", f"run.output={tmp_path / 'my run'}", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    words = shlex.split(trained.stdout.splitlines()[-1].removeprefix("next: "))
+    # From another folder, too: a run knows its files by their full names.
+    evaluated = mlx_dpo_command(*words[1:], "--samples", 1, cwd="/")
+    assert evaluated.returncode == 0, evaluated.stderr

@@ -20,11 +20,11 @@ def command(tmp_path):
     return path
 
 
-def run_script(command, **environment):
+def run_script(command, *more, **environment):
     # Random weights never end an answer, so the trial keeps answers that were cut off.
     arguments = ["--set", "generate.max_tokens=24", "--set", "pairs.keep_capped=true"]
     return subprocess.run(
-        ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *arguments],
+        ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *arguments, *more],
         capture_output=True,
         text=True,
         timeout=300,
@@ -50,6 +50,10 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path,
     again = run_script(command, **environment)
     assert again.returncode == 0, again.stderr
     assert {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()} == before
+    # Other settings in the same folder are refused, not passed off as trained.
+    other = run_script(command, "--set", "beta.value=0.5", **environment)
+    assert other.returncode == 1
+    assert f"Error: {out}/run was trained with other settings or pairs" in other.stderr
 
 
 def test_the_script_stops_at_the_first_failure(tmp_path, command):

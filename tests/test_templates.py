@@ -334,3 +334,18 @@ def test_a_tokenizer_that_marks_the_start_of_text_spells_the_answer_as_in_the_co
     completion = completion_tokens(loaded, prompt, "Rub", end_of_turn(loaded))
     assert loaded.encode("Rub", add_special_tokens=False)[0] == mark
     assert completion[0] == words.index("R")
+
+
+def test_a_template_that_cuts_an_answer_is_noticed_on_every_row(tmp_path):
+    """As Qwen's does at </think>: the rest alone would be scored."""
+    cutting = CHATML._replace(
+        template=CHATML.template.replace("m['content'] +", "m['content'].split('</think>')[-1] +")
+    )
+    write_tokenizer(tmp_path, cutting, ["The answer is Rome, not Paris."] * 5, 400)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "eos_token_id": 2}))
+    tokenizer = load_tokenizer(tmp_path)
+    prompt = [{"role": "user", "content": "Where?"}]
+    end = end_of_turn(tokenizer)
+    assert tokenizer.decode(completion_tokens(tokenizer, prompt, "Rome", end)) == "Rome<|im_end|>"
+    with pytest.raises(DpoError, match="the chat template changes this answer"):
+        completion_tokens(tokenizer, prompt, "The answer is Rome</think>Paris", end)

@@ -20,6 +20,7 @@ from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.models import forward as forward_module
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer
@@ -375,3 +376,29 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_adapter(configure):
     folder = Path(config.run.output)
     assert all(np.isfinite(w).all() for w in weights_of(folder).values())
     assert "NaN" not in (folder / "metrics.jsonl").read_text()
+
+
+def test_a_setting_that_the_starting_adapter_does_not_have_is_refused(configure):
+    first = train_run(configure(train=4)).folder
+    config = configure("granite", f"model.adapter={first}", "adapter.scale=7", output="second")
+    with pytest.raises(DpoError, match=r"adapter.scale: is 7.0, but the adapter .* has 2.0"):
+        train_run(config)
+
+
+def test_scores_in_chunks_are_those_of_the_whole(configure, monkeypatch):
+    """Values and gradients of long answers, whose logits exist chunk by chunk."""
+    config = configure("granite", train=5)
+    tokenizer = load_tokenizer(config_path(config))
+    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    policy, _ = run._load_policy(config, config_path(config), pairs)
+    noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
+    policy.load_weights(noise, strict=False)
+    reference = np.zeros((5, 2), np.float32)
+    window = [[0, 1, 2], [3, 4]]
+    whole = run.score_pairs(policy, pairs, COMPLETION, window)
+    expected, _ = gradient_of(policy, pairs, window, reference)
+    monkeypatch.setattr(forward_module, "_CHUNK", 5)
+    monkeypatch.setattr(forward_module, "_LOGITS", 1)
+    np.testing.assert_allclose(run.score_pairs(policy, pairs, COMPLETION, window), whole, rtol=1e-6)
+    chunked, _ = gradient_of(policy, pairs, window, reference)
+    assert difference_of(chunked, expected) <= 2e-6 * norm_of(expected)

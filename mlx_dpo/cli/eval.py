@@ -5,17 +5,18 @@ from dataclasses import asdict
 
 import click
 
-from .options import json_option
+from .options import json_option, model_option
 
 
 @click.command("eval")
 @click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
 @click.option("--data", metavar="FILE", help="Pairs to judge by; the run's own held-out pairs by default.")
+@model_option
 @click.option(
     "--samples", default=3, show_default=True, type=click.IntRange(0), help="Prompts that both models answer."
 )
 @json_option
-def evaluate(folder, data, samples, as_json):
+def evaluate(folder, data, model, samples, as_json):
     """Judge a run on held-out pairs, and show answers of base and tuned model side by side.
 
     \b
@@ -29,5 +30,5 @@ def evaluate(folder, data, samples, as_json):
     from ..evaluation.preference import evaluate_run
     from ..evaluation.show import evaluation_text
 
-    result = evaluate_run(folder, data, samples)
+    result = evaluate_run(folder, data, samples, model)
     click.echo(json.dumps(asdict(result), ensure_ascii=False) if as_json else evaluation_text(result))

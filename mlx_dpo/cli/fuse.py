@@ -1,12 +1,19 @@
 """mlx-dpo fuse"""
 
+import json
+import shlex
+
 import click
+
+from .options import json_option, model_option
 
 
 @click.command()
 @click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
 @click.option("--output", required=True, metavar="FOLDER", help="The fused model's folder; must not exist.")
-def fuse(folder, output):
+@model_option
+@json_option
+def fuse(folder, output, model, as_json):
     """Merge a run's adapter into the weights: a model folder that needs no adapter.
 
     \b
@@ -16,7 +23,10 @@ def fuse(folder, output):
     from ..evaluation.preference import load_run
     from ..export.fuse import fuse_run
 
-    config = load_run(folder)
+    config = load_run(folder, model)
     path = fuse_run(config.model.path, folder, output)
-    click.echo(f"fused model: {path}")
-    click.echo(f'next: python -m mlx_lm generate --model {path} --prompt "..."')
+    if as_json:
+        click.echo(json.dumps({"fused": str(path)}))
+    else:
+        click.echo(f"fused model: {path}")
+        click.echo(f'next: python -m mlx_lm generate --model {shlex.quote(str(path))} --prompt "..."')

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from .options import config_option, json_option, resolve, set_option, setting_option
+from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
 
 
 @click.command("gen-pairs")
@@ -38,5 +38,9 @@ def gen_pairs(config_file, overrides, as_json):
     click.echo(json.dumps(asdict(counts)) if as_json else str(counts))
     if not as_json:
         output = config.pairs.output
-        valid = f"{output}/valid.jsonl" if counts.valid else "null"
-        click.echo(f"next: mlx-dpo train --set data.train={output}/train.jsonl --set data.valid={valid}")
+        files = {
+            "train": f"{output}/train.jsonl",
+            "valid": f"{output}/valid.jsonl" if counts.valid else "null",
+        }
+        data = [f"data.{name}={path}" for name, path in files.items()]
+        click.echo(f"next: {repeated('train', config_file, [*overrides, *flags()], data)}")

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,11 @@ set_option = click.option(
     "--set", "overrides", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one setting; repeatable."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+model_option = click.option(
+    "--model",
+    metavar="PATH",
+    help="Where the base model lies now; by default where it lay when the run was made.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a run that is there already.")
 
 
@@ -37,5 +43,17 @@ def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":
     """Defaults, then the file, then --set, then named flags."""
     from ..config import load_config
 
-    flags = (click.get_current_context().obj or {}).get("flags", [])
-    return load_config(config_file, [*overrides, *flags])
+    return load_config(config_file, [*overrides, *flags()])
+
+
+def flags() -> list[str]:
+    """The named flags of this call as "section.key=value"."""
+    return (click.get_current_context().obj or {}).get("flags", [])
+
+
+def repeated(command: str, config_file: str | None, overrides: Sequence[str], more: Sequence[str]) -> str:
+    """Another command with the settings of this one, to be pasted into a shell."""
+    words = ["mlx-dpo", command, *(["--config", config_file] if config_file else [])]
+    for assignment in [*overrides, *more]:
+        words += ["--set", assignment]
+    return shlex.join(words)

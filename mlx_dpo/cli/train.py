@@ -1,6 +1,7 @@
 """mlx-dpo train"""
 
 import json
+import shlex
 
 import click
 
@@ -33,4 +34,4 @@ def train(config_file, overrides, overwrite, as_json):
         click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out}))
     else:
         click.echo(f"run: {result.folder}")
-        click.echo(f"next: mlx-dpo eval --run {result.folder}")
+        click.echo(f"next: mlx-dpo eval --run {shlex.quote(str(result.folder))}")

@@ -164,7 +164,7 @@ def _with_system(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -
 
 
 def _id(row: dict[str, Any], where: str) -> str:
-    value = row.get("id", where.rsplit(":", 1)[-1])
+    value = row.get("id", f"line-{where.rsplit(':', 1)[-1]}")
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise DpoError("'id' must be text or a whole number", where=where, hint="or leave it out")
     return str(value)

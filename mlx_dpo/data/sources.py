@@ -11,6 +11,8 @@ from ..records import Curated, Preference
 from ..settings import setting
 from .formats import to_curated, to_preference
 
+NO_ROWS = "has no rows"
+
 Record = TypeVar("Record", Curated, Preference)
 
 
@@ -46,14 +48,14 @@ def read_curated(path: Path | str) -> list[Curated]:
 def _read(path: Path | str, parse: Callable[..., Record]) -> list[Record]:
     records = [parse(row, where) for where, row in read_jsonl(path)]
     if not records:
-        raise DpoError("has no rows", where=path, hint="see data/README.md for what a row looks like")
+        raise DpoError(NO_ROWS, where=path, hint="see data/README.md for what a row looks like")
     seen: dict[str, str] = {}
     for record in records:
         if record.id in seen:
             raise DpoError(
                 f"the id {record.id!r} stands at {seen[record.id]} too",
                 where=record.where,
-                hint="ids must differ; rows without one are numbered by line",
+                hint="ids must differ; rows without one are called line-1, line-2, ...",
             )
         seen[record.id] = record.where
     return records

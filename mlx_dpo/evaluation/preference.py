@@ -10,6 +10,7 @@ from ..config import RunConfig, load_config
 from ..console import progress
 from ..data.batches import micro_batches
 from ..data.sources import read_pairs
+from ..data.splits import prompt_key
 from ..data.templates import prompt_tokens
 from ..data.tokenize import tokenize_pairs
 from ..errors import DpoError
@@ -19,6 +20,7 @@ from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
+from ..records import Preference
 from ..scoring import score_pairs
 from ..training.checks import choose_forward
 from ..training.trainer import Data, evaluation_metrics
@@ -30,10 +32,12 @@ class Evaluation:
 
     `metrics` are those of metrics.jsonl, without their eval/ prefix. `preferred` is the share of pairs whose
     chosen answer the model itself finds likelier than the rejected one, without looking at the reference:
-    the figure that exists for the base model too. Intervals are 95 % (Wilson).
+    the figure that exists for the base model too. Intervals are 95 % (Wilson). `trained_on` of the pairs have
+    a prompt that the run was trained on: they are not held out.
     """
 
     pairs: int
+    trained_on: int
     metrics: dict[str, float]
     accuracy_interval: tuple[float, float]
     preferred_base: float
@@ -43,8 +47,11 @@ class Evaluation:
     samples: list[dict[str, str]]
 
 
-def load_run(folder: Path | str) -> RunConfig:
+def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
     """The settings a run was made with.
+
+    Args:
+        model: where the base model lies now; by default where it lay then.
 
     Raises:
         DpoError: not a run folder.
@@ -56,22 +63,25 @@ def load_run(folder: Path | str) -> RunConfig:
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
-    config = load_config(path)
+    config = load_config(path, [f"model.path={model}"] if model else [])
     read_adapter_config(folder)
     return config
 
 
-def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) -> Evaluation:
+def evaluate_run(
+    folder: Path | str, data: str | None = None, samples: int = 3, model: str | None = None
+) -> Evaluation:
     """Score held-out pairs with the run's reference and with its adapter, from one set of weights.
 
     Args:
         data: pairs to judge by; the run's own held-out pairs by default.
         samples: how many prompts both models answer, greedily; 0 for none.
+        model: where the base model lies now; by default where it lay when the run was made.
 
     Raises:
         DpoError: no held-out pairs, or files that do not fit.
     """
-    config = load_run(folder)
+    config = load_run(folder, model)
     source = data or config.data.valid
     if not source:
         raise DpoError(
@@ -84,19 +94,19 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
     spread = [rows[round(k * (len(rows) - 1) / max(1, samples - 1))] for k in range(min(samples, len(rows)))]
     prompts = [prompt_tokens(tokenizer, row.prompt) for row in spread]
 
-    model, _ = load_model(base)
+    policy, _ = load_model(base)
     if config.model.adapter:
-        load_adapter(model, config.model.adapter)
-    attach_like(model, folder)  # not its weights yet; one that does not fit is refused before the slow part
-    forward = choose_forward(model, pairs, config.training.forward)
+        load_adapter(policy, config.model.adapter)
+    attach_like(policy, folder)  # not its weights yet; one that does not fit is refused before the slow part
+    forward = choose_forward(policy, pairs, config.training.forward)
     batch_size = config.training.micro_batch
     batches = micro_batches(pairs, range(len(pairs)), batch_size)
 
-    reference = _score("base", model, pairs, forward, batches)
-    before = _answer(model, tokenizer, prompts, config)
-    load_adapter(model, folder)
-    tuned = _score("tuned", model, pairs, forward, batches)
-    after = _answer(model, tokenizer, prompts, config)
+    reference = _score("base", policy, pairs, forward, batches)
+    before = _answer(policy, tokenizer, prompts, config)
+    load_adapter(policy, folder)
+    tuned = _score("tuned", policy, pairs, forward, batches)
+    after = _answer(policy, tokenizer, prompts, config)
 
     if not np.isfinite(tuned).all():
         raise DpoError(
@@ -105,11 +115,12 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
             hint="the run diverged; train again with a lower optimizer.learning_rate",
         )
     loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
-    metrics = evaluation_metrics(model, Data(pairs, reference), loss, beta, forward, batch_size)
+    metrics = evaluation_metrics(policy, Data(pairs, reference), loss, beta, forward, batch_size)
     wins = round(metrics["eval/rewards/accuracies"] * len(pairs))
     likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
     return Evaluation(
         pairs=len(pairs),
+        trained_on=_trained_on(config, rows),
         metrics={k.removeprefix("eval/"): v for k, v in metrics.items() if k != "eval/pairs"},
         accuracy_interval=wilson_interval(wins, len(pairs)),
         preferred_base=likelier[0] / len(pairs),
@@ -121,6 +132,14 @@ def evaluate_run(folder: Path | str, data: str | None = None, samples: int = 3) 
             for row, b, a in zip(spread, before, after, strict=True)
         ],
     )
+
+
+def _trained_on(config: RunConfig, rows: list[Preference]) -> int:
+    """How many rows have a prompt of the run's training file, as far as that is still there."""
+    if not Path(config.data.train).is_file():
+        return 0
+    known = {prompt_key(row.prompt) for row in read_pairs(config.data.train)}
+    return sum(prompt_key(row.prompt) in known for row in rows)
 
 
 def _score(label: str, model: Any, pairs: Any, forward: Any, batches: list[list[int]]) -> np.ndarray:

@@ -8,7 +8,8 @@ def evaluation_text(result: Evaluation) -> str:
     m = result.metrics
     low, high = result.accuracy_interval
     lines = [
-        f"held-out pairs (n)            {result.pairs}",
+        f"{'pairs' if result.trained_on else 'held-out pairs'} (n)".ljust(30) + str(result.pairs),
+        *([f"NOT held out                  {result.trained_on}: trained on"] if result.trained_on else []),
         f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})",
         f"reward margin                 {m['rewards/margins']:+.3f}",
         f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",

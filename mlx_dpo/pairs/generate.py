@@ -20,6 +20,7 @@ from ..errors import DpoError
 from ..files import sync, unwritable, write_text
 from ..jsonl import read_jsonl, write_jsonl
 from ..models.generate import Answer, GenerateConfig, generate_answers
+from ..models.load import ModelConfig, fingerprint
 from ..records import Curated
 from ..settings import setting
 
@@ -84,13 +85,16 @@ def split_rows(
     ]
 
 
-def request_key(tokens: Sequence[int]) -> str:
-    """The name a prompt's answer is kept under: 16 hex digits of its tokens."""
-    return hashlib.sha256(json.dumps(list(tokens)).encode()).hexdigest()[:16]
+def request_key(row: Curated) -> str:
+    """The name a prompt's answer is kept under: 16 hex digits of its messages.
+
+    Not of its tokens: some templates print the date, and the answers of yesterday are kept.
+    """
+    return hashlib.sha256(json.dumps(row.prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """Prompt tokens of each row's id-and-place, by `where`.
+    """Prompt tokens by request key: rows with the same prompt share one answer.
 
     Raises:
         DpoError: prompts that leave no room for an answer, the first ten named.
@@ -104,7 +108,7 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
         if len(tokens) + 2 > max_length:
             too_long.append((row.where, len(tokens)))
-        requests[row.where] = tokens
+        requests[request_key(row)] = tokens
     if too_long:
         raise prompts_too_long(too_long, max_length)
     return requests
@@ -113,12 +117,12 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
 def answer_missing(
     model: Any,
     tokenizer: Any,
-    requests: dict[str, list[int]],
+    wanted: dict[str, list[int]],
     output: Path,
     config: GenerateConfig,
     origin: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """Answer every prompt that has no answer in `output` yet; return all answers by request key.
+    """Answer every wanted prompt that has no answer in `output` yet; return all answers by request key.
 
     Each answer is appended to completions.jsonl, one whole line at a time, as soon as it ends. A line that a
     kill cut short is removed at the next start. `origin` (model, template, settings) is kept beside it, for
@@ -131,22 +135,34 @@ def answer_missing(
         write_text(output / SETTINGS, json.dumps(origin, indent=1) + "\n")
     with _locked(output / COMPLETIONS) as file:
         done = {row["key"]: row for _, row in read_jsonl(output / COMPLETIONS)}
-        wanted = {request_key(tokens): tokens for tokens in requests.values()}
         missing = [key for key in wanted if key not in done]
         if len(missing) < len(wanted):
             say(f"{len(wanted) - len(missing)} of {len(wanted)} prompts are answered already: going on")
         written, start = 0, time.monotonic()
         streams = [int(key, 16) for key in missing]
         with progress("answering", len(wanted), "prompts", len(wanted) - len(missing)) as advance:
-            for answer in generate_answers(model, tokenizer, [wanted[k] for k in missing], config, streams):
-                row = _completion_row(missing[answer.index], answer)
-                done[row["key"]] = row
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
-                written += answer.tokens
-                advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
+            answers = generate_answers(model, tokenizer, [wanted[k] for k in missing], config, streams)
+            try:
+                for answer in answers:
+                    row = _completion_row(missing[answer.index], answer)
+                    _append(file, row, output / COMPLETIONS)
+                    done[row["key"]] = row
+                    written += answer.tokens
+                    advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
+            except KeyboardInterrupt:
+                say(f"interrupted: {len(done)} answers are kept; the same command goes on from here")
+                raise
         os.fsync(file.fileno())
     return done
+
+
+def _append(file: IO[bytes], row: dict[str, Any], path: Path) -> None:
+    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def _completion_row(key: str, answer: Answer) -> dict[str, Any]:
@@ -175,7 +191,9 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
         old = None
     if not isinstance(old, dict):
         raise DpoError("is damaged", where=path, hint=f"delete the folder {output} to start over")
-    different = [key for key in origin if old.get(key) != origin[key]]
+    # The same model may lie elsewhere today, and another one at the same place.
+    compared = {"fingerprint": "model", "template": "template", "generate": "generate"}
+    different = [word for key, word in compared.items() if old.get(key) != origin[key]]
     if different:
         raise DpoError(
             f"holds answers made with another {', '.join(different)}",
@@ -185,41 +203,50 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[IO[str]]:
+def _locked(path: Path) -> Iterator[IO[bytes]]:
     """Open for appending, alone, after cutting off a half-written last line."""
     import fcntl
 
     try:
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DpoError(
-                    "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
-                ) from None
-            whole = path.read_bytes()
-            file.truncate(whole.rfind(b"\n") + 1)
-            sync(path)
-            yield file
+        # Without a buffer: what a full disk refused must not be tried again when the file is closed.
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise unwritable(path, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DpoError(
+                "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
+            ) from None
+        whole = path.read_bytes()
+        file.truncate(whole.rfind(b"\n") + 1)
+        sync(path)
+        yield file
 
 
 def make_pairs(
-    split: Sequence[tuple[str, Curated]],
-    requests: dict[str, list[int]],
+    rows: Sequence[Curated],
+    valid_rows: Sequence[Curated] | None,
     answers: dict[str, dict[str, Any]],
     config: PairsConfig,
     origin: dict[str, Any],
+    seed: int,
 ) -> tuple[dict[str, list[dict[str, Any]]], PairCounts]:
-    """Apply the rules: rows of train and valid in the order of the source, and what was dropped and why."""
+    """Apply the rules, then split what is left: rows of both files in the source's order, and the counts."""
     files: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
     dropped: Counter[str] = Counter()
-    for name, row in split:
-        answer = answers[request_key(requests[row.where])]
-        if reason := drop_reason(row.answer, answer["text"], answer["capped"], config):
-            dropped[reason] += 1
-            continue
+
+    def kept(row: Curated) -> bool:
+        answer = answers[request_key(row)]
+        reason = drop_reason(row.answer, answer["text"], answer["capped"], config)
+        dropped.update([reason] if reason else [])
+        return not reason
+
+    usable = [row for row in rows if kept(row)]
+    held = None if valid_rows is None else [row for row in valid_rows if kept(row)]
+    for name, row in split_rows(usable, held, config.valid_fraction, seed):
+        answer = answers[request_key(row)]
         files[name].append(
             {
                 "id": row.id,
@@ -229,7 +256,8 @@ def make_pairs(
                 "meta": {**origin, "capped": answer["capped"]},
             }
         )
-    return files, PairCounts(len(split), len(files["train"]), len(files["valid"]), dict(dropped))
+    total = len(rows) + len(valid_rows or [])
+    return files, PairCounts(total, len(files["train"]), len(files["valid"]), dict(dropped))
 
 
 def drop_reason(chosen: str, rejected: str, capped: bool, config: PairsConfig) -> str | None:
@@ -268,7 +296,16 @@ def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, outp
         write_jsonl(output / f"{name}.jsonl", rows)
 
 
-def pairs_origin(model: str, adapter: str | None, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:
-    """What answers depend on besides the prompt: kept in every pair's meta."""
-    settings = {k: v for k, v in asdict(config).items() if k != "batch_size"}
-    return {"model": model, "adapter": adapter, "template": template_hash(tokenizer), "generate": settings}
+def pairs_origin(model: ModelConfig, base: Path, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:
+    """What answers depend on besides the prompt, kept in every pair's meta.
+
+    The fingerprint is of the content of model and adapter, the names are for people.
+    """
+    folders = [base, Path(model.adapter)] if model.adapter else [base]
+    return {
+        "model": model.path,
+        "adapter": model.adapter,
+        "fingerprint": fingerprint(*folders),
+        "template": template_hash(tokenizer),
+        "generate": {k: v for k, v in asdict(config).items() if k != "batch_size"},
+    }

@@ -14,7 +14,6 @@ from .generate import (
     check_origin,
     make_pairs,
     pairs_origin,
-    split_rows,
     tokenize_prompts,
     write_pairs,
 )
@@ -34,19 +33,20 @@ def generate_pairs(config: "RunConfig") -> PairCounts:
     valid = read_curated(settings.valid_source)[: settings.limit] if settings.valid_source else None
     output = Path(settings.output)
     check_writable(output, need_bytes=10_000_000)
-    split = split_rows(rows, valid, settings.valid_fraction, config.generate.seed)
     if config.model.adapter:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base)
-    requests = tokenize_prompts([row for _, row in split], tokenizer, config.data.max_length)
-    origin = pairs_origin(config.model.path, config.model.adapter, tokenizer, config.generate)
+    requests = tokenize_prompts([*rows, *(valid or [])], tokenizer, config.data.max_length)
+    origin = pairs_origin(config.model, base, tokenizer, config.generate)
     check_origin(output, origin)
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
     answers = answer_missing(model, tokenizer, requests, output, config.generate, origin)
-    files, counts = make_pairs(split, requests, answers, settings, origin)
+    files, counts = make_pairs(rows, valid, answers, settings, origin, config.generate.seed)
     write_pairs(files, counts, output)
+    if not counts.valid:
+        say("no held-out pairs are left: nothing will tell whether training helps; more curated rows would")
     say(f"wrote {output / 'train.jsonl'} and {output / 'valid.jsonl'}")
     return counts

@@ -27,7 +27,7 @@ class RunLog:
     def _train_line(self, m: dict[str, float]) -> str:
         return (
             f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  loss {m['loss']:.4f}  "
-            f"margin {m['rewards/margins']:+.3f}  accuracy {m['rewards/accuracies']:.2f}  "
+            f"margin {m['rewards/margins']:+.3f}  accuracy {_accuracy(m, '')}  "
             f"lr {m['learning_rate']:.1e}  grad {m['grad_norm']:.2f}  "
             f"{m['tokens_per_second']:,.0f} tokens/s  {m['peak_memory_gb']:.2f} GB"
         )
@@ -36,5 +36,11 @@ class RunLog:
         return (
             f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  held-out (n {m['eval/pairs']}): "
             f"loss {m['eval/loss']:.4f}  margin {m['eval/rewards/margins']:+.3f}  "
-            f"chosen {m['eval/rewards/chosen']:+.3f}  accuracy {m['eval/rewards/accuracies']:.2f}"
+            f"chosen {m['eval/rewards/chosen']:+.3f}  accuracy {_accuracy(m, 'eval/')}"
         )
+
+
+def _accuracy(m: dict[str, float], prefix: str) -> str:
+    """Two digits; a dash before the policy has moved, when every pair is a tie."""
+    unmoved = m[f"{prefix}rewards/chosen"] == m[f"{prefix}rewards/rejected"] == 0
+    return "   -" if unmoved else f"{m[f'{prefix}rewards/accuracies']:.2f}"

@@ -14,7 +14,7 @@ from rich.table import Table
 from ..config import RunConfig, save_config
 from ..console import console, progress, say
 from ..data.batches import epoch_windows, micro_batches
-from ..data.sources import read_pairs
+from ..data.sources import NO_ROWS, read_pairs
 from ..data.splits import prompt_key
 from ..data.tokenize import TokenizedPair, tokenize_pairs
 from ..errors import DpoError, first_ten
@@ -38,6 +38,7 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
 from ..records import Preference
 from ..scoring import score_pairs
+from ..settings import as_plain
 from .checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
 from .interrupt import between_micro_batches
 from .log import METRICS, RunLog
@@ -66,8 +67,9 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     folder = _output_folder(config, overwrite)
     rows, held_rows = _read(config)
     if config.model.adapter:
-        config = replace(config, adapter=read_adapter_config(config.model.adapter, config.adapter))
+        config = replace(config, adapter=_starting_adapter(config))
     base = find_model(config.model.path)
+    config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else []
@@ -111,6 +113,36 @@ def _output_folder(config: RunConfig, overwrite: bool) -> Path:
     return folder
 
 
+def _starting_adapter(config: RunConfig) -> AdapterConfig:
+    """The settings of the adapter that the run starts from; they cannot be chosen again.
+
+    Raises:
+        DpoError: a setting of this run that is neither that adapter's nor the default.
+    """
+    own, asked, default = read_adapter_config(config.model.adapter), config.adapter, AdapterConfig()
+    for name, value in as_plain(asked).items():
+        theirs = getattr(own, name)
+        if value not in (theirs, getattr(default, name)) and not (name == "rank" and own.type == "full"):
+            raise DpoError(
+                f"is {value}, but the adapter that the run starts from has {theirs}",
+                where=f"adapter.{name}",
+                hint=f"remove the setting, or start without model.adapter ({config.model.adapter})",
+            )
+    say(f"adapter: that of {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
+    return own
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Local files by their full names, so that eval and fuse work from any folder."""
+
+    def full(path: str | None) -> str | None:
+        return str(Path(path).expanduser().absolute()) if path and Path(path).expanduser().exists() else path
+
+    model = replace(config.model, path=full(config.model.path), adapter=full(config.model.adapter))
+    data = replace(config.data, train=full(config.data.train), valid=full(config.data.valid))
+    return replace(config, model=model, data=data)
+
+
 def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
     """Train and valid rows.
 
@@ -118,7 +150,7 @@ def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
         DpoError: bad rows, or prompts that are in both files.
     """
     rows = read_pairs(config.data.train)
-    held = read_pairs(config.data.valid) if config.data.valid else []
+    held = _read_held_out(config.data.valid) if config.data.valid else []
     known = {prompt_key(row.prompt) for row in rows}
     both = [row.where for row in held if prompt_key(row.prompt) in known]
     if both:
@@ -128,6 +160,16 @@ def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
             hint="held-out numbers would be too good; remove these rows from one of the files",
         )
     return rows, held
+
+
+def _read_held_out(path: str) -> list[Preference]:
+    try:
+        return read_pairs(path)
+    except DpoError as error:
+        if error.what != NO_ROWS:
+            raise
+        hint = "set data.valid=null to train without held-out pairs"
+        raise DpoError(error.what, where=error.where, hint=hint) from None
 
 
 def _tokenize(name: str, rows: list[Preference], tokenizer: Any, max_length: int) -> list[TokenizedPair]:
