@@ -9,13 +9,13 @@ import pytest
 from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
-from mlx_dpo.evaluation.preference import evaluate_run
-from mlx_dpo.evaluation.show import evaluation_text
+from mlx_dpo.evaluation.preference import evaluation_text
+from mlx_dpo.jobs.evaluate import evaluate_run
+from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.forward import PLAIN
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.run import train_run
 
 
 @pytest.fixture

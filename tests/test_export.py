@@ -11,10 +11,10 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run, round_to
+from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import attach, load_adapter, save_adapter_config, save_adapter_weights
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.training.run import train_run
 
 from .conftest import half_precision
 

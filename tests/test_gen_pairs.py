@@ -16,11 +16,11 @@ import pytest
 from mlx_dpo.config import load_config
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.errors import DpoError
+from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jsonl import read_jsonl
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.pairs.generate import COMPLETIONS, PairsConfig, drop_reason, make_pairs, request_key
-from mlx_dpo.pairs.run import generate_pairs
 from mlx_dpo.records import Curated
 
 from .conftest import curated_rows

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.jobs.train import train_run
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer, learning_rate_schedule
-from mlx_dpo.training.run import train_run
 from mlx_dpo.training.step import update
 
 

@@ -19,13 +19,14 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
+from mlx_dpo.jobs import train as run
+from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models import forward as forward_module
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.training import checks, run
-from mlx_dpo.training.run import train_run
+from mlx_dpo.training import checks
 from mlx_dpo.training.step import window_gradient
 
 from .conftest import half_precision

@@ -27,8 +27,8 @@ def evaluate(folder, data, model, samples, as_json):
     from . import say_blas_note
 
     say_blas_note()
-    from ..evaluation.preference import evaluate_run
-    from ..evaluation.show import evaluation_text
+    from ..evaluation.preference import evaluation_text
+    from ..jobs.evaluate import evaluate_run
 
     result = evaluate_run(folder, data, samples, model)
     click.echo(json.dumps(asdict(result), ensure_ascii=False) if as_json else evaluation_text(result))

@@ -20,8 +20,8 @@ def fuse(folder, output, model, as_json):
     Example:
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
-    from ..evaluation.preference import load_run
     from ..export.fuse import fuse_run
+    from ..jobs.evaluate import load_run
 
     config = load_run(folder, model)
     path = fuse_run(config.model.path, folder, output)

@@ -32,7 +32,7 @@ def gen_pairs(config_file, overrides, as_json):
     from . import say_blas_note
 
     say_blas_note()
-    from ..pairs.run import generate_pairs
+    from ..jobs.pairs import generate_pairs
 
     counts = generate_pairs(config)
     click.echo(json.dumps(asdict(counts)) if as_json else str(counts))

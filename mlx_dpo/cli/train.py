@@ -27,7 +27,7 @@ def train(config_file, overrides, overwrite, as_json):
     from . import say_blas_note
 
     say_blas_note()
-    from ..training.run import train_run
+    from ..jobs.train import train_run
 
     result = train_run(config, overwrite=overwrite)
     if as_json:

@@ -11,15 +11,16 @@ from ..console import say
 from ..data.sources import read_curated
 from ..data.templates import prompt_tokens
 from ..errors import DpoError
-from ..evaluation.preference import Evaluation, evaluate_run
+from ..evaluation.preference import Evaluation
 from ..export.fuse import fuse_run
 from ..files import check_writable, make_folder
+from ..jobs.evaluate import evaluate_run
+from ..jobs.pairs import generate_pairs
+from ..jobs.train import train_run
 from ..models.adapters import load_adapter
 from ..models.generate import generate_answers
 from ..models.load import load_model, load_tokenizer
-from ..pairs.run import generate_pairs
 from ..records import Curated
-from ..training.run import train_run
 from .base import teach
 from .tiny import make_model
 

@@ -1,29 +1,6 @@
-"""Preference accuracy and margins of a finished run, and answers of base and tuned model."""
+"""What held-out pairs say of a run, and how it reads."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from ..config import RunConfig, load_config
-from ..console import progress
-from ..data.batches import micro_batches
-from ..data.sources import read_pairs
-from ..data.splits import prompt_key
-from ..data.templates import prompt_tokens
-from ..data.tokenize import tokenize_pairs
-from ..errors import DpoError
-from ..losses import build_loss
-from ..losses.beta import beta_rule
-from ..metrics import wilson_interval
-from ..models.adapters import attach_like, load_adapter, read_adapter_config
-from ..models.generate import generate_answers
-from ..models.load import find_model, load_model, load_tokenizer
-from ..records import Preference
-from ..scoring import score_pairs
-from ..training.checks import choose_forward
-from ..training.trainer import Data, evaluation_metrics
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -47,107 +24,20 @@ class Evaluation:
     samples: list[dict[str, str]]
 
 
-def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
-    """The settings a run was made with.
-
-    Args:
-        model: where the base model lies now; by default where it lay then.
-
-    Raises:
-        DpoError: not a run folder.
-    """
-    path = Path(folder) / "config.yaml"
-    if not path.is_file():
-        raise DpoError(
-            "is not a run folder: it has no config.yaml",
-            where=folder,
-            hint="name the folder that mlx-dpo train wrote (its run.output)",
-        )
-    config = load_config(path, [f"model.path={model}"] if model else [])
-    read_adapter_config(folder)
-    return config
-
-
-def evaluate_run(
-    folder: Path | str, data: str | None = None, samples: int = 3, model: str | None = None
-) -> Evaluation:
-    """Score held-out pairs with the run's reference and with its adapter, from one set of weights.
-
-    Args:
-        data: pairs to judge by; the run's own held-out pairs by default.
-        samples: how many prompts both models answer, greedily; 0 for none.
-        model: where the base model lies now; by default where it lay when the run was made.
-
-    Raises:
-        DpoError: no held-out pairs, or files that do not fit.
-    """
-    config = load_run(folder, model)
-    source = data or config.data.valid
-    if not source:
-        raise DpoError(
-            "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
-        )
-    rows = read_pairs(source)
-    base = find_model(config.model.path)
-    tokenizer = load_tokenizer(base)
-    pairs, _ = tokenize_pairs(rows, tokenizer, config.data.max_length)
-    spread = [rows[round(k * (len(rows) - 1) / max(1, samples - 1))] for k in range(min(samples, len(rows)))]
-    prompts = [prompt_tokens(tokenizer, row.prompt) for row in spread]
-
-    policy, _ = load_model(base)
-    if config.model.adapter:
-        load_adapter(policy, config.model.adapter)
-    attach_like(policy, folder)  # not its weights yet; one that does not fit is refused before the slow part
-    forward = choose_forward(policy, pairs, config.training.forward)
-    batch_size = config.training.micro_batch
-    batches = micro_batches(pairs, range(len(pairs)), batch_size)
-
-    reference = _score("base", policy, pairs, forward, batches)
-    before = _answer(policy, tokenizer, prompts, config)
-    load_adapter(policy, folder)
-    tuned = _score("tuned", policy, pairs, forward, batches)
-    after = _answer(policy, tokenizer, prompts, config)
-
-    if not np.isfinite(tuned).all():
-        raise DpoError(
-            "the tuned model gives no finite log-probabilities",
-            where=folder,
-            hint="the run diverged; train again with a lower optimizer.learning_rate",
-        )
-    loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
-    metrics = evaluation_metrics(policy, Data(pairs, reference), loss, beta, forward, batch_size)
-    wins = round(metrics["eval/rewards/accuracies"] * len(pairs))
-    likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
-    return Evaluation(
-        pairs=len(pairs),
-        trained_on=_trained_on(config, rows),
-        metrics={k.removeprefix("eval/"): v for k, v in metrics.items() if k != "eval/pairs"},
-        accuracy_interval=wilson_interval(wins, len(pairs)),
-        preferred_base=likelier[0] / len(pairs),
-        preferred_tuned=likelier[1] / len(pairs),
-        preferred_base_interval=wilson_interval(likelier[0], len(pairs)),
-        preferred_tuned_interval=wilson_interval(likelier[1], len(pairs)),
-        samples=[
-            {"prompt": row.prompt[-1]["content"], "base": b, "tuned": a, "curated": row.chosen}
-            for row, b, a in zip(spread, before, after, strict=True)
-        ],
-    )
-
-
-def _trained_on(config: RunConfig, rows: list[Preference]) -> int:
-    """How many rows have a prompt of the run's training file, as far as that is still there."""
-    if not Path(config.data.train).is_file():
-        return 0
-    known = {prompt_key(row.prompt) for row in read_pairs(config.data.train)}
-    return sum(prompt_key(row.prompt) in known for row in rows)
-
-
-def _score(label: str, model: Any, pairs: Any, forward: Any, batches: list[list[int]]) -> np.ndarray:
-    with progress(label, len(pairs), "pairs") as advance:
-        return score_pairs(model, pairs, forward, batches, advance)
-
-
-def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:
-    greedy = replace(config.generate, temperature=0.0)
-    answers = sorted(generate_answers(model, tokenizer, prompts, greedy))
-    return [answer.text for answer in answers]
+def evaluation_text(result: Evaluation) -> str:
+    """Figures with their n and intervals, then the sampled answers."""
+    m = result.metrics
+    low, high = result.accuracy_interval
+    lines = [
+        f"{'pairs' if result.trained_on else 'held-out pairs'} (n)".ljust(30) + str(result.pairs),
+        *([f"NOT held out                  {result.trained_on}: trained on"] if result.trained_on else []),
+        f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})",
+        f"reward margin                 {m['rewards/margins']:+.3f}",
+        f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
+        f"loss                          {m['loss']:.4f}",
+        f"chosen likelier than rejected base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
+    ]
+    for sample in result.samples:
+        lines += ["", f"Q      {sample['prompt']}"]
+        lines += [f"{name:<6} {sample[name]}" for name in ("base", "tuned")]
+    return "\n".join(lines)

@@ -39,11 +39,11 @@ from ..optimizers import build_optimizer
 from ..records import Preference
 from ..scoring import score_pairs
 from ..settings import as_plain
-from .checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
-from .interrupt import between_micro_batches
-from .log import METRICS, RunLog
-from .step import DIVERGED
-from .trainer import Data, evaluation_metrics, train
+from ..training.checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
+from ..training.interrupt import between_micro_batches
+from ..training.log import METRICS, RunLog
+from ..training.step import DIVERGED
+from ..training.trainer import Data, evaluation_metrics, train
 
 _CHECKPOINTING_BYTES = 1e9
 _CACHE_BYTES = 2**30

@@ -1,14 +1,14 @@
 """The whole of gen-pairs: check everything cheap, load, answer, apply the rules, write."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..config import RunConfig
 from ..console import say
 from ..data.sources import read_curated
 from ..files import check_writable
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.load import find_model, load_model, load_tokenizer
-from .generate import (
+from ..pairs.generate import (
     PairCounts,
     answer_missing,
     check_origin,
@@ -18,11 +18,8 @@ from .generate import (
     write_pairs,
 )
 
-if TYPE_CHECKING:
-    from ..config import RunConfig
 
-
-def generate_pairs(config: "RunConfig") -> PairCounts:
+def generate_pairs(config: RunConfig) -> PairCounts:
     """Read curated rows, answer their prompts with the base model, write train.jsonl and valid.jsonl.
 
     Raises:
