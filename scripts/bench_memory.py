@@ -23,6 +23,7 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.jsonl import write_jsonl
 from mlx_dpo.models.forward import COMPLETION
@@ -72,13 +73,20 @@ def training(folder, kind):
     return max(loaded / 1e6, max(r["peak_memory_gb"] for r in rows if "loss" in r) * 1e3)
 
 
+def fusing(folder):
+    """Base and adapter summed and written: peak in MB."""
+    fuse_run(str(folder / "base"), folder / "lora", folder / "fused")
+    return mx.get_peak_memory() / 1e6
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--part", choices=("forward", "lora", "dora"))
+    parser.add_argument("--part", choices=("forward", "lora", "dora", "fuse"))
     parser.add_argument("--folder", type=Path)
     a = parser.parse_args()
     if a.part:
-        print(json.dumps(forward_only(a.folder) if a.part == "forward" else training(a.folder, a.part)))
+        parts = {"forward": forward_only, "fuse": fusing}
+        print(json.dumps(parts.get(a.part, lambda folder: training(folder, a.part))(a.folder)))
         return
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     prepare(folder)
@@ -91,6 +99,7 @@ def main():
     weights, peak = part("forward")
     result = {"weights_mb": round(weights, 1), "forward_only_peak_mb": round(peak, 1)}
     result |= {f"training_{kind}_peak_mb": round(part(kind), 1) for kind in ("lora", "dora")}
+    result["fusing_peak_mb"] = round(part("fuse"), 1)
     print(json.dumps(result | {"mlx": version("mlx"), "mlx-lm": version("mlx-lm")}))
 
 

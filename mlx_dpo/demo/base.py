@@ -25,7 +25,7 @@ def teach(folder: Path, rows: Sequence[Curated], epochs: int, seed: int = 0) -> 
     """Train all weights of the model in `folder` on prompt and answer, and write them back.
 
     Next-token cross-entropy, AdamW with a cosine schedule. mlx_lm's trainer is not used: it always compiles,
-    and on a CPU building those kernels would take a third of this whole training.
+    and on a CPU building those kernels takes as long as several epochs.
     """
     model, _ = load_model(folder)
     sequences = _tokenize(load_tokenizer(folder), rows)
