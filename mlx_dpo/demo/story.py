@@ -1,5 +1,6 @@
 """The main job from start to end, offline: base model, pairs, training, evaluation, fused model."""
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,8 @@ def _whereabouts(folder: Path, seconds: float) -> list[str]:
         f"Done in {seconds:.0f} s. Everything lies in {folder}:",
         "  base/   the base model      pairs/  train.jsonl, valid.jsonl",
         "  run/    adapter, metrics    fused/  the tuned model, ready for mlx_lm",
+        "",
+        f"For the commands below: . {Path(sys.prefix).name}/bin/activate",
         "",
         "Ask it something else:",
         f"  python -m mlx_lm generate --model {folder}/base --adapter-path {folder}/run \\",
