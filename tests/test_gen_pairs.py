@@ -93,33 +93,35 @@ def test_a_sampled_answer_does_not_depend_on_its_company(models):
     assert sum(a.text == b.text for a, b in zip(together, other, strict=True)) <= 1
 
 
-def test_killed_at_ten_random_moments_it_ends_as_if_never_stopped(settings, tmp_path):
-    whole = generate_pairs(load_config(None, settings(output="whole", generate__batch_size=3)))
+def test_killed_at_ten_random_moments_it_ends_as_if_never_stopped(settings, tmp_path, write_rows):
+    source = write_rows("many.jsonl", curated_rows("curated.jsonl")[::4])
+    few = {"pairs__source": source, "generate__batch_size": 3}
+    whole = generate_pairs(load_config(None, settings(output="whole", **few)))
     rng, killed_at = random.Random(1), []
     command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
-    for assignment in settings(output="killed", generate__batch_size=3):
+    for assignment in settings(output="killed", **few):
         command += ["--set", assignment]
     completions = tmp_path / "killed" / COMPLETIONS
     for kill in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # Until the next few answers are written, then a random moment more: inside answering or writing.
-        target = len(lines_of(completions)) + rng.randint(1, 4)
+        target = len(lines_of(completions)) + rng.randint(1, 2)
         while process.poll() is None and len(lines_of(completions)) < target:
             time.sleep(0.001)
-        time.sleep(rng.random() * 0.05)
+        time.sleep(rng.random() * 0.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed_at.append(len(lines_of(completions)))
-        assert killed_at[-1] < 48, f"the run was over before kill {kill}"
+        assert killed_at[-1] < 120, f"the run was over before kill {kill}"
     assert killed_at == sorted(killed_at) and killed_at[0] < killed_at[-1]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    assert whole.train + whole.valid == 48
+    assert whole.train + whole.valid == 120
     for name in ("train.jsonl", "valid.jsonl"):
         one, other = (without_folder(rows_of(tmp_path / f / name)) for f in ("whole", "killed"))
         assert one == other
     answers = rows_of(completions)
-    assert len({a["key"] for a in answers}) == len(answers) == 48
+    assert len({a["key"] for a in answers}) == len(answers) == 120
     assert by_key(answers) == by_key(rows_of(tmp_path / "whole" / COMPLETIONS))
 
 
