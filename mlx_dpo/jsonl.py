@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,35 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DpoError: the file is missing or unreadable, or a line is not a JSON object.
     """
+    for number, _, line in read_lines(path):
+        where = f"{Path(path)}:{number}"
+        yield where, parse_line(line, where)
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (line number from 1, its first byte's place in the file, its bytes) of lines that are not blank.
+
+    Raises:
+        DpoError: the file is missing or unreadable.
+    """
+    with readable(path), open(path, "rb") as file:
+        place = 0
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, place, line
+            place += len(line)
+
+
+@contextmanager
+def readable(path: Path | str) -> Iterator[None]:
+    """Say of `path` why it cannot be read.
+
+    Raises:
+        DpoError: in place of an OSError.
+    """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+        yield
     except IsADirectoryError:
         raise DpoError("is a folder, not a file", where=path, hint="name the .jsonl file inside it") from None
     except FileNotFoundError:
@@ -31,7 +55,12 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from None
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+def parse_line(line: bytes, where: str) -> dict[str, Any]:
+    """One line as a JSON object.
+
+    Raises:
+        DpoError: it is not one.
+    """
     try:
         text = line.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError:

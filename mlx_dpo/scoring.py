@@ -1,12 +1,11 @@
 """Log-probabilities of many pairs, without gradients."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .data.batches import build_batch
 from .data.tokenize import TokenizedPair
 from .models.forward import Forward
 
@@ -27,13 +26,23 @@ def score_pairs(
     Returns:
         float32 (n, 2), nats: chosen and rejected, in the order of `pairs`.
     """
+    scores = np.zeros((len(pairs), 2), np.float32)
+    for rows, scored in batch_scores(model, pairs, forward, batches):
+        scores[rows] = scored
+        progress(len(rows))
+    return scores
+
+
+def batch_scores(
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, batches: Iterable[Sequence[int]]
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """Each batch's rows with their scores, float32 (B, 2) as in `score_pairs`, as soon as they are known."""
     training = model.training
     model.eval()
-    scores = np.zeros((len(pairs), 2), np.float32)
-    for rows in batches:
-        logps = forward.score(model, build_batch([pairs[i] for i in rows]))
-        mx.eval(logps)
-        scores[rows] = np.array(logps).reshape(2, -1).T
-        progress(len(rows))
-    model.train(training)
-    return scores
+    try:
+        for rows in batches:
+            logps = forward.score(model, forward.build([pairs[i] for i in rows]), gradient=False)
+            mx.eval(logps)
+            yield rows, np.array(logps).reshape(2, -1).T
+    finally:
+        model.train(training)

@@ -8,6 +8,7 @@ process of its own; prints JSON in MB.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,10 @@ def main():
 
     def part(name):
         command = [sys.executable, __file__, "--part", name, "--folder", str(folder)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        environment = {**os.environ, "MLX_DPO_CACHE": str(folder / f"cache-{name}")}  # nothing is known yet
+        done = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        )
         return json.loads(done.stdout)
 
     weights, peak = part("forward")

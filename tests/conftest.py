@@ -59,6 +59,14 @@ def pair_rows():
     ]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """An empty cache of the test's own, outside the folder it works in; commands it runs use it too."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MLX_DPO_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def write_rows(tmp_path):
     """Write rows to a JSONL file in the test's folder; its path."""

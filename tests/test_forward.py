@@ -14,10 +14,12 @@ from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.logps import token_logps
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.forward import COMPLETION, PLAIN, checkpoint_layers, head
+from mlx_dpo.models.checkpointing import checkpoint_layers
+from mlx_dpo.models.forward import COMPLETION, PLAIN, SHARED
 from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.models.trunk import head
 from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.step import micro_gradient, window_gradient
+from mlx_dpo.training.step import pair_gradient, window_gradient
 
 ARCHITECTURES = ["granite", "llama", "qwen3"]
 
@@ -59,7 +61,7 @@ def score_by_hand(model, pair):
     return scores
 
 
-@pytest.mark.parametrize("forward", [PLAIN, COMPLETION], ids=lambda f: f.name)
+@pytest.mark.parametrize("forward", [PLAIN, COMPLETION, SHARED], ids=lambda f: f.name)
 def test_a_score_is_the_sum_over_the_answers_own_tokens(folder, pair_rows, forward):
     model, pairs = policy_of(folder), pairs_of(folder, pair_rows)
     expected = [score_by_hand(model, pair) for pair in pairs]
@@ -67,7 +69,7 @@ def test_a_score_is_the_sum_over_the_answers_own_tokens(folder, pair_rows, forwa
     np.testing.assert_allclose(scores, expected, rtol=2e-6, atol=2e-4)
 
 
-@pytest.mark.parametrize("forward", [PLAIN, COMPLETION], ids=lambda f: f.name)
+@pytest.mark.parametrize("forward", [PLAIN, COMPLETION, SHARED], ids=lambda f: f.name)
 def test_a_pair_scores_the_same_alone_and_padded_in_a_batch(folder, pair_rows, forward):
     model, pairs = policy_of(folder), pairs_of(folder, pair_rows)
     alone = score_pairs(model, pairs, forward, [[i] for i in range(len(pairs))])
@@ -84,13 +86,14 @@ def test_what_stands_in_the_padding_does_not_change_scores(folder, pair_rows):
         inputs[row + len(pairs), len(pair.prompt) + len(pair.rejected) - 1 :] = 99
     filled = batch._replace(inputs=mx.array(inputs))
     np.testing.assert_array_equal(
-        np.array(COMPLETION.score(model, filled)), np.array(COMPLETION.score(model, batch))
+        np.array(COMPLETION.score(model, filled, gradient=False)),
+        np.array(COMPLETION.score(model, batch, gradient=False)),
     )
 
 
 def gradient_of(model, pairs, reference, forward, window):
     gradient, _ = window_gradient(
-        model, pairs, window, reference, mx.array(0.1), build_loss(LossConfig()), forward
+        pair_gradient(model, build_loss(LossConfig()), forward), pairs, window, reference, mx.array(0.1)
     )
     return {n: np.array(g) for n, g in tree_flatten(gradient)}
 
@@ -147,12 +150,12 @@ def test_the_gradient_agrees_with_finite_differences(models, pair_rows):
     pairs = pairs_of(folder, pair_rows)[:2]
     model = policy_of(folder)
     batch, reference = build_batch(pairs), mx.zeros((2, 2))
-    loss = build_loss(LossConfig())
+    compute = pair_gradient(model, build_loss(LossConfig()), COMPLETION).compute
 
     def summed():
-        return micro_gradient(model, batch, reference, mx.array(0.1), loss, COMPLETION)[1].sum().item()
+        return compute(batch, reference, mx.array(0.1))[1].sum().item()
 
-    gradient, _, _ = micro_gradient(model, batch, reference, mx.array(0.1), loss, COMPLETION)
+    gradient, _, _ = compute(batch, reference, mx.array(0.1))
     name = "model.layers.0.mamba.in_proj.lora_b"
     slope = dict(tree_flatten(gradient))[name]
     value, direction = trainable(model)[name], slope / mx.sqrt((slope**2).sum())

@@ -22,12 +22,11 @@ from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
-from mlx_dpo.models import forward as forward_module
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.training import checks
-from mlx_dpo.training.step import window_gradient
+from mlx_dpo.training.step import pair_gradient, window_gradient
 
 from .conftest import half_precision
 
@@ -73,8 +72,10 @@ def test_the_first_report_is_log_two_with_no_margin(configure, kind, micro_batch
     reports, held_out = rows_of(train_run(config).folder)
     for row, prefix in ((reports[0], ""), (held_out[0], "eval/")):
         assert row[f"{prefix}loss"] == pytest.approx(LN2, abs=5e-7)
-        assert row[f"{prefix}rewards/margins"] == 0
-    assert reports[1]["rewards/margins"] != 0
+        # The reference is scored pair by pair: one by one the policy's first scores are the same to the last
+        # bit. Several in a batch are padded to the longest, and some libraries then add in another order.
+        assert abs(row[f"{prefix}rewards/margins"]) <= (1e-5 if micro_batch > 1 else 0)
+    assert abs(reports[1]["rewards/margins"]) > 1e-5
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -164,8 +165,8 @@ def test_the_mean_gradient_of_a_window_is_the_mean_over_its_pairs(moved):
 
 
 def gradient_of(policy, pairs, window, reference):
-    loss = build_loss(LossConfig())
-    gradient, result = window_gradient(policy, pairs, window, reference, mx.array(0.1), loss, COMPLETION)
+    compute = pair_gradient(policy, build_loss(LossConfig()), COMPLETION)
+    gradient, result = window_gradient(compute, pairs, window, reference, mx.array(0.1))
     return {n: np.array(g) for n, g in tree_flatten(gradient)}, result
 
 
@@ -271,7 +272,7 @@ def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):
             logits = super().__call__(inputs, cache)
             return logits * (1 + mx.arange(logits.shape[1]))[None, :, None]
 
-    assert checks.choose_forward(model, pairs, "auto").name == "completion"
+    assert checks.choose_forward(model, pairs, "auto").name == "shared"
     model.__class__ = ByPosition
     assert checks.choose_forward(model, pairs, "auto").name == "plain"
 
@@ -284,8 +285,8 @@ def test_a_batch_that_leaks_between_rows_is_refused(configure):
     kind = type(model.model)
 
     class Leaky(kind):
-        def __call__(self, inputs, cache=None):
-            hidden = super().__call__(inputs, cache)
+        def __call__(self, *args, **kwargs):
+            hidden = super().__call__(*args, **kwargs)
             return hidden + 0.1 * hidden.mean(axis=0, keepdims=True)
 
     forward = checks.choose_forward(model, pairs, "auto")
@@ -384,22 +385,3 @@ def test_a_setting_that_the_starting_adapter_does_not_have_is_refused(configure)
     config = configure("granite", f"model.adapter={first}", "adapter.scale=7", output="second")
     with pytest.raises(DpoError, match=r"adapter.scale: is 7.0, but the adapter .* has 2.0"):
         train_run(config)
-
-
-def test_scores_in_chunks_are_those_of_the_whole(configure, monkeypatch):
-    """Values and gradients of long answers, whose logits exist chunk by chunk."""
-    config = configure("granite", train=5)
-    tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
-    policy, _ = run._load_policy(config, config_path(config), pairs)
-    noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
-    policy.load_weights(noise, strict=False)
-    reference = np.zeros((5, 2), np.float32)
-    window = [[0, 1, 2], [3, 4]]
-    whole = run.score_pairs(policy, pairs, COMPLETION, window)
-    expected, _ = gradient_of(policy, pairs, window, reference)
-    monkeypatch.setattr(forward_module, "_CHUNK", 5)
-    monkeypatch.setattr(forward_module, "_LOGITS", 1)
-    np.testing.assert_allclose(run.score_pairs(policy, pairs, COMPLETION, window), whole, rtol=1e-6)
-    chunked, _ = gradient_of(policy, pairs, window, reference)
-    assert difference_of(chunked, expected) <= 2e-6 * norm_of(expected)

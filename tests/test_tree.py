@@ -7,9 +7,9 @@ from .conftest import ROOT
 # Downwards; the rooms of one line do not import one another.
 LEVELS = [
     ["blas"],
-    ["errors", "records", "files", "jsonl", "settings", "console"],
+    ["errors", "records", "files", "jsonl", "settings", "console", "cache"],
     ["losses", "logps", "metrics"],
-    ["data", "models", "optimizers", "scoring"],
+    ["data", "models", "optimizers", "scoring", "reference"],
     ["training", "pairs", "evaluation", "export"],
     ["config"],
     ["jobs"],

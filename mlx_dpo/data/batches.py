@@ -6,7 +6,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from .tokenize import TokenizedPair
+from .lazy import Lazy
+from .tokenize import TokenizedPair, pair_lengths
 
 _BUCKET = 32
 """Lengths are rounded up to this many tokens, so that a run has few shapes."""
@@ -28,6 +29,11 @@ class PairBatch(NamedTuple):
     positions: mx.array
     targets: mx.array
     mask: mx.array
+
+    @property
+    def lengths(self) -> mx.array:
+        """Completion tokens of each row, int32 (2B,)."""
+        return self.mask.sum(axis=-1)
 
 
 def build_batch(pairs: Sequence[TokenizedPair], bucket: int = _BUCKET) -> PairBatch:
@@ -54,19 +60,33 @@ def _round_up(n: int, multiple: int) -> int:
 
 def epoch_windows(
     pairs: Sequence[TokenizedPair], window: int, micro_batch: int, seed: int, epoch: int
-) -> list[list[list[int]]]:
+) -> Lazy[list[list[int]]]:
     """The epoch's pairs, each exactly once: windows of micro-batches of row numbers.
 
     Rows are shuffled by (seed, epoch) and cut into windows of `window` pairs, the last one maybe
     shorter; inside a window they are sorted by length, so that a micro-batch holds pairs of like
-    length. What a window holds does not depend on `micro_batch`.
+    length. What a window holds does not depend on `micro_batch`. Window k is made when it is asked for,
+    so that a run may begin anywhere.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(pairs)).tolist()
-    windows = [order[i : i + window] for i in range(0, len(order), window)]
-    return [micro_batches(pairs, rows, micro_batch) for rows in windows]
+    lengths = pair_lengths(pairs)
+    windows = _groups(np.random.default_rng([seed, epoch]).permutation(len(pairs)), window)
+
+    def micro(number: int) -> list[list[int]]:
+        return list(_groups(_by_length(lengths, np.array(windows[number])), micro_batch))
+
+    return Lazy(len(windows), micro)
 
 
-def micro_batches(pairs: Sequence[TokenizedPair], rows: Sequence[int], size: int) -> list[list[int]]:
+def micro_batches(pairs: Sequence[TokenizedPair], rows: Sequence[int], size: int) -> Lazy[list[int]]:
     """Rows sorted by length and cut into groups of at most `size`."""
-    ordered = sorted(rows, key=lambda i: (pairs[i].length, i))
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    return _groups(_by_length(pair_lengths(pairs), np.array(rows, np.int64)), size)
+
+
+def _by_length(lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows from short to long, and by their number where they are of one length."""
+    return rows[np.lexsort((rows, lengths[rows]))]
+
+
+def _groups(rows: np.ndarray, size: int) -> Lazy[list[int]]:
+    """Rows in their order, `size` at a time; the last group may be shorter."""
+    return Lazy(-(-len(rows) // size), lambda number: rows[number * size : (number + 1) * size].tolist())

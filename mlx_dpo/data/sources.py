@@ -48,14 +48,24 @@ def read_curated(path: Path | str) -> list[Curated]:
 def _read(path: Path | str, parse: Callable[..., Record]) -> list[Record]:
     records = [parse(row, where) for where, row in read_jsonl(path)]
     if not records:
-        raise DpoError(NO_ROWS, where=path, hint="see data/README.md for what a row looks like")
-    seen: dict[str, str] = {}
+        raise no_rows(path)
+    seen: dict[str, Record] = {}
     for record in records:
         if record.id in seen:
-            raise DpoError(
-                f"the id {record.id!r} stands at {seen[record.id]} too",
-                where=record.where,
-                hint="ids must differ; rows without one are called line-1, line-2, ...",
-            )
-        seen[record.id] = record.where
+            raise doubled_id(seen[record.id], record)
+        seen[record.id] = record
     return records
+
+
+def no_rows(path: Path | str) -> DpoError:
+    """What to raise for a file without rows."""
+    return DpoError(NO_ROWS, where=path, hint="see data/README.md for what a row looks like")
+
+
+def doubled_id(first: Record, second: Record) -> DpoError:
+    """What to raise for two rows with the same id."""
+    return DpoError(
+        f"the id {second.id!r} stands at {first.where} too",
+        where=second.where,
+        hint="ids must differ; rows without one are called line-1, line-2, ...",
+    )

@@ -50,7 +50,25 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
     Raises:
         DpoError: the template changes the prompt when an answer follows.
     """
+    return pair_tokens(tokenizer, prompt, [answer], end)[1][0]
+
+
+def pair_tokens(
+    tokenizer: Any, prompt: Sequence[Message], answers: Sequence[str], end: int
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a prompt, as `prompt_tokens`, and of its answers, as `completion_tokens`.
+
+    The prompt is rendered and tokenised once: most of the work where there are many pairs.
+    """
     before = render(tokenizer, prompt, generation_prompt=True)
+    tokens = tokenizer.encode(before, add_special_tokens=not tokenizer.has_chat_template)
+    plain = tokens if tokenizer.has_chat_template else tokenizer.encode(before, add_special_tokens=False)
+    return tokens, [_completion(tokenizer, prompt, before, plain, answer, end) for answer in answers]
+
+
+def _completion(
+    tokenizer: Any, prompt: Sequence[Message], before: str, tokens_before: list[int], answer: str, end: int
+) -> list[int]:
     if tokenizer.has_chat_template:
         turn = {"role": "assistant", "content": answer}
         whole = render(tokenizer, [*prompt, turn], generation_prompt=False)
@@ -66,11 +84,13 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
             "the chat template changes this answer",
             hint="some templates cut answers, at </think> for example; remove the row or that part of it",
         )
-    tokens = _encode_after(tokenizer, before, whole, answer)
+    tokens = _encode_after(tokenizer, before, tokens_before, whole, answer)
     return tokens[: tokens.index(end) + 1] if end in tokens else [*tokens, end]
 
 
-def _encode_after(tokenizer: Any, before: str, whole: str, answer: str) -> list[int]:
+def _encode_after(
+    tokenizer: Any, before: str, tokens_before: list[int], whole: str, answer: str
+) -> list[int]:
     """Token ids of `whole` after `before`; an end token spelt out in the answer stays plain text."""
     text = whole[len(before) :]
     if any(tokenizer.decode([e]) in answer for e in tokenizer.eos_token_ids):
@@ -81,10 +101,9 @@ def _encode_after(tokenizer: Any, before: str, whole: str, answer: str) -> list[
             for part, plain in spelt
             for token in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=plain)
         ]
-    prompt = tokenizer.encode(before, add_special_tokens=False)
     tokens = tokenizer.encode(whole, add_special_tokens=False)
-    if tokens[: len(prompt)] == prompt:
-        return tokens[len(prompt) :]
+    if tokens[: len(tokens_before)] == tokens_before:
+        return tokens[len(tokens_before) :]
     return tokenizer.encode(text, add_special_tokens=False)
 
 

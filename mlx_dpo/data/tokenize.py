@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DpoError, first_ten
 from ..records import Preference
-from .templates import completion_tokens, end_of_turn, prompt_tokens
+from .templates import end_of_turn, pair_tokens
 
 
 @dataclass(frozen=True)
@@ -61,35 +61,76 @@ def tokenize_pairs(
     Raises:
         DpoError: prompts that leave no room for a completion, the first ten named; or nothing is left.
     """
-    end = end_of_turn(tokenizer)
-    pairs, too_long, cut, same, same_once_cut = [], [], 0, 0, 0
-    for row in rows:
+    work = RowTokenizer(tokenizer, max_length)
+    pairs = [pair for row in rows if (pair := work.pair(row))]
+    return pairs, work.counts()
+
+
+class RowTokenizer:
+    """Tokenises one row after the other by the rule of `tokenize_pairs`, and counts."""
+
+    def __init__(self, tokenizer: Any, max_length: int):
+        self._tokenizer, self._max_length, self._end = tokenizer, max_length, end_of_turn(tokenizer)
+        self._too_long: list[tuple[str, int]] = []
+        self._rows = self._kept = self._cut = self._same = self._same_once_cut = 0
+        self._where = ""
+
+    def pair(self, row: Preference) -> TokenizedPair | None:
+        """The row as tokens; None where its answers are the same or its prompt is too long.
+
+        Raises:
+            DpoError: the chat template refuses the row.
+        """
+        self._rows += 1
+        self._where = row.where
         try:
-            prompt = prompt_tokens(tokenizer, row.prompt)
-            branches = [completion_tokens(tokenizer, row.prompt, a, end) for a in (row.chosen, row.rejected)]
+            prompt, branches = pair_tokens(self._tokenizer, row.prompt, (row.chosen, row.rejected), self._end)
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
-        room = max_length - len(prompt)
+        room = self._max_length - len(prompt)
         if room < 2:
-            too_long.append((row.where, len(prompt)))
-            continue
+            self._too_long.append((row.where, len(prompt)))
+            return None
         chosen, rejected = (np.array(b[:room], dtype=np.int32) for b in branches)
         if np.array_equal(chosen, rejected):
-            same += 1
-            same_once_cut += branches[0] != branches[1]
-            continue
-        cut += any(len(b) > room for b in branches)
-        pairs.append(TokenizedPair(np.array(prompt, dtype=np.int32), chosen, rejected, row.where))
-    if too_long:
-        raise prompts_too_long(too_long, max_length)
-    if not pairs:
-        within = f" within data.max_length, {max_length:,} tokens" if same_once_cut else ""
-        raise DpoError(
-            f"no pair is left of {len(rows)}: chosen and rejected are the same in all",
-            where=rows[0].where.rsplit(":", 1)[0],
-            hint=f"rejected answers must differ from the chosen ones{within}",
-        )
-    return pairs, TokenCounts(len(rows), len(pairs), cut, same)
+            self._same += 1
+            self._same_once_cut += branches[0] != branches[1]
+            return None
+        self._kept += 1
+        self._cut += any(len(b) > room for b in branches)
+        return TokenizedPair(np.array(prompt, dtype=np.int32), chosen, rejected, row.where)
+
+    def counts(self) -> TokenCounts:
+        """What was done to all rows.
+
+        Raises:
+            DpoError: prompts that leave no room for a completion, the first ten named; or nothing is left.
+        """
+        if self._too_long:
+            raise prompts_too_long(self._too_long, self._max_length)
+        if not self._kept:
+            within = f" within data.max_length, {self._max_length:,} tokens" if self._same_once_cut else ""
+            raise DpoError(
+                f"no pair is left of {self._rows}: chosen and rejected are the same in all",
+                where=self._where.rsplit(":", 1)[0],
+                hint=f"rejected answers must differ from the chosen ones{within}",
+            )
+        return TokenCounts(self._rows, self._kept, self._cut, self._same)
+
+
+def pair_sizes(pairs: Sequence[TokenizedPair]) -> np.ndarray:
+    """Tokens of every pair's prompt, chosen and rejected, int (n, 3): a store's own column, else counted."""
+    sizes = getattr(pairs, "sizes", None)
+    if sizes is None:
+        counted = [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in pairs]
+        sizes = np.array(counted, np.int32).reshape(-1, 3)
+    return sizes
+
+
+def pair_lengths(pairs: Sequence[TokenizedPair]) -> np.ndarray:
+    """Tokens of every pair's longer branch, int (n,)."""
+    sizes = pair_sizes(pairs)
+    return sizes[:, 0] + sizes[:, 1:].max(axis=1, initial=0)
 
 
 def prompts_too_long(rows: Sequence[tuple[str, int]], max_length: int) -> DpoError:

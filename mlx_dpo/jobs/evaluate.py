@@ -1,5 +1,6 @@
 """Preference accuracy and margins of a finished run, and answers of base and tuned model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,9 @@ import numpy as np
 from ..config import RunConfig, load_config
 from ..console import progress
 from ..data.batches import micro_batches
-from ..data.sources import read_pairs
-from ..data.splits import prompt_key
+from ..data.index import RowIndex, index_rows, shared_prompts
+from ..data.store import open_pairs
 from ..data.templates import prompt_tokens
-from ..data.tokenize import tokenize_pairs
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
 from ..losses import build_loss
@@ -21,7 +21,7 @@ from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..records import Preference
+from ..reference import reference_key, reference_scores
 from ..scoring import score_pairs
 from ..training.checks import choose_forward
 from ..training.trainer import Data, evaluation_metrics
@@ -67,11 +67,13 @@ def evaluate_run(
         raise DpoError(
             "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
         )
-    rows = read_pairs(source)
+    rows = index_rows(source)
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base)
-    pairs, _ = tokenize_pairs(rows, tokenizer, config.data.max_length)
-    spread = [rows[round(k * (len(rows) - 1) / max(1, samples - 1))] for k in range(min(samples, len(rows)))]
+    pairs = open_pairs(rows, tokenizer, config.data.max_length)
+    spread = [
+        rows.read(round(k * (len(rows) - 1) / max(1, samples - 1))) for k in range(min(samples, len(rows)))
+    ]
     prompts = [prompt_tokens(tokenizer, row.prompt) for row in spread]
 
     policy, _ = load_model(base)
@@ -82,7 +84,9 @@ def evaluate_run(
     batch_size = config.training.micro_batch
     batches = micro_batches(pairs, range(len(pairs)), batch_size)
 
-    reference = _score("base", policy, pairs, forward, batches)
+    # The key of the run's own reference: its held-out pairs were scored when it started.
+    key = reference_key(policy, base, config.model.adapter, pairs, forward)
+    reference = reference_scores(policy, pairs, forward, key, "evaluated pairs").scores
     before = _answer(policy, tokenizer, prompts, config)
     load_adapter(policy, folder)
     tuned = _score("tuned", policy, pairs, forward, batches)
@@ -114,15 +118,14 @@ def evaluate_run(
     )
 
 
-def _trained_on(config: RunConfig, rows: list[Preference]) -> int:
+def _trained_on(config: RunConfig, rows: RowIndex) -> int:
     """How many rows have a prompt of the run's training file, as far as that is still there."""
     if not Path(config.data.train).is_file():
         return 0
-    known = {prompt_key(row.prompt) for row in read_pairs(config.data.train)}
-    return sum(prompt_key(row.prompt) in known for row in rows)
+    return len(shared_prompts(rows, index_rows(config.data.train)))
 
 
-def _score(label: str, model: Any, pairs: Any, forward: Any, batches: list[list[int]]) -> np.ndarray:
+def _score(label: str, model: Any, pairs: Any, forward: Any, batches: Sequence[list[int]]) -> np.ndarray:
     with progress(label, len(pairs), "pairs") as advance:
         return score_pairs(model, pairs, forward, batches, advance)
 

@@ -1,7 +1,6 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,10 @@ from rich.table import Table
 
 from ..config import RunConfig, save_config
 from ..console import console, progress, say
-from ..data.batches import epoch_windows, micro_batches
-from ..data.sources import NO_ROWS, read_pairs
-from ..data.splits import prompt_key
-from ..data.tokenize import TokenizedPair, tokenize_pairs
+from ..data.index import RowIndex, index_rows, shared_prompts
+from ..data.sources import NO_ROWS
+from ..data.store import PairStore, open_pairs
+from ..data.tokenize import TokenizedPair
 from ..errors import DpoError, first_ten
 from ..files import check_writable, make_folder
 from ..losses import beta_rule, build_loss
@@ -33,16 +32,17 @@ from ..models.adapters import (
     save_adapter_weights,
     trainable,
 )
-from ..models.forward import PLAIN, Forward, checkpoint_layers
+from ..models.checkpointing import checkpoint_layers
+from ..models.forward import PLAIN, Forward
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
-from ..records import Preference
+from ..reference import forget_reference, reference_key, reference_scores
 from ..scoring import score_pairs
 from ..settings import as_plain
 from ..training.checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
 from ..training.interrupt import between_micro_batches
 from ..training.log import METRICS, RunLog
-from ..training.step import DIVERGED
+from ..training.step import DIVERGED, pair_gradient
 from ..training.trainer import Data, evaluation_metrics, train
 
 _CHECKPOINTING_BYTES = 1e9
@@ -72,22 +72,19 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
-    held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else []
+    held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
 
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(policy, pairs, config.training.forward)
     check_batching(policy, pairs, forward)
-    # The reference is scored in the batches that training begins with, so that even rounding is the same.
-    settings = config.training
-    first_epoch = epoch_windows(pairs, settings.window, settings.micro_batch, settings.seed, 0)
-    reference = _score("reference, train pairs", policy, pairs, forward, itertools.chain(*first_epoch))
-    check_unmoved(policy, pairs, forward, reference, before)
-    held_batches = micro_batches(held, range(len(held)), settings.micro_batch)
-    held_reference = _score("reference, held-out pairs", policy, held, forward, held_batches)
+    data = _with_reference("train pairs", policy, base, pairs, forward, config, before)
+    held_out = Data([], np.zeros((0, 2), np.float32))
+    if held:
+        held_out = _with_reference("held-out pairs", policy, base, held, forward, config)
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
     _start_folder(folder, policy, config)
-    return _train(policy, Data(pairs, reference), Data(held, held_reference), forward, config, folder)
+    return _train(policy, data, held_out, forward, config, folder)
 
 
 def _output_folder(config: RunConfig, overwrite: bool) -> Path:
@@ -143,16 +140,15 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     return replace(config, model=model, data=data)
 
 
-def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
-    """Train and valid rows.
+def _read(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
+    """Train and valid rows, all of them checked.
 
     Raises:
         DpoError: bad rows, or prompts that are in both files.
     """
-    rows = read_pairs(config.data.train)
-    held = _read_held_out(config.data.valid) if config.data.valid else []
-    known = {prompt_key(row.prompt) for row in rows}
-    both = [row.where for row in held if prompt_key(row.prompt) in known]
+    rows = index_rows(config.data.train)
+    held = _read_held_out(config.data.valid) if config.data.valid else None
+    both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
     if both:
         raise DpoError(
             f"has prompts that are in data.train too: {first_ten(both)}",
@@ -162,9 +158,9 @@ def _read(config: RunConfig) -> tuple[list[Preference], list[Preference]]:
     return rows, held
 
 
-def _read_held_out(path: str) -> list[Preference]:
+def _read_held_out(path: str) -> RowIndex:
     try:
-        return read_pairs(path)
+        return index_rows(path)
     except DpoError as error:
         if error.what != NO_ROWS:
             raise
@@ -172,14 +168,16 @@ def _read_held_out(path: str) -> list[Preference]:
         raise DpoError(error.what, where=error.where, hint=hint) from None
 
 
-def _tokenize(name: str, rows: list[Preference], tokenizer: Any, max_length: int) -> list[TokenizedPair]:
-    pairs, counts = tokenize_pairs(rows, tokenizer, max_length)
-    say(f"{name}: {counts}")
-    check_masks(rows, pairs, tokenizer)
+def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
+    pairs = open_pairs(rows, tokenizer, max_length)
+    say(f"{name}: {pairs.counts}")
+    check_masks(pairs.texts, pairs, tokenizer)
     return pairs
 
 
-def _load_policy(config: RunConfig, base: Path, pairs: list[TokenizedPair]) -> tuple[nn.Module, np.ndarray]:
+def _load_policy(
+    config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]
+) -> tuple[nn.Module, np.ndarray]:
     """The model with its adapter, and sample scores from before a fresh adapter was attached."""
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
@@ -220,16 +218,36 @@ def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:
     console.print(table)
 
 
-def _score(
+def _with_reference(
     label: str,
-    model: nn.Module,
-    pairs: list[TokenizedPair],
+    policy: nn.Module,
+    base: Path,
+    pairs: PairStore,
     forward: Forward,
-    batches: Iterable[Sequence[int]],
-) -> np.ndarray:
-    """Scores of the model as it is now: before the first update it is the reference."""
-    with progress(label, len(pairs), "pairs") as advance:
-        return score_pairs(model, pairs, forward, batches, advance)
+    config: RunConfig,
+    before: np.ndarray | None = None,
+) -> Data:
+    """Pairs with the scores of the policy as it is now, which is the reference.
+
+    Args:
+        before: what `check_unmoved` compares with; without it nothing is checked.
+
+    Raises:
+        DpoError: the policy is not its reference.
+    """
+    key = reference_key(policy, base, config.model.adapter, pairs, forward)
+    reference = reference_scores(policy, pairs, forward, key, label)
+    if before is not None:
+        try:
+            check_unmoved(policy, pairs, forward, reference.scores, before)
+        except DpoError:
+            if not reference.found:
+                raise
+            say(f"reference, {label}: what the cache held is not what the model gives; it is scored again")
+            forget_reference(key)
+            reference = reference_scores(policy, pairs, forward, key, label)
+            check_unmoved(policy, pairs, forward, reference.scores, before)
+    return Data(pairs, reference.scores)
 
 
 def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
@@ -272,10 +290,9 @@ def _train(
                 policy,
                 build_optimizer(config.optimizer, steps),
                 data,
-                loss,
+                pair_gradient(policy, loss, forward),
                 rule,
                 config.training,
-                forward,
                 config.optimizer.grad_clip,
                 evaluate=evaluate,
                 log=log.row,

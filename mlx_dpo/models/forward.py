@@ -1,102 +1,147 @@
-"""PairBatch to log-probabilities: two ways, and the memory-saving checkpointing of layers."""
+"""Pairs to log-probabilities, three ways that must agree: plain, completion, shared."""
 
-from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
 
-from ..data.batches import PairBatch
+from ..data.batches import PairBatch, build_batch
+from ..data.shared import Family, Segment, SharedBatch, build_shared
+from ..data.tokenize import TokenizedPair
 from ..logps import completion_logps
+from .checkpointing import only_memory
+from .completions import score_tokens
+from .kernels import lean
+from .state import Memory, empty_state, forked
+from .trunk import hidden_states
+
+
+class Batch(Protocol):
+    """What every batch tells: `lengths` (2B,) int32, completion tokens, chosen rows first."""
+
+    @property
+    def lengths(self) -> mx.array: ...
 
 
 class Forward(NamedTuple):
-    """A named way to score: `score(model, batch)` gives float32 (2B,) nats, chosen rows first."""
+    """A named way to score pairs.
+
+    `build(pairs)` lays B pairs out; `score(model, batch, gradient=...)` gives float32 (2B,) nats, chosen rows
+    first. `gradient` says whether the result will be differentiated; it changes what is kept, not the values.
+    """
 
     name: str
-    score: Callable[[nn.Module, PairBatch], mx.array]
+    build: Callable[[Sequence[TokenizedPair]], Any]
+    score: Callable[..., mx.array]
 
 
-def plain_score(model: nn.Module, batch: PairBatch) -> mx.array:
+def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> mx.array:
     """The model's own call on whole sequences; logits of every position exist for a moment."""
     logits = model(batch.inputs)
     logits = mx.take_along_axis(logits, batch.positions[..., None], axis=1)
     return completion_logps(logits, batch.targets, batch.mask)
 
 
-def completion_score(model: nn.Module, batch: PairBatch) -> mx.array:
-    """Hidden states of the whole sequence, logits of completion tokens only."""
-    hidden = model.model(batch.inputs)
-    hidden = mx.take_along_axis(hidden, batch.positions[..., None], axis=1)
-    width = hidden.shape[1]
-    chunk = max(_CHUNK, _LOGITS // (hidden.shape[0] * _vocabulary(model)))
-    if width <= chunk:
-        return completion_logps(head(model, hidden), batch.targets, batch.mask)
-    # Long answers times a large vocabulary: the logits of one chunk exist at a time, in the backward too.
-    scores = mx.zeros(hidden.shape[0])
-    for start in range(0, width, chunk):
-        part = slice(start, start + chunk)
-        scores = scores + _score_chunk(model, batch.targets[:, part], batch.mask[:, part])(hidden[:, part])
-    return scores
+def completion_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> mx.array:
+    """Hidden states of whole sequences, logits of completion tokens only."""
+    with lean():
+        hidden = hidden_states(model, batch.inputs)
+        hidden = mx.take_along_axis(hidden, batch.positions[..., None], axis=1)
+        rows = len(hidden)
+        scored = mx.where(batch.mask, mx.arange(rows)[:, None], rows)  # padding belongs to no row
+        return score_tokens(
+            model, hidden.flatten(0, 1), batch.targets.flatten(), scored.flatten(), rows, gradient=gradient
+        )
 
 
-def _score_chunk(model: nn.Module, targets: mx.array, mask: mx.array) -> Callable[[mx.array], mx.array]:
-    # The head is frozen and targets are whole numbers: only the hidden states are differentiated.
-    return mx.checkpoint(lambda hidden: completion_logps(head(model, hidden), targets, mask))
+def shared_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
+    """Every prompt once; its branches continue from what the blocks remember of it."""
+    with lean():
+        return mx.concatenate(
+            [score for family in batch.families for score in _family(model, family, gradient)]
+        )[batch.order]
 
 
-def _vocabulary(model: nn.Module) -> int:
-    return model.args.vocab_size
+def _family(model: nn.Module, family: Family, gradient: bool) -> list[mx.array]:
+    prompts, state = len(family.prompts), _prompt_state(model, family)
+    return [
+        _segment(model, segment, forked(state, len(segment.inputs) // prompts), gradient)
+        for segment in family.segments
+    ]
 
 
-_CHUNK = 64
-"""Fewest answer tokens whose logits are formed at a time."""
-_LOGITS = 2**25
-"""Logits formed at a time where that is more than 64 tokens' worth: 128 MB in float32."""
+def _prompt_state(model: nn.Module, family: Family) -> list[Memory]:
+    state = empty_state(model)
+    if family.prompts.size:
+        with only_memory(model.layers[-1]):
+            hidden_states(model, family.prompts, state)
+    return state
 
-PLAIN = Forward("plain", plain_score)
-COMPLETION = Forward("completion", completion_score)
+
+def _segment(model: nn.Module, segment: Segment, state: list[Memory], gradient: bool) -> mx.array:
+    rows = len(segment.inputs)
+    hidden = hidden_states(model, segment.inputs, state)
+    hidden = hidden.flatten(0, 1)[segment.positions]
+    return score_tokens(model, hidden, segment.targets, segment.owners, rows, gradient=gradient)
 
 
-def head(model: nn.Module, hidden: mx.array) -> mx.array:
-    """Logits (N, C, V) of hidden states (N, C, H), by the model's own code.
+def separate_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
+    """As `shared_score`, one branch in memory at a time: `batch` holds every branch in a segment of its own.
 
-    The inner model stands in for itself and hands back `hidden`, so that whatever the outer call does
-    after it (tied weights, logit scaling, soft caps) is done here too.
+    A pair loss is linear in the scores' gradients, so each branch's gradient is formed with its score, before
+    the next branch starts, and scaled once the loss is known. No forward runs twice.
     """
-    inner = model.model
-    kind = type(inner)
-    inner.__class__ = _standing_in(kind)
-    object.__setattr__(inner, "_handed_back", hidden)
-    try:
-        return model(mx.zeros(hidden.shape[:2], mx.int32))
-    finally:
-        object.__delattr__(inner, "_handed_back")
-        inner.__class__ = kind
+    if not gradient:
+        return shared_score(model, batch, gradient=False)
+    scores: list[mx.array] = []
+    with lean():
+        for family in batch.families:
+            state = _prompt_state(model, family)
+            for segment in family.segments:
+                scores.append(_with_gradient(model, segment, forked(state, 1), after=scores[-1:]))
+    return mx.concatenate(scores)[batch.order]
 
 
-@cache
-def _standing_in(kind: type) -> type:
-    return type(kind.__name__, (kind,), {"__call__": lambda self, *args, **kwargs: self._handed_back})
+def _with_gradient(
+    model: nn.Module, segment: Segment, state: list[Memory], after: list[mx.array]
+) -> mx.array:
+    """One branch's score (1,); its gradient in parameters and prompt state is there when the score is."""
+    parameters = model.trainable_parameters()
+    names, values = zip(*tree_flatten(parameters), strict=True)
+    sizes = [len(memory.arrays()) for memory in state]
+    given = [a for memory in state for a in memory.arrays()]
+    present = [i for i, a in enumerate(given) if a is not None]
+
+    def score(*arrays):
+        model.update(tree_unflatten(list(zip(names, arrays, strict=False))))
+        filled = list(given)
+        for i, a in zip(present, arrays[len(names) :], strict=True):
+            filled[i] = a
+        ends = np.cumsum(sizes)
+        own = [m.rebuilt(filled[end - size : end]) for m, size, end in zip(state, sizes, ends, strict=True)]
+        return _segment(model, segment, own, gradient=True).sum()
+
+    @mx.custom_function
+    def score_and_slopes(*arrays):
+        if after:
+            arrays = mx.depends(list(arrays), after)
+        value, slopes = mx.value_and_grad(score, argnums=list(range(len(arrays))))(*arrays)
+        return value[None], *slopes
+
+    @score_and_slopes.vjp
+    def score_and_slopes_vjp(primals, cotangents, outputs):
+        return tuple(cotangents[0] * slope for slope in outputs[1:])
+
+    result = score_and_slopes(*values, *(given[i] for i in present))[0]
+    model.update(parameters)
+    return result
 
 
-def checkpoint_layers(model: nn.Module) -> None:
-    """Let every block keep only its input for the backward pass and compute the rest again.
-
-    The class of these blocks changes, not the class of all blocks in the process.
-    """
-    for layer in model.layers:
-        layer.__class__ = _checkpointed(type(layer))
-
-
-@cache
-def _checkpointed(kind: type) -> type:
-    def call(self, *args, **kwargs):
-        def run(parameters, *args, **kwargs):
-            self.update(parameters)
-            return kind.__call__(self, *args, **kwargs)
-
-        return mx.checkpoint(run)(self.trainable_parameters(), *args, **kwargs)
-
-    return type(kind.__name__, (kind,), {"__call__": call})
+PLAIN = Forward("plain", build_batch, plain_score)
+COMPLETION = Forward("completion", build_batch, completion_score)
+SHARED = Forward("shared", build_shared, shared_score)
+SEPARATE = Forward("shared, branch by branch", partial(build_shared, separate=True), separate_score)

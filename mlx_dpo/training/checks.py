@@ -6,13 +6,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
 from ..console import say
 from ..data.batches import build_batch
 from ..data.templates import end_of_turn, render
-from ..data.tokenize import TokenizedPair
-from ..errors import DpoError
-from ..models.forward import COMPLETION, PLAIN, Forward
+from ..data.tokenize import TokenizedPair, pair_lengths
+from ..errors import DpoError, first_line
+from ..models.forward import COMPLETION, PLAIN, SHARED, Forward
 from ..models.load import compute_dtype
 from ..records import Preference
 from ..scoring import score_pairs
@@ -22,14 +23,14 @@ _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it 
 
 def spread_rows(pairs: Sequence[TokenizedPair], count: int) -> list[int]:
     """Row numbers of the shortest, the longest and some between, without repeats."""
-    order = sorted(range(len(pairs)), key=lambda i: (pairs[i].length, i))
-    return sorted({order[round(k * (len(order) - 1) / max(1, count - 1))] for k in range(count)})
+    order = np.argsort(pair_lengths(pairs), kind="stable")
+    return sorted({int(order[round(k * (len(order) - 1) / max(1, count - 1))]) for k in range(count)})
 
 
 def sample_rows(pairs: Sequence[TokenizedPair]) -> list[int]:
     """Three rows of the shorter half: a check of all of them in one batch must fit where training does."""
-    order = sorted(range(len(pairs)), key=lambda i: (pairs[i].length, i))
-    return sorted({order[k * (len(order) - 1) // 4] for k in range(3)})
+    order = np.argsort(pair_lengths(pairs), kind="stable")
+    return sorted({int(order[k * (len(order) - 1) // 4]) for k in range(3)})
 
 
 def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
@@ -51,13 +52,15 @@ def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.nda
 def check_masks(rows: Sequence[Preference], pairs: Sequence[TokenizedPair], tokenizer: Any) -> None:
     """Invariants 2 and 3: what is scored decodes to the answer and one end-of-turn, after the shared prompt.
 
+    Args:
+        rows: the row of text that each pair was made of.
+
     Raises:
         DpoError: naming the row.
     """
     end = end_of_turn(tokenizer)
-    by_place = {row.where: row for row in rows}
-    for pair in (pairs[i] for i in spread_rows(pairs, 8)):
-        row = by_place[pair.where]
+    for number in spread_rows(pairs, 8):
+        pair, row = pairs[number], rows[number]
         batch = build_batch([pair])
         prompt = np.array(batch.inputs)[:, : len(pair.prompt)]
         if not (prompt == pair.prompt).all():
@@ -92,21 +95,82 @@ def _decode(tokenizer: Any, tokens: Any) -> str:
 
 
 def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: str) -> Forward:
-    """Invariant 4: the fast forward where it agrees with the model's own call, else the plain one."""
+    """Invariant 4: the fastest forward that agrees with the model's own call, in scores and gradients.
+
+    Raises:
+        DpoError: `setting` is "shared", and that one does not agree.
+    """
     if setting == "plain":
         return PLAIN
+    for forward in (SHARED, COMPLETION):
+        problem = disagreement(model, pairs, forward)
+        if problem is None:
+            return forward
+        if setting == "shared":
+            raise DpoError(
+                f"the shared forward is not exact on this model: {problem}",
+                where="training.forward",
+                hint="set training.forward=auto; it falls back to one that is",
+            )
+        say(f"forward: not {forward.name}: {problem}")
+    say("forward: plain")
+    return PLAIN
+
+
+def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> str | None:
+    """What tells `forward` from the model's own call on some of these pairs; None where nothing does.
+
+    Scores of three pairs; of the longest, against the completion forward, which needs less memory; and the
+    gradient of one block's trainable parameters on the shortest.
+    """
     rows = [pairs[i] for i in sample_rows(pairs)]
-    plain = score_pairs(model, rows, PLAIN, singles(rows))
+    longest = pairs[spread_rows(pairs, 2)[-1]]
     try:
-        fast = score_pairs(model, rows, COMPLETION, singles(rows))
-    except (AttributeError, TypeError, ValueError) as error:
-        say(f"forward: plain; this architecture does not allow the faster one ({error})")
-        return PLAIN
-    worst = np.abs(fast - plain)
-    if (worst > tolerance(model, plain, _token_counts(rows))).any() or not np.isfinite(fast).all():
-        say(f"forward: plain; the faster one differs by {worst.max():.3g} nats on this model")
-        return PLAIN
-    return COMPLETION
+        for some, other in ((rows, PLAIN), ([longest], COMPLETION)):
+            ours, theirs = (score_pairs(model, some, f, singles(some)) for f in (forward, other))
+            worst = np.abs(ours - theirs)
+            if not (worst <= tolerance(model, theirs, _token_counts(some))).all():
+                return f"scores differ by {worst.max():.3g} nats"
+        error = _gradient_error(model, rows[0], forward)
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        return f"the architecture does not allow it ({first_line(error)})"
+    allowed = 1e-3 if compute_dtype(model) == mx.float32 else 0.1
+    return None if error <= allowed else f"gradients differ by {error:.3g} of their size"
+
+
+def _gradient_error(model: nn.Module, pair: TokenizedPair, forward: Forward) -> float:
+    """How far the gradient of one block's parameters is from that of the model's own call, relative."""
+    ours, theirs = (_block_gradient(model, pair, f) for f in (forward, PLAIN))
+    if not theirs:
+        return 0.0
+    size = sum(mx.square(g).sum() for g in theirs)
+    difference = sum(mx.square(a - b).sum() for a, b in zip(ours, theirs, strict=True))
+    return float(mx.sqrt(difference / mx.maximum(size, 1e-30)).item())
+
+
+def _block_gradient(model: nn.Module, pair: TokenizedPair, forward: Forward) -> list[mx.array]:
+    """Of the first block that is trained: what reaches it has come through all others. Without dropout."""
+    block = next((layer for layer in model.layers if tree_flatten(layer.trainable_parameters())), None)
+    if block is None:
+        return []
+    batch, weights = forward.build([pair]), mx.array([1.0, -0.5])
+
+    def score(parameters):
+        block.update(parameters)
+        return (forward.score(model, batch, gradient=True) * weights).sum()
+
+    training, parameters = model.training, block.trainable_parameters()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    try:
+        gradient = [g.astype(mx.float32) for _, g in tree_flatten(mx.grad(score)(parameters))]
+        mx.eval(gradient)
+    finally:
+        block.update(parameters)
+        model.train(training)
+    return gradient
 
 
 def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> None:

@@ -41,6 +41,6 @@ class RunLog:
 
 
 def _accuracy(m: dict[str, float], prefix: str) -> str:
-    """Two digits; a dash before the policy has moved, when every pair is a tie."""
-    unmoved = m[f"{prefix}rewards/chosen"] == m[f"{prefix}rewards/rejected"] == 0
+    """Two digits; a dash before the policy has moved, when every pair is a tie but for rounding."""
+    unmoved = m["step"] == (0 if prefix else 1)
     return "   -" if unmoved else f"{m[f'{prefix}rewards/accuracies']:.2f}"

@@ -11,7 +11,7 @@ import mlx.optimizers as optimizers
 import numpy as np
 
 from ..data.batches import epoch_windows, micro_batches
-from ..data.tokenize import TokenizedPair
+from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_ten
 from ..losses import PairLogps
 from ..losses.beta import BetaRule, BetaState
@@ -19,7 +19,7 @@ from ..metrics import pair_metrics
 from ..models.forward import Forward
 from ..scoring import score_pairs
 from ..settings import setting
-from .step import DIVERGED, LossFunction, WindowResult, update, window_gradient
+from .step import DIVERGED, LossFunction, PairGradient, WindowResult, update, window_gradient
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,20 @@ class TrainingConfig:
     )
     forward: str = setting(
         "auto",
-        "auto: logits of answer tokens only, where a check at the start shows the same scores; "
-        "plain: the model's own call",
-        choices=("auto", "plain"),
+        "shared: every prompt once for all its answers, logits of answer tokens only; plain: the model's own "
+        "call; auto: shared where a check at the start shows the same scores and gradients",
+        choices=("auto", "shared", "plain"),
+    )
+    branches: str = setting(
+        "auto",
+        "joint: both answers of a pair at a time; separate: one after the other, in less memory; "
+        "auto: joint where it fits",
+        choices=("auto", "joint", "separate"),
+    )
+    compile: str = setting(
+        "auto",
+        "trace the step once a shape of batch; auto: on a GPU, where many batches share few shapes",
+        choices=("auto", "on", "off"),
     )
     seed: int = setting(0, "of the adapter's first values and of the order of pairs")
     report_steps: int = setting(1, "updates between lines of metrics.jsonl")
@@ -87,10 +98,9 @@ def train(
     policy: nn.Module,
     optimizer: optimizers.Optimizer,
     data: Data,
-    loss: LossFunction,
+    gradient: PairGradient,
     rule: BetaRule,
     config: TrainingConfig,
-    forward: Forward,
     grad_clip: float,
     *,
     evaluate: Callable[[int], None],
@@ -114,11 +124,11 @@ def train(
             start = time.perf_counter()
             policy.train()
             beta = state.beta.beta
-            gradient, result = window_gradient(
-                policy, data.pairs, window, data.reference, beta, loss, forward, check_interrupt
+            mean, result = window_gradient(
+                gradient, data.pairs, window, data.reference, beta, check_interrupt
             )
             _check_finite(result, data, state.step + 1)
-            norm = update(policy, optimizer, gradient, grad_clip)
+            norm = update(policy, optimizer, mean, grad_clip)
             rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
             margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
             tokens = sum(data.pairs[i].tokens for i in result.rows)
@@ -194,7 +204,7 @@ def evaluation_metrics(
     """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs."""
     batches = micro_batches(data.pairs, range(len(data.pairs)), batch_size)
     scores = score_pairs(policy, data.pairs, forward, batches)
-    lengths = [mx.array([len(getattr(p, side)) for p in data.pairs]) for side in ("chosen", "rejected")]
+    lengths = [mx.array(column) for column in pair_sizes(data.pairs).T[1:]]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
     losses = np.array(loss(PairLogps(*columns, *lengths), beta))
     betas = np.full(len(data.pairs), beta.item(), np.float32)

@@ -1,0 +1,261 @@
+"""What can be made again, kept between runs: an entry of the cache is whole, or it is made again.
+
+<cache>/<kind>/<name>/          one entry: its files, and entry.json with their checksums
+<cache>/<kind>/<name>.lock      while a process makes it
+<cache>/hashes/<name>.json      the checksum of a large file, good while size, times and inode stay
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .console import progress, say
+from .errors import DpoError, first_line
+from .files import check_writable, make_folder, replace_folder, unwritable, write_text
+
+VARIABLE = "MLX_DPO_CACHE"
+_ENTRY, _HASHES = "entry.json", "hashes"
+_HINT = f"set {VARIABLE} to a folder that can be written, on a disk with room"
+_UNUSED_SECONDS = 60 * 24 * 3600
+"""Entries that no run has used for so long are removed when a new one is made: sixty days."""
+
+_DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, LookupError, TypeError)
+
+_BLOCK, _SLOW = 2**20, 2**28
+_LARGE = 2**20
+"""Smaller files are read again each time: that costs less than a note about them."""
+_TICK_SECONDS = 2.0
+"""A file changed twice within the clock's tick may keep its times; two seconds is the coarsest tick (FAT)."""
+
+
+def cache_folder() -> Path:
+    """The environment's MLX_DPO_CACHE, else ~/.cache/mlx_dpo; it may be deleted at any time."""
+    return Path(os.environ.get(VARIABLE) or "~/.cache/mlx_dpo").expanduser().absolute()
+
+
+class Entry(NamedTuple):
+    """A folder whose files are those that were written; facts noted then; the files' SHA-256 by name."""
+
+    folder: Path
+    facts: dict[str, Any]
+    sums: dict[str, str]
+
+
+def kept(
+    kind: str,
+    key: Mapping[str, Any],
+    write: Callable[[Path], dict[str, Any]],
+    label: str,
+    need_bytes: int = 0,
+) -> Entry:
+    """The entry of `key`, made by `write` where it is not there or is damaged.
+
+    Args:
+        write: fills a folder and returns facts for JSON; what it raises leaves nothing behind.
+        label: what is made, for people.
+        need_bytes: room that the disk must have.
+    """
+    entry = find(kind, key, label)
+    if entry is None:
+        with alone(kind, key, label):
+            entry = find(kind, key, label) or keep(kind, key, write, need_bytes)
+    return entry
+
+
+def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
+    """The entry of `key`, checked; None where there is none. A damaged one is removed, which is said."""
+    folder = entry_folder(kind, key)
+    if not folder.exists():
+        return None
+    try:
+        entry = _read(folder, key)
+    except _DAMAGE as error:
+        say(f"{label}: {folder} is damaged ({first_line(error)}) and is made again")
+        remove(kind, key)
+        return None
+    except OSError as error:
+        raise DpoError(f"cannot be read: {error.strerror}", where=folder, hint=_HINT) from None
+    with suppress(OSError):
+        os.utime(folder / _ENTRY)  # when it was last used
+    return entry
+
+
+def keep(
+    kind: str, key: Mapping[str, Any], write: Callable[[Path], dict[str, Any]], need_bytes: int = 0
+) -> Entry:
+    """Make the entry of `key`, which is not there: all of it or nothing.
+
+    Raises:
+        DpoError: the cache cannot be written, or has no room.
+    """
+    folder, body = entry_folder(kind, key), {}
+
+    def whole(beside: Path) -> None:
+        facts = write(beside)
+        files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(beside.iterdir())}
+        body.update(key=dict(key), facts=facts, files=files)
+        (beside / _ENTRY).write_text(json.dumps({**body, "sum": _sum(body)}, indent=1))
+
+    with _of_the_cache(folder):
+        check_writable(folder, need_bytes)
+        replace_folder(folder, whole)
+    for place in (folder.parent, cache_folder() / _HASHES):
+        _remove_unused(place)
+    return _entry(folder, body)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove entries that no run has used for long, and what killed processes left as long ago."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            stamp = path / _ENTRY if (path / _ENTRY).exists() else path
+            if stamp.stat().st_mtime < time.time() - _UNUSED_SECONDS:
+                _remove(path)
+
+
+def remove(kind: str, key: Mapping[str, Any]) -> None:
+    """Remove the entry of `key`, if it is there."""
+    _remove(entry_folder(kind, key))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
+    """Wait until no other process makes the entry of `key`; what a killed one left of it is removed."""
+    import fcntl
+
+    folder = entry_folder(kind, key)
+    lock = folder.with_name(f"{folder.name}.lock")
+    with _of_the_cache(folder):
+        new = not cache_folder().exists()
+        make_folder(folder.parent)
+        if new:
+            cache_folder().chmod(0o700)  # it holds what the user's files say, as tokens
+        check_writable(folder)
+    with open(lock, "ab") as file:
+        with suppress(OSError):  # a file system without locks: the last rename still leaves one whole entry
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"{label}: another run is making it; waiting for that")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            for left in folder.parent.glob(f".{folder.name}.*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+        # After success only: whoever waits then finds the entry. A lock that a failure leaves is reused.
+        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _of_the_cache(folder: Path) -> Iterator[None]:
+    """Give errors about `folder` the remedy that is right for the cache."""
+    try:
+        yield
+    except DpoError as error:
+        if error.where not in (str(folder), str(folder.parent)):
+            raise
+        raise DpoError(error.what, where=error.where, hint=_HINT) from None
+
+
+def unwritable_cache(path: Path, error: OSError) -> DpoError:
+    """What to raise when the system refused to write `path`, a file of the cache."""
+    return DpoError(unwritable(path, error).what, where=path, hint=_HINT)
+
+
+def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
+    """Where the entry of `key` is or would be."""
+    return cache_folder() / kind / _sum(dict(key))[:32]
+
+
+def _sum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: Path, key: Mapping[str, Any]) -> Entry:
+    """The entry in `folder`.
+
+    Raises:
+        one of _DAMAGE: it is damaged.
+        OSError: it cannot be read.
+    """
+    body = json.loads((folder / _ENTRY).read_text())
+    if (
+        not isinstance(body, dict)
+        or body.pop("sum") != _sum(body)
+        or body["key"] != json.loads(json.dumps(dict(key)))
+    ):
+        raise ValueError(f"{_ENTRY} is not what was written")
+    for name, (size, digest) in body["files"].items():
+        file = folder / name
+        if file.stat().st_size != size:
+            raise ValueError(f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
+        if content_hash(file) != digest:
+            raise ValueError(f"{name} is not what was written")
+    return _entry(folder, body)
+
+
+def _entry(folder: Path, body: dict[str, Any]) -> Entry:
+    return Entry(folder, body["facts"], {name: digest for name, (_, digest) in body["files"].items()})
+
+
+def content_hash(path: Path | str) -> str:
+    """SHA-256 of a file's content, in hex.
+
+    A large file is read once and then known again by path, size, both times and inode. The system alone sets
+    the time of a file's last change of any kind (ctime): another content with the old date is noticed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = Path(path).resolve()
+    seen = _state(path)
+    if seen["size"] < _LARGE:
+        return _sha256(path)
+    note = cache_folder() / _HASHES / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(note.read_text())
+        if known["state"] == seen:
+            return known["sha256"]
+    begun = time.time()
+    digest = _sha256(path)
+    settled = max(seen["mtime_ns"], seen["ctime_ns"]) / 1e9 < begun - _TICK_SECONDS
+    if settled and _state(path) == seen:
+        with suppress(DpoError):  # only the next start is slower without it
+            write_text(note, json.dumps({"state": seen, "sha256": digest}))
+    return digest
+
+
+def _state(path: Path) -> dict[str, Any]:
+    found = path.stat()
+    return {
+        "path": str(path),
+        "size": found.st_size if stat.S_ISREG(found.st_mode) else 0,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "inode": found.st_ino,
+    }
+
+
+def _sha256(path: Path) -> str:
+    digest, size = hashlib.sha256(), path.stat().st_size
+    bar = (
+        progress(f"reading {path.name}", size // 2**20, "MB") if size > _SLOW else nullcontext(lambda n: None)
+    )
+    with open(path, "rb") as file, bar as advance:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            advance(len(block) // 2**20)
+    return digest.hexdigest()

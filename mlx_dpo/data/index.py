@@ -1,0 +1,155 @@
+"""The rows of a file of pairs without their text: checked once, then found again by line and by prompt."""
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..cache import content_hash, kept
+from ..console import progress
+from ..errors import DpoError
+from ..jsonl import parse_line, read_jsonl, read_lines, readable
+from ..records import Preference
+from .formats import to_preference
+from .sources import doubled_id, no_rows
+from .splits import prompt_key
+
+_VERSION = 1
+"""Raise it when another file would be accepted, or two prompts would count as the same that did not."""
+
+_PROMPT = "S16"
+"""16 bytes of a prompt's key; numpy sorts and compares these as bytes, and pads none of them."""
+_BLOCK = 2**16
+
+
+@dataclass(frozen=True, eq=False)
+class RowIndex:
+    """Every row of a file that was read and found good; 28 bytes a row, on the disk.
+
+    `content` is the file's SHA-256; `lines` int32, `places` int64 (first byte), `prompts` 16-byte hashes.
+    """
+
+    path: Path
+    content: str
+    lines: np.ndarray
+    places: np.ndarray
+    prompts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def where(self, row: int) -> str:
+        """ "file:line" of a row, by the name that the file has today."""
+        return f"{self.path}:{self.lines[row]}"
+
+    def read(self, row: int) -> Preference:
+        """One row's text, from its place in the file."""
+        return _read_at(self.path, int(self.places[row]), self.where(row))
+
+    def records(self) -> Iterator[Preference]:
+        """Every row's text, in order, one at a time."""
+        return (to_preference(row, where) for where, row in read_jsonl(self.path))
+
+
+def index_rows(path: Path | str) -> RowIndex:
+    """Read every row of a file of pairs, or know from the cache that this content was read.
+
+    Raises:
+        DpoError: a bad row, the same id twice, or no rows.
+    """
+    path = Path(path)
+    with readable(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DpoError(
+                "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
+            )
+        content = content_hash(path)
+    key = {"rows": content, "version": _VERSION, "mlx_dpo": __version__}
+    entry = kept("rows", key, lambda folder: _write(path, content, folder), str(path))
+
+    def column(name: str, dtype: str) -> np.ndarray:
+        return np.memmap(entry.folder / name, dtype, "r")
+
+    return RowIndex(
+        path, content, column("lines", "<i4"), column("places", "<i8"), column("prompts", _PROMPT)
+    )
+
+
+def check_unchanged(path: Path, content: str) -> None:
+    """Check that a file still has the content with this hash.
+
+    Raises:
+        DpoError: it has another one.
+    """
+    with readable(path):
+        if content_hash(path) != content:
+            raise DpoError("changed while it was read", where=path, hint="start again when it is complete")
+
+
+def _write(path: Path, content: str, folder: Path) -> dict[str, Any]:
+    """Read all rows once and write the columns, row by row."""
+    ids, rows, size = array("Q"), 0, path.stat().st_size
+    with ExitStack() as stack:
+        lines, places, prompts = (
+            stack.enter_context(open(folder / name, "wb")) for name in ("lines", "places", "prompts")
+        )
+        advance = stack.enter_context(progress(f"checking {path.name}", size // 2**20, "MB"))
+        for number, place, line in read_lines(path):
+            where = f"{path}:{number}"
+            row = to_preference(parse_line(line, where), where)
+            ids.append(int.from_bytes(_hash(row.id, 8), "little"))
+            lines.write(number.to_bytes(4, "little"))
+            places.write(place.to_bytes(8, "little"))
+            prompts.write(_hash(prompt_key(row.prompt), 16))
+            rows += 1
+            if megabytes := (place + len(line)) // 2**20 - place // 2**20:
+                advance(megabytes)
+    if not rows:
+        raise no_rows(path)
+    _check_ids(path, ids, folder)
+    check_unchanged(path, content)
+    return {"rows": rows}
+
+
+def _hash(text: str, size: int) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=size).digest()
+
+
+def _check_ids(path: Path, ids: array, folder: Path) -> None:
+    """Look at rows whose ids have the same 8-byte hash: the first that has another's id is refused."""
+    hashes = np.frombuffer(ids, np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    if not len(same):
+        return
+    places = np.fromfile(folder / "places", "<i8")
+    lines = np.fromfile(folder / "lines", "<i4")
+
+    def row(i: int) -> Preference:
+        return _read_at(path, int(places[i]), f"{path}:{lines[i]}")
+
+    for later in sorted(order[same + 1].tolist()):
+        second = row(later)
+        for earlier in np.flatnonzero(hashes[:later] == hashes[later]).tolist():
+            if (first := row(earlier)).id == second.id:
+                raise doubled_id(first, second)
+
+
+def _read_at(path: Path, place: int, where: str) -> Preference:
+    with readable(path), open(path, "rb") as file:
+        file.seek(place)
+        return to_preference(parse_line(file.readline(), where), where)
+
+
+def shared_prompts(rows: RowIndex, others: RowIndex) -> np.ndarray:
+    """Numbers of the rows whose prompt stands in `others` too, int64."""
+    ours = np.array(rows.prompts)
+    blocks = (np.array(others.prompts[i : i + _BLOCK]) for i in range(0, len(others), _BLOCK))
+    found = np.concatenate([block[np.isin(block, ours)] for block in blocks])
+    return np.flatnonzero(np.isin(ours, found))

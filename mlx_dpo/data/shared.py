@@ -1,0 +1,181 @@
+"""Pairs to arrays whose prompts stand once: a prompt's tokens, then the branches that continue it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from .tokenize import TokenizedPair
+
+_WASTE = 1.08
+"""Rows of unlike length are computed together only where padding costs no more than this."""
+
+
+class Segment(NamedTuple):
+    """Branches computed together, `rows` of them a prompt, side by side; right-padded with 0.
+
+    `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. Scored
+    tokens lie in one list: `positions` (T,), where in the flattened inputs the token before each stands;
+    `targets` (T,); `owners` (T,), its row.
+    """
+
+    inputs: mx.array
+    positions: mx.array
+    targets: mx.array
+    owners: mx.array
+
+
+class Family(NamedTuple):
+    """Prompts of one length, `prompts` (G, P) int32, and all their branches. At P = 0 nothing is shared."""
+
+    prompts: mx.array
+    segments: tuple[Segment, ...]
+
+
+class SharedBatch(NamedTuple):
+    """B pairs: families, and where each branch's score lies when theirs are laid end to end.
+
+    `order` (2B,): chosen branches first, rejected below; `lengths` (2B,): completion tokens of each.
+    """
+
+    families: tuple[Family, ...]
+    order: mx.array
+    lengths: mx.array
+
+
+class Tree(NamedTuple):
+    """A prompt and its distinct completions, (P,) and (C,) int32."""
+
+    prompt: np.ndarray
+    completions: list[np.ndarray]
+
+
+def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False) -> SharedBatch:
+    """Lay pairs out so that every prompt, and every completion under it, is computed once.
+
+    Nothing is padded inside a prompt. Prompts of unlike length share the length of the shortest; what is
+    left of a longer one goes with its branches. Unlike lengths stand in families and segments of their own
+    where padding would cost more than 8 %.
+
+    Args:
+        separate: every branch alone.
+    """
+    trees, places = _trees(pairs)
+    families, starts, count = [], {}, 0
+    for group in _groups(trees, separate):
+        family, rows = _family([trees[i] for i in group], separate)
+        families.append(family)
+        for place, (tree, branch) in enumerate(rows):
+            starts[group[tree], branch] = count + place
+        count += len(rows)
+    order = [starts[place] for side in (0, 1) for place in (pair[side] for pair in places)]
+    lengths = [len(p.chosen) for p in pairs] + [len(p.rejected) for p in pairs]
+    return SharedBatch(tuple(families), mx.array(order, mx.int32), mx.array(lengths, mx.int32))
+
+
+def _trees(pairs: Sequence[TokenizedPair]) -> tuple[list[Tree], list[tuple[tuple[int, int], ...]]]:
+    """Distinct prompts with their distinct completions; and of each pair, where its two branches are."""
+    trees: list[Tree] = []
+    known: dict[bytes, int] = {}
+    branches: dict[tuple[int, bytes], int] = {}
+    places = []
+    for pair in pairs:
+        tree = known.setdefault(pair.prompt.tobytes(), len(trees))
+        if tree == len(trees):
+            trees.append(Tree(pair.prompt, []))
+        sides = []
+        for completion in (pair.chosen, pair.rejected):
+            completions = trees[tree].completions
+            branch = branches.setdefault((tree, completion.tobytes()), len(completions))
+            if branch == len(completions):
+                completions.append(completion)
+            sides.append((tree, branch))
+        places.append(tuple(sides))
+    return trees, places
+
+
+def _groups(trees: Sequence[Tree], separate: bool) -> list[list[int]]:
+    """Trees computed together: two branches each, and alike in length."""
+    order = sorted(range(len(trees)), key=lambda i: (len(trees[i].prompt), *map(len, trees[i].completions)))
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and not separate and _together([trees[j] for j in (*groups[-1], i)]):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _together(trees: Sequence[Tree]) -> bool:
+    if any(len(t.completions) != 2 for t in trees):
+        return False
+    return _tokens(trees) <= _WASTE * sum(_tokens([t]) for t in trees)
+
+
+def _tokens(trees: Sequence[Tree]) -> int:
+    """Tokens computed for these trees in one family."""
+    shared = _shared_length(trees)
+    segments = _segments(trees, shared, separate=False)
+    return len(trees) * (
+        shared + sum(len(s) * max(_row_length(t, b, shared) for t in trees for b in s) for s in segments)
+    )
+
+
+def _shared_length(trees: Sequence[Tree]) -> int:
+    """Prompt tokens in common length. A branch keeps at least the prompt's last token, and two tokens in all.
+
+    The last prompt token predicts the completion's first. mlx_lm's Mamba-2 kernel for single tokens has no
+    gradient.
+    """
+    shortest = min(len(t.prompt) for t in trees)
+    single = any(len(c) == 1 for t in trees for c in t.completions)
+    return max(0, shortest - 1 - single)
+
+
+def _row_length(tree: Tree, branch: int, shared: int) -> int:
+    return len(tree.prompt) - shared + len(tree.completions[branch]) - 1
+
+
+def _segments(trees: Sequence[Tree], shared: int, separate: bool) -> list[list[int]]:
+    """Branch numbers computed together, by falling length, so that padding stays small."""
+
+    def longest(branch):
+        return max(_row_length(t, branch, shared) for t in trees)
+
+    segments: list[list[int]] = []
+    for branch in sorted(range(len(trees[0].completions)), key=longest, reverse=True):
+        if segments and not separate:
+            rows = [*segments[-1], branch]
+            if len(rows) * longest(rows[0]) <= _WASTE * sum(map(longest, rows)):
+                segments[-1] = rows
+                continue
+        segments.append([branch])
+    return segments
+
+
+def _family(trees: Sequence[Tree], separate: bool) -> tuple[Family, list[tuple[int, int]]]:
+    """The family's arrays; and (tree, branch) of every row of its segments, end to end."""
+    shared = _shared_length(trees)
+    segments, rows = [], []
+    for branches in _segments(trees, shared, separate):
+        own = [(tree, branch) for tree in range(len(trees)) for branch in branches]
+        segments.append(_segment(trees, own, shared))
+        rows += own
+    prompts = np.stack([t.prompt[:shared] for t in trees])
+    return Family(mx.array(prompts), tuple(segments)), rows
+
+
+def _segment(trees: Sequence[Tree], rows: Sequence[tuple[int, int]], shared: int) -> Segment:
+    length = max(_row_length(trees[tree], branch, shared) for tree, branch in rows)
+    inputs = np.zeros((len(rows), length), np.int32)
+    positions, targets, owners = [], [], []
+    for row, (tree, branch) in enumerate(rows):
+        rest, completion = trees[tree].prompt[shared:], trees[tree].completions[branch]
+        tokens = np.concatenate([rest, completion])
+        inputs[row, : len(tokens) - 1] = tokens[:-1]
+        positions.append(row * length + len(rest) - 1 + np.arange(len(completion)))
+        targets.append(completion)
+        owners.append(np.full(len(completion), row))
+    lists = (np.concatenate(a).astype(np.int32) for a in (positions, targets, owners))
+    return Segment(mx.array(inputs), *map(mx.array, lists))

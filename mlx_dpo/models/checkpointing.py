@@ -1,0 +1,76 @@
+"""Blocks that keep only their input for the backward pass and compute the rest again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+
+from .kernels import is_lean, lean
+from .state import Arrays, Keys, Several
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Checkpoint every block of this model: the class of these blocks changes, not that of all blocks.
+
+    A block's memory (keys and values, recurrent state) goes in as arrays and comes out as arrays: what left a
+    checkpointed block inside a changed object would carry no gradient.
+    """
+    for layer in model.layers:
+        layer.__class__ = _checkpointed(type(layer))
+
+
+@contextmanager
+def only_memory(layer: nn.Module) -> Iterator[None]:
+    """Within it, this block's output is not computed if it is checkpointed, only what it remembers."""
+    object.__setattr__(layer, "_only_memory", True)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "_only_memory")
+
+
+@cache
+def _checkpointed(kind: type) -> type:
+    def call(self, *args, **kwargs):
+        given = (args, kwargs)
+        memories = [leaf for _, leaf in tree_flatten(given) if isinstance(leaf, Keys | Arrays | Several)]
+        only = getattr(self, "_only_memory", False)
+        kernels = (
+            lean if is_lean() else nullcontext
+        )  # the backward pass comes when the caller's `lean` is over
+
+        def run(parameters, floats, state):
+            self.update(parameters)
+            own = [memory.rebuilt(arrays) for memory, arrays in zip(memories, state, strict=True)]
+            args, kwargs = _filled(given, iter(floats), iter(own))
+            with kernels():
+                output = kind.__call__(self, *args, **kwargs)
+            return floats[0] if only else output, [memory.arrays() for memory in own]
+
+        floats = [leaf for _, leaf in tree_flatten(given) if _is_float(leaf)]
+        state = [memory.arrays() for memory in memories]
+        output, left = mx.checkpoint(run)(self.trainable_parameters(), floats, state)
+        for memory, arrays in zip(memories, left, strict=True):
+            memory.take(arrays)
+        return output
+
+    return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def _filled(given: Any, floats: Iterator[mx.array], own: Iterator[Any]) -> Any:
+    """The same arguments with other floating arrays and memories; whole numbers and masks stay."""
+
+    def fill(leaf):
+        if _is_float(leaf):
+            return next(floats)
+        return next(own) if isinstance(leaf, Keys | Arrays | Several) else leaf
+
+    return tree_map(fill, given)
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)

@@ -1,0 +1,278 @@
+"""Attention, Mamba-2 scan and gated units with less memory and work in training, and the same values.
+
+mlx_lm's models call these by name; `lean()` puts ours in their place for the time of a trace.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .state import Keys
+
+_BLOCK = 128
+"""Queries attended at a time: they see no key after their own last one, which saves near half of the work."""
+_SCAN = 64
+"""Tokens of a Mamba-2 scan's block. Its temporaries grow with it: mlx_lm's 256 needs four times as much."""
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Within it, mlx_lm's models call the functions below."""
+    if is_lean():
+        yield
+        return
+    places = _places(len(sys.modules))
+    for module, name, ours, _ in places:
+        setattr(module, name, ours)
+    try:
+        yield
+    finally:
+        for module, name, _, theirs in places:
+            setattr(module, name, theirs)
+
+
+def is_lean() -> bool:
+    """Whether this is within `lean()`."""
+    from mlx_lm.models import base
+
+    return base.scaled_dot_product_attention is attention
+
+
+@lru_cache(maxsize=1)
+def _places(loaded: int) -> list[tuple[Any, str, Any, Any]]:
+    """(module, name, ours, theirs) wherever a loaded model's module holds one of mlx_lm's own functions."""
+    return [
+        (module, name, ours, theirs)
+        for key, module in list(sys.modules.items())
+        if key.startswith("mlx_lm.models.")
+        for name, ours, theirs in _replaced()
+        if getattr(module, name, None) in (ours, theirs)
+    ]
+
+
+@cache
+def _replaced() -> list[tuple[str, Any, Any]]:
+    from mlx_lm.models import activations, base, ssm
+
+    return [
+        ("scaled_dot_product_attention", attention, base.scaled_dot_product_attention),
+        ("ssm_attn", scan, ssm.ssm_attn),
+        ("swiglu", swiglu, activations.swiglu),
+    ]
+
+
+def attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    cache: Any,
+    scale: float,
+    mask: Any,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Softmax attention as mlx_lm's `scaled_dot_product_attention`; causal masks are never multiplied out.
+
+    Args:
+        queries: (N, heads, L, D).
+        keys, values: (N, key heads, T, D), as the cache gave them.
+        cache: where it is a `Keys`, the prompt's keys are attended once for all its branches, uncopied.
+    """
+    prompt = None
+    if isinstance(cache, Keys) and cache.fetched and keys is cache.fetched[0] and values is cache.fetched[1]:
+        prompt, keys, values = cache.prompt, cache.keys, cache.values
+    if not (isinstance(mask, str) and mask == "causal") or sinks is not None:
+        if prompt:
+            keys, values = cache.fetched
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
+        )
+    heads = queries.shape[1]
+    groups = keys.shape[1]
+    queries = (queries * scale).reshape(queries.shape[0], groups, heads // groups, *queries.shape[2:])
+    return _attend(queries, keys, values, *(prompt or ()))[0].flatten(1, 2)
+
+
+@mx.custom_function
+def _attend(queries: mx.array, *pieces: mx.array) -> tuple[mx.array, ...]:
+    """Scaled queries (N, K, R, L, D) to outputs (N, K, R, L, E), and the softmax weights of every block.
+
+    Only the weights are kept for the backward pass, each once. `pieces` are keys and values, (N, K, T, D) and
+    (N, K, T, E), then perhaps a prompt's, (G, K, P, D) and (G, K, P, E), which stand before them.
+    """
+    outputs, weights = [], []
+    for block, seen in _blocks(queries, pieces):
+        scores = [_product(block, keys.swapaxes(-1, -2)) for keys, _ in seen]
+        scores[-1] = scores[-1] + _causal(*scores[-1].shape[-2:], scores[-1].dtype)
+        weights.append(mx.softmax(_joined(scores), axis=-1, precise=True))
+        outputs.append(
+            sum(_product(w, values) for w, (_, values) in zip(_cut(weights[-1], seen), seen, strict=True))
+        )
+    return _joined(outputs, axis=3), *weights
+
+
+@_attend.vjp
+def _attend_vjp(primals, cotangents, outputs):
+    queries, *pieces = primals
+    (output, *weights), cotangent = outputs, cotangents[0]
+    # sum over keys of weight · d weight, by way of the output (Dao et al. 2022, arXiv:2205.14135, B.4)
+    through = (cotangent * output).astype(mx.float32).sum(axis=-1, keepdims=True)
+    slopes = [mx.zeros_like(piece) for piece in pieces]
+    query_slopes, start = [], 0
+    for (block, seen), weight in zip(_blocks(queries, pieces), weights, strict=True):
+        part = slice(start, start + block.shape[3])
+        start += block.shape[3]
+        outward = cotangent[:, :, :, part]
+        inward = _joined([_product(outward, values.swapaxes(-1, -2)) for _, values in seen])
+        inward = (weight * (inward - through[:, :, :, part])).astype(weight.dtype)
+        query_slopes.append(
+            sum(_product(g, keys) for g, (keys, _) in zip(_cut(inward, seen), seen, strict=True))
+        )
+        # Pieces come as own keys, own values, prompt's keys, prompt's values; `seen` has the prompt first.
+        for place, g, w in zip(
+            range(2 * len(seen) - 2, -1, -2), _cut(inward, seen), _cut(weight, seen), strict=True
+        ):
+            slopes[place] = _added(slopes[place], _summed(g, block, len(slopes[place])))
+            slopes[place + 1] = _added(slopes[place + 1], _summed(w, outward, len(slopes[place + 1])))
+    return _joined(query_slopes, axis=3), *slopes
+
+
+def _blocks(
+    queries: mx.array, pieces: Sequence[mx.array]
+) -> Iterator[tuple[mx.array, list[tuple[mx.array, ...]]]]:
+    """Blocks of queries, each with the (keys, values) it sees: the prompt's, then its own up to its last."""
+    own, prompt = pieces[:2], pieces[2:]
+    length = queries.shape[3]
+    before = own[0].shape[2] - length
+    for start in range(0, length, _BLOCK):
+        end = before + min(start + _BLOCK, length)
+        seen = tuple(piece[:, :, :end] for piece in own)
+        yield queries[:, :, :, start : start + _BLOCK], [*([tuple(prompt)] if prompt else []), seen]
+
+
+def _joined(arrays: Sequence[mx.array], axis: int = -1) -> mx.array:
+    return arrays[0] if len(arrays) == 1 else mx.concatenate(arrays, axis=axis)
+
+
+def _cut(array: mx.array, seen: Sequence[tuple[mx.array, ...]]) -> list[mx.array]:
+    """The last axis cut into what belongs to each piece."""
+    if len(seen) == 1:
+        return [array]
+    return mx.split(array, [seen[0][0].shape[2]], axis=-1)
+
+
+def _folded(a: mx.array, prompts: int) -> mx.array:
+    """(N, K, R, L, X) -> (G, K, N/G·R·L, X): rows of one prompt, heads of one key head, in one."""
+    n, groups, repeats, length, width = a.shape
+    if n == prompts:
+        return a.reshape(n, groups, repeats * length, width)
+    a = a.reshape(prompts, n // prompts, groups, repeats * length, width)
+    return a.swapaxes(1, 2).reshape(prompts, groups, -1, width)
+
+
+def _product(a: mx.array, b: mx.array) -> mx.array:
+    """(N, K, R, L, X) @ (G, K, X, Y) -> (N, K, R, L, Y)."""
+    n, groups, repeats, length, _ = a.shape
+    prompts = len(b)
+    product = _folded(a, prompts) @ b
+    if n != prompts:
+        product = product.reshape(prompts, groups, n // prompts, repeats * length, -1).swapaxes(1, 2)
+    return product.reshape(n, groups, repeats, length, -1)
+
+
+def _summed(a: mx.array, b: mx.array, prompts: int) -> mx.array:
+    """(N, K, R, L, X), (N, K, R, L, Y) -> (G, K, X, Y): summed over queries, heads and rows of one prompt."""
+    return _folded(a, prompts).swapaxes(-1, -2) @ _folded(b, prompts)
+
+
+def _added(total: mx.array, part: mx.array) -> mx.array:
+    """`part` added to the first positions of `total`."""
+    missing = total.shape[2] - part.shape[2]
+    return total + (mx.pad(part, [(0, 0), (0, 0), (0, missing), (0, 0)]) if missing else part)
+
+
+@lru_cache(maxsize=64)
+def _causal(count: int, end: int, dtype: mx.Dtype) -> mx.array:
+    """(count, end): 0 where the last `count` of `end` tokens may look, else -inf."""
+    seen = np.arange(end - count, end)[:, None] >= np.arange(end)[None]
+    return mx.array(np.where(seen, 0.0, -np.inf), dtype=dtype)
+
+
+def scan(
+    x: mx.array,
+    A_log: mx.array,
+    B: mx.array,
+    C: mx.array,
+    D: mx.array,
+    dt: mx.array,
+    dt_bias: mx.array,
+    state: mx.array | None = None,
+    time_step_limit: tuple[float, float] = (0.001, 100.0),
+    mask: mx.array | None = None,
+    lengths: mx.array | None = None,
+    step: int = _SCAN,
+) -> tuple[mx.array, mx.array]:
+    """The Mamba-2 scan (Dao and Gu 2024, arXiv:2405.21060, section 6) in blocks of `step` tokens.
+
+    Arguments and results are those of mlx_lm's `ssm_attn`. Its blocks are computed again for the backward
+    pass, so that only inputs and block states are kept. Masks and lengths go to mlx_lm's own.
+    """
+    from mlx_lm.models import ssm
+
+    if mask is not None or lengths is not None:
+        theirs = next(theirs for _, ours, theirs in _replaced() if ours is scan)
+        return theirs(x, A_log, B, C, D, dt, dt_bias, state, time_step_limit, mask, lengths, step)
+    batch, length, heads, width = x.shape
+    size = B.shape[-1]
+    dt = ssm.compute_dt(dt, dt_bias, time_step_limit)
+    rate = -mx.exp(A_log).astype(dt.dtype)
+    if state is None:
+        state = mx.zeros((batch, heads, width, size), dt.dtype)
+    outputs = []
+    for start in range(0, length, step):
+        part = slice(start, start + step)
+        y, state = _scan_block(x[:, part], dt[:, part], B[:, part], C[:, part], rate, state)
+        outputs.append(y)
+    return _joined(outputs, axis=1) + x * D.reshape(1, 1, heads, 1), state
+
+
+@mx.checkpoint
+def _scan_block(
+    x: mx.array, dt: mx.array, B: mx.array, C: mx.array, rate: mx.array, state: mx.array
+) -> tuple[mx.array, mx.array]:
+    """One block: x (N, L, H, W), dt (N, L, H), B and C (N, L, G, S), rate (H,), state (N, H, W, S)."""
+    n, length, heads, width = x.shape
+    groups, size = B.shape[2:]
+    since = mx.cumsum((dt * rate).swapaxes(1, 2), axis=-1).reshape(n, groups, -1, length)
+    inputs = (dt[..., None] * x).swapaxes(1, 2).reshape(n, groups, -1, length, width)
+    B, C = B.swapaxes(1, 2)[:, :, None], C.swapaxes(1, 2)[:, :, None]
+    before = state.reshape(n, groups, -1, width, size)
+    between = mx.exp(since[..., :, None] - since[..., None, :] + _causal(length, length, since.dtype))
+    y = ((C @ B.swapaxes(-1, -2)) * between) @ inputs
+    y = y + mx.exp(since)[..., None] * (C @ before.swapaxes(-1, -2))
+    left = (inputs * between[..., -1, :, None]).swapaxes(-1, -2) @ B
+    left = left + mx.exp(since[..., -1])[..., None, None] * before
+    y = y.reshape(n, heads, length, width).swapaxes(1, 2)
+    return y.astype(x.dtype), left.reshape(state.shape)
+
+
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """silu(gate) · x, keeping gate, x and one sigmoid for the backward pass."""
+    return _swiglu(gate, x)[0]
+
+
+@mx.custom_function
+def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
+    opened = mx.sigmoid(gate)
+    return gate * opened * x, opened
+
+
+@_swiglu.vjp
+def _swiglu_vjp(primals, cotangents, outputs):
+    (gate, x), opened, cotangent = primals, outputs[1], cotangents[0]
+    unit = gate * opened
+    return cotangent * x * (opened + unit * (1 - opened)), cotangent * unit

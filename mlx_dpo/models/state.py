@@ -1,0 +1,148 @@
+"""What a block remembers of the tokens before: made, continued, and handed to several branches.
+
+Every step is plain array arithmetic, so that gradients flow from a continuation back into the prompt.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ConcatenateKVCache,
+    KVCache,
+    RotatingKVCache,
+    create_attention_mask,
+    make_prompt_cache,
+)
+
+
+class Keys(ConcatenateKVCache):
+    """Keys and values of attention: a prompt's, shared by several branches, and the branch's own.
+
+    Batch row i continues prompt i // (N / G). `prompt` holds keys and values (G, heads, P, D) or is None;
+    `keys` and `values` are the branches' own, (N, heads, L, D).
+    """
+
+    def __init__(self, window: int | None = None, prompt: tuple[mx.array, mx.array] | None = None):
+        super().__init__()
+        self.window = window
+        self.prompt = prompt
+        self.offset = prompt[0].shape[-2] if prompt else 0
+        self.fetched: tuple[mx.array, mx.array] | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Prompt and own together; evaluated only where `kernels.attention` does not take them apart."""
+        own = super().update_and_fetch(keys, values)
+        self.fetched = own
+        if self.prompt:
+            repeats = keys.shape[0] // self.prompt[0].shape[0]
+            self.offset += self.prompt[0].shape[-2]
+            self.fetched = tuple(
+                mx.concatenate([mx.repeat(p, repeats, axis=0), o], axis=-2)
+                for p, o in zip(self.prompt, own, strict=True)
+            )
+        return self.fetched
+
+    def make_mask(self, n: int, window_size: int | None = None, return_array: bool = False) -> Any:
+        """As mlx_lm's caches: "causal", None for one token, or (N, offset + N) where a window cuts."""
+        window = window_size or self.window
+        if window and self.offset + n <= window:
+            window = None
+        return create_attention_mask(n, self.offset, return_array, window)
+
+    def arrays(self) -> list[mx.array | None]:
+        """Everything gradients may flow through."""
+        return [*(self.prompt or (None, None)), self.keys, self.values]
+
+    def take(self, arrays: list[mx.array | None]) -> "Keys":
+        """Hold these arrays instead, in the order of `arrays`."""
+        self.prompt = tuple(arrays[:2]) if arrays[0] is not None else None
+        self.keys, self.values = arrays[2:]
+        self.offset = sum(a.shape[-2] for a in arrays[::2] if a is not None)
+        return self
+
+    def rebuilt(self, arrays: list[mx.array | None]) -> "Keys":
+        """A new memory of the same kind that holds these arrays."""
+        return Keys(self.window).take(arrays)
+
+    def forked(self, branches: int) -> "Keys":
+        """The start of continuations of every row, however many; no copy is made."""
+        return Keys(self.window, None if self.keys is None else (self.keys, self.values))
+
+
+class Arrays(ArraysCache):
+    """State of a recurrent block: convolution tail, SSM or delta-rule state, each (N, ...)."""
+
+    def arrays(self) -> list[mx.array | None]:
+        """Everything gradients may flow through, as a new list: a branch writes into its own."""
+        return list(self.cache)
+
+    def take(self, arrays: list[mx.array | None]) -> "Arrays":
+        """Hold these arrays instead."""
+        self.cache = list(arrays)
+        return self
+
+    def rebuilt(self, arrays: list[mx.array | None]) -> "Arrays":
+        """A new memory of the same kind that holds these arrays."""
+        return Arrays(len(arrays)).take(arrays)
+
+    def forked(self, branches: int) -> "Arrays":
+        """The start of `branches` continuations of every row, beside one another."""
+        return self.rebuilt([a if a is None else mx.repeat(a, branches, axis=0) for a in self.cache])
+
+
+class Several(CacheList):
+    """Blocks with more than one memory, such as attention beside a Mamba layer."""
+
+    def arrays(self) -> list[mx.array | None]:
+        """Those of all its memories, one after another."""
+        return [a for c in self.caches for a in c.arrays()]
+
+    def take(self, arrays: list[mx.array | None]) -> "Several":
+        """Hold these arrays instead, in the order of `arrays`."""
+        start = 0
+        for c in self.caches:
+            count = len(c.arrays())
+            c.take(arrays[start : start + count])
+            start += count
+        return self
+
+    def rebuilt(self, arrays: list[mx.array | None]) -> "Several":
+        """New memories of the same kinds that hold these arrays."""
+        return Several(*(c.rebuilt(c.arrays()) for c in self.caches)).take(arrays)
+
+    def forked(self, branches: int) -> "Several":
+        """Each memory forked."""
+        return Several(*(c.forked(branches) for c in self.caches))
+
+
+Memory = Keys | Arrays | Several
+"""What one block remembers."""
+
+
+def empty_state(model: nn.Module) -> list[Memory]:
+    """One empty memory a cache of the model, in the model's own order.
+
+    Raises:
+        TypeError: a kind of cache that is not known to be exact here.
+    """
+    return [_like(c) for c in make_prompt_cache(model)]
+
+
+def forked(state: list[Memory], branches: int) -> list[Memory]:
+    """`branches` continuations of every row; rows that continue the same prompt lie side by side."""
+    return [memory.forked(branches) for memory in state]
+
+
+def _like(c: Any) -> Memory:
+    if type(c) is KVCache:
+        return Keys()
+    if type(c) is RotatingKVCache and not c.keep:
+        return Keys(window=c.max_size)
+    if type(c) is ArraysCache:
+        return Arrays(len(c.cache))
+    if type(c) is CacheList:
+        return Several(*(_like(part) for part in c.caches))
+    raise TypeError(f"it keeps its state in a {type(c).__name__}")

@@ -1,0 +1,80 @@
+"""A model in two parts, by its own code: the trunk that ends in hidden states, the head that scores them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+def find_trunk(model: nn.Module) -> nn.Module:
+    """The module that owns the model's blocks.
+
+    Raises:
+        TypeError: no such module.
+    """
+    first = model.layers[0]
+    for _, module in model.named_modules():
+        owned = module.get("layers")
+        if isinstance(owned, Sequence) and any(layer is first for layer in owned):
+            return module
+    raise TypeError("its blocks belong to no module")
+
+
+def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = None) -> mx.array:
+    """What the head would see: (N, T, H). The model's own call runs; its logits are never evaluated.
+
+    Args:
+        tokens: (N, T) integer ids.
+        state: one cache a block (see `state.py`); continued, and changed in place.
+
+    Raises:
+        TypeError: the trunk hands over something else than one array.
+    """
+    seen = []
+
+    def record(call, *args, **kwargs):
+        seen.append(call(*args, **kwargs))
+        return seen[-1]
+
+    trunk = find_trunk(model)
+    if trunk is model:
+        raise TypeError("its blocks and its head are one module")
+    with _calling(trunk, record):
+        model(tokens, cache=state)
+    if len(seen) != 1 or not isinstance(seen[0], mx.array):
+        raise TypeError("its trunk hands over more than hidden states")
+    return seen[0]
+
+
+def head(model: nn.Module, hidden: mx.array) -> mx.array:
+    """Logits (N, T, V) of hidden states (N, T, H), by the model's own code.
+
+    The trunk hands back `hidden` as if it had computed it, so that whatever the model does after it (tied
+    weights, logit scaling, soft caps) is done here too.
+    """
+    with _calling(find_trunk(model), lambda call, *args, **kwargs: hidden):
+        return model(mx.zeros(hidden.shape[:2], mx.int32))
+
+
+@contextmanager
+def _calling(module: nn.Module, instead: Callable[..., Any]) -> Iterator[None]:
+    """Calls of this one module go to `instead(its own call, *args, **kwargs)`, by a change of its class."""
+    kind = type(module)
+    module.__class__ = _standing_in(kind)
+    object.__setattr__(module, "_instead", instead)
+    try:
+        yield
+    finally:
+        object.__delattr__(module, "_instead")
+        module.__class__ = kind
+
+
+@cache
+def _standing_in(kind: type) -> type:
+    def call(self, *args, **kwargs):
+        return self._instead(lambda *a, **k: kind.__call__(self, *a, **k), *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call})
