@@ -28,6 +28,7 @@ from mlx_dpo.models.forward import COMPLETION, PLAIN
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.reference import reference_key, reference_scores
 from mlx_dpo.scoring import score_pairs
+from mlx_dpo.training import checks
 
 LN2 = math.log(2)
 
@@ -49,8 +50,7 @@ def forwards(monkeypatch):
             nn.Embedding.__call__ = embed
 
     monkeypatch.setattr(module, "batch_scores", noted_batches)
-    for place in ("mlx_dpo.jobs.train", "mlx_dpo.jobs.evaluate"):
-        monkeypatch.setattr(f"{place}.reference_scores", noted_scores)
+    monkeypatch.setattr(checks, "reference_scores", noted_scores)
 
     def since_last():
         found = (len(scored), bool(calls))
@@ -162,15 +162,15 @@ def test_a_stale_reference_is_noticed_said_and_scored_again(configure, forwards,
     monkeypatch.setattr(run, "reference_key", lambda *a: keys.append(key_of(*a)) or keys[-1])
     first = train_run(configure(output="a")).folder
     forwards()
-    remove("reference", keys[0])
-    wrong = np.full((13, 2), -9.0, np.float32)
-    keep("reference", keys[0], module._writer(wrong))
-    second = train_run(configure(output="b")).folder
-    assert forwards() == (13, True)
-    assert "train pairs: what the cache held is not what the model gives; it is scored again" in (
-        capsys.readouterr().err
-    )
-    assert reports(first)[0][0]["logps/chosen"] == reports(second)[0][0]["logps/chosen"]
+    for key, label, count in zip(keys[:2], ("train pairs", "held-out pairs"), (13, 5), strict=True):
+        remove("reference", key)
+        keep("reference", key, module._writer(np.full((count, 2), -9.0, np.float32)))
+        second = train_run(configure("run.output=" + str(first.parent / label))).folder
+        assert forwards() == (count, True)
+        said = f"reference, {label}: what the cache held is not what the model gives; it is scored again"
+        assert said in capsys.readouterr().err
+        assert reports(first)[0][0]["rewards/margins"] == reports(second)[0][0]["rewards/margins"]
+        assert reports(first)[1][0]["eval/loss"] == reports(second)[1][0]["eval/loss"]
     train_run(configure(output="c"))
     assert forwards() == (0, False)
 

@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _VERSION = 1
 
 _PROMPT = "S16"
 """16 bytes of a prompt's key; numpy sorts and compares these as bytes, and pads none of them."""
-_BLOCK = 2**16
+_BLOCK, _SLOW = 2**16, 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,10 @@ def _write(path: Path, content: str, folder: Path) -> dict[str, Any]:
         lines, places, prompts = (
             stack.enter_context(open(folder / name, "wb")) for name in ("lines", "places", "prompts")
         )
-        advance = stack.enter_context(progress(f"checking {path.name}", size // 2**20, "MB"))
+        bar = (
+            progress(f"checking {path.name}", size // 2**20, "MB") if size > _SLOW else nullcontext(_nothing)
+        )
+        advance = stack.enter_context(bar)
         for number, place, line in read_lines(path):
             where = f"{path}:{number}"
             row = to_preference(parse_line(line, where), where)
@@ -115,6 +118,10 @@ def _write(path: Path, content: str, folder: Path) -> dict[str, Any]:
     _check_ids(path, ids, folder)
     check_unchanged(path, content)
     return {"rows": rows}
+
+
+def _nothing(count: int) -> None:
+    pass
 
 
 def _hash(text: str, size: int) -> bytes:

@@ -176,7 +176,7 @@ def make_model(
     config |= {"eos_token_id": chat.special.index(chat.end), "pad_token_id": 0, "torch_dtype": "float32"}
     model_class, arguments = _get_classes(config)
     model = model_class(arguments.from_dict(config))
-    _initialise(model, seed)
+    initialise(model, seed)
     if bits:
         model, config = quantize_model(model, config, group_size=32, bits=bits)
     mx.save_safetensors(
@@ -186,7 +186,7 @@ def make_model(
     return folder
 
 
-def _initialise(model: nn.Module, seed: int) -> None:
+def initialise(model: nn.Module, seed: int) -> None:
     """Normal weights of deviation 1/sqrt(inputs) from `seed`; norms, biases and Mamba's own vectors stay."""
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
 

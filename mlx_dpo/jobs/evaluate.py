@@ -21,9 +21,9 @@ from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..reference import reference_key, reference_scores
+from ..reference import reference_key
 from ..scoring import score_pairs
-from ..training.checks import choose_forward
+from ..training.checks import checked_reference, choose_forward
 from ..training.trainer import Data, evaluation_metrics
 
 
@@ -86,7 +86,7 @@ def evaluate_run(
 
     # The key of the run's own reference: its held-out pairs were scored when it started.
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
-    reference = reference_scores(policy, pairs, forward, key, "evaluated pairs").scores
+    reference = checked_reference(policy, pairs, forward, key, "evaluated pairs")
     before = _answer(policy, tokenizer, prompts, config)
     load_adapter(policy, folder)
     tuned = _score("tuned", policy, pairs, forward, batches)

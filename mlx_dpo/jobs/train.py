@@ -36,10 +36,17 @@ from ..models.checkpointing import checkpoint_layers
 from ..models.forward import PLAIN, Forward
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
-from ..reference import forget_reference, reference_key, reference_scores
+from ..reference import reference_key
 from ..scoring import score_pairs
 from ..settings import as_plain
-from ..training.checks import check_batching, check_masks, check_unmoved, choose_forward, sample_rows, singles
+from ..training.checks import (
+    check_batching,
+    check_masks,
+    checked_reference,
+    choose_forward,
+    sample_rows,
+    singles,
+)
 from ..training.interrupt import between_micro_batches
 from ..training.log import METRICS, RunLog
 from ..training.step import DIVERGED, pair_gradient
@@ -227,27 +234,9 @@ def _with_reference(
     config: RunConfig,
     before: np.ndarray | None = None,
 ) -> Data:
-    """Pairs with the scores of the policy as it is now, which is the reference.
-
-    Args:
-        before: what `check_unmoved` compares with; without it nothing is checked.
-
-    Raises:
-        DpoError: the policy is not its reference.
-    """
+    """Pairs with the scores of the policy as it is now, which is the reference; see `checked_reference`."""
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
-    reference = reference_scores(policy, pairs, forward, key, label)
-    if before is not None:
-        try:
-            check_unmoved(policy, pairs, forward, reference.scores, before)
-        except DpoError:
-            if not reference.found:
-                raise
-            say(f"reference, {label}: what the cache held is not what the model gives; it is scored again")
-            forget_reference(key)
-            reference = reference_scores(policy, pairs, forward, key, label)
-            check_unmoved(policy, pairs, forward, reference.scores, before)
-    return Data(pairs, reference.scores)
+    return Data(pairs, checked_reference(policy, pairs, forward, key, label, before))
 
 
 def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:

@@ -17,9 +17,9 @@ def find_trunk(model: nn.Module) -> nn.Module:
     """
     first = model.layers[0]
     for _, module in model.named_modules():
-        owned = module.get("layers")
-        if isinstance(owned, Sequence) and any(layer is first for layer in owned):
-            return module
+        for owned in module.values():
+            if isinstance(owned, Sequence) and any(layer is first for layer in owned):
+                return module
     raise TypeError("its blocks belong to no module")
 
 

@@ -10,12 +10,14 @@ from mlx.utils import tree_flatten
 
 from ..console import say
 from ..data.batches import build_batch
+from ..data.store import PairStore
 from ..data.templates import end_of_turn, render
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
 from ..models.forward import COMPLETION, PLAIN, SHARED, Forward
 from ..models.load import compute_dtype
 from ..records import Preference
+from ..reference import forget_reference, reference_scores
 from ..scoring import score_pairs
 
 _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
@@ -196,13 +198,14 @@ def check_unmoved(
     pairs: Sequence[TokenizedPair],
     forward: Forward,
     reference: np.ndarray,
-    before: np.ndarray,
+    before: np.ndarray | None = None,
 ) -> None:
     """Invariant 1: before the first update the policy equals its reference: margins 0, sigmoid loss ln 2.
 
     Args:
         reference: (n, 2) scores of all pairs, as training will use them.
-        before: scores of the sample rows by the model's own call, before a fresh adapter was attached.
+        before: scores of the sample rows by the model's own call, before a fresh adapter was attached; None
+            where they were compared already, with other pairs.
 
     Raises:
         DpoError: with the largest margin.
@@ -217,7 +220,7 @@ def check_unmoved(
             where=bad.where,
             hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
         )
-    for other in (reference[rows], before):
+    for other in [reference[rows], *([] if before is None else [before])]:
         if (np.abs(policy - other) <= tolerance(model, policy, _token_counts(sample))).all():
             continue
         margins = (policy - other) @ np.array([1, -1])
@@ -226,6 +229,34 @@ def check_unmoved(
             where="model",
             hint=_REPORT,
         )
+
+
+def checked_reference(
+    policy: nn.Module,
+    pairs: PairStore,
+    forward: Forward,
+    key: dict[str, Any],
+    label: str,
+    before: np.ndarray | None = None,
+) -> np.ndarray:
+    """Scores (n, 2) of the policy as it is now, kept or computed, that passed `check_unmoved`.
+
+    Kept ones that do not pass, although their key is the same, are computed again, which is said.
+
+    Raises:
+        DpoError: as `check_unmoved`.
+    """
+    reference = reference_scores(policy, pairs, forward, key, label)
+    try:
+        check_unmoved(policy, pairs, forward, reference.scores, before)
+    except DpoError:
+        if not reference.found:
+            raise
+        say(f"reference, {label}: what the cache held is not what the model gives; it is scored again")
+        forget_reference(key)
+        reference = reference_scores(policy, pairs, forward, key, label)
+        check_unmoved(policy, pairs, forward, reference.scores, before)
+    return reference.scores
 
 
 def _token_counts(pairs: Sequence[TokenizedPair]) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""Functions whose backward pass is not the usual one. A trace may see each call as one piece; see `trace.py`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+Observer = Callable[[Callable[..., Any], Callable[..., Any] | None, tuple[Any, ...]], Any]
+"""Called instead, with the function, its own vjp or None where it is computed again, and its arguments."""
+
+_observers: list[Observer] = []
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Within it, `observer` answers all calls of the functions below."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.pop()
+
+
+class custom_function:  # noqa: N801  (stands where mx.custom_function would)
+    """As `mx.custom_function`, with `vjp(primals, cotangents, outputs)`."""
+
+    def __init__(self, fun: Callable[..., Any]):
+        self._fun, self._own = fun, mx.custom_function(fun)
+        self._vjp: Callable[..., Any] | None = None
+
+    def vjp(self, vjp: Callable[..., Any]) -> Callable[..., Any]:
+        """Take `vjp` as the backward pass."""
+        self._vjp = vjp
+        self._own.vjp(vjp)
+        return vjp
+
+    def __call__(self, *args: Any) -> Any:
+        return _observers[-1](self._fun, self._vjp, args) if _observers else self._own(*args)
+
+
+def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """As `mx.checkpoint`: only the inputs are kept, and `fun` is computed again in the backward pass."""
+    own = mx.checkpoint(fun)
+
+    def call(*args: Any) -> Any:
+        return _observers[-1](fun, None, args) if _observers else own(*args)
+
+    return call

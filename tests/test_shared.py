@@ -1,0 +1,301 @@
+"""The shared forward is the plain one, to rounding: values and gradients, in every combination it is offered."""
+
+import itertools
+import os
+from functools import cache
+from typing import Any
+
+import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
+
+# isort: split
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_dpo.data.shared import build_shared
+from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
+from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.models import completions
+from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
+from mlx_dpo.models.checkpointing import checkpoint_layers
+from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.models.state import empty_state, forked
+from mlx_dpo.models.trunk import hidden_states
+from mlx_dpo.training import checks
+from mlx_dpo.training.step import pair_gradient, window_gradient
+
+VOCABULARY = 320
+COMMON = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": VOCABULARY,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    **{name: ARCHITECTURES[name][0](64, 4, VOCABULARY) for name in ("llama", "qwen3", "granite")},
+    "gemma2": {**COMMON, "model_type": "gemma2", "query_pre_attn_scalar": 16.0},  # caps scores and logits
+    "qwen3_next": {  # three gated-delta blocks, then one of attention; experts in all
+        **COMMON,
+        "model_type": "qwen3_next",
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 16,
+        "linear_conv_kernel_dim": 4,
+        "shared_expert_intermediate_size": 32,
+        "partial_rotary_factor": 0.5,
+    },
+    "qwen3_moe": {**COMMON, "model_type": "qwen3_moe"},
+}
+
+
+@cache
+def policy(architecture: str, adapter: str = "lora", bits: int | None = None) -> nn.Module:
+    """A model with an adapter that has moved; not to be changed by a test."""
+    from mlx_lm.utils import _get_classes
+
+    config = CONFIGS[architecture]
+    kind, arguments = _get_classes(config)
+    mx.random.seed(0)  # a few vectors are drawn where the model is made
+    model = kind(arguments.from_dict(config))
+    initialise(model, seed=3)
+    if bits:
+        nn.quantize(model, group_size=32, bits=bits)
+    experts = any("switch_mlp" in name for name, _ in model.named_modules())
+    # DoRA has no form for stacked experts.
+    targets = ["q_proj", "o_proj", "in_proj_qkvz", "out_proj"] if experts and adapter == "dora" else "all"
+    if isinstance(targets, list):
+        names = {n.rsplit(".", 1)[-1] for layer in model.layers for n, _ in layer.named_modules()}
+        targets = [t for t in targets if t in names]
+    mx.random.seed(1)
+    attach(model, AdapterConfig(rank=4, type=adapter, targets=targets))
+    moved = [(n, 0.05 * mx.random.normal(v.shape)) for n, v in trainable(model).items() if "lora_b" in n]
+    model.load_weights(moved, strict=False)
+    return model
+
+
+def checkpointed(architecture: str, adapter: str, bits: int | None) -> nn.Module:
+    model = policy.__wrapped__(architecture, adapter, bits)
+    checkpoint_layers(model)
+    return model
+
+
+def pair(prompt: int, chosen: int, rejected: int, seed: int) -> TokenizedPair:
+    """Random tokens in these numbers."""
+    rng = np.random.default_rng(seed)
+    parts = (rng.integers(1, VOCABULARY, n).astype(np.int32) for n in (prompt, chosen, rejected))
+    return TokenizedPair(*parts, f"rows:{seed}")
+
+
+# Two prompts of nearly one length, which share one family, and one far longer; answers alike and unlike.
+PAIRS = [pair(23, 14, 15, 0), pair(25, 14, 16, 1), pair(71, 30, 6, 2)]
+REFERENCE = np.array([[-80, -85], [-80, -90], [-170, -40]], np.float32)
+
+
+def gradient_of(model, pairs, forward, micro_batch, *, compiled=False, loss=None):
+    """The window's mean gradient by name, and the policy's scores."""
+    loss = loss or build_loss(LossConfig())
+    rows = list(range(len(pairs)))
+    window = [rows[i : i + micro_batch] for i in range(0, len(rows), micro_batch)]
+    compute = pair_gradient(model, loss, forward, compiled=compiled)
+    gradient, result = window_gradient(compute, pairs, window, REFERENCE, mx.array(0.1))
+    return {n: np.array(g, np.float64) for n, g in tree_flatten(gradient)}, result.policy
+
+
+@cache
+def plain_gradient(architecture, adapter, bits):
+    return gradient_of(policy(architecture, adapter, bits), PAIRS, PLAIN, 1)
+
+
+def assert_same(actual, expected, relative=1e-4):
+    """Scores, and every trained array by its norm."""
+    (gradient, scores), (expected_gradient, expected_scores) = actual, expected
+    np.testing.assert_allclose(scores, expected_scores, rtol=relative)
+    assert gradient.keys() == expected_gradient.keys()
+    for name, value in expected_gradient.items():
+        size = np.linalg.norm(value)
+        assert size > 0, name
+        assert np.linalg.norm(gradient[name] - value) <= relative * size, name
+
+
+EVERY = list(
+    itertools.product(
+        CONFIGS,
+        ("stored", "checkpointed"),
+        ("joint", "separate"),
+        (1, 3),
+        ("lora", "dora"),
+        (None, 4),
+        (False, True),
+    )
+)
+"""All 384 combinations; compiling takes seconds each on a CPU, so by default few are compiled."""
+TRACED = {
+    (name, "checkpointed", branches, 3, "lora", None, True)
+    for name, branches in itertools.product(CONFIGS, ("joint", "separate"))
+    if (name, branches) != ("qwen3_next", "separate")
+}
+COMBINATIONS = [c for c in EVERY if not c[-1] or c in TRACED or os.environ.get("MLX_DPO_EVERY_COMBINATION")]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keeping", "branches", "micro_batch", "adapter", "bits", "compiled"),
+    COMBINATIONS,
+    ids=lambda v: str(v),
+)
+def test_shared_prompts_give_the_plain_scores_and_gradients(
+    architecture, keeping, branches, micro_batch, adapter, bits, compiled
+):
+    build = policy if keeping == "stored" else checkpointed
+    forward = SHARED if branches == "joint" else SEPARATE
+    actual = gradient_of(build(architecture, adapter, bits), PAIRS, forward, micro_batch, compiled=compiled)
+    assert_same(actual, plain_gradient(architecture, adapter, bits))
+
+
+def tokens_of(batch):
+    """Positions computed, padding included."""
+    return sum(f.prompts.size + sum(s.inputs.size for s in f.segments) for f in batch.families)
+
+
+def test_every_prompt_stands_once_and_its_branches_continue_it():
+    batch = build_shared(
+        [TokenizedPair(*(np.array(a, np.int32) for a in ([1, 2, 3], [4, 5], [6, 7])), "r:1")]
+    )
+    ((prompts, (segment,)),) = batch.families
+    assert prompts.tolist() == [
+        [1, 2]
+    ]  # its last token predicts the answer's first and goes with the branches
+    assert segment.inputs.tolist() == [[3, 4], [3, 6]]
+    assert [segment.targets.tolist(), segment.positions.tolist()] == [[4, 5, 6, 7], [0, 1, 2, 3]]
+    assert segment.owners.tolist() == [0, 0, 1, 1]
+    assert [batch.order.tolist(), batch.lengths.tolist()] == [[0, 1], [2, 2]]
+
+
+def test_unequal_answers_do_not_pay_for_each_others_padding():
+    assert tokens_of(build_shared([pair(50, 100, 20, 0)])) == 49 + 100 + 20
+    four = [pair(50, 100, 20, 0), pair(300, 8, 90, 1), pair(16, 200, 210, 2), pair(120, 60, 61, 3)]
+    exact = sum(p.tokens - 1 for p in four)
+    assert exact <= tokens_of(build_shared(four)) <= 1.08 * exact
+
+
+def test_pairs_of_like_length_are_computed_together():
+    batch = build_shared([pair(64, 32, 32, seed) for seed in range(4)])
+    assert [f.prompts.shape for f in batch.families] == [(4, 63)]
+    assert [s.inputs.shape for s in batch.families[0].segments] == [(8, 32)]
+
+
+def ranked(answers=3):
+    """All pairs of some ranked answers to one prompt."""
+    rng = np.random.default_rng(9)
+    prompt = rng.integers(1, VOCABULARY, 40).astype(np.int32)
+    completions = [rng.integers(1, VOCABULARY, n).astype(np.int32) for n in (20, 21, 9, 30)[:answers]]
+    return [
+        TokenizedPair(prompt, better, worse, "ranked:1")
+        for better, worse in itertools.combinations(completions, 2)
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "granite"])
+def test_ranked_answers_share_one_prompt_and_are_computed_once_each(architecture):
+    pairs = ranked()
+    batch = build_shared(pairs)
+    assert [f.prompts.shape for f in batch.families] == [(1, 39)]
+    assert sum(len(s.inputs) for s in batch.families[0].segments) == 3
+    model = policy(architecture)
+    assert_same(gradient_of(model, pairs, SHARED, 3), gradient_of(model, pairs, PLAIN, 1))
+    assert_same(gradient_of(model, pairs, SEPARATE, 3), gradient_of(model, pairs, PLAIN, 1))
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [(1, 1), (1, 7), (2, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("architecture", ["llama", "granite"])
+def test_the_shortest_prompts_and_answers_are_exact(architecture, prompt, answer):
+    """A single token never continues a recurrent state: mlx_lm's kernel for that has no gradient."""
+    pairs = [pair(prompt, answer, answer + 1, 5)]
+    for family in build_shared(pairs).families:
+        assert not family.prompts.size or all(s.inputs.shape[1] > 1 for s in family.segments)
+    model = policy(architecture)
+    assert_same(gradient_of(model, pairs, SHARED, 1), gradient_of(model, pairs, PLAIN, 1))
+
+
+def test_one_branch_does_not_continue_from_another():
+    """Each of two equal branches sees the prompt's state, not what the other one left."""
+    model = policy("granite")
+    state = empty_state(model)
+    hidden_states(model, mx.array([[5, 6, 7, 8]]), state)
+    first, second = (hidden_states(model, mx.array([[9, 10]]), forked(state, 1)) for _ in range(2))
+    np.testing.assert_array_equal(np.array(first), np.array(second))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "granite"])
+def test_logits_in_chunks_are_those_of_the_whole(architecture, monkeypatch):
+    """Tied and scaled, soft-capped: whatever the head does is in the slopes formed chunk by chunk."""
+    model = policy(architecture)
+    whole = gradient_of(model, PAIRS, SHARED, 1)
+    monkeypatch.setattr(completions, "_TOKENS", 5)
+    monkeypatch.setattr(completions, "_LOGITS", {mx.cpu: 1, mx.gpu: 1})
+    assert_same(gradient_of(model, PAIRS, SHARED, 1), whole, relative=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_trained_head_gets_its_gradient(architecture):
+    """Tied to the embedding, and of its own."""
+    model = policy.__wrapped__(architecture)
+    (model.model.embed_tokens if architecture == "llama" else model.lm_head).unfreeze()
+    for forward in (SHARED, COMPLETION):
+        assert_same(gradient_of(model, PAIRS, forward, 1), gradient_of(model, PAIRS, PLAIN, 1))
+
+
+def test_a_windowed_cache_cuts_as_the_models_own_mask_does():
+    """Gemma 3's local layers see 16 tokens; prompt and answer are longer."""
+    CONFIGS["gemma3_text"] = {
+        **COMMON,
+        "model_type": "gemma3_text",
+        "sliding_window": 16,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 16.0,
+    }
+    model = policy("gemma3_text")
+    assert_same(gradient_of(model, PAIRS, SHARED, 3), gradient_of(model, PAIRS, PLAIN, 1))
+    assert checks.disagreement(model, PAIRS, SHARED) is None
+
+
+def test_peak_memory_does_not_grow_with_logits():
+    """Scoring 2,048 more tokens of a vocabulary of 30,000 costs no more than their hidden states and slopes."""
+    from mlx_lm.models.llama import Model, ModelArgs
+
+    config = {**CONFIGS["llama"], "vocab_size": 30_000, "num_hidden_layers": 1}
+    model = Model(ModelArgs.from_dict(config))
+    model.freeze()
+    mx.eval(model.parameters())
+
+    def peak(tokens):
+        hidden, targets = mx.zeros((tokens, 64)), mx.zeros(tokens, mx.int32)
+        mx.eval(hidden, targets)
+
+        def score(h):
+            return completions.score_tokens(model, h, targets, targets, 1, gradient=True).sum()
+
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.grad(score)(hidden))
+        return mx.get_peak_memory() - before
+
+    peak(64)
+    states = 2048 * 64 * 4
+    assert peak(4096) - peak(2048) <= 6 * states  # whole logits would be 469 times as much
