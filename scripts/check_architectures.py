@@ -28,40 +28,49 @@ import click
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
-from tiny_architectures import VOCABULARY, architectures, build
+from mlx.utils import tree_flatten, tree_map
+from tiny_architectures import TOKENS, architectures, build
 
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.errors import first_line
+from mlx_dpo.errors import DpoError, first_line
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
-from mlx_dpo.training.checks import disagreement
+from mlx_dpo.training.checks import check_batching, disagreement
 
 LENGTHS = ((45, 30, 17), (20, 5, 30), (44, 29, 18))
 """Tokens of prompt, chosen and rejected. The first and the last pair are computed together."""
 SCORES, GRADIENT = (1e-3, 1e-5), 1e-4
 """How far scores may differ, in nats and as a share; how far a whole gradient may, as a share of its size."""
+_TWO_TOKENS = mx.zeros((1, 2), mx.int32)
+
+
+NOT_BUILDABLE, NOT_TRAINABLE, REFUSED = "not buildable", "not trainable", "refused"
 
 
 @dataclass
 class Result:
     """What became of one architecture.
 
-    `forward` and `checkpointed` name the forwards that the proof chose without and with checkpointed blocks;
-    both are empty where there was nothing to choose for. `reason` says why not shared, `wrong` where a chosen
-    forward is not exact. `scores` (nats) and `gradient` (share of its size) are the largest differences seen.
+    `forward` and `checkpointed`: which forward the start-up checks chose, without and with checkpointed blocks,
+    or why none. `remark`: why not shared. `wrong`: where a chosen forward is not exact. `scores` (nats) and
+    `gradient` (share of its size): the largest differences from the model's own call.
     """
 
     name: str
     memory: str = ""
-    forward: str = ""
+    forward: str = NOT_BUILDABLE
     checkpointed: str = ""
-    reason: str = ""
+    remark: str = ""
     wrong: str = ""
     scores: float = 0.0
     gradient: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def shared(self) -> bool:
+        """Whether every prompt is computed once, also with checkpointed blocks."""
+        return self.forward == self.checkpointed == SHARED.name
 
 
 class Truth(NamedTuple):
@@ -72,37 +81,79 @@ class Truth(NamedTuple):
 
 
 def trial(name: str) -> Result:
-    """Build `name` tiny, ask the proof which forward is exact, and check its answer."""
+    """Build `name` tiny, ask the start-up checks which forward is exact, and see whether it is."""
     start, result, pairs = time.perf_counter(), Result(name), random_pairs()
     try:
-        model = adapted(name)
-        result.memory = memory_kinds(model)
+        result.memory = memory_kinds(built(name))
+        result.forward = NOT_TRAINABLE
+        model = adapted(name, result)
         truths = [own_call(model, pair) for pair in pairs]
     except (Exception, SystemExit) as error:
-        result.reason = f"{type(error).__name__}: {first_line(error)}"
+        result.remark = in_a_line(error)
         return result
     try:
-        result.forward = tried(model, pairs, truths, result)
+        result.forward = chosen(model, pairs, truths, result)
         checkpoint_layers(model)
-        result.checkpointed = tried(model, pairs, truths, result)
+        result.checkpointed = chosen(model, pairs, truths, result)
     except Exception as error:
-        result.wrong = f"{type(error).__name__}: {first_line(error)}"
+        result.wrong = in_a_line(error)
     result.seconds = time.perf_counter() - start
     return result
 
 
-def adapted(name: str) -> nn.Module:
-    """The tiny model with LoRA on every linear layer, none of it zero."""
-    mx.random.seed(0)
+def in_a_line(error: BaseException) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def built(name: str) -> nn.Module:
+    """The tiny model, whose own call works."""
     model = build(name)
-    mx.eval(model(mx.zeros((1, 2), mx.int32)))
+    mx.eval(model(_TWO_TOKENS))
+    return model
+
+
+def adapted(name: str, result: Result) -> nn.Module:
+    """The tiny model in training, with LoRA on every linear layer, none of it zero."""
+    mx.random.seed(0)
+    model = built(name)
     attach(model, AdapterConfig(rank=4))
+    try:
+        mx.eval(model(_TWO_TOKENS))
+    except AttributeError as error:
+        model = built(name)
+        attach(model, AdapterConfig(rank=4, targets=called_only(model)))
+        result.remark = f"with adapter.targets=all: {first_line(error)}"
     for module in model.modules():
         if "lora_b" in module:
-            module.lora_b = 0.1 * mx.random.normal(module.lora_b.shape)
+            module.lora_b = tree_map(lambda b: 0.1 * mx.random.normal(b.shape), module.lora_b)
     model.train()
     mx.eval(model.parameters())
     return model
+
+
+def called_only(model: nn.Module) -> list[str]:
+    """Names, inside a block, of linear layers that are called and whose weight no other module reads."""
+    read = set()
+
+    def watched(kind: type, name: str) -> type:
+        return type(kind.__name__, (kind,), {"weight": property(lambda self: read.add(name) or self["weight"])})
+
+    linear = {
+        name: [layer for block in model.layers for n, layer in block.named_modules() if n == name]
+        for block in model.layers
+        for name, layer in block.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    kinds = {name: type(layers[0]) for name, layers in linear.items()}
+    for name, layers in linear.items():
+        for layer in layers:
+            layer.__class__ = watched(kinds[name], name)
+    mx.eval(model(_TWO_TOKENS))
+    for name, layers in linear.items():
+        for layer in layers:
+            layer.__class__ = kinds[name]
+    return sorted(set(linear) - read)
 
 
 def memory_kinds(model: nn.Module) -> str:
@@ -119,7 +170,7 @@ def random_pairs() -> list[TokenizedPair]:
     """Pairs of random tokens of the lengths above."""
     rng = np.random.default_rng(0)
     return [
-        TokenizedPair(*(rng.integers(1, VOCABULARY, n).astype(np.int32) for n in lengths), f"row {i}")
+        TokenizedPair(*(rng.integers(1, TOKENS, n).astype(np.int32) for n in lengths), f"row {i}")
         for i, lengths in enumerate(LENGTHS)
     ]
 
@@ -152,22 +203,26 @@ def with_gradient(
     return np.array(scores), dict(tree_flatten(gradient))
 
 
-def tried(model: nn.Module, pairs: Sequence[TokenizedPair], truths: Sequence[Truth], result: Result) -> str:
-    """Name of the forward that the proof chose; what is found about it goes into `result`."""
-    chosen = PLAIN
-    for forward in (SHARED, COMPLETION):
-        problem = disagreement(model, pairs, forward)
+def chosen(model: nn.Module, pairs: Sequence[TokenizedPair], truths: Sequence[Truth], result: Result) -> str:
+    """Name of the forward that the start-up checks choose; what is found about it goes into `result`."""
+    forward, everything = PLAIN, list(range(len(pairs)))
+    for candidate in (SHARED, COMPLETION):
+        problem = disagreement(model, pairs, candidate)
         if problem is None:
-            chosen = forward
+            forward = candidate
             break
-        result.reason = result.reason or problem
-    everything = list(range(len(pairs)))
-    batches = [(chosen, [i]) for i in everything] + [(chosen, everything)]
-    for forward, rows in [*batches, (SEPARATE, everything)] if chosen is SHARED else batches:
-        problem = difference(model, [pairs[i] for i in rows], [truths[i] for i in rows], forward, result)
-        if problem and not result.wrong:
-            result.wrong = f"{forward.name}, {len(rows)} pairs: {problem}"
-    return chosen.name
+        result.remark = result.remark or problem
+    try:
+        check_batching(model, pairs, forward)
+    except DpoError as error:
+        result.remark = error.what
+        return REFUSED
+    batches = [(forward, [i]) for i in everything] + [(forward, everything)]
+    for kind, rows in [*batches, (SEPARATE, everything)] if forward is SHARED else batches:
+        problem = difference(model, [pairs[i] for i in rows], [truths[i] for i in rows], kind, result)
+        if problem:
+            result.wrong = result.wrong or f"{kind.name}, {len(rows)} pairs: {problem}"
+    return forward.name
 
 
 def difference(
@@ -257,7 +312,7 @@ def main(only: tuple[str, ...], as_json: bool, write: Path | None, processes: in
     names, helpers = architectures()
     results = []
     for r in trials(only or names, processes, seconds):
-        click.echo(f"{r.name:24} {r.forward:10} {r.checkpointed:10} {'WRONG ' + r.wrong if r.wrong else ''} {r.reason} {r.scores:.1e} {r.gradient:.1e} {r.seconds:.1f}s {r.memory}", err=True)
+        click.echo(f"{r.name:24} {r.forward:10} {r.checkpointed:10} {'WRONG ' + r.wrong if r.wrong else ''} {r.remark} {r.scores:.1e} {r.gradient:.1e} {r.seconds:.1f}s {r.memory}", err=True)
         results.append(r)
 
 

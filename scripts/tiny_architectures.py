@@ -15,6 +15,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 VOCABULARY = 256
+TOKENS = 250
+"""Tokens from here on stand for those that some architectures never give."""
 WINDOW = 16
 LAYERS = 4
 
@@ -129,7 +131,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "altup_active_idx": 0,
         "laurel_rank": 8,
     },
-    "gemma4_text": {"layer_types": _SLIDING, "num_kv_shared_layers": 0, "global_head_dim": 32},
+    "gemma4_text": {"layer_types": _SLIDING, "num_kv_shared_layers": 2, "global_head_dim": 32},
     "glm_moe_dsa": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
     "gpt_oss": {"layer_types": _SLIDING},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
@@ -299,6 +301,8 @@ def build(name: str, seed: int = 0) -> nn.Module:
     size = sum(v.size for _, v in tree_flatten(model.parameters()))
     if size > 5_000_000:
         raise ValueError(f"not tiny: {size:,} parameters")
+    if hasattr(model, "_dummy_tokenizer_ids"):  # phi3small masks tokens of its real vocabulary by their ids
+        model._dummy_tokenizer_ids = mx.arange(TOKENS, VOCABULARY)
     _initialise(model, seed)
     return model
 

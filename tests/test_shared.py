@@ -1,8 +1,8 @@
-"""The shared forward is the plain one, to rounding: values and gradients, in every combination it is offered."""
+"""The shared forward is the plain one, to rounding: scores and gradients, in every combination."""
 
 import itertools
 import os
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_dpo.data.shared import build_shared
+from mlx_dpo.data.shared import build_shared, choose_bucket, shapes
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
 from mlx_dpo.losses import LossConfig, build_loss
@@ -25,7 +25,9 @@ from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.models.state import empty_state, forked
 from mlx_dpo.models.trunk import hidden_states
 from mlx_dpo.training import checks
+from mlx_dpo.training.arrange import arrange
 from mlx_dpo.training.step import pair_gradient, window_gradient
+from mlx_dpo.training.trainer import TrainingConfig
 
 VOCABULARY = 320
 COMMON = {
@@ -276,7 +278,7 @@ def test_a_windowed_cache_cuts_as_the_models_own_mask_does():
 
 
 def test_peak_memory_does_not_grow_with_logits():
-    """Scoring 2,048 more tokens of a vocabulary of 30,000 costs no more than their hidden states and slopes."""
+    """2,048 more scored tokens of a vocabulary of 30,000 cost their hidden states and slopes."""
     from mlx_lm.models.llama import Model, ModelArgs
 
     config = {**CONFIGS["llama"], "vocab_size": 30_000, "num_hidden_layers": 1}
@@ -299,3 +301,47 @@ def test_peak_memory_does_not_grow_with_logits():
     peak(64)
     states = 2048 * 64 * 4
     assert peak(4096) - peak(2048) <= 6 * states  # whole logits would be 469 times as much
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_filling_up_to_buckets_changes_no_score_and_no_gradient(separate):
+    forward = (SEPARATE if separate else SHARED)._replace(
+        build=partial(build_shared, separate=separate, bucket=16)
+    )
+    model = policy("granite")
+    assert_same(gradient_of(model, PAIRS, forward, 3), plain_gradient("granite", "lora", None))
+
+
+def test_buckets_are_chosen_from_the_data_so_that_shapes_are_few():
+    rng = np.random.default_rng(0)
+    pairs = [pair(*(int(n) for n in rng.integers(20, 300, 3)), seed) for seed in range(100)]
+    bucket, count = choose_bucket([[p] for p in pairs], separate=False)
+    assert bucket > 1
+    assert count == len({shapes(build_shared([p], bucket=bucket)) for p in pairs}) <= 100
+    assert choose_bucket([[pair(50, 20, 20, seed)] for seed in range(9)], separate=False) == (1, 1)
+
+
+def test_a_traced_step_is_traced_once_a_shape():
+    calls = []
+    model = policy("llama")
+
+    def score(model, batch, *, gradient):
+        calls.append(shapes(batch))
+        return SHARED.score(model, batch, gradient=gradient)
+
+    compute = pair_gradient(model, build_loss(LossConfig()), SHARED._replace(score=score), compiled=True)
+    pairs = [pair(20, 8, 8, 0), pair(20, 8, 8, 1), pair(30, 8, 8, 2), pair(20, 8, 8, 3)]
+    window_gradient(compute, pairs, [[0], [1], [2], [3]], REFERENCE[[0, 0, 0, 0]], mx.array(0.1))
+    assert len(calls) == len(set(calls)) == 2
+
+
+def test_compiling_and_branches_are_settled_as_set():
+    pairs = [pair(20, 8, 8, seed) for seed in range(4)]
+    settled = {
+        (branches, compile): arrange(SHARED, TrainingConfig(branches=branches, compile=compile), pairs)
+        for branches, compile in itertools.product(("auto", "joint", "separate"), ("auto", "on", "off"))
+    }
+    on_gpu = mx.default_device().type == mx.gpu
+    for (branches, compile), arrangement in settled.items():
+        assert arrangement.forward.name == (SEPARATE if branches == "separate" else SHARED).name
+        assert arrangement.compiled == (compile == "on") or on_gpu

@@ -1,6 +1,6 @@
 """Pairs to arrays whose prompts stand once: a prompt's tokens, then the branches that continue it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -8,6 +8,9 @@ import numpy as np
 
 from .tokenize import TokenizedPair
 
+_BUCKETS = (1, 8, 16, 32, 64, 128)
+_SHAPES = 24
+"""Shapes that a run's traced steps may have; each takes a second or more to trace."""
 _WASTE = 1.08
 """Rows of unlike length are computed together only where padding costs no more than this."""
 
@@ -51,7 +54,7 @@ class Tree(NamedTuple):
     completions: list[np.ndarray]
 
 
-def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False) -> SharedBatch:
+def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False, bucket: int = 1) -> SharedBatch:
     """Lay pairs out so that every prompt, and every completion under it, is computed once.
 
     Nothing is padded inside a prompt. Prompts of unlike length share the length of the shortest; what is
@@ -60,11 +63,13 @@ def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False) -> S
 
     Args:
         separate: every branch alone.
+        bucket: for few shapes, prompts are shared up to a multiple of so many tokens, and rows and scored
+            tokens filled up to one; a filler's owner is no row.
     """
     trees, places = _trees(pairs)
     families, starts, count = [], {}, 0
     for group in _groups(trees, separate):
-        family, rows = _family([trees[i] for i in group], separate)
+        family, rows = _family([trees[i] for i in group], separate, bucket)
         families.append(family)
         for place, (tree, branch) in enumerate(rows):
             starts[group[tree], branch] = count + place
@@ -154,20 +159,20 @@ def _segments(trees: Sequence[Tree], shared: int, separate: bool) -> list[list[i
     return segments
 
 
-def _family(trees: Sequence[Tree], separate: bool) -> tuple[Family, list[tuple[int, int]]]:
+def _family(trees: Sequence[Tree], separate: bool, bucket: int) -> tuple[Family, list[tuple[int, int]]]:
     """The family's arrays; and (tree, branch) of every row of its segments, end to end."""
-    shared = _shared_length(trees)
+    shared = _shared_length(trees) // bucket * bucket
     segments, rows = [], []
     for branches in _segments(trees, shared, separate):
         own = [(tree, branch) for tree in range(len(trees)) for branch in branches]
-        segments.append(_segment(trees, own, shared))
+        segments.append(_segment(trees, own, shared, bucket))
         rows += own
     prompts = np.stack([t.prompt[:shared] for t in trees])
     return Family(mx.array(prompts), tuple(segments)), rows
 
 
-def _segment(trees: Sequence[Tree], rows: Sequence[tuple[int, int]], shared: int) -> Segment:
-    length = max(_row_length(trees[tree], branch, shared) for tree, branch in rows)
+def _segment(trees: Sequence[Tree], rows: Sequence[tuple[int, int]], shared: int, bucket: int) -> Segment:
+    length = _filled(max(_row_length(trees[tree], branch, shared) for tree, branch in rows), bucket)
     inputs = np.zeros((len(rows), length), np.int32)
     positions, targets, owners = [], [], []
     for row, (tree, branch) in enumerate(rows):
@@ -177,5 +182,31 @@ def _segment(trees: Sequence[Tree], rows: Sequence[tuple[int, int]], shared: int
         positions.append(row * length + len(rest) - 1 + np.arange(len(completion)))
         targets.append(completion)
         owners.append(np.full(len(completion), row))
-    lists = (np.concatenate(a).astype(np.int32) for a in (positions, targets, owners))
+    scored = sum(map(len, targets))
+    filler = _filled(scored, bucket) - scored
+    lists = (
+        np.concatenate([*parts, np.full(filler, fill)]).astype(np.int32)
+        for parts, fill in ((positions, 0), (targets, 0), (owners, len(rows)))
+    )
     return Segment(mx.array(inputs), *map(mx.array, lists))
+
+
+def _filled(n: int, bucket: int) -> int:
+    return -(-n // bucket) * bucket
+
+
+def shapes(batch: SharedBatch) -> tuple:
+    """What tells one traced step from another."""
+    return tuple(
+        (f.prompts.shape, *((s.inputs.shape, s.targets.shape) for s in f.segments)) for f in batch.families
+    )
+
+
+def choose_bucket(batches: Iterable[Sequence[TokenizedPair]], separate: bool) -> tuple[int, int]:
+    """The smallest bucket under which these batches have few shapes, and how many."""
+    batches = list(batches)
+    for bucket in _BUCKETS:
+        count = len({shapes(build_shared(b, separate=separate, bucket=bucket)) for b in batches})
+        if count <= _SHAPES:
+            break
+    return bucket, count

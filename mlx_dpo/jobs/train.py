@@ -39,6 +39,7 @@ from ..optimizers import build_optimizer
 from ..reference import reference_key
 from ..scoring import score_pairs
 from ..settings import as_plain
+from ..training.arrange import Arrangement, arrange
 from ..training.checks import (
     check_batching,
     check_masks,
@@ -83,6 +84,8 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
 
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(policy, pairs, config.training.forward)
+    arrangement = arrange(forward, config.training, pairs)
+    forward = arrangement.forward
     check_batching(policy, pairs, forward)
     data = _with_reference("train pairs", policy, base, pairs, forward, config, before)
     held_out = Data([], np.zeros((0, 2), np.float32))
@@ -91,7 +94,7 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
     _start_folder(folder, policy, config)
-    return _train(policy, data, held_out, forward, config, folder)
+    return _train(policy, data, held_out, arrangement, config, folder)
 
 
 def _output_folder(config: RunConfig, overwrite: bool) -> Path:
@@ -248,9 +251,15 @@ def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
 
 
 def _train(
-    policy: nn.Module, data: Data, held_out: Data, forward: Forward, config: RunConfig, folder: Path
+    policy: nn.Module,
+    data: Data,
+    held_out: Data,
+    arrangement: Arrangement,
+    config: RunConfig,
+    folder: Path,
 ) -> TrainResult:
     """Train, evaluating and saving as it goes; on an interrupt save and pass it on."""
+    forward = arrangement.forward
     steps = config.training.steps(len(data.pairs))
     log = RunLog(folder, steps)
     loss, rule = build_loss(config.loss), beta_rule(config.beta)
@@ -279,7 +288,7 @@ def _train(
                 policy,
                 build_optimizer(config.optimizer, steps),
                 data,
-                pair_gradient(policy, loss, forward),
+                pair_gradient(policy, loss, forward, compiled=arrangement.compiled),
                 rule,
                 config.training,
                 config.optimizer.grad_clip,

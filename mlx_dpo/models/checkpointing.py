@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from .custom import checkpoint
 from .kernels import is_lean, lean
 from .state import Arrays, Keys, Several
 
@@ -53,7 +54,7 @@ def _checkpointed(kind: type) -> type:
 
         floats = [leaf for _, leaf in tree_flatten(given) if _is_float(leaf)]
         state = [memory.arrays() for memory in memories]
-        output, left = mx.checkpoint(run)(self.trainable_parameters(), floats, state)
+        output, left = checkpoint(run, owner=self)(self.trainable_parameters(), floats, state)
         for memory, arrays in zip(memories, left, strict=True):
             memory.take(arrays)
         return output

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from .custom import checkpoint, custom_function
 from .trunk import head
 
 _LOGITS = {mx.cpu: 2**18, mx.gpu: 2**22}
@@ -32,7 +33,7 @@ def score_tokens(
     if _head_is_trained(model):
         return _summed(_recomputed(model, hidden, targets), owners, rows)
 
-    @mx.custom_function
+    @custom_function
     def scores(hidden):
         logps, slopes = _with_slopes(model, hidden, targets)
         return _summed(logps, owners, rows), slopes
@@ -83,7 +84,7 @@ def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.arr
             model.update(parameters)
             return _logps(_logits(model, rows), targets[part])[0]
 
-        parts.append(mx.checkpoint(run)(model.trainable_parameters(), hidden[part]))
+        parts.append(checkpoint(run)(model.trainable_parameters(), hidden[part]))
     return mx.concatenate(parts)
 
 
@@ -105,26 +106,25 @@ def _chunk_with_slope(
 ) -> tuple[mx.array, mx.array]:
     """d log p / d logits is one-hot minus softmax; the head's own vjp carries it to the hidden state."""
     raw = logits(hidden)
-    logps, exponentials, total = _logps(raw, targets)
-    slope = exponentials * (-1 / total)
+    logps, chances = _logps(raw, targets)
     targets = targets[:, None]
-    at_target = mx.take_along_axis(slope, targets, axis=-1) + 1
-    slope = mx.put_along_axis(slope, targets, at_target, axis=-1).astype(raw.dtype)
+    at_target = mx.take_along_axis(chances, targets, axis=-1) - 1
+    slope = mx.put_along_axis(chances, targets, at_target, axis=-1).astype(raw.dtype)
     _, (slope,) = mx.vjp(logits, [hidden], [slope])
-    return logps, slope
+    return logps, -slope
 
 
-def _logps(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """log p of the targets (T,), and softmax as numerators (T, V) over a sum (T, 1); float32.
+def _logps(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """log p of the targets (T,), and p of the whole vocabulary (T, V); float32.
 
-    The same sums with and without a gradient, so that an unmoved policy scores as its reference to the bit.
+    One pass of exponentials gives both: log p(target) is target minus largest logit plus log of the largest p,
+    which is at least 1/V. The same with and without a gradient, so that an unmoved policy scores as its
+    reference to the bit.
     """
-    values = logits.astype(mx.float32)
-    values = values - values.max(axis=-1, keepdims=True)
-    exponentials = mx.exp(values)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    logps = mx.take_along_axis(values, targets[:, None], axis=-1) - mx.log(total)
-    return logps[:, 0], exponentials, total
+    logits = logits.astype(mx.float32)
+    chances = mx.softmax(logits, axis=-1)
+    picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return picked - logits.max(axis=-1) + mx.log(chances.max(axis=-1)), chances
 
 
 def _head_is_trained(model: nn.Module) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-Observer = Callable[[Callable[..., Any], Callable[..., Any] | None, tuple[Any, ...]], Any]
-"""Called instead, with the function, its own vjp or None where it is computed again, and its arguments."""
+Observer = Callable[[Callable[..., Any], Callable[..., Any] | None, tuple[Any, ...], Any], Any]
+"""Called instead: with the function, its own vjp or None if it is computed again, its arguments, its owner."""
 
 _observers: list[Observer] = []
 
@@ -36,14 +36,18 @@ class custom_function:  # noqa: N801  (stands where mx.custom_function would)
         return vjp
 
     def __call__(self, *args: Any) -> Any:
-        return _observers[-1](self._fun, self._vjp, args) if _observers else self._own(*args)
+        return _observers[-1](self._fun, self._vjp, args, None) if _observers else self._own(*args)
 
 
-def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """As `mx.checkpoint`: only the inputs are kept, and `fun` is computed again in the backward pass."""
+def checkpoint(fun: Callable[..., Any], owner: Any = None) -> Callable[..., Any]:
+    """As `mx.checkpoint`: only the inputs are kept, and `fun` is computed again in the backward pass.
+
+    Args:
+        owner: the module whose call this is, for a trace.
+    """
     own = mx.checkpoint(fun)
 
     def call(*args: Any) -> Any:
-        return _observers[-1](fun, None, args) if _observers else own(*args)
+        return _observers[-1](fun, None, args, owner) if _observers else own(*args)
 
     return call

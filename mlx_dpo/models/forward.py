@@ -15,6 +15,7 @@ from ..data.tokenize import TokenizedPair
 from ..logps import completion_logps
 from .checkpointing import only_memory
 from .completions import score_tokens
+from .custom import custom_function
 from .kernels import lean
 from .state import Memory, empty_state, forked
 from .trunk import hidden_states
@@ -125,7 +126,7 @@ def _with_gradient(
         own = [m.rebuilt(filled[end - size : end]) for m, size, end in zip(state, sizes, ends, strict=True)]
         return _segment(model, segment, own, gradient=True).sum()
 
-    @mx.custom_function
+    @custom_function
     def score_and_slopes(*arrays):
         if after:
             arrays = mx.depends(list(arrays), after)

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .custom import checkpoint, custom_function
 from .state import Keys
 
 _BLOCK = 128
@@ -45,21 +46,25 @@ def is_lean() -> bool:
 
 @lru_cache(maxsize=1)
 def _places(loaded: int) -> list[tuple[Any, str, Any, Any]]:
-    """(module, name, ours, theirs) wherever a loaded model's module holds one of mlx_lm's own functions."""
+    """(place, name, ours, theirs): loaded models' modules that hold a function of mlx_lm's, and its LoRA layer."""
+    from mlx_lm.tuner.lora import LoRALinear
+
+    modules = [module for key, module in list(sys.modules.items()) if key.startswith("mlx_lm.models.")]
     return [
-        (module, name, ours, theirs)
-        for key, module in list(sys.modules.items())
-        if key.startswith("mlx_lm.models.")
+        (place, name, ours, theirs)
+        for place in (*modules, LoRALinear)
         for name, ours, theirs in _replaced()
-        if getattr(module, name, None) in (ours, theirs)
+        if getattr(place, name, None) in (ours, theirs)
     ]
 
 
 @cache
 def _replaced() -> list[tuple[str, Any, Any]]:
     from mlx_lm.models import activations, base, ssm
+    from mlx_lm.tuner.lora import LoRALinear
 
     return [
+        ("__call__", low_rank, LoRALinear.__call__),
         ("scaled_dot_product_attention", attention, base.scaled_dot_product_attention),
         ("ssm_attn", scan, ssm.ssm_attn),
         ("swiglu", swiglu, activations.swiglu),
@@ -97,7 +102,7 @@ def attention(
     return _attend(queries, keys, values, *(prompt or ()))[0].flatten(1, 2)
 
 
-@mx.custom_function
+@custom_function
 def _attend(queries: mx.array, *pieces: mx.array) -> tuple[mx.array, ...]:
     """Scaled queries (N, K, R, L, D) to outputs (N, K, R, L, E), and the softmax weights of every block.
 
@@ -241,7 +246,7 @@ def scan(
     return _joined(outputs, axis=1) + x * D.reshape(1, 1, heads, 1), state
 
 
-@mx.checkpoint
+@checkpoint
 def _scan_block(
     x: mx.array, dt: mx.array, B: mx.array, C: mx.array, rate: mx.array, state: mx.array
 ) -> tuple[mx.array, mx.array]:
@@ -261,12 +266,21 @@ def _scan_block(
     return y.astype(x.dtype), left.reshape(state.shape)
 
 
+def low_rank(self: Any, x: mx.array) -> mx.array:
+    """mlx_lm's `LoRALinear`, scaled where it is narrow and added as it is multiplied: fewer passes over T · out."""
+    y = self.linear(x)
+    low = self.scale * (self.dropout(x) @ self.lora_a)
+    if low.dtype == y.dtype:
+        return mx.addmm(y, low, self.lora_b)
+    return y + (low @ self.lora_b).astype(y.dtype)
+
+
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """silu(gate) · x, keeping gate, x and one sigmoid for the backward pass."""
     return _swiglu(gate, x)[0]
 
 
-@mx.custom_function
+@custom_function
 def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
     opened = mx.sigmoid(gate)
     return gate * opened * x, opened

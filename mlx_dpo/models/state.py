@@ -10,6 +10,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import (
     ArraysCache,
     CacheList,
+    ChunkedKVCache,
     ConcatenateKVCache,
     KVCache,
     RotatingKVCache,
@@ -30,20 +31,29 @@ class Keys(ConcatenateKVCache):
         self.window = window
         self.prompt = prompt
         self.offset = prompt[0].shape[-2] if prompt else 0
+        self.start_position = 0
         self.fetched: tuple[mx.array, mx.array] | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Prompt and own together; evaluated only where `kernels.attention` does not take them apart."""
-        own = super().update_and_fetch(keys, values)
-        self.fetched = own
+        """Add these to the branches' own; what `keys_and_values` gives."""
+        fetched = super().update_and_fetch(keys, values)
         if self.prompt:
-            repeats = keys.shape[0] // self.prompt[0].shape[0]
             self.offset += self.prompt[0].shape[-2]
+        return fetched
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """Prompt and own together; evaluated only where `kernels.attention` does not take them apart."""
+        self.fetched = self.keys, self.values
+        if self.prompt:
+            repeats = self.keys.shape[0] // self.prompt[0].shape[0]
             self.fetched = tuple(
-                mx.concatenate([mx.repeat(p, repeats, axis=0), o], axis=-2)
-                for p, o in zip(self.prompt, own, strict=True)
+                mx.concatenate([mx.repeat(p, repeats, axis=0), own], axis=-2)
+                for p, own in zip(self.prompt, self.fetched, strict=True)
             )
         return self.fetched
+
+    def maybe_trim_front(self) -> None:
+        """Asked of a ChunkedKVCache. Nothing is dropped: the model's mask hides tokens of earlier chunks."""
 
     def make_mask(self, n: int, window_size: int | None = None, return_array: bool = False) -> Any:
         """As mlx_lm's caches: "causal", None for one token, or (N, offset + N) where a window cuts."""
@@ -137,7 +147,7 @@ def forked(state: list[Memory], branches: int) -> list[Memory]:
 
 
 def _like(c: Any) -> Memory:
-    if type(c) is KVCache:
+    if type(c) in (KVCache, ChunkedKVCache):
         return Keys()
     if type(c) is RotatingKVCache and not c.keep:
         return Keys(window=c.max_size)

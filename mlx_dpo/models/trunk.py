@@ -10,17 +10,25 @@ import mlx.nn as nn
 
 
 def find_trunk(model: nn.Module) -> nn.Module:
-    """The module that owns the model's blocks.
+    """The innermost module that holds the model's blocks and is called.
 
     Raises:
         TypeError: no such module.
     """
-    first = model.layers[0]
-    for _, module in model.named_modules():
-        for owned in module.values():
-            if isinstance(owned, Sequence) and any(layer is first for layer in owned):
-                return module
-    raise TypeError("its blocks belong to no module")
+    line = _line_to(model, model.layers[0])
+    trunk = next(filter(callable, line), None)
+    if trunk is None:
+        raise TypeError("its blocks belong to no module")
+    return trunk
+
+
+def _line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
+    """The modules from the one that lists `layer` up to `module`; empty where it is not inside."""
+    if any(own is layer for owned in module.values() if isinstance(owned, Sequence) for own in owned):
+        return [module]
+    inside = (_line_to(child, layer) for child in module.values() if isinstance(child, nn.Module))
+    line = next(filter(None, inside), [])
+    return [*line, module] if line else []
 
 
 def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = None) -> mx.array:

@@ -119,6 +119,7 @@ def train(
     steps = config.steps(len(data.pairs))
     eval_steps = config.eval_steps or max(1, -(-steps // 10))
     state, interval = TrainState(beta=rule.init()), Interval()
+    pair_tokens = pair_sizes(data.pairs).sum(axis=1)
     for epoch in range(config.epochs):
         for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
             start = time.perf_counter()
@@ -131,7 +132,7 @@ def train(
             norm = update(policy, optimizer, mean, grad_clip)
             rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
             margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
-            tokens = sum(data.pairs[i].tokens for i in result.rows)
+            tokens = int(pair_tokens[result.rows].sum())
             state = TrainState(
                 beta=rule.update(mx.array(margins), state.beta),
                 step=state.step + 1,
