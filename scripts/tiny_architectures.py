@@ -19,8 +19,10 @@ TOKENS = 250
 """Tokens from here on stand for those that some architectures never give."""
 WINDOW = 16
 LAYERS = 4
+_MOST = 5_000_000
+"""Parameters of a model that is still tiny: more means that a size was left at a large model's."""
 
-_VALUES = {
+_VALUES = {  # what a setting's name means, whatever the architecture
     name: value
     for value, names in (
         (VOCABULARY, "vocab_size num_vocab vocab_size_per_layer_input"),
@@ -122,7 +124,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 128},
     "gear": {"layer_types": ["sliding_attention", "full_attention", "conv_mixer", "conv_mixer"]},
     "gemma3n": {
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "layer_types": _SLIDING,
         "num_kv_shared_layers": 1,
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
         "altup_num_inputs": 2,
@@ -131,7 +133,12 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "altup_active_idx": 0,
         "laurel_rank": 8,
     },
-    "gemma4_text": {"layer_types": _SLIDING, "num_kv_shared_layers": 2, "global_head_dim": 32},
+    "gemma4_text": {
+        "layer_types": _SLIDING,
+        "num_kv_shared_layers": 2,
+        "global_head_dim": 32,
+        "enable_moe_block": True,
+    },
     "glm_moe_dsa": {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
     "gpt_oss": {"layer_types": _SLIDING},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
@@ -141,7 +148,12 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "use_mixed_mlp_moe": True,
         "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 2.0},
     },
-    "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_offset": 1, "expert_layer_period": 2},
+    "jamba": {
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+    },
     "kimi_k3": {
         "linear_attn_config": _DELTA,
         "hidden_act": "situ",
@@ -154,10 +166,19 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": _CONVOLUTION, "block_auto_adjust_ff_dim": True},
     "lfm2_moe": {"layer_types": _CONVOLUTION},
     "llama": {"layer_types": _SLIDING},
-    "llama4": {"interleave_moe_layer_step": 2, "num_experts_per_tok": 1, "rope_scaling": None},
+    "llama4": {
+        "interleave_moe_layer_step": 2,
+        "num_experts_per_tok": 1,
+        "rope_scaling": None,
+        "floor_scale": 16,
+    },
     "llama4_text": {"no_rope_layers": [1, 0, 1, 0]},
-    "longcat_flash": {"attention_method": "MLA", "zero_expert_type": "identity", "mla_scale_q_lora": True,
-                      "mla_scale_kv_lora": True},
+    "longcat_flash": {
+        "attention_method": "MLA",
+        "zero_expert_type": "identity",
+        "mla_scale_q_lora": True,
+        "mla_scale_kv_lora": True,
+    },
     "longcat_flash_ngram": {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "ngram_vocab_size_ratio": 2},
     "mamba2": {"time_step_limit": (0.001, 100.0)},
     "mellum": {"layer_types": _SLIDING, "rope_parameters": _ROPES},
@@ -180,6 +201,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "moe_hidden_size": 32,
         "num_shared_experts": 0,
     },
+    "nanbeige": {"num_loops": 2},
     "nemotron-nas": {"block_configs": _BLOCKS},
     "nemotron_h": {"hybrid_override_pattern": list("M*-E")},
     "olmo3": {"layer_types": _SLIDING},
@@ -210,7 +232,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "spark2_5": {"layer_types": _SLIDING, "rope_parameters": _ROPES, "hidden_act": "gelu"},
     "step3p5": {"layer_types": _SLIDING, "moe_layers_enum": "2,3"},
 }
-"""Where a size alone says too little: what kinds of blocks in which order, scaled positions, nested settings."""
+"""Where sizes say too little: kinds of blocks and their order, scaled positions, settings within settings."""
 
 _TEXT = {
     "gemma3": ("gemma3_text", "ModelArgs"),
@@ -254,6 +276,7 @@ def architectures() -> tuple[list[str], list[str]]:
 
 
 def load(name: str) -> ModuleType:
+    """The module of that name."""
     return importlib.import_module(f"mlx_lm.models.{name}")
 
 
@@ -283,40 +306,55 @@ def _filled(args: type, model_type: str, given: dict[str, Any] | None = None) ->
     return config
 
 
-def _by_type(f: Any) -> Any:
+def _by_type(f: dataclasses.Field) -> Any:
+    """For a required setting whose name is not known.
+
+    Raises:
+        ValueError: its type tells too little.
+    """
+    kind = str(f.type)
     if f.name.endswith(("eps", "epsilon")):
         return 1e-5
     if f.type is bool:
         return False
-    if str(f.type).startswith(("typing.Optional", "Optional")):
+    if "Optional" in kind:
         return None
-    if f.type is list or str(f.type).startswith(("typing.List", "List")):
+    if f.type is list or "List" in kind:
         return []
-    raise ValueError(f"no value for {f.name}: {f.type}")
+    raise ValueError(f"no value for {f.name}: {kind}")
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
+def build(name: str) -> nn.Module:
+    """The tiny model of that architecture, the same every time.
+
+    Raises:
+        Exception: whatever mlx_lm's code raises on settings that are not complete, or without a GPU.
+    """
     module = load(name)
     model = module.Model(module.ModelArgs.from_dict(tiny_config(name)))
-    size = sum(v.size for _, v in tree_flatten(model.parameters()))
-    if size > 5_000_000:
+    size = sum(value.size for _, value in tree_flatten(model.parameters()))
+    if size > _MOST:
         raise ValueError(f"not tiny: {size:,} parameters")
-    if hasattr(model, "_dummy_tokenizer_ids"):  # phi3small masks tokens of its real vocabulary by their ids
+    if hasattr(model, "_dummy_tokenizer_ids"):  # phi3small: ids of its real vocabulary, never given
         model._dummy_tokenizer_ids = mx.arange(TOKENS, VOCABULARY)
-    _initialise(model, seed)
+    _initialise(model)
     return model
 
 
-def _initialise(model: nn.Module, seed: int) -> None:
+def _initialise(model: nn.Module) -> None:
+    """Matrices of deviation 1/sqrt(inputs); norms, biases and other vectors with noise: none stays 0 or 1.
+
+    Time steps are small, as trained recurrent models have them, so that states last and do not explode.
+    """
     parameters = tree_flatten(model.parameters())
-    keys = mx.random.split(mx.random.key(seed), len(parameters))
+    keys = mx.random.split(mx.random.key(0), len(parameters))
 
     def draw(path: str, value: mx.array, key: mx.array) -> mx.array:
         if not mx.issubdtype(value.dtype, mx.floating):
             return value
-        noise = mx.random.normal(value.shape, key=key)
         if path.endswith("dt_bias"):
             return mx.random.uniform(-4.0, -1.0, value.shape, key=key)
+        noise = mx.random.normal(value.shape, key=key)
         if value.ndim < 2 or not path.endswith("weight"):
             return value.astype(mx.float32) + 0.1 * noise
         inputs = value[0].size if "conv" in path else value.shape[-1]

@@ -17,12 +17,13 @@ from mlx.utils import tree_flatten
 from mlx_dpo.data.shared import build_shared, choose_bucket, shapes
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
+from mlx_dpo.errors import DpoError
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models import completions
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
 from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
-from mlx_dpo.models.state import empty_state, forked
+from mlx_dpo.models.state import Arrays, Keys, empty_state, forked
 from mlx_dpo.models.trunk import hidden_states
 from mlx_dpo.training import checks
 from mlx_dpo.training.arrange import arrange
@@ -345,3 +346,30 @@ def test_compiling_and_branches_are_settled_as_set():
     for (branches, compile), arrangement in settled.items():
         assert arrangement.forward.name == (SEPARATE if branches == "separate" else SHARED).name
         assert arrangement.compiled == (compile == "on") or on_gpu
+
+
+def test_a_prompt_that_gets_no_gradient_from_its_answers_is_found_out(monkeypatch):
+    """Right scores, wrong gradients: what a state that leaves a checkpointed block by mutation would give."""
+    model = policy("llama")
+    assert checks.disagreement(model, PAIRS, SHARED) is None
+    own = Keys.forked
+
+    def cut(self, branches):
+        fork = own(self, branches)
+        fork.prompt = tuple(map(mx.stop_gradient, fork.prompt))
+        return fork
+
+    monkeypatch.setattr(Keys, "forked", cut)
+    assert checks.disagreement(model, PAIRS, SHARED).startswith("gradients differ by")
+    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    with pytest.raises(DpoError, match="the shared forward is not exact on this model: gradients differ by"):
+        checks.choose_forward(model, PAIRS, "shared")
+
+
+def test_a_branch_that_starts_where_the_other_ended_is_found_out(monkeypatch):
+    """Branches that write into one list of states: the second then continues the first."""
+    model = policy("granite")
+    monkeypatch.setattr(Arrays, "forked", lambda self, branches: self)
+    monkeypatch.setattr(checks, "SHARED", SEPARATE)
+    assert checks.disagreement(model, PAIRS, SEPARATE).startswith("scores differ by")
+    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION

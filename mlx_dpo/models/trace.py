@@ -6,6 +6,7 @@ and what the calls do is put in place of the marks afterwards.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from .custom import observed
+from .kernels import is_lean, lean
 
 _FIRST_MARK = 1_000_003
 """Marks are products with whole numbers from here on: exact in float32, and no model multiplies by them."""
@@ -100,6 +102,7 @@ class _Call(NamedTuple):
     dtypes: list[mx.Dtype]
     block: int | None
     recomputed: bool
+    lean: bool
 
 
 class _Marked(NamedTuple):
@@ -179,6 +182,7 @@ class _Tracer:
                 [a.dtype for a in arrays],
                 block,
                 block is None or self._recomputed,
+                is_lean(),
             )
         )
         total = None
@@ -238,7 +242,7 @@ class _Tracer:
                 # Where nothing is computed again, nothing flows through results without a cotangent.
                 return seen if call.recomputed else [seen[j] for j in wanted]
 
-            given, slopes = list(arrays[:count]), iter(arrays[count:])
+            given, again, slopes = list(arrays[:count]), list(arrays[count:first]), iter(arrays[first:])
             if not wanted:
                 forward(*given)
                 return seen
@@ -253,14 +257,21 @@ class _Tracer:
                 gradients = mx.vjp(forward, given, every)[1]
             else:
                 forward(*given)
-                nested = _filled(call.arguments, given)
+                nested = _filled(call.arguments, again)
                 nested = nested[0] if len(nested) == 1 else nested
-                gradients = _arrays([call.vjp(nested, _filled(result, every)[0], result[0])])
+                outputs = _filled(result, again[count:])[0]
+                gradients = _arrays([call.vjp(nested, _filled(result, every)[0], outputs)])
             return [*seen, *gradients]
 
         given = [_placeholder(a) for a in call.primals]
+        if call.vjp is not None:
+            # Its backward pass gets inputs and results anew: what both passes compute alike, both do compute.
+            given += [_placeholder(a) for a in call.primals]
+            given += [_like(a, dtype) for a, dtype in zip(call.outputs, call.dtypes, strict=True)]
+        first = len(given)
         given += [_like(call.outputs[j], call.dtypes[j]) for j in wanted]
-        part = self._trace(both, given, len(self._calls))
+        with lean() if call.lean else nullcontext():
+            part = self._trace(both, given, len(self._calls))
         part = part._replace(forward=_ancestors(part, part.results[: len(call.outputs)]))
         if key is not None:
             self._parts[key, wanted] = part
@@ -343,13 +354,15 @@ class _Tracer:
         if call.vjp is None and call.recomputed:
             inner, own = _Places(graph, part), {}
             again = [graph.array(graph.arrays[a]) for a in given]
-            graph.operation("Depends", [], [*given, *results], again, block)
+            graph.operation("Depends", [], [*given, *cotangents], again, block)
             inner.update(zip(part.given, again, strict=False))
             inner.update(self._from_outside(graph, part))
             place = lambda number: True  # noqa: E731
         else:
             place = lambda number: not part.forward[number]  # noqa: E731
-        inner.update(zip(part.given[len(given) :], cotangents, strict=True))
+        if call.vjp is not None:
+            inner.update(zip(part.given[len(given) :], [*given, *results], strict=False))
+        inner.update(zip(part.given[len(part.given) - len(cotangents) :], cotangents, strict=True))
         self._place(graph, part, inner, place, block, own)
         first = len(call.outputs)
         known.update((local, inner[part.results[first + i]]) for i, local in step.outputs.items())

@@ -139,6 +139,14 @@ def window_gradient(
     return mean, WindowResult(rows, np.concatenate(logps), np.concatenate(losses))
 
 
+def cap_cache() -> None:
+    """Let MLX keep as much freed memory for reuse as a step has needed at most, and no more.
+
+    Without a cap, unequal lengths leave ever more buffers of sizes that no other batch asks for.
+    """
+    mx.set_cache_limit(max(0, mx.get_peak_memory() - mx.get_active_memory()))
+
+
 def update(policy: nn.Module, optimizer: optimizers.Optimizer, gradient: Any, grad_clip: float) -> float:
     """Clip the gradient, update the trainable parameters, and give the norm before clipping.
 

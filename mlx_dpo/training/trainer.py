@@ -19,7 +19,7 @@ from ..metrics import pair_metrics
 from ..models.forward import Forward
 from ..scoring import score_pairs
 from ..settings import setting
-from .step import DIVERGED, LossFunction, PairGradient, WindowResult, update, window_gradient
+from .step import DIVERGED, LossFunction, PairGradient, WindowResult, cap_cache, update, window_gradient
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def train(
             )
             _check_finite(result, data, state.step + 1)
             norm = update(policy, optimizer, mean, grad_clip)
+            cap_cache()
             rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
             margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
             tokens = int(pair_tokens[result.rows].sum())

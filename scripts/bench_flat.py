@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Does memory grow over a run? Pairs of unequal length, a thousand micro-batches, windows of eight.
+
+    python scripts/bench_flat.py
+
+Prints JSON: MB in use by MLX's arrays, kept by its allocator for reuse, and resident in the process, after
+micro-batch 50 and after 1,000; and the peak over the fifty micro-batches before each.
+"""
+
+import json
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+
+import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
+
+# isort: split
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import numpy as np
+
+from mlx_dpo.data.batches import epoch_windows
+from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
+from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.models.adapters import AdapterConfig, attach
+from mlx_dpo.models.forward import SHARED
+from mlx_dpo.scoring import score_pairs
+from mlx_dpo.training.step import cap_cache, pair_gradient, update, window_gradient
+
+VOCABULARY, PAIRS, ACCUMULATION, MICRO_BATCHES = 2048, 250, 8, 1000
+
+
+def make_model() -> nn.Module:
+    """A small Granite hybrid with LoRA rank 8."""
+    from mlx_lm.models.granitemoehybrid import Model, ModelArgs
+
+    model = Model(ModelArgs.from_dict(ARCHITECTURES["granite"][0](128, 4, VOCABULARY)))
+    initialise(model, seed=0)
+    attach(model, AdapterConfig(rank=8))
+    return model
+
+
+def make_pairs() -> list[TokenizedPair]:
+    """Prompts of 16 to 256 tokens, answers of 8 to 192; the longest pair is first."""
+    rng = np.random.default_rng(0)
+    sizes = [(256, 192, 192)] + [
+        [
+            int(np.clip(rng.lognormal(np.log(m), 0.7), low, high))
+            for m, low, high in ((80, 16, 256), *[(50, 8, 192)] * 2)
+        ]
+        for _ in range(PAIRS - 1)
+    ]
+    return [
+        TokenizedPair(*(rng.integers(1, VOCABULARY, n).astype(np.int32) for n in size), f"random:{i}")
+        for i, size in enumerate(sizes)
+    ]
+
+
+def resident_mb() -> float:
+    """The process's resident memory (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1e3
+
+
+def main() -> None:
+    mx.set_cache_limit(2**30)
+    model, pairs = make_model(), make_pairs()
+    reference = score_pairs(model, pairs, SHARED, [[i] for i in range(PAIRS)])
+    compute = pair_gradient(model, build_loss(LossConfig()), SHARED)
+    optimizer = optimizers.AdamW(learning_rate=1e-5, bias_correction=True)
+    model.train()
+    seen, report = 0, {}
+    window_gradient(compute, pairs, [[0]], reference, mx.array(0.1))  # the longest pair, once before counting
+    for epoch in count():
+        for window in epoch_windows(pairs, ACCUMULATION, 1, 0, epoch):
+            gradient, _ = window_gradient(compute, pairs, window, reference, mx.array(0.1))
+            update(model, optimizer, gradient, 1.0)
+            cap_cache()
+            before, seen = seen, seen + len(window)
+            for mark in (50, MICRO_BATCHES):
+                if before < mark - 50 <= seen:
+                    mx.reset_peak_memory()
+                if before < mark <= seen:
+                    report[f"after {mark}"] = {
+                        "active_mb": round(mx.get_active_memory() / 1e6, 3),
+                        "kept_mb": round(mx.get_cache_memory() / 1e6, 1),
+                        "resident_mb": round(resident_mb(), 1),
+                        "peak_mb_of_the_last_50": round(mx.get_peak_memory() / 1e6, 1),
+                    }
+            if seen >= MICRO_BATCHES:
+                print(json.dumps(report | {"mlx": version("mlx"), "mlx-lm": version("mlx-lm")}, indent=1))
+                return
+
+
+if __name__ == "__main__":
+    main()
