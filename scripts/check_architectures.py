@@ -37,8 +37,8 @@ from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.errors import DpoError, first_line
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
-from mlx_dpo.training.checks import check_batching, disagreement
+from mlx_dpo.models.forward import COMPLETION, SEPARATE, SHARED, Forward
+from mlx_dpo.training.checks import check_batching, choose_forward, disagreement
 
 LENGTHS = ((45, 30, 17), (20, 5, 30), (44, 29, 18))
 """Tokens of prompt, chosen and rejected. The first and the last pair are computed together."""
@@ -100,7 +100,7 @@ def trial(name: str) -> Result:
         model = adapted(name, result)
         check_causal(model)
         truths = [own_call(model, pair) for pair in pairs]
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         result.note(in_a_line(error))
         return result
     for truth, pair in zip(truths, pairs, strict=True):
@@ -238,18 +238,17 @@ def with_gradient(model: nn.Module, score: Callable[[], mx.array]) -> tuple[np.n
 
 def chosen(model: nn.Module, pairs: Sequence[TokenizedPair], truths: Sequence[Truth], result: Result) -> str:
     """Name of the forward that the start-up checks choose; what is found about it goes into `result`."""
-    forward, everything = PLAIN, list(range(len(pairs)))
-    for candidate in (SHARED, COMPLETION):
-        problem = disagreement(model, pairs, candidate)
-        if problem is None:
-            forward = candidate
-            break
-        result.note(f"not {candidate.name}: {problem}")
     try:
+        forward = choose_forward(model, pairs, "auto")
         check_batching(model, pairs, forward)
     except DpoError as error:
         result.note(error.what)
         return REFUSED
+    for faster in (SHARED, COMPLETION):
+        if forward is faster:
+            break
+        result.note(f"not {faster.name}: {disagreement(model, pairs, faster)}")
+    everything = list(range(len(pairs)))
     batches = [(forward, [i]) for i in everything] + [(forward, everything)]
     for kind, rows in [*batches, (SEPARATE, everything)] if forward is SHARED else batches:
         try:

@@ -4,8 +4,10 @@ The sizes are chosen so that whatever an architecture does to long texts it does
 16 tokens, sparse attention to 8, chunks of 16, and both kinds of blocks where there are two.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import pkgutil
 from types import ModuleType
 from typing import Any
@@ -180,6 +182,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "mla_scale_kv_lora": True,
     },
     "longcat_flash_ngram": {"mla_scale_q_lora": True, "mla_scale_kv_lora": True, "ngram_vocab_size_ratio": 2},
+    "mamba": {"num_hidden_layers": 2},  # token by token in Python: slow
     "mamba2": {"time_step_limit": (0.001, 100.0)},
     "mellum": {"layer_types": _SLIDING, "rope_parameters": _ROPES},
     "mimo_v2_flash": {"hybrid_layer_pattern": [0, 1, 0, 1], "moe_layer_freq": [0, 1, 1, 1]},
@@ -229,6 +232,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "qwen3_5": {"num_experts": 0},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "rwkv7": {"num_hidden_layers": 2},  # as mamba
     "spark2_5": {"layer_types": _SLIDING, "rope_parameters": _ROPES, "hidden_act": "gelu"},
     "step3p5": {"layer_types": _SLIDING, "moe_layers_enum": "2,3"},
 }
@@ -268,7 +272,7 @@ def architectures() -> tuple[list[str], list[str]]:
     for info in sorted(pkgutil.iter_modules(mlx_lm.models.__path__), key=lambda m: m.name):
         try:
             module = load(info.name)
-        except (ImportError, SystemExit):
+        except ImportError:
             found.append(info.name)
             continue
         (found if hasattr(module, "Model") and hasattr(module, "ModelArgs") else helpers).append(info.name)
@@ -276,8 +280,17 @@ def architectures() -> tuple[list[str], list[str]]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of that name."""
-    return importlib.import_module(f"mlx_lm.models.{name}")
+    """The module of that name.
+
+    Raises:
+        ImportError: it needs what is not installed; some modules say so and exit.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return importlib.import_module(f"mlx_lm.models.{name}")
+    except SystemExit:
+        raise ImportError(said.getvalue().strip()) from None
 
 
 def tiny_config(name: str) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def _chunk_with_slope(
 def _logps(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
     """log p of the targets (T,), and p of the whole vocabulary (T, V); float32.
 
-    One pass of exponentials gives both: log p(target) is target minus largest logit plus log of the largest p,
-    which is at least 1/V. The same with and without a gradient, so that an unmoved policy scores as its
+    One pass of exponentials gives both: log p is the target minus the largest logit plus log of the largest
+    p, which is at least 1/V. The same with and without a gradient, so that an unmoved policy scores as its
     reference to the bit.
     """
     logits = logits.astype(mx.float32)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,7 +36,7 @@ class Forward(NamedTuple):
     """
 
     name: str
-    build: Callable[[Sequence[TokenizedPair]], Any]
+    build: Callable[[Sequence[TokenizedPair]], Batch]
     score: Callable[..., mx.array]
 
 

@@ -46,7 +46,7 @@ def is_lean() -> bool:
 
 @lru_cache(maxsize=1)
 def _places(loaded: int) -> list[tuple[Any, str, Any, Any]]:
-    """(place, name, ours, theirs): loaded models' modules that hold a function of mlx_lm's, and its LoRA layer."""
+    """(place, name, ours, theirs): in the modules of loaded models, and in mlx_lm's LoRA layer."""
     from mlx_lm.tuner.lora import LoRALinear
 
     modules = [module for key, module in list(sys.modules.items()) if key.startswith("mlx_lm.models.")]
@@ -267,7 +267,7 @@ def _scan_block(
 
 
 def low_rank(self: Any, x: mx.array) -> mx.array:
-    """mlx_lm's `LoRALinear`, scaled where it is narrow and added as it is multiplied: fewer passes over T · out."""
+    """mlx_lm's `LoRALinear`, scaled where it is narrow and added as it is multiplied."""
     y = self.linear(x)
     low = self.scale * (self.dropout(x) @ self.lora_a)
     if low.dtype == y.dtype:

@@ -11,6 +11,8 @@ _WIDTH = 20
 """MLX goes through a graph from its results breadth first, as long as no more than this many wait."""
 _AHEAD = 110
 """Tasks by which MLX's CPU evaluation may be ahead of the computing thread: ten groups of ten, and one more."""
+_TASKS = 2
+"""Tasks of one operation: to compute it, and to let its inputs go. What only looks at a buffer is none."""
 
 _SHARING = {"Broadcast", "ExpandDims", "Squeeze", "Transpose", "Slice", "Split", "AsStrided", "StopGradient"}
 _SHARING |= {"Copy", "Depends", "CustomTransforms", "View"}
@@ -120,14 +122,13 @@ class _Run:
 
     def _do(self, operation: Operation) -> None:
         own = [self._where(a) for a in operation.inputs]
-        self._tasks += 2
         block = operation.block
         if operation.name in _SHARING:
-            self._tasks -= 1
             self._share(operation, own)
         elif operation.name in _RESHAPING:
             self._reshape(operation, own[0], block)
         else:
+            self._tasks += _TASKS
             if operation.name in _PRODUCTS:
                 self._copies(operation, own, block)
             for a in operation.outputs:
@@ -136,7 +137,7 @@ class _Run:
                     continue
                 self._put(a, self._result(operation, own, a, block))
         # Inputs are let go now; the running task holds their buffers, but not one that its result lies in.
-        kept = [self._placed[a].buffer for a in operation.outputs if a in self._placed]
+        kept = [self._placed[a].buffer for a in operation.outputs[:1] if a in self._placed]
         for a, placed in zip(operation.inputs, own, strict=True):
             if placed.buffer is not None and placed.buffer not in kept:
                 placed.buffer.owners += 1
@@ -185,6 +186,7 @@ class _Run:
         if operation.name == "Contiguous" and own.strides != contiguous(given.shape):
             strides = None
         if strides is None:
+            self._tasks += _TASKS
             self._put(a, _Placed(self._allocate(array.nbytes, block), contiguous(array.shape)))
         else:
             self._put(a, _Placed(own.buffer, strides))

@@ -178,7 +178,7 @@ class _Tracer:
                 vjp,
                 args,
                 primals,
-                [Array(tuple(a.shape), a.dtype.size) for a in arrays],
+                [_described(a) for a in arrays],
                 [a.dtype for a in arrays],
                 block,
                 block is None or self._recomputed,
@@ -219,7 +219,7 @@ class _Tracer:
                 mx.export_function(records.append, lambda *arrays: fun(arrays), *given)
         finally:
             self._forget()
-        return _Reader(self._marks, first).read(records)
+        return _Reader(self._marks, self._calls, first).read(records)
 
     def _part(self, call: _Call, wanted: tuple[int, ...]) -> _Part:
         """Forward and backward of a call: its outputs, then gradients of all inputs, from inputs and cotangents.
@@ -325,8 +325,11 @@ class _Tracer:
         results = [inner[i] for i in part.results[: len(call.outputs)]]
         scope[step.call] = (part, inner, own, results, given)
         if call.recomputed:
+            stopped = [graph.array(a) for a in call.outputs]
+            for result, alias in zip(results, stopped, strict=True):
+                graph.operation("StopGradient", [], [result], [alias], block)
             aliases = [graph.array(a) for a in call.outputs]
-            graph.operation("CustomTransforms", [len(given)], [*given, *results], aliases, block)
+            graph.operation("CustomTransforms", [len(given)], [*given, *stopped], aliases, block)
             results = aliases
         known.update((local, results[j]) for j, local in step.outputs.items())
         for j, result in enumerate(results):
@@ -393,6 +396,10 @@ class _Places(dict[int, int]):
         return self[local]
 
 
+def _described(array: mx.array) -> Array:
+    return Array(tuple(array.shape), array.dtype.size)
+
+
 def _like(array: Array, dtype: mx.Dtype) -> mx.array:
     return _placeholder(mx.broadcast_to(mx.zeros((), dtype), array.shape))
 
@@ -413,8 +420,8 @@ def _ancestors(part: _Part, results: Sequence[int]) -> list[bool]:
 class _Reader:
     """mlx's records of a trace to a part; marks to calls."""
 
-    def __init__(self, marks: dict[int, tuple[int, str, int]], first: int):
-        self._marks, self._first = marks, first
+    def __init__(self, marks: dict[int, tuple[int, str, int]], calls: Sequence[_Call], first: int):
+        self._marks, self._calls, self._first = marks, calls, first
         self._names: dict[str, int] = {}
         self._arrays: list[Array] = []
         self._steps: list[Any] = []
@@ -423,6 +430,7 @@ class _Reader:
         self._terms: dict[int, tuple[int, str, dict[int, int]]] = {}
         self._called: dict[int, _Marked] = {}
         self._alias: dict[int, int] = {}
+        self._growing: dict[int, tuple[int, ...]] = {}
         self._outside: dict[int, tuple[int, int]] = {}
 
     def read(self, records: Sequence[dict[str, Any]]) -> _Part:
@@ -473,8 +481,11 @@ class _Reader:
             self._terms[out] = (call, kind, some | more)
             return
         if name in _TRANSPARENT and len(inputs) == 1:
-            if inputs[0] in self._alias:
+            if inputs[0] in self._growing:  # a marked scalar on its way to the shape of what the call gives
                 self._alias[out] = self._alias[inputs[0]]
+                shape = self._growing[inputs[0]]
+                if self._arrays[out].shape != shape:
+                    self._growing[out] = shape
                 return
             if inputs[0] in self._mark_of:
                 self._mark_of[out] = self._mark_of[inputs[0]]
@@ -497,9 +508,14 @@ class _Reader:
                 self._steps.append(self._called[out])
         elif other in self._called:
             step = self._called[other]
-            self._arrays.append(Array((), 4))  # its shape is known once it is spread out
-            local = len(self._arrays) - 1
+            local = len(self._arrays)
+            self._arrays.append(Array((), 4))
             step.outputs[slot] = local
+            called = self._calls[call]
+            array = _described(called.primals[slot]) if step.backward else called.outputs[slot]
+            self._arrays[local] = array
+            if array.shape:
+                self._growing[out] = array.shape
             if call < self._first:
                 self._outside[local] = (call, slot)
             self._alias[out] = local
