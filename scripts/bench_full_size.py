@@ -3,9 +3,9 @@
 
     python scripts/bench_full_size.py [--prompt 512 --chosen 256 --rejected 256] [--branches separate]
 
-Needs about 18 GB of memory and some minutes on two cores. LoRA rank 16 on every linear layer, checkpointing. Each
-part is measured on its own, over what was in memory before: scoring without a gradient, the head with its gradient,
-one Mamba block and one attention block with theirs on the prompt, and the whole step. Prints JSON.
+Needs about 18 GB of memory and some minutes on two cores. LoRA rank 16 on every linear layer, checkpointing.
+Each part is measured on its own, over what was in memory before: scoring without a gradient, the head with
+its gradient, one Mamba block and one attention block with theirs on the prompt, the whole step. Prints JSON.
 """
 
 import argparse

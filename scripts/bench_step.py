@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Time and memory of one training step: shared prompts, the plain forward, the supervised floor; and other trainers.
+"""Time and memory of a training step: shared prompts, the plain forward, the supervised floor, others.
 
     python scripts/bench_step.py                       # Llama, micro-batch 1, four kinds of pairs
     python scripts/bench_step.py --model granite --work A C --checkpointing 1
-    python scripts/bench_step.py --peers FOLDER        # also trainers installed there, on FOLDER's models and pairs
+    python scripts/bench_step.py --peers FOLDER        # also trainers installed there
 
-Each measurement is a process of its own; kinds take turns in every round, so that a slower minute of the machine
-hits all of them. A step is gradient, clipping and AdamW update of LoRA rank 8 on every linear layer, the reference
-scored before. Prints one JSON object: median, least and most of the rounds' medians, seconds a pair; peak memory
-over the loaded model; versions; hardware.
+Each measurement is a process of its own; kinds take turns in every round, so that a slower minute of the
+machine hits all of them. A step is gradient, clipping and AdamW update of LoRA rank 8 on every linear layer,
+the reference scored before. Prints one JSON object: median, least and most of the rounds' medians, seconds a
+pair; peak memory over the loaded model; versions; hardware.
 
-The floor is a supervised step on prompt, chosen and rejected as one sequence, each token once, logits of answer
-tokens only, compiled: what mlx-lm's own training would cost at best.
+The floor is a supervised step on prompt, chosen and rejected as one sequence, each token once, logits of
+answer tokens only, compiled: what mlx-lm's own training would cost at best.
 """
 
 import argparse

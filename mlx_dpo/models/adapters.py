@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,16 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
     Raises:
         DpoError: a target the model does not have, or a kind of layer that cannot be adapted so.
     """
+    attach_unevaluated(model, config)
+    if config.type != "full":
+        mx.eval(model.parameters())
+
+
+def attach_unevaluated(model: nn.Module, config: AdapterConfig) -> None:
+    """As `attach`, without bringing any array into memory."""
     check_attachable(model, config)
+    if not hasattr(model, "_no_grad"):  # some of mlx_lm's classes leave this out
+        nn.Module.__init__(model)
     model.freeze()
     if config.type == "full":
         for block in _blocks(model, config):
@@ -73,7 +83,6 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
         )
     except ValueError as error:
         raise DpoError(str(error), where="adapter.type", hint="set adapter.type=lora") from None
-    mx.eval(model.parameters())
 
 
 def check_attachable(model: nn.Module, config: AdapterConfig) -> None:
@@ -98,7 +107,8 @@ def _blocks(model: nn.Module, config: AdapterConfig) -> list[nn.Module]:
 
 def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
     blocks = _blocks(model, config)
-    linear = sorted({name for block in blocks for name, m in block.named_modules() if _is_linear(m)})
+    linear = {name for block in blocks for name, m in block.named_modules() if _is_linear(m)}
+    linear = sorted(linear - _read_elsewhere(model, blocks))
     if config.targets == "all":
         keys = linear
     else:
@@ -111,6 +121,25 @@ def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
                 hint=f"its blocks have {', '.join(linear)}",
             )
     return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
+
+
+def _read_elsewhere(model: nn.Module, blocks: Sequence[nn.Module]) -> set[str]:
+    """Linear layers whose weight the model's own code reads: it would not find it inside an adapter.
+
+    The model's call is only traced here, not computed.
+    """
+    read: set[str] = set()
+    layers = [(name, m) for block in blocks for name, m in block.named_modules() if isinstance(m, nn.Linear)]
+    kinds = [type(layer) for _, layer in layers]
+    for (name, layer), kind in zip(layers, kinds, strict=True):
+        weight = property(lambda self, name=name: read.add(name) or self["weight"])
+        layer.__class__ = type(kind.__name__, (kind,), {"weight": weight})
+    try:
+        model(mx.zeros((1, 2), mx.int32))
+    finally:
+        for (_, layer), kind in zip(layers, kinds, strict=True):
+            layer.__class__ = kind
+    return read
 
 
 def _is_linear(module: nn.Module) -> bool:

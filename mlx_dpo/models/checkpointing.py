@@ -13,6 +13,19 @@ from .custom import checkpoint
 from .kernels import is_lean, lean
 from .state import Arrays, Keys, Several
 
+_CARRIED = Keys | Arrays | Several | mx.array | str | int | float
+_suspended: list[bool] = []
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Within it, checkpointed blocks run as if they were not."""
+    _suspended.append(True)
+    try:
+        yield
+    finally:
+        _suspended.pop()
+
 
 def checkpoint_layers(model: nn.Module) -> None:
     """Checkpoint every block of this model: the class of these blocks changes, not that of all blocks.
@@ -38,11 +51,14 @@ def only_memory(layer: nn.Module) -> Iterator[None]:
 def _checkpointed(kind: type) -> type:
     def call(self, *args, **kwargs):
         given = (args, kwargs)
-        memories = [leaf for _, leaf in tree_flatten(given) if isinstance(leaf, Keys | Arrays | Several)]
+        leaves = [leaf for _, leaf in tree_flatten(given)]
+        # What a block leaves in an object of another kind would carry no gradient out of a checkpoint.
+        if _suspended or not all(leaf is None or isinstance(leaf, _CARRIED) for leaf in leaves):
+            return kind.__call__(self, *args, **kwargs)
+        memories = [leaf for leaf in leaves if isinstance(leaf, Keys | Arrays | Several)]
         only = getattr(self, "_only_memory", False)
-        kernels = (
-            lean if is_lean() else nullcontext
-        )  # the backward pass comes when the caller's `lean` is over
+        # The backward pass comes when the caller's `lean` is over.
+        kernels = lean if is_lean() else nullcontext
 
         def run(parameters, floats, state):
             self.update(parameters)
@@ -50,9 +66,10 @@ def _checkpointed(kind: type) -> type:
             args, kwargs = _filled(given, iter(floats), iter(own))
             with kernels():
                 output = kind.__call__(self, *args, **kwargs)
-            return floats[0] if only else output, [memory.arrays() for memory in own]
+            aside = only and isinstance(output, mx.array)
+            return _apart((floats[0] if aside else output, [memory.arrays() for memory in own]))
 
-        floats = [leaf for _, leaf in tree_flatten(given) if _is_float(leaf)]
+        floats = [leaf for leaf in leaves if _is_float(leaf)]
         state = [memory.arrays() for memory in memories]
         output, left = checkpoint(run, owner=self)(self.trainable_parameters(), floats, state)
         for memory, arrays in zip(memories, left, strict=True):
@@ -60,6 +77,21 @@ def _checkpointed(kind: type) -> type:
         return output
 
     return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def _apart(outputs: Any) -> Any:
+    """No array twice: `mx.checkpoint` keeps the gradient of one of two outputs that are the same array."""
+    seen = set()
+
+    def own(leaf):
+        if not isinstance(leaf, mx.array):
+            return leaf
+        if id(leaf) in seen:
+            leaf = mx.contiguous(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return tree_map(own, outputs)
 
 
 def _filled(given: Any, floats: Iterator[mx.array], own: Iterator[Any]) -> Any:

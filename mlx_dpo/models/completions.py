@@ -1,6 +1,7 @@
 """Log-probabilities of completions from hidden states; logits exist for a few tokens at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,6 +14,17 @@ _LOGITS = {mx.cpu: 2**18, mx.gpu: 2**22}
 """Logits formed at a time: 1 MB in float32, 16 MB on a GPU. About ten such arrays are in flight at once."""
 _TOKENS = 16
 """Fewest tokens whose logits are formed at a time, however large the vocabulary."""
+_planned: list[mx.DeviceType] = []
+
+
+@contextmanager
+def chunks_as_on(device: mx.DeviceType) -> Iterator[None]:
+    """Within it, as many logits are formed at a time as on `device`, to plan for it on another machine."""
+    _planned.append(device)
+    try:
+        yield
+    finally:
+        _planned.pop()
 
 
 def score_tokens(
@@ -57,7 +69,7 @@ def _belongs(owners: mx.array, rows: int) -> mx.array:
 
 def _chunks(model: nn.Module, hidden: mx.array) -> list[slice]:
     vocabulary = _logits(model, hidden[:1]).shape[-1]
-    size = max(_TOKENS, _LOGITS[mx.default_device().type] // vocabulary)
+    size = max(_TOKENS, _LOGITS[_planned[-1] if _planned else mx.default_device().type] // vocabulary)
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 

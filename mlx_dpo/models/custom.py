@@ -1,4 +1,4 @@
-"""Functions whose backward pass is not the usual one. A trace may see each call as one piece; see `trace.py`."""
+"""Functions whose backward pass is not the usual one; `trace.py` sees each call as one piece."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 Observer = Callable[[Callable[..., Any], Callable[..., Any] | None, tuple[Any, ...], Any], Any]
-"""Called instead: with the function, its own vjp or None if it is computed again, its arguments, its owner."""
+"""Called instead, with the function, its vjp or None if it is computed again, its arguments, its owner."""
 
 _observers: list[Observer] = []
 
@@ -22,7 +22,7 @@ def observed(observer: Observer) -> Iterator[None]:
         _observers.pop()
 
 
-class custom_function:  # noqa: N801  (stands where mx.custom_function would)
+class custom_function:
     """As `mx.custom_function`, with `vjp(primals, cotangents, outputs)`."""
 
     def __init__(self, fun: Callable[..., Any]):

@@ -1,6 +1,7 @@
 """Pairs to log-probabilities, three ways that must agree: plain, completion, shared."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -68,17 +69,20 @@ def shared_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.
 
 
 def _family(model: nn.Module, family: Family, gradient: bool) -> list[mx.array]:
-    prompts, state = len(family.prompts), _prompt_state(model, family)
+    prompts, state = len(family.prompts), prompt_state(model, family)
     return [
         _segment(model, segment, forked(state, len(segment.inputs) // prompts), gradient)
         for segment in family.segments
     ]
 
 
-def _prompt_state(model: nn.Module, family: Family) -> list[Memory]:
+def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
+    """What the blocks remember of a family's prompts."""
     state = empty_state(model)
     if family.prompts.size:
-        with only_memory(model.layers[-1]):
+        # Where blocks run more than once, what the last one gives is used again.
+        once = len(state) == len(model.layers)
+        with only_memory(model.layers[-1]) if once else nullcontext():
             hidden_states(model, family.prompts, state)
     return state
 
@@ -101,7 +105,7 @@ def separate_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> m
     scores: list[mx.array] = []
     with lean():
         for family in batch.families:
-            state = _prompt_state(model, family)
+            state = prompt_state(model, family)
             for segment in family.segments:
                 scores.append(_with_gradient(model, segment, forked(state, 1), after=scores[-1:]))
     return mx.concatenate(scores)[batch.order]
@@ -115,7 +119,7 @@ def _with_gradient(
     names, values = zip(*tree_flatten(parameters), strict=True)
     sizes = [len(memory.arrays()) for memory in state]
     given = [a for memory in state for a in memory.arrays()]
-    present = [i for i, a in enumerate(given) if a is not None]
+    present = [i for i, a in enumerate(given) if a is not None and mx.issubdtype(a.dtype, mx.floating)]
 
     def score(*arrays):
         model.update(tree_unflatten(list(zip(names, arrays, strict=False))))

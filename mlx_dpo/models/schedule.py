@@ -1,4 +1,4 @@
-"""How MLX runs a graph: in which order, which buffers are shared, and when they are free again. No array is made."""
+"""How MLX runs a graph: in which order, which buffers are shared, when they are free. No array is made."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from .trace import Graph, Operation
 
-_WIDTH = 20
+_WIDTH = 21
 """MLX goes through a graph from its results breadth first, as long as no more than this many wait."""
 _AHEAD = 110
-"""Tasks by which MLX's CPU evaluation may be ahead of the computing thread: ten groups of ten, and one more."""
+"""Tasks by which evaluation on a CPU may be ahead of the computing thread: ten groups of ten and one."""
 _TASKS = 2
 """Tasks of one operation: to compute it, and to let its inputs go. What only looks at a buffer is none."""
+_COMMANDS, _COMMAND_BYTES, _COMMANDS_AHEAD = 40, 40 * 2**20, 11
+"""On a GPU: operations of a command buffer, bytes of inputs that end one sooner, and buffers under way."""
 
 _SHARING = {"Broadcast", "ExpandDims", "Squeeze", "Transpose", "Slice", "Split", "AsStrided", "StopGradient"}
 _SHARING |= {"Copy", "Depends", "CustomTransforms", "View"}
@@ -46,9 +48,9 @@ class _Placed(NamedTuple):
     strides: tuple[int, ...]
 
 
-def moments(graph: Graph) -> list[Moment]:
-    """Memory at every operation, in the order in which they run; inputs and constants not counted."""
-    return _Run(graph).moments()
+def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
+    """Memory at every operation, in the order in which they run; constants are not counted."""
+    return _Run(graph, gpu).moments()
 
 
 def order(graph: Graph) -> list[Operation]:
@@ -65,13 +67,17 @@ def order(graph: Graph) -> list[Operation]:
             place += 1
         else:
             operation, start = stack.pop()
+        blocks = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * _WIDTH
+        made_before = operation
         for j in range(start, len(operation.inputs)):
             source = made.get(operation.inputs[j])
             if source is None:
                 continue
-            if len(tape) - place >= _WIDTH:
+            new_block = blocks and j > start and source.block != made_before.block
+            if len(tape) - place >= _WIDTH or new_block:
                 stack.append((operation, j))
                 break
+            made_before = source
             key = source.outputs[0]
             waiting[key] -= 1
             if not waiting[key]:
@@ -97,8 +103,8 @@ def _users(last: Operation, made: dict[int, Operation]) -> dict[int, int]:
 
 
 class _Run:
-    def __init__(self, graph: Graph):
-        self._graph = graph
+    def __init__(self, graph: Graph, gpu: bool):
+        self._graph, self._gpu = graph, gpu
         self._operations = order(graph)
         self._uses: dict[int, int] = {}
         for operation in self._operations:
@@ -111,11 +117,16 @@ class _Run:
         self._blocks: dict[int | None, int] = {}
         self._running: deque[tuple[int, _Buffer]] = deque()
         self._tasks = 0
+        self._commands, self._command_bytes = 0, 0
+        for a in graph.given:
+            if self._uses.get(a):
+                array = graph.arrays[a]
+                self._put(a, _Placed(self._allocate(array.nbytes, None), contiguous(array.shape)))
 
     def moments(self) -> list[Moment]:
         seen = []
         for operation in self._operations:
-            self._finish(self._tasks - _AHEAD)
+            self._finish(self._tasks - (_COMMANDS_AHEAD if self._gpu else _AHEAD))
             self._do(operation)
             seen.append(Moment(operation, self._total, dict(self._blocks)))
         return seen
@@ -128,7 +139,7 @@ class _Run:
         elif operation.name in _RESHAPING:
             self._reshape(operation, own[0], block)
         else:
-            self._tasks += _TASKS
+            self._count(operation)
             if operation.name in _PRODUCTS:
                 self._copies(operation, own, block)
             for a in operation.outputs:
@@ -174,9 +185,7 @@ class _Run:
                 continue
             source = j if name == "Depends" else len(own) - count + j if name == "CustomTransforms" else 0
             given = self._graph.arrays[operation.inputs[source]]
-            strides = _view_strides(
-                operation, given.shape, own[source].strides, self._graph.arrays[a].shape
-            )
+            strides = _view_strides(operation, given.shape, own[source].strides, self._graph.arrays[a].shape)
             self._put(a, _Placed(own[source].buffer, strides))
 
     def _reshape(self, operation: Operation, own: _Placed, block: int | None) -> None:
@@ -186,7 +195,7 @@ class _Run:
         if operation.name == "Contiguous" and own.strides != contiguous(given.shape):
             strides = None
         if strides is None:
-            self._tasks += _TASKS
+            self._count(operation)
             self._put(a, _Placed(self._allocate(array.nbytes, block), contiguous(array.shape)))
         else:
             self._put(a, _Placed(own.buffer, strides))
@@ -202,6 +211,17 @@ class _Run:
             columns = down == 1 and (along == shape[-2] or shape[-1] == 1)
             if not (rows or columns):
                 self._temporary(self._graph.arrays[i].nbytes, block)
+
+    def _count(self, operation: Operation) -> None:
+        """Tasks, or on a GPU command buffers, so far."""
+        if not self._gpu:
+            self._tasks += _TASKS
+            return
+        self._commands += 1
+        self._command_bytes += sum(self._graph.arrays[a].nbytes for a in operation.inputs)
+        if self._commands > _COMMANDS or self._command_bytes > _COMMAND_BYTES:
+            self._tasks += 1
+            self._commands, self._command_bytes = 0, 0
 
     # Buffers
 

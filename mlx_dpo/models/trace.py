@@ -1,8 +1,8 @@
 """Every operation of a computation with its shapes, without computing any: custom backward passes included.
 
-mlx names the operations of a graph only where each is of its own kinds. A function with a backward pass of its own
-(see `custom.py`) is none; in a trace its calls leave marks, which differentiation carries into the backward pass,
-and what the calls do is put in place of the marks afterwards.
+mlx names the operations of a graph only where each is of its own kinds. A function with a backward pass of
+its own (see `custom.py`) is none; in a trace its calls leave marks, which differentiation carries into the
+backward pass, and what the calls do is put in place of the marks afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,12 +45,13 @@ class Operation(NamedTuple):
 
 
 class Graph:
-    """All operations of a computation, in an order in which they could run; its results."""
+    """All operations of a computation; its results, and what it was given to use up."""
 
     def __init__(self) -> None:
         self.arrays: list[Array] = []
         self.operations: list[Operation] = []
         self.results: list[int] = []
+        self.given: list[int] = []
 
     def array(self, array: Array) -> int:
         """A new array's number."""
@@ -76,19 +77,22 @@ def _placeholder(array: mx.array) -> mx.array:
 
 
 def trace(
-    fun: Callable[[], Any],
+    fun: Callable[..., Any],
+    given: Sequence[mx.array] = (),
+    *,
     blocks: Sequence[nn.Module] = (),
     recomputed: bool = False,
     forget: Callable[[], None] = lambda: None,
 ) -> Graph:
-    """The graph of all arrays in what `fun()` gives.
+    """The graph of all arrays in what `fun(*given)` gives.
 
     Args:
+        given: arrays that nothing else holds: their memory is free once they were used.
         blocks: modules whose operations are marked with their place in this list.
         recomputed: the blocks' forward pass runs again in the backward pass.
         forget: called after each part; has to remove what `fun` leaves behind in a model.
     """
-    return _Tracer(blocks, recomputed, forget).graph(fun)
+    return _Tracer(blocks, recomputed, forget).graph(fun, given)
 
 
 class _Call(NamedTuple):
@@ -122,7 +126,7 @@ class _Step(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A traced function: steps over local arrays, what goes in and out, and for each step if the results need it.
+    """A traced function: steps over local arrays, what goes in and out, and if the results need each step.
 
     `outside`: arrays that calls outside of the function made, by call and slot.
     """
@@ -148,22 +152,21 @@ class _Tracer:
         self._outside: dict[tuple[int, int], int] = {}
         self._awaited: set[tuple[int, int]] = set()
 
-    def graph(self, fun: Callable[[], Any]) -> Graph:
+    def graph(self, fun: Callable[..., Any], given: Sequence[mx.array]) -> Graph:
         """All of it."""
         first = len(self._calls)
-        part = self._trace(lambda _: _arrays(fun()), [mx.zeros(())], first)
+        part = self._trace(lambda arrays: _arrays(fun(*arrays[1:])), [mx.zeros(()), *given], first)
         graph = Graph()
         known = _Places(graph, part)
         self._place(graph, part, known, lambda number: True, None, {})
         graph.results = [known[i] for i in part.results]
+        graph.given = [known[i] for i in part.given[1:]]
         return graph
 
     # Marks
 
-    def _observe(
-        self, fun: Callable[..., Any], vjp: Callable[..., Any] | None, args: Any, owner: Any
-    ) -> Any:
-        """Run by each call while a trace is made: marked arrays of the right shapes instead of its results."""
+    def _observe(self, fun: Callable[..., Any], vjp: Callable[..., Any] | None, args: Any, owner: Any) -> Any:
+        """Run by each call while a trace is made: marked arrays of the right shapes, not its results."""
         primals = _arrays(args)
         block = self._blocks.get(id(owner)) if owner is not None else None
         key = self._key(fun, primals) if block is None else None
@@ -212,7 +215,7 @@ class _Tracer:
     # One function
 
     def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> _Part:
-        """`fun` over flat arrays. Calls before number `first` are another trace's: they count as constants."""
+        """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
         records: list[dict[str, Any]] = []
         try:
             with observed(self._observe):
@@ -222,7 +225,7 @@ class _Tracer:
         return _Reader(self._marks, self._calls, first).read(records)
 
     def _part(self, call: _Call, wanted: tuple[int, ...]) -> _Part:
-        """Forward and backward of a call: its outputs, then gradients of all inputs, from inputs and cotangents.
+        """Forward and backward of a call: outputs, then gradients of all inputs, from inputs and cotangents.
 
         Args:
             wanted: the outputs that have a cotangent.

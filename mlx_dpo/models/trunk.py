@@ -15,18 +15,18 @@ def find_trunk(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: no such module.
     """
-    line = _line_to(model, model.layers[0])
+    line = line_to(model, model.layers[0])
     trunk = next(filter(callable, line), None)
     if trunk is None:
         raise TypeError("its blocks belong to no module")
     return trunk
 
 
-def _line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
+def line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
     """The modules from the one that lists `layer` up to `module`; empty where it is not inside."""
     if any(own is layer for owned in module.values() if isinstance(owned, Sequence) for own in owned):
         return [module]
-    inside = (_line_to(child, layer) for child in module.values() if isinstance(child, nn.Module))
+    inside = (line_to(child, layer) for child in module.values() if isinstance(child, nn.Module))
     line = next(filter(None, inside), [])
     return [*line, module] if line else []
 

@@ -14,6 +14,7 @@ from ..data.store import PairStore
 from ..data.templates import end_of_turn, render
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
+from ..models.checkpointing import suspended
 from ..models.forward import COMPLETION, PLAIN, SHARED, Forward
 from ..models.load import compute_dtype
 from ..records import Preference
@@ -104,9 +105,12 @@ def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: st
     """
     if setting == "plain":
         return PLAIN
-    for forward in (SHARED, COMPLETION):
+    _check_causal(model, pairs)
+    for forward in (SHARED, COMPLETION, PLAIN):
         problem = disagreement(model, pairs, forward)
         if problem is None:
+            if forward is PLAIN:
+                say("forward: plain")
             return forward
         if setting == "shared":
             raise DpoError(
@@ -115,20 +119,43 @@ def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: st
                 hint="set training.forward=auto; it falls back to one that is",
             )
         say(f"forward: not {forward.name}: {problem}")
-    say("forward: plain")
-    return PLAIN
+    raise DpoError(
+        f"this model cannot be trained: {problem}",
+        where="training.gradient_checkpointing",
+        hint="set training.gradient_checkpointing=off; if it is, mlx_lm's code has no gradient for it",
+    )
+
+
+def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
+    """Another last token must not change what came out for those before it.
+
+    Raises:
+        DpoError: it does.
+    """
+    pair = pairs[sample_rows(pairs)[0]]
+    tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
+    last = tokens[:, -1:]
+    other = mx.concatenate([tokens[:, :-1], mx.where(last > 0, last - 1, last + 1)], axis=1)
+    before, after = (model(t)[:, :-1].astype(mx.float32) for t in (tokens, other))
+    apart = mx.where(before == after, 0.0, mx.abs(before - after)).max().item()
+    if not apart <= (1e-3 if compute_dtype(model) == mx.float32 else 0.5):
+        raise DpoError(
+            f"this model looks ahead: a later token changes earlier logits by {apart:.3g}",
+            where="model.path",
+            hint="mlx_lm's own code of this architecture is at fault; choose another model",
+        )
 
 
 def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> str | None:
     """What tells `forward` from the model's own call on some of these pairs; None where nothing does.
 
-    Scores of three pairs; of the longest, against the completion forward, which needs less memory; and the
-    gradient of one block's trainable parameters on the shortest.
+    Scores of three pairs; for the shared one, of the longest against the completion forward, which needs less
+    memory; and the gradient of one block's trainable parameters on the shortest.
     """
     rows = [pairs[i] for i in sample_rows(pairs)]
     longest = pairs[spread_rows(pairs, 2)[-1]]
     try:
-        for some, other in ((rows, PLAIN), ([longest], COMPLETION)):
+        for some, other in ((rows, PLAIN), ([longest], COMPLETION))[: 2 if forward is SHARED else 1]:
             ours, theirs = (score_pairs(model, some, f, singles(some)) for f in (forward, other))
             worst = np.abs(ours - theirs)
             if not (worst <= tolerance(model, theirs, _token_counts(some))).all():
@@ -142,7 +169,9 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
 
 def _gradient_error(model: nn.Module, pair: TokenizedPair, forward: Forward) -> float:
     """How far the gradient of one block's parameters is from that of the model's own call, relative."""
-    ours, theirs = (_block_gradient(model, pair, f) for f in (forward, PLAIN))
+    ours = _block_gradient(model, pair, forward)
+    with suspended():  # the truth is never checkpointed: that is one of the things to prove
+        theirs = _block_gradient(model, pair, PLAIN)
     if not theirs:
         return 0.0
     size = sum(mx.square(g).sum() for g in theirs)

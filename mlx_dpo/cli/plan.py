@@ -1,0 +1,35 @@
+"""mlx-dpo plan"""
+
+import json
+
+import click
+
+from .options import config_option, json_option, resolve, set_option, setting_option
+
+
+@click.command()
+@config_option
+@setting_option("--model", "model.path", "The base model.")
+@click.option(
+    "--memory",
+    metavar="GB",
+    type=click.FloatRange(min=1),
+    help="Plan for a Mac with so much memory; by default for this machine.",
+)
+@set_option
+@json_option
+def plan(config_file, memory, overrides, as_json):
+    """Say what a training run will need, before any weight is loaded.
+
+    \b
+    Example:
+      mlx-dpo plan --config config/granite_dpo.yaml
+      mlx-dpo plan --config config/granite_dpo.yaml --memory 16 --set data.max_length=2048
+    """
+    config = resolve(config_file, overrides)
+    from ..jobs.plan import plan_run
+
+    found = plan_run(config, memory)
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else found.text())
+    if found.chosen is None:
+        raise found.refusal()

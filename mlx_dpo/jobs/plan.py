@@ -1,0 +1,302 @@
+"""What a run will need, and which settings follow from it, before any weight is loaded."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import RunConfig
+from ..console import say
+from ..data.batches import epoch_windows
+from ..data.index import index_rows
+from ..data.shared import choose_bucket
+from ..data.store import open_pairs
+from ..data.tokenize import TokenizedPair, pair_lengths, pair_sizes
+from ..errors import DpoError, first_line
+from ..losses import build_loss
+from ..models.adapters import read_adapter_config
+from ..models.load import find_model, load_tokenizer, read_model_config
+from ..models.skeleton import Skeleton, skeleton
+from ..training.memory import LAYOUTS, Layout, Need, need
+
+_GIB = 2**30
+_SHARES = (0.75, 0.5, 0.375, 0.25)
+"""Of the longest row: lengths that are tried when nothing fits."""
+_SAMPLE = 512
+"""Micro-batches whose shapes are counted."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need.
+
+    `needs`: the layouts that the settings allow, from the fastest, as far as they were looked at. `chosen`:
+    the first that fits into `limit` bytes, or None; then `hint` names the nearest setting that does.
+    `disk`, `shapes`, `flops`: bytes that the run writes, shapes of batches in an epoch, operations of one
+    forward pass over all pairs; None where they were not asked for.
+    """
+
+    limit: int
+    needs: list[tuple[Layout, Need]]
+    chosen: Layout | None
+    hint: str = ""
+    disk: int | None = None
+    shapes: int | None = None
+    flops: float | None = None
+
+    @property
+    def need(self) -> Need:
+        """What the chosen layout needs; if none fits, the least."""
+        if self.chosen is None:
+            return min((n for _, n in self.needs), key=lambda n: n.peak)
+        return dict(self.needs)[self.chosen]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in self.need._asdict().items() if value)
+        layout = f"; {self.chosen}" if self.chosen else ""
+        return f"{self.need.peak / 1e9:.1f} GB of {self.limit / 1e9:.1f} GB: {parts}{layout}"
+
+    def refusal(self) -> DpoError:
+        """What to raise where nothing fits."""
+        return DpoError(f"does not fit: {self}", where="training", hint=self.hint)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a script: bytes throughout."""
+        return {
+            "limit": self.limit,
+            "fits": self.chosen is not None,
+            "chosen": self.chosen and self.chosen._asdict(),
+            "hint": self.hint,
+            "layouts": [
+                {**layout._asdict(), "peak": n.peak, **n._asdict(), "fits": n.peak <= self.limit}
+                for layout, n in self.needs
+            ],
+            "disk": self.disk,
+            "shapes": self.shapes,
+            "forward_flops": self.flops,
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        names = ["peak", *Need._fields]
+        lines = [f"{'GB':42}" + "".join(f"{name:>12}" for name in names)]
+        for layout, n in self.needs:
+            values = "".join(f"{value / 1e9:12.2f}" for value in (n.peak, *n))
+            lines.append(f"{layout!s:42}{values}{'  <- auto' if layout == self.chosen else ''}")
+        lines.append(f"{'limit':42}{self.limit / 1e9:12.2f}")
+        lines.append("")
+        lines.append(
+            f"disk                      {self.disk / 1e9:.2f} GB: adapter twice, tokens, reference scores"
+        )
+        lines.append(f"shapes of batches         {self.shapes}")
+        lines.append(f"a forward over all pairs  {self.flops / 1e12:,.1f} TFLOP")
+        return "\n".join(lines)
+
+
+def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
+    """Plan a run as configured; no weight is loaded.
+
+    Args:
+        memory: plan for a Mac with so many GiB; by default for this machine.
+
+    Raises:
+        DpoError: settings or files that training would refuse too, or a model that cannot be planned.
+    """
+    rows = index_rows(config.data.train)
+    if config.model.adapter:
+        config = replace(config, adapter=read_adapter_config(config.model.adapter))
+    base = find_model(config.model.path)
+    pairs = open_pairs(rows, load_tokenizer(base), config.data.max_length)
+    device = mx.gpu if memory else mx.default_device().type
+    try:
+        model = skeleton(base, config.adapter)
+        plan = plan_memory(model, pairs, config, memory_limit(memory), device, every=True)
+        if plan.chosen is None:
+            plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
+    except DpoError:
+        raise
+    except Exception as error:  # whatever a model's own code raises on arrays without values
+        raise DpoError(
+            f"this model cannot be planned: {first_line(error)}",
+            where=base,
+            hint="train it with training.gradient_checkpointing=on and training.branches=separate",
+        ) from None
+    sizes = pair_sizes(pairs).astype(np.int64).sum(axis=0)
+    blocks, head = model.work
+    return replace(
+        plan,
+        disk=2 * model.trained + 4 * int(sizes.sum()) + 8 * len(pairs),
+        shapes=_shapes(config, pairs, plan.chosen),
+        flops=2.0 * (blocks * int(sizes.sum()) + head * int(sizes[1:].sum())),
+    )
+
+
+def plan_memory(
+    model: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    config: RunConfig,
+    limit: int,
+    device: mx.DeviceType,
+    *,
+    every: bool = False,
+) -> Plan:
+    """The fastest layout that the settings allow and that fits.
+
+    Args:
+        every: look at all layouts; else at the first that fits and those before it.
+    """
+    needs, chosen = [], None
+    for layout in allowed(config):
+        needs.append((layout, _need(model, pairs, config, layout, device)))
+        if chosen is None and needs[-1][1].peak <= limit:
+            chosen = layout
+            if not every:
+                break
+    return Plan(limit, needs, chosen)
+
+
+def allowed(config: RunConfig) -> list[Layout]:
+    """The layouts that the settings leave open, from the fastest."""
+    checkpointing, branches = config.training.gradient_checkpointing, config.training.branches
+    # Dropout excludes checkpointing; branches are separate only where their prompt is shared.
+    return [
+        layout
+        for layout in LAYOUTS
+        if checkpointing == ("on" if layout.checkpointing else "off")
+        or (checkpointing == "auto" and not (layout.checkpointing and config.adapter.dropout))
+        if branches in ("auto", "separate" if layout.separate else "joint")
+        if not (layout.separate and config.training.forward == "plain")
+    ] or [Layout(checkpointing == "on", False)]
+
+
+def settled(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> RunConfig:
+    """The settings with `auto` replaced by what fits this machine; says what it will need.
+
+    A model that cannot be planned is left to the rule of thumb.
+
+    Raises:
+        DpoError: nothing fits; with the nearest setting that does.
+    """
+    limit, device = memory_limit(), mx.default_device().type
+    try:
+        model = skeleton(base, config.adapter)
+        plan = plan_memory(model, pairs, config, limit, device)
+    except DpoError:
+        raise
+    except Exception as error:  # a plan is a service: what a model's own code raises must not stop a run
+        say(f"plan: none, this model cannot be planned: {first_line(error)}")
+        return config
+    if plan.chosen is None:
+        raise replace(plan, hint=nearest(plan, model, base, pairs, config, device)).refusal()
+    say(f"plan: {plan}")
+    training = replace(
+        config.training,
+        gradient_checkpointing="on" if plan.chosen.checkpointing else "off",
+        branches="separate" if plan.chosen.separate else "joint",
+    )
+    return replace(config, training=training)
+
+
+def nearest(
+    plan: Plan,
+    model: Skeleton,
+    base: Path,
+    pairs: Sequence[TokenizedPair],
+    config: RunConfig,
+    device: mx.DeviceType,
+) -> str:
+    """The smallest change of settings under which the run fits, in words."""
+    limit = plan.limit
+    freed = replace(config.training, gradient_checkpointing="auto", branches="auto")
+    free = replace(config, training=freed)
+    other = plan_memory(model, pairs, free, limit, device).chosen
+    if other:
+        on = "on" if other.checkpointing else "off"
+        branches = "separate" if other.separate else "joint"
+        return f"set training.gradient_checkpointing={on} and training.branches={branches}"
+    layout = min(plan.needs, key=lambda row: row[1].peak)[0]
+    layout = Layout(layout.checkpointing or not config.adapter.dropout, layout.separate)
+    if config.training.micro_batch > 1:
+        alone = replace(config, training=replace(config.training, micro_batch=1))
+        if _need(model, pairs, alone, layout, device).peak <= limit:
+            window = config.training.window
+            return f"set training.micro_batch=1 and training.accumulation={window}; it changes no result"
+    longest = int(pair_lengths(pairs).max())
+    for share in _SHARES:
+        length = int(longest * share) // 32 * 32
+        short = _shortened(pairs, length)
+        if short and _need(model, short, config, layout, device).peak <= limit:
+            return f"set data.max_length={length}, with {layout}"
+    settings = read_model_config(base)
+    if not settings.get("quantization") and config.adapter.type != "full":
+        quantised = skeleton({**settings, "quantization": {"group_size": 64, "bits": 4}}, config.adapter)
+        least = _need(quantised, pairs, config, layout, device)
+        if least.peak <= limit:
+            size = least.peak / 1e9
+            return (
+                f"set model.path to a 4-bit copy of the model: {size:.1f} GB; make one with: "
+                f"python -m mlx_lm convert -q --hf-path {config.model.path}"
+            )
+    return "choose a smaller model"
+
+
+def memory_limit(memory: float | None = None) -> int:
+    """Bytes a run may use: of a Mac with `memory` GiB, or of this machine.
+
+    macOS lets the GPU use two thirds of 36 GiB or less, and three quarters of more.
+    """
+    if memory:
+        return int(memory * _GIB * (2 / 3 if memory <= 36 else 0.75))
+    if mx.default_device().type == mx.gpu:
+        facts: dict[str, Any] = mx.device_info()
+        for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+            if facts.get(name):
+                return int(facts[name])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _need(
+    model: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    config: RunConfig,
+    layout: Layout,
+    device: mx.DeviceType,
+) -> Need:
+    training = config.training
+    return need(
+        model,
+        pairs,
+        training.micro_batch,
+        layout,
+        training.forward,
+        build_loss(config.loss),
+        config.optimizer,
+        accumulated=training.accumulation > 1,
+        device=device,
+    )
+
+
+def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPair] | None:
+    """The longest pairs, cut as `data.max_length` would; None where a prompt leaves no room."""
+    sizes = pair_sizes(pairs)
+    if length < 64 or sizes[:, 0].max() > length - 2:
+        return None
+    rows = np.argsort(-sizes.sum(axis=1), kind="stable")[:64]
+    cut = []
+    for pair in (pairs[int(i)] for i in rows):
+        room = length - len(pair.prompt)
+        cut.append(replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
+    return cut
+
+
+def _shapes(config: RunConfig, pairs: Sequence[TokenizedPair], layout: Layout | None) -> int:
+    training = config.training
+    windows = epoch_windows(pairs, training.window, training.micro_batch, training.seed, 0)
+    sample = list(islice(chain.from_iterable(windows), _SAMPLE))
+    separate = bool(layout and layout.separate)
+    return choose_bucket([[pairs[i] for i in rows] for rows in sample], separate)[1]

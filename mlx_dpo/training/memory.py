@@ -1,0 +1,223 @@
+"""What a run will need, before weights are loaded: traced from the step itself, without weights."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.optimizers as optimizers
+import numpy as np
+from mlx.utils import tree_flatten, tree_map
+
+from ..data.shared import SharedBatch
+from ..data.tokenize import TokenizedPair, pair_sizes
+from ..models.completions import chunks_as_on
+from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward, prompt_state
+from ..models.kernels import lean
+from ..models.schedule import Moment, moments
+from ..models.skeleton import Skeleton
+from ..models.trace import placeholders, trace
+from ..optimizers import OptimizerConfig, build_optimizer
+from .step import LossFunction, pair_gradient
+
+_MARGIN = 1.06
+"""Activations are taken for so much more: the order in which MLX runs a graph is not known to the last."""
+
+
+class Layout(NamedTuple):
+    """How memory is traded for time: blocks computed again, one branch at a time."""
+
+    checkpointing: bool
+    separate: bool
+
+    def __str__(self) -> str:
+        names = "gradient checkpointing" if self.checkpointing else "no gradient checkpointing"
+        return f"{names}, branches {'separate' if self.separate else 'joint'}"
+
+
+LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
+"""From the fastest to the one that needs the least memory."""
+
+
+class Need(NamedTuple):
+    """Peak memory of a training step by part, in bytes.
+
+    `adapter`: what is trained and its gradients; `activations`: what blocks keep and compute with; `head`:
+    embedding, logits and loss; `state`: what prompts hand on to their answers.
+    """
+
+    weights: int
+    adapter: int
+    optimizer: int
+    activations: int
+    head: int
+    state: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def forward_of(setting: str, layout: Layout) -> list[Forward]:
+    """The forwards that a run would try, best first."""
+    if setting == "plain":
+        return [PLAIN]
+    shared = SEPARATE if layout.separate else SHARED
+    return [shared] if setting == "shared" else [shared, COMPLETION, PLAIN]
+
+
+def need(
+    skeleton: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    micro_batch: int,
+    layout: Layout,
+    forward: str,
+    loss: LossFunction,
+    optimizer: OptimizerConfig,
+    *,
+    accumulated: bool = True,
+    device: mx.DeviceType | None = None,
+) -> Need:
+    """Peak memory of an update, over the micro-batches that need the most.
+
+    Args:
+        forward: the setting; of auto, the first that the model's own code allows.
+        accumulated: an update has more than one micro-batch.
+        device: where the run will be; by default here.
+
+    Raises:
+        TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
+    """
+    device = device or mx.default_device().type
+    problem: Exception | None = None
+    for choice in forward_of(forward, layout):
+        try:
+            steps = [
+                _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
+            ]
+            break
+        except (TypeError, AttributeError, ValueError, IndexError) as error:
+            problem = error
+    else:
+        raise problem
+    blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
+    held = _optimizer_bytes(skeleton, optimizer)
+    adapter = skeleton.trained * (2 if accumulated else 1)
+    step = Need(skeleton.weights, adapter, held, max(0, blocks - state), head, min(state, blocks))
+    last = _update(skeleton, optimizer, held, device)
+    return last if last.peak > step.peak else step
+
+
+def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
+    """Micro-batches that may need the most: those of the most tokens, and of the longest rows."""
+    sizes = pair_sizes(pairs).astype(np.int64)
+    by_tokens = np.argsort(-sizes.sum(axis=1), kind="stable")[:micro_batch]
+    by_length = np.argsort(-(sizes[:, 0] + sizes[:, 1:].max(axis=1)), kind="stable")[:micro_batch]
+    found = {tuple(sorted(map(int, rows))) for rows in (by_tokens, by_length)}
+    return [[pairs[i] for i in rows] for rows in sorted(found)]
+
+
+def _step(
+    skeleton: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    layout: Layout,
+    forward: Forward,
+    loss: LossFunction,
+    device: mx.DeviceType,
+) -> tuple[int, int, int]:
+    """Bytes at the peak of one micro-batch: in the blocks, elsewhere, and of that the prompts' state."""
+    model = skeleton.model
+    gradient = pair_gradient(model, loss, forward)
+    model.train()
+
+    def forget():
+        model.update(skeleton.parameters)
+
+    with chunks_as_on(device):
+        batch = gradient.build(pairs)
+        reference, beta = mx.zeros((len(pairs), 2)), mx.array(0.1)
+        graph = trace(
+            lambda: gradient.compute(batch, reference, beta),
+            blocks=model.layers,
+            recomputed=layout.checkpointing,
+            forget=forget,
+        )
+    seen = moments(graph, gpu=device == mx.gpu)
+    extra = _left_out(skeleton, seen)
+    inside = [
+        sum(n for b, n in m.blocks.items() if b is not None) + more
+        for m, more in zip(seen, extra, strict=True)
+    ]
+    outside = [m.blocks.get(None, 0) for m in seen]
+    top = max(range(len(seen)), key=lambda i: inside[i] + outside[i])
+    state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
+    forget()
+    return int(_MARGIN * inside[top]), int(_MARGIN * outside[top]), state
+
+
+def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
+    """At every moment, what left-out blocks hold: each what the idlest of its kind holds."""
+    extra = [0] * len(seen)
+    for places, number in skeleton.alike:
+        if number == len(places):
+            continue
+        least = [min(m.blocks.get(place, 0) for place in places) for m in seen]
+        if len(places) == 1:  # it may be at work itself: no more than what it holds while the head is
+            most = max((n for n, m in zip(least, seen, strict=True) if m.operation.block is None), default=0)
+            least = [min(n, most) for n in least]
+        extra = [more + (number - len(places)) * n for more, n in zip(extra, least, strict=True)]
+    return extra
+
+
+def _state_bytes(skeleton: Skeleton, batch: SharedBatch) -> int:
+    """What all real blocks hand on from the prompts of one family."""
+    most = 0
+    for family in batch.families:
+        with lean():
+            state = prompt_state(skeleton.model, family)
+        sizes = [sum(a.nbytes for a in memory.arrays() if a is not None) for memory in state]
+        if len(sizes) == len(skeleton.model.layers):
+            total = sum(number * sizes[places[0]] for places, number in skeleton.alike)
+            most = max(most, total)
+    return most
+
+
+def _optimizer_bytes(skeleton: Skeleton, config: OptimizerConfig) -> int:
+    """State of the optimiser, for all real blocks."""
+    model, optimizer = skeleton.model, build_optimizer(config, 1)
+    optimizer.init(model.trainable_parameters())
+    own = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
+    held = sum(v.nbytes for _, v in tree_flatten(optimizer.state))
+    return int(held * skeleton.trained / max(1, own))
+
+
+def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.DeviceType) -> Need:
+    """Peak of the optimiser's part, the mean gradient at hand."""
+    model, optimizer = skeleton.model, build_optimizer(config, 1)
+    parameters = model.trainable_parameters()
+    optimizer.init(parameters)
+    state = placeholders(optimizer.state)
+    mean = placeholders(parameters)
+    flat, rebuild = _flat([parameters, state])
+
+    def run(*arrays):
+        own, optimizer.state = rebuild(arrays)
+        gradient, _ = optimizers.clip_grad_norm(mean, 1.0)
+        return optimizer.apply_gradients(gradient, own), optimizer.state
+
+    graph = trace(run, flat)
+    own = sum(v.nbytes for _, v in tree_flatten(parameters))
+    top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
+    rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
+    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGIN * rest), 0, 0)
+
+
+def _flat(tree: Any) -> tuple[list[mx.array], Any]:
+    arrays: list[mx.array] = []
+    tree_map(lambda a: arrays.append(a) if isinstance(a, mx.array) else None, tree)
+
+    def rebuild(new: Sequence[mx.array]) -> Any:
+        others = iter(new)
+        return tree_map(lambda a: next(others) if isinstance(a, mx.array) else a, tree)
+
+    return arrays, rebuild
