@@ -67,17 +67,18 @@ def order(graph: Graph) -> list[Operation]:
             place += 1
         else:
             operation, start = stack.pop()
-        blocks = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * _WIDTH
-        made_before = operation
+        whole = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * _WIDTH
+        block = None
         for j in range(start, len(operation.inputs)):
             source = made.get(operation.inputs[j])
             if source is None:
                 continue
-            new_block = blocks and j > start and source.block != made_before.block
-            if len(tape) - place >= _WIDTH or new_block:
+            behind = made.get(source.inputs[0], source) if source.name == "StopGradient" else source
+            other = whole and block is not None and behind.block != block
+            block = behind.block
+            if len(tape) - place >= _WIDTH or other:
                 stack.append((operation, j))
                 break
-            made_before = source
             key = source.outputs[0]
             waiting[key] -= 1
             if not waiting[key]:
