@@ -55,6 +55,8 @@ def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
 
 def order(graph: Graph) -> list[Operation]:
     """The operations that the results need, as MLX's evaluation orders them."""
+    # Gradients that a custom function collects are taken block by block. Exactly as MLX does it, the order of
+    # so many hangs on how many views stand where, which a trace does not show.
     made = {a: op for op in graph.operations for a in op.outputs}
     last = Operation("Synchronize", [], graph.results, [], None)
     waiting = _users(last, made)

@@ -19,8 +19,9 @@ from ..models.trace import placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
 from .step import LossFunction, pair_gradient
 
-_MARGIN = 1.06
-"""Activations are taken for so much more: the order in which MLX runs a graph is not known to the last."""
+_MARGINS = {False: 1.07, True: 1.2}
+"""Activations are taken for so much more, branches joint and separate: the order in which MLX runs a graph is
+not known to the last. `scripts/bench_plan.py` measures what remains."""
 
 
 class Layout(NamedTuple):
@@ -152,7 +153,8 @@ def _step(
     top = max(range(len(seen)), key=lambda i: inside[i] + outside[i])
     state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
     forget()
-    return int(_MARGIN * inside[top]), int(_MARGIN * outside[top]), state
+    margin = _MARGINS[layout.separate]
+    return int(margin * inside[top]), int(margin * outside[top]), state
 
 
 def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
@@ -209,7 +211,7 @@ def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.D
     own = sum(v.nbytes for _, v in tree_flatten(parameters))
     top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
     rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
-    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGIN * rest), 0, 0)
+    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[False] * rest), 0, 0)
 
 
 def _flat(tree: Any) -> tuple[list[mx.array], Any]:
