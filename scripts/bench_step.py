@@ -33,6 +33,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
+from tokenizers import Tokenizer
 
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import initialise
@@ -110,7 +111,20 @@ def make_model(name: str) -> nn.Module:
     return model
 
 
-def make_pairs(work: str, vocabulary: int = 16384, count: int = PAIRS) -> list[TokenizedPair]:
+def read_pairs(folder: Path, model: str, work: str, count: int) -> list[TokenizedPair]:
+    """The first pairs that the other trainers are given."""
+    tokenizer = Tokenizer.from_file(str(folder / "models" / model / "tokenizer.json"))
+    rows = (folder / "pairs" / f"{work}.jsonl").read_text().splitlines()[:count]
+    pairs = []
+    for row in map(json.loads, rows):
+        prompt = tokenizer.encode(row["prompt"]).ids
+        answers = [tokenizer.encode(row["prompt"] + row[name]).ids for name in ("chosen", "rejected")]
+        parts = [prompt, *(answer[len(prompt) :] for answer in answers)]
+        pairs.append(TokenizedPair(*(np.array(part, np.int32) for part in parts), f"{work}:{len(pairs)}"))
+    return pairs
+
+
+def make_pairs(work: str, count: int, vocabulary: int = 16384) -> list[TokenizedPair]:
     """Random tokens in the workload's numbers."""
     rng = np.random.default_rng(1)
 
@@ -125,10 +139,9 @@ def make_pairs(work: str, vocabulary: int = 16384, count: int = PAIRS) -> list[T
     ]
 
 
-def dpo_step(model: nn.Module, pairs: list[TokenizedPair], kind: str):
+def dpo_step(model: nn.Module, pairs: list[TokenizedPair], kind: str, reference: np.ndarray):
     """A function of row numbers that makes one update of a training run."""
     forward = FORWARDS[kind]
-    reference = score_pairs(model, pairs, forward, [[i] for i in range(len(pairs))])
     compute = pair_gradient(model, build_loss(LossConfig()), forward, compiled=kind == "compiled")
     optimizer = optimizers.AdamW(learning_rate=1e-5, bias_correction=True)
     model.train()
@@ -168,15 +181,27 @@ def floor_step(model: nn.Module, pairs: list[TokenizedPair]):
     return step
 
 
-def measure(model_name: str, work: str, kind: str, micro_batch: int, checkpointing: bool, steps: int) -> dict:
+def measure(kind: str, work: str, options: argparse.Namespace) -> dict:
     """Median seconds a pair, and peak MB over the loaded model."""
-    model, pairs = make_model(model_name), make_pairs(work)
+    micro_batch, checkpointing, steps = options.micro_batch, options.checkpointing, options.steps
+    model, count = make_model(options.model), PAIRS * micro_batch
+    if options.peers:
+        pairs = read_pairs(Path(options.peers), options.model, work, count)
+    else:
+        pairs = make_pairs(work, count)
     if checkpointing:
         checkpoint_layers(model)
     mx.eval(model.parameters())
     mx.clear_cache()
     base = mx.get_active_memory()
-    step = floor_step(model, pairs) if kind == "floor" else dpo_step(model, pairs, kind)
+    found = {}
+    if kind == "floor":
+        step = floor_step(model, pairs)
+    else:
+        start = time.perf_counter()
+        reference = score_pairs(model, pairs, FORWARDS[kind], [[i] for i in range(len(pairs))])
+        found["ref_s_per_pair"] = (time.perf_counter() - start) / len(pairs)
+        step = dpo_step(model, pairs, kind, reference)
     seconds, tokens = [], []
     for number in range(WARMUP + steps):
         rows = [(number * micro_batch + i) % len(pairs) for i in range(micro_batch)]
@@ -186,7 +211,7 @@ def measure(model_name: str, work: str, kind: str, micro_batch: int, checkpointi
         step(rows)
         seconds.append((time.perf_counter() - start) / micro_batch)
         tokens.append(sum(pairs[i].tokens for i in rows) / micro_batch)
-    return {
+    return found | {
         "s_per_pair": statistics.median(seconds[WARMUP:]),
         "s_per_1k_tokens": 1000 * sum(seconds[WARMUP:]) / sum(tokens[WARMUP:]),
         "peak_mb": (mx.get_peak_memory() - base) / 1e6,
@@ -202,20 +227,15 @@ def run_worker(kind: str, options: argparse.Namespace, work: str) -> dict:
         arguments = [
             *(folder / environment / "bin" / "python", folder / script),
             *("--model", folder / "models" / options.model, "--pairs", folder / "pairs" / f"{work}.jsonl"),
-            *(
-                "--batch-size",
-                micro_batch,
-                "--ckpt",
-                checkpointing,
-                "--limit",
-                str(PAIRS * options.micro_batch),
-            ),
+            *("--batch-size", micro_batch, "--ckpt", checkpointing),
+            *("--limit", str(PAIRS * options.micro_batch)),
             *("--steps", str(options.steps), "--warmup", str(WARMUP)),
         ]
     else:
         arguments = [
             *(sys.executable, __file__, "--worker", kind, "--model", options.model, "--work", work),
             *("--micro-batch", micro_batch, "--checkpointing", checkpointing, "--steps", str(options.steps)),
+            *(("--peers", options.peers) if options.peers else ()),
         ]
     done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -253,14 +273,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        result = measure(
-            options.model,
-            *options.work,
-            options.worker,
-            options.micro_batch,
-            bool(options.checkpointing),
-            options.steps,
-        )
+        result = measure(options.worker, *options.work, options)
         print("RESULT " + json.dumps(result))
         return
     kinds = [*options.kinds, *(PEERS if options.peers else ())]

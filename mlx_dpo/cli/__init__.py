@@ -12,6 +12,7 @@ from .demo import demo
 from .eval import evaluate
 from .fuse import fuse
 from .gen_pairs import gen_pairs
+from .plan import plan
 from .train import train
 
 
@@ -24,13 +25,14 @@ def cli():
     Example:
       mlx-dpo demo
       mlx-dpo gen-pairs --config config/granite_dpo.yaml --limit 100
+      mlx-dpo plan --config config/granite_dpo.yaml --memory 16
       mlx-dpo train --config config/granite_dpo.yaml
       mlx-dpo eval --run runs/granite-dpo
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
 
 
-for command in (demo, gen_pairs, train, evaluate, fuse, config):
+for command in (demo, gen_pairs, plan, train, evaluate, fuse, config):
     cli.add_command(command)
 
 

@@ -52,6 +52,7 @@ from ..training.interrupt import between_micro_batches
 from ..training.log import METRICS, RunLog
 from ..training.step import DIVERGED, pair_gradient
 from ..training.trainer import Data, evaluation_metrics, train
+from .plan import settled
 
 _CHECKPOINTING_BYTES = 1e9
 _CACHE_BYTES = 2**30
@@ -82,6 +83,7 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
 
+    config = settled(config, base, pairs)
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(policy, pairs, config.training.forward)
     arrangement = arrange(forward, config.training, pairs)
