@@ -105,9 +105,9 @@ def block_gradient(model, index: int, tokens: int):
 
 def head_gradient(model, tokens: int):
     """Scores of so many answer tokens and their gradient in the hidden states."""
-    hidden = mx.random.normal((tokens, model.args.hidden_size))
-    targets, owners = mx.zeros(tokens, mx.int32), mx.zeros(tokens, mx.int32)
-    return mx.grad(lambda h: score_tokens(model, h, targets, owners, 1, gradient=True).sum())(hidden)
+    hidden = mx.random.normal((1, tokens, model.args.hidden_size))
+    targets = mx.zeros((1, tokens), mx.int32)
+    return mx.grad(lambda h: score_tokens(model, h, targets, targets == 0, gradient=True).sum())(hidden)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -185,9 +186,21 @@ def test_every_prompt_stands_once_and_its_branches_continue_it():
         [1, 2]
     ]  # its last token predicts the answer's first and goes with the branches
     assert segment.inputs.tolist() == [[3, 4], [3, 6]]
-    assert [segment.targets.tolist(), segment.positions.tolist()] == [[4, 5, 6, 7], [0, 1, 2, 3]]
-    assert segment.owners.tolist() == [0, 0, 1, 1]
+    assert segment.targets.tolist() == [[4, 5], [6, 7]]
+    assert segment.mask.tolist() == [[True, True], [True, True]]
     assert [batch.order.tolist(), batch.lengths.tolist()] == [[0, 1], [2, 2]]
+
+
+def test_what_is_left_of_a_longer_prompt_is_not_scored():
+    pairs = [TokenizedPair(*(np.array(a, np.int32) for a in parts), "r:1") for parts in (
+        ([1, 2, 3], [4, 5, 6], [7, 8, 9]), ([1, 2, 3, 4], [5, 6], [7, 8]))]  # fmt: skip
+    ((prompts, (segment,)),) = build_shared(pairs).families
+    assert prompts.tolist() == [[1, 2], [1, 2]]
+    assert segment.inputs.tolist() == [[3, 4, 5], [3, 7, 8], [3, 4, 5], [3, 4, 7]]
+    assert segment.targets.tolist() == [[4, 5, 6], [7, 8, 9], [0, 5, 6], [0, 7, 8]]
+    assert segment.mask.sum(axis=1).tolist() == [3, 3, 2, 2]
+    pairs[1] = replace(pairs[1], prompt=np.array([1, 2, 3, 4, 5], np.int32))
+    assert build_shared(pairs[1:]).families[0].segments[0].targets.tolist() == [[5, 6], [7, 8]]
 
 
 def test_unequal_answers_do_not_pay_for_each_others_padding():
@@ -288,11 +301,11 @@ def test_peak_memory_does_not_grow_with_logits():
     mx.eval(model.parameters())
 
     def peak(tokens):
-        hidden, targets = mx.zeros((tokens, 64)), mx.zeros(tokens, mx.int32)
+        hidden, targets = mx.zeros((1, tokens, 64)), mx.zeros((1, tokens), mx.int32)
         mx.eval(hidden, targets)
 
         def score(h):
-            return completions.score_tokens(model, h, targets, targets, 1, gradient=True).sum()
+            return completions.score_tokens(model, h, targets, targets == 0, gradient=True).sum()
 
         before = mx.get_active_memory()
         mx.reset_peak_memory()

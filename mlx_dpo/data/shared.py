@@ -16,17 +16,16 @@ _WASTE = 1.08
 
 
 class Segment(NamedTuple):
-    """Branches computed together, `rows` of them a prompt, side by side; right-padded with 0.
+    """Branches computed together, as many a prompt for every prompt, side by side; right-padded with 0.
 
-    `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. Scored
-    tokens lie in one list: `positions` (T,), where in the flattened inputs the token before each stands;
-    `targets` (T,); `owners` (T,), its row.
+    `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. `targets`
+    (N, T) int32 and `mask` (N, T) bool belong to the last T places of the inputs: the token that follows each,
+    and whether it is scored.
     """
 
     inputs: mx.array
-    positions: mx.array
     targets: mx.array
-    owners: mx.array
+    mask: mx.array
 
 
 class Family(NamedTuple):
@@ -63,8 +62,7 @@ def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False, buck
 
     Args:
         separate: every branch alone.
-        bucket: for few shapes, prompts are shared up to a multiple of so many tokens, and rows and scored
-            tokens filled up to one; a filler's owner is no row.
+        bucket: for few shapes, prompts are shared up to a multiple of so many tokens, and rows filled up to one.
     """
     trees, places = _trees(pairs)
     families, starts, count = [], {}, 0
@@ -173,22 +171,15 @@ def _family(trees: Sequence[Tree], separate: bool, bucket: int) -> tuple[Family,
 
 def _segment(trees: Sequence[Tree], rows: Sequence[tuple[int, int]], shared: int, bucket: int) -> Segment:
     length = _filled(max(_row_length(trees[tree], branch, shared) for tree, branch in rows), bucket)
-    inputs = np.zeros((len(rows), length), np.int32)
-    positions, targets, owners = [], [], []
+    inputs, targets, mask = (np.zeros((len(rows), length), kind) for kind in (np.int32, np.int32, bool))
     for row, (tree, branch) in enumerate(rows):
         rest, completion = trees[tree].prompt[shared:], trees[tree].completions[branch]
         tokens = np.concatenate([rest, completion])
         inputs[row, : len(tokens) - 1] = tokens[:-1]
-        positions.append(row * length + len(rest) - 1 + np.arange(len(completion)))
-        targets.append(completion)
-        owners.append(np.full(len(completion), row))
-    scored = sum(map(len, targets))
-    filler = _filled(scored, bucket) - scored
-    lists = (
-        np.concatenate([*parts, np.full(filler, fill)]).astype(np.int32)
-        for parts, fill in ((positions, 0), (targets, 0), (owners, len(rows)))
-    )
-    return Segment(mx.array(inputs), *map(mx.array, lists))
+        scored = slice(len(rest) - 1, len(tokens) - 1)
+        targets[row, scored], mask[row, scored] = completion, True
+    unscored = (np.argmax(mask, axis=1).min() // bucket) * bucket
+    return Segment(mx.array(inputs), mx.array(targets[:, unscored:]), mx.array(mask[:, unscored:]))
 
 
 def _filled(n: int, bucket: int) -> int:

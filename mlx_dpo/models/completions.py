@@ -10,10 +10,12 @@ from mlx.utils import tree_flatten
 from .custom import checkpoint, custom_function
 from .trunk import head
 
-_LOGITS = {mx.cpu: 2**18, mx.gpu: 2**22}
-"""Logits formed at a time: 1 MB in float32, 16 MB on a GPU. About ten such arrays are in flight at once."""
+_LOGITS = {mx.cpu: 2**19, mx.gpu: 2**22}
+"""Most logits formed at a time: 2 MB in float32, 16 MB on a GPU. About ten such arrays are in flight at once."""
+_CHUNKS = 6
+"""Chunks at least: what is in flight of a short answer's logits would outgrow what its blocks keep."""
 _TOKENS = 16
-"""Fewest tokens whose logits are formed at a time, however large the vocabulary."""
+"""Logits are formed for a multiple of so many tokens, however large the vocabulary."""
 _planned: list[mx.DeviceType] = []
 
 
@@ -28,48 +30,45 @@ def chunks_as_on(device: mx.DeviceType) -> Iterator[None]:
 
 
 def score_tokens(
-    model: nn.Module, hidden: mx.array, targets: mx.array, owners: mx.array, rows: int, *, gradient: bool
+    model: nn.Module, hidden: mx.array, targets: mx.array, mask: mx.array, *, gradient: bool
 ) -> mx.array:
-    """Sum of log p(target) over each row's tokens: float32 (rows,), nats.
+    """Sum of log p(target) over each row's scored tokens: float32 (N,), nats.
 
-    Peak memory does not depend on T · V.
+    Peak memory does not depend on N · T · V.
 
     Args:
-        hidden: (T, H), the state before each target.
-        targets, owners: (T,) integers: token ids, and the row each belongs to.
+        hidden: (N, T, H), the state before each target.
+        targets, mask: (N, T): token ids, and which of them are scored.
         gradient: the result will be differentiated. With a frozen head, d score / d hidden is then formed
             with the scores, chunk by chunk, so that no logits are formed again in the backward pass.
     """
+    width, targets = hidden.shape[-1], targets.flatten()
+
+    def summed(logps):
+        return mx.where(mask, logps.reshape(mask.shape), 0.0).sum(axis=-1)
+
     if not gradient:
-        return _summed(_one_by_one(model, hidden, targets), owners, rows)
+        return summed(_one_by_one(model, hidden.reshape(-1, width), targets))
     if _head_is_trained(model):
-        return _summed(_recomputed(model, hidden, targets), owners, rows)
+        return summed(_recomputed(model, hidden.reshape(-1, width), targets))
 
     @custom_function
     def scores(hidden):
-        logps, slopes = _with_slopes(model, hidden, targets)
-        return _summed(logps, owners, rows), slopes
+        logps, slopes = _with_slopes(model, hidden.reshape(-1, width), targets)
+        return summed(logps), slopes.reshape(hidden.shape)
 
     @scores.vjp
     def scores_vjp(primals, cotangents, outputs):
-        weights = mx.where(_belongs(owners, rows), cotangents[0][:, None], 0.0).sum(axis=0)
-        return (weights[:, None] * outputs[1]).astype(primals.dtype)
+        weights = mx.where(mask, cotangents[0][:, None], 0.0)
+        return (weights[..., None] * outputs[1]).astype(primals.dtype)
 
     return scores(hidden)[0]
 
 
-def _summed(logps: mx.array, owners: mx.array, rows: int) -> mx.array:
-    return mx.where(_belongs(owners, rows), logps[None], 0.0).sum(axis=-1)
-
-
-def _belongs(owners: mx.array, rows: int) -> mx.array:
-    """(rows, T): whose token it is; padding has an owner that is no row."""
-    return owners[None] == mx.arange(rows)[:, None]
-
-
 def _chunks(model: nn.Module, hidden: mx.array) -> list[slice]:
     vocabulary = _logits(model, hidden[:1]).shape[-1]
-    size = max(_TOKENS, _LOGITS[_planned[-1] if _planned else mx.default_device().type] // vocabulary)
+    most = _LOGITS[_planned[-1] if _planned else mx.default_device().type] // vocabulary
+    size = max(1, min(most, hidden.shape[0] // _CHUNKS) // _TOKENS) * _TOKENS
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 

@@ -53,11 +53,7 @@ def completion_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> m
     with lean():
         hidden = hidden_states(model, batch.inputs)
         hidden = mx.take_along_axis(hidden, batch.positions[..., None], axis=1)
-        rows = len(hidden)
-        scored = mx.where(batch.mask, mx.arange(rows)[:, None], rows)  # padding belongs to no row
-        return score_tokens(
-            model, hidden.flatten(0, 1), batch.targets.flatten(), scored.flatten(), rows, gradient=gradient
-        )
+        return score_tokens(model, hidden, batch.targets, batch.mask, gradient=gradient)
 
 
 def shared_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
@@ -88,10 +84,8 @@ def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
 
 
 def _segment(model: nn.Module, segment: Segment, state: list[Memory], gradient: bool) -> mx.array:
-    rows = len(segment.inputs)
-    hidden = hidden_states(model, segment.inputs, state)
-    hidden = hidden.flatten(0, 1)[segment.positions]
-    return score_tokens(model, hidden, segment.targets, segment.owners, rows, gradient=gradient)
+    hidden = hidden_states(model, segment.inputs, state)[:, -segment.targets.shape[1] :]
+    return score_tokens(model, hidden, segment.targets, segment.mask, gradient=gradient)
 
 
 def separate_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
