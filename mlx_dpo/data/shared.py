@@ -18,9 +18,8 @@ _WASTE = 1.08
 class Segment(NamedTuple):
     """Branches computed together, as many a prompt for every prompt, side by side; right-padded with 0.
 
-    `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. `targets`
-    (N, T) int32 and `mask` (N, T) bool belong to the last T places of the inputs: the token that follows each,
-    and whether it is scored.
+    `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. Of the
+    last T places, `targets` (N, T) int32 has the token that follows, `mask` (N, T) whether it is scored.
     """
 
     inputs: mx.array
@@ -62,7 +61,7 @@ def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False, buck
 
     Args:
         separate: every branch alone.
-        bucket: for few shapes, prompts are shared up to a multiple of so many tokens, and rows filled up to one.
+        bucket: for few shapes, prompts are shared up to a multiple of so many tokens, rows filled up to one.
     """
     trees, places = _trees(pairs)
     families, starts, count = [], {}, 0

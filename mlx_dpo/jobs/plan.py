@@ -22,7 +22,7 @@ from ..losses import build_loss
 from ..models.adapters import read_adapter_config
 from ..models.load import find_model, load_tokenizer, read_model_config
 from ..models.skeleton import Skeleton, skeleton
-from ..training.memory import LAYOUTS, Layout, Need, need
+from ..training.memory import LAYOUTS, Layout, Need, need, start_need
 
 _GIB = 2**30
 _SHARES = (0.75, 0.5, 0.375, 0.25)
@@ -267,18 +267,20 @@ def _need(
     layout: Layout,
     device: mx.DeviceType,
 ) -> Need:
-    training = config.training
-    return need(
+    """Of the checks at the start or of training, whichever needs more."""
+    training, loss = config.training, build_loss(config.loss)
+    step = need(
         model,
         pairs,
         training.micro_batch,
         layout,
         training.forward,
-        build_loss(config.loss),
+        loss,
         config.optimizer,
         accumulated=training.accumulation > 1,
         device=device,
     )
+    return max(step, start_need(model, pairs, loss, device), key=lambda n: n.peak)
 
 
 def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPair] | None:

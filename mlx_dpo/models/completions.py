@@ -11,7 +11,7 @@ from .custom import checkpoint, custom_function
 from .trunk import head
 
 _LOGITS = {mx.cpu: 2**19, mx.gpu: 2**22}
-"""Most logits formed at a time: 2 MB in float32, 16 MB on a GPU. About ten such arrays are in flight at once."""
+"""Most logits formed at a time: 2 MB in float32, on a GPU 16 MB. About ten such arrays are in flight."""
 _CHUNKS = 6
 """Chunks at least: what is in flight of a short answer's logits would outgrow what its blocks keep."""
 _TOKENS = 16

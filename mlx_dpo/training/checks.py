@@ -1,6 +1,7 @@
 """Five things that must hold before the first update, checked on real rows of the run, every time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -146,6 +147,16 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
+def shortened(pair: TokenizedPair) -> TokenizedPair:
+    """The pair as its gradient is proved: short enough for blocks that keep everything."""
+    prompt, answer = _PROVED
+    return replace(
+        pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
+    )
+
+
+_PROVED = (96, 32)
+"""Tokens, at most, of a prompt and an answer whose gradient is compared."""
 _COMPARED = {COMPLETION.name: 1, PLAIN.name: 0}
 """Of the two comparisons of scores, those that are not with itself."""
 
@@ -154,7 +165,7 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
     """What tells `forward` from the model's own call on some of these pairs; None where nothing does.
 
     Scores of three pairs; for the shared one, of the longest against the completion forward, which needs less
-    memory; and the gradient of one block's trainable parameters on the shortest.
+    memory; and the gradient of one block's trainable parameters on the shortest, shortened.
     """
     rows = [pairs[i] for i in sample_rows(pairs)]
     longest = pairs[spread_rows(pairs, 2)[-1]]
@@ -164,7 +175,7 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
             worst = np.abs(ours - theirs)
             if not (worst <= tolerance(model, theirs, _token_counts(some))).all():
                 return f"scores differ by {worst.max():.3g} nats"
-        error = _gradient_error(model, rows[0], forward)
+        error = _gradient_error(model, shortened(rows[0]), forward)
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         return f"the architecture does not allow it ({first_line(error)})"
     allowed = 1e-3 if compute_dtype(model) == mx.float32 else 0.1

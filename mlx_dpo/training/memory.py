@@ -15,13 +15,10 @@ from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward, promp
 from ..models.kernels import lean
 from ..models.schedule import Moment, moments
 from ..models.skeleton import Skeleton
-from ..models.trace import placeholders, trace
+from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
+from .checks import sample_rows, shortened
 from .step import LossFunction, pair_gradient
-
-_MARGINS = {False: 1.07, True: 1.2}
-"""Activations are taken for so much more, branches joint and separate: the order in which MLX runs a graph is
-not known to the last. `scripts/bench_plan.py` measures what remains."""
 
 
 class Layout(NamedTuple):
@@ -37,6 +34,9 @@ class Layout(NamedTuple):
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
+_MARGINS = dict(zip(LAYOUTS, (1.11, 1.135, 1.12, 1.24), strict=True))
+"""Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
+`scripts/bench_plan.py` measures what remains."""
 
 
 class Need(NamedTuple):
@@ -109,6 +109,28 @@ def need(
     return last if last.peak > step.peak else step
 
 
+def start_need(
+    skeleton: Skeleton, pairs: Sequence[TokenizedPair], loss: LossFunction, device: mx.DeviceType
+) -> Need:
+    """Peak memory of the checks at the start: the model's own call, logits and all, and its gradient.
+
+    Raises:
+        TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
+    """
+    model, rows = skeleton.model, sample_rows(pairs)
+    model.eval()
+    batch = PLAIN.build([pairs[rows[-1]]])
+    graph = trace(
+        lambda: PLAIN.score(model, batch, gradient=False),
+        blocks=model.layers,
+        forget=lambda: model.update(skeleton.parameters),
+    )
+    scored = _largest_top(skeleton, graph, device)
+    proved = _step(skeleton, [shortened(pairs[rows[0]])], LAYOUTS[0], PLAIN, loss, device)[:2]
+    blocks, head = max(scored, proved, key=sum)
+    return Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)
+
+
 def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
     """Micro-batches that may need the most: those of the most tokens, and of the longest rows."""
     sizes = pair_sizes(pairs).astype(np.int64)
@@ -143,18 +165,25 @@ def _step(
             recomputed=layout.checkpointing,
             forget=forget,
         )
-    seen = moments(graph, gpu=device == mx.gpu)
-    extra = _left_out(skeleton, seen)
-    inside = [
-        sum(n for b, n in m.blocks.items() if b is not None) + more
-        for m, more in zip(seen, extra, strict=True)
-    ]
-    outside = [m.blocks.get(None, 0) for m in seen]
-    top = max(range(len(seen)), key=lambda i: inside[i] + outside[i])
+    inside, outside = _largest_top(skeleton, graph, device)
     state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
     forget()
-    margin = _MARGINS[layout.separate]
-    return int(margin * inside[top]), int(margin * outside[top]), state
+    # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
+    known = min(inside + outside, skeleton.trained * (2 if layout.separate else 1))
+    margin = (known + _MARGINS[layout] * (inside + outside - known)) / max(1, inside + outside)
+    return int(margin * inside), int(margin * outside), state
+
+
+def _largest_top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak, in all real blocks and elsewhere, in the worse order."""
+    return max(
+        (
+            (sum(m.blocks.values()) - m.blocks.get(None, 0) + more, m.blocks.get(None, 0))
+            for seen in moments(graph, gpu=device == mx.gpu)
+            for m, more in zip(seen, _left_out(skeleton, seen), strict=True)
+        ),
+        key=sum,
+    )
 
 
 def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
@@ -209,9 +238,9 @@ def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.D
 
     graph = trace(run, flat)
     own = sum(v.nbytes for _, v in tree_flatten(parameters))
-    top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
+    top = max(m.total for seen in moments(graph, gpu=device == mx.gpu) for m in seen)
     rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
-    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[False] * rest), 0, 0)
+    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[LAYOUTS[0]] * rest), 0, 0)
 
 
 def _flat(tree: Any) -> tuple[list[mx.array], Any]:

@@ -32,7 +32,7 @@ class TrainingConfig:
     gradient_checkpointing: str = setting(
         "auto",
         "keep only each block's input and compute the rest again: far less memory, about a fifth slower; "
-        "auto: for models above 1 GB",
+        "auto: where it would not fit otherwise",
         choices=("auto", "on", "off"),
     )
     forward: str = setting(
@@ -44,7 +44,7 @@ class TrainingConfig:
     branches: str = setting(
         "auto",
         "joint: both answers of a pair at a time; separate: one after the other, in less memory; "
-        "auto: joint where it fits",
+        "auto: joint where that fits",
         choices=("auto", "joint", "separate"),
     )
     compile: str = setting(
