@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from .trace import Graph, Operation
 
-_WIDTHS = (20, 21)
-"""MLX goes through a graph from its results breadth first, as long as no more than 20 wait. What a trace does
-not show shifts where that is, so the worse of two orders counts."""
-_AHEAD = 110
-"""Tasks by which evaluation on a CPU may be ahead of the computing thread: ten groups of ten and one."""
+_WIDTH = 20
+"""MLX goes through a graph from its results breadth first, as long as no more than this many wait."""
+_AHEAD = 70
+"""Tasks by which evaluation on a CPU is ahead of the computing thread, as measured; at most 110."""
 _TASKS = 2
 """Tasks of one operation: to compute it, and to let its inputs go. What only looks at a buffer is none."""
 _COMMANDS, _COMMAND_BYTES, _COMMANDS_AHEAD = 40, 40 * 2**20, 11
@@ -49,12 +48,12 @@ class _Placed(NamedTuple):
     strides: tuple[int, ...]
 
 
-def moments(graph: Graph, *, gpu: bool = False) -> list[list[Moment]]:
-    """Memory at every operation, in each order in which MLX may run them; constants are not counted."""
-    return [_Run(graph, order(graph, width), gpu).moments() for width in _WIDTHS]
+def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
+    """Memory at every operation, in the order in which they run; constants are not counted."""
+    return _Run(graph, gpu).moments()
 
 
-def order(graph: Graph, width: int) -> list[Operation]:
+def order(graph: Graph) -> list[Operation]:
     """The operations that the results need, as MLX's evaluation orders them."""
     # Gradients that a custom function collects are taken block by block. Exactly as MLX does it, the order of
     # so many hangs on how many views stand where, which a trace does not show.
@@ -70,7 +69,7 @@ def order(graph: Graph, width: int) -> list[Operation]:
             place += 1
         else:
             operation, start = stack.pop()
-        whole = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * width
+        whole = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * _WIDTH
         block = None
         for j in range(start, len(operation.inputs)):
             source = made.get(operation.inputs[j])
@@ -79,7 +78,7 @@ def order(graph: Graph, width: int) -> list[Operation]:
             behind = made.get(source.inputs[0], source) if source.name == "StopGradient" else source
             other = whole and block is not None and behind.block != block
             block = behind.block
-            if len(tape) - place >= width or other:
+            if len(tape) - place >= _WIDTH or other:
                 stack.append((operation, j))
                 break
             key = source.outputs[0]
@@ -107,9 +106,9 @@ def _users(last: Operation, made: dict[int, Operation]) -> dict[int, int]:
 
 
 class _Run:
-    def __init__(self, graph: Graph, operations: list[Operation], gpu: bool):
+    def __init__(self, graph: Graph, gpu: bool):
         self._graph, self._gpu = graph, gpu
-        self._operations = operations
+        self._operations = order(graph)
         self._uses: dict[int, int] = {}
         for operation in self._operations:
             for a in operation.inputs:

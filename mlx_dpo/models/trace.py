@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
-from .custom import observed
+from .custom import arrays_of, filled, observed, parameters_first
 from .kernels import is_lean, lean
 
 _FIRST_MARK = 1_000_003
@@ -155,7 +155,7 @@ class _Tracer:
     def graph(self, fun: Callable[..., Any], given: Sequence[mx.array]) -> Graph:
         """All of it."""
         first = len(self._calls)
-        part = self._trace(lambda arrays: _arrays(fun(*arrays[1:])), [mx.zeros(()), *given], first)
+        part = self._trace(lambda arrays: arrays_of(fun(*arrays[1:])), [mx.zeros(()), *given], first)
         graph = Graph()
         known = _Places(graph, part)
         self._place(graph, part, known, lambda number: True, None, {})
@@ -167,13 +167,13 @@ class _Tracer:
 
     def _observe(self, fun: Callable[..., Any], vjp: Callable[..., Any] | None, args: Any, owner: Any) -> Any:
         """Run by each call while a trace is made: marked arrays of the right shapes, not its results."""
-        primals = _arrays(args)
+        primals = arrays_of(args)
         block = self._blocks.get(id(owner)) if owner is not None else None
         key = self._key(fun, primals) if block is None else None
         results = self._results.get(key) if key else None
         if results is None:
             results = self._results[key] = fun(*args)
-        arrays = _arrays(results)
+        arrays = arrays_of(results)
         number = len(self._calls)
         self._calls.append(
             _Call(
@@ -197,7 +197,7 @@ class _Tracer:
             mx.broadcast_to((total * self._mark(number, "out", j)).astype(a.dtype), a.shape)
             for j, a in enumerate(arrays)
         ]
-        return _filled(results, marked)
+        return filled(results, marked)
 
     def _mark(self, call: int, kind: str, slot: int) -> mx.array:
         self._marks[self._next] = (call, kind, slot)
@@ -240,8 +240,8 @@ class _Tracer:
             result: list[Any] = []
 
             def forward(*flat):
-                result[:] = [call.fun(*_filled(call.arguments, flat))]
-                seen[:] = _arrays(result)
+                result[:] = [call.fun(*filled(call.arguments, flat))]
+                seen[:] = arrays_of(result)
                 # Where nothing is computed again, nothing flows through results without a cotangent.
                 return seen if call.recomputed else [seen[j] for j in wanted]
 
@@ -258,12 +258,14 @@ class _Tracer:
             ]
             if call.vjp is None:
                 gradients = mx.vjp(forward, given, every)[1]
+                if call.block is not None:
+                    gradients = parameters_first(call.arguments, gradients)
             else:
                 forward(*given)
-                nested = _filled(call.arguments, again)
+                nested = filled(call.arguments, again)
                 nested = nested[0] if len(nested) == 1 else nested
-                outputs = _filled(result, again[count:])[0]
-                gradients = _arrays([call.vjp(nested, _filled(result, every)[0], outputs)])
+                outputs = filled(result, again[count:])[0]
+                gradients = arrays_of([call.vjp(nested, filled(result, every)[0], outputs)])
             return [*seen, *gradients]
 
         given = [_placeholder(a) for a in call.primals]
@@ -372,19 +374,6 @@ class _Tracer:
         self._place(graph, part, inner, place, block, own)
         first = len(call.outputs)
         known.update((local, inner[part.results[first + i]]) for i, local in step.outputs.items())
-
-
-def _arrays(tree: Any) -> list[mx.array]:
-    """All arrays of a tree, in the order of `tree_map`."""
-    found: list[mx.array] = []
-    tree_map(lambda a: found.append(a) if isinstance(a, mx.array) else None, tree)
-    return found
-
-
-def _filled(tree: Any, arrays: Sequence[mx.array]) -> Any:
-    """A tree of the same structure with other arrays."""
-    others = iter(arrays)
-    return tree_map(lambda a: next(others) if isinstance(a, mx.array) else a, tree)
 
 
 class _Places(dict[int, int]):

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_map
 from ..data.shared import SharedBatch
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..models.completions import chunks_as_on
-from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward, prompt_state
+from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
 from ..models.kernels import lean
 from ..models.schedule import Moment, moments
 from ..models.skeleton import Skeleton
@@ -34,9 +34,11 @@ class Layout(NamedTuple):
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
-_MARGINS = dict(zip(LAYOUTS, (1.11, 1.135, 1.12, 1.24), strict=True))
+_MARGINS = dict(zip(LAYOUTS, (1.135, 1.165, 1.09, 1.14), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
 `scripts/bench_plan.py` measures what remains."""
+_MORE = {LAYOUTS[2]: 0.093, LAYOUTS[3]: 0.17}
+"""And so much more where checkpointed branches are computed apart, though joint, or several prompts are."""
 
 
 class Need(NamedTuple):
@@ -125,7 +127,7 @@ def start_need(
         blocks=model.layers,
         forget=lambda: model.update(skeleton.parameters),
     )
-    scored = _largest_top(skeleton, graph, device)
+    scored = _top(skeleton, graph, device)
     proved = _step(skeleton, [shortened(pairs[rows[0]])], LAYOUTS[0], PLAIN, loss, device)[:2]
     blocks, head = max(scored, proved, key=sum)
     return Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)
@@ -165,21 +167,27 @@ def _step(
             recomputed=layout.checkpointing,
             forget=forget,
         )
-    inside, outside = _largest_top(skeleton, graph, device)
+    inside, outside = _top(skeleton, graph, device)
     state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
     forget()
     # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
     known = min(inside + outside, skeleton.trained * (2 if layout.separate else 1))
-    margin = (known + _MARGINS[layout] * (inside + outside - known)) / max(1, inside + outside)
+    factor = _MARGINS[layout] + (_MORE.get(layout, 0) if _is_apart(batch, layout) else 0)
+    margin = (known + factor * (inside + outside - known)) / max(1, inside + outside)
     return int(margin * inside), int(margin * outside), state
 
 
-def _largest_top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
-    """Bytes at the peak, in all real blocks and elsewhere, in the worse order."""
+def _is_apart(batch: Batch, layout: Layout) -> bool:
+    families = getattr(batch, "families", ())
+    return len(families) > 1 or (not layout.separate and any(len(f.segments) > 1 for f in families))
+
+
+def _top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak, in all real blocks and elsewhere."""
+    seen = moments(graph, gpu=device == mx.gpu)
     return max(
         (
             (sum(m.blocks.values()) - m.blocks.get(None, 0) + more, m.blocks.get(None, 0))
-            for seen in moments(graph, gpu=device == mx.gpu)
             for m, more in zip(seen, _left_out(skeleton, seen), strict=True)
         ),
         key=sum,
@@ -238,7 +246,7 @@ def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.D
 
     graph = trace(run, flat)
     own = sum(v.nbytes for _, v in tree_flatten(parameters))
-    top = max(m.total for seen in moments(graph, gpu=device == mx.gpu) for m in seen)
+    top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
     rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
     return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[LAYOUTS[0]] * rest), 0, 0)
 
