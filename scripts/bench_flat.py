@@ -3,13 +3,13 @@
 
     python scripts/bench_flat.py
 
-Prints JSON: MB in use by MLX's arrays, kept by its allocator for reuse, and resident in the process, after
-micro-batch 50 and after 1,000; and the peak over the fifty micro-batches before each.
+The same window of eight, the longest pair among them, ends at micro-batch 50 and at 1,000. Prints JSON, MB
+after and during it: MLX's arrays, their peak, kept by MLX's allocator for reuse, resident in the process.
 """
 
 import json
 from importlib.metadata import version
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
@@ -29,7 +29,7 @@ from mlx_dpo.models.forward import SHARED
 from mlx_dpo.scoring import score_pairs
 from mlx_dpo.training.step import cap_cache, pair_gradient, update, window_gradient
 
-VOCABULARY, PAIRS, ACCUMULATION, MICRO_BATCHES = 2048, 250, 8, 1000
+VOCABULARY, PAIRS, ACCUMULATION, MARKS = 2048, 250, 8, (50, 1000)
 
 
 def make_model() -> nn.Module:
@@ -71,27 +71,29 @@ def main() -> None:
     compute = pair_gradient(model, build_loss(LossConfig()), SHARED)
     optimizer = optimizers.AdamW(learning_rate=1e-5, bias_correction=True)
     model.train()
+
+    def train(window):
+        gradient, _ = window_gradient(compute, pairs, window, reference, mx.array(0.1))
+        update(model, optimizer, gradient, 1.0)
+        cap_cache()
+
+    windows = chain.from_iterable(epoch_windows(pairs, ACCUMULATION, 1, 0, epoch) for epoch in count())
     seen, report = 0, {}
-    window_gradient(compute, pairs, [[0]], reference, mx.array(0.1))  # the longest pair, once before counting
-    for epoch in count():
-        for window in epoch_windows(pairs, ACCUMULATION, 1, 0, epoch):
-            gradient, _ = window_gradient(compute, pairs, window, reference, mx.array(0.1))
-            update(model, optimizer, gradient, 1.0)
-            cap_cache()
-            before, seen = seen, seen + len(window)
-            for mark in (50, MICRO_BATCHES):
-                if before < mark - 50 <= seen:
-                    mx.reset_peak_memory()
-                if before < mark <= seen:
-                    report[f"after {mark}"] = {
-                        "active_mb": round(mx.get_active_memory() / 1e6, 3),
-                        "kept_mb": round(mx.get_cache_memory() / 1e6, 1),
-                        "resident_mb": round(resident_mb(), 1),
-                        "peak_mb_of_the_last_50": round(mx.get_peak_memory() / 1e6, 1),
-                    }
-            if seen >= MICRO_BATCHES:
-                print(json.dumps(report | {"mlx": version("mlx"), "mlx-lm": version("mlx-lm")}, indent=1))
-                return
+    for mark in MARKS:
+        while seen < mark - ACCUMULATION:
+            window = next(windows)
+            train(window)
+            seen += len(window)
+        mx.reset_peak_memory()
+        train([[i] for i in range(ACCUMULATION)])
+        seen += ACCUMULATION
+        report[f"after {mark}"] = {
+            "active_mb": round(mx.get_active_memory() / 1e6, 3),
+            "peak_mb": round(mx.get_peak_memory() / 1e6, 2),
+            "kept_mb": round(mx.get_cache_memory() / 1e6, 1),
+            "resident_mb": round(resident_mb(), 1),
+        }
+    print(json.dumps(report | {"mlx": version("mlx"), "mlx-lm": version("mlx-lm")}, indent=1))
 
 
 if __name__ == "__main__":

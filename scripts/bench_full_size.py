@@ -5,7 +5,8 @@
 
 Needs about 18 GB of memory and some minutes on two cores. LoRA rank 16 on every linear layer, checkpointing.
 Each part is measured on its own, over what was in memory before: scoring without a gradient, the head with
-its gradient, one Mamba block and one attention block with theirs on the prompt, the whole step. Prints JSON.
+its gradient, one Mamba block and one attention block with theirs on the prompt, the whole step. Beside them
+stands what `mlx-dpo plan` says of this step, and of bfloat16 and 4-bit weights on a 16 GB Mac. Prints JSON.
 """
 
 import argparse
@@ -24,14 +25,18 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.jobs.plan import memory_limit
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.completions import score_tokens
 from mlx_dpo.models.forward import SEPARATE, SHARED
 from mlx_dpo.models.kernels import lean
+from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.models.state import empty_state
+from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.scoring import score_pairs
+from mlx_dpo.training.memory import LAYOUTS, Layout, need
 from mlx_dpo.training.step import pair_gradient, update, window_gradient
 
 H_MICRO = {
@@ -110,6 +115,29 @@ def head_gradient(model, tokens: int):
     return mx.grad(lambda h: score_tokens(model, h, targets, targets == 0, gradient=True).sum())(hidden)
 
 
+def planned(
+    sizes: tuple[int, int, int], layout: Layout, device: mx.DeviceType, **changes
+) -> dict[str, float]:
+    """What the plan says, MB, peak and parts; `changes` of the config."""
+    pair = TokenizedPair(*(np.full(n, 5, np.int32) for n in sizes), "random:1")
+    model = skeleton({**H_MICRO, "torch_dtype": "float32", **changes}, AdapterConfig(rank=16))
+    arguments = (layout, "shared", build_loss(LossConfig()), OptimizerConfig())
+    found = need(model, [pair], 1, *arguments, accumulated=device == mx.gpu, device=device)
+    return {name: round(n / 1e6, 1) for name, n in (("peak", found.peak), *found._asdict().items())}
+
+
+def planned_for_a_mac(gigabytes: int = 16) -> dict[str, dict]:
+    """Weights in bfloat16 and 4-bit, prompt 1024 and answers of 512 tokens, and of 1024."""
+    quantised = {"quantization": {"group_size": 64, "bits": 4}}
+    return {"limit": round(memory_limit(gigabytes) / 1e6, 1)} | {
+        f"{name}, 1024 + 2 x {answer}, {layout}": planned((1024, answer, answer), layout, mx.gpu, **changes)
+        for name, changes in (("bfloat16", {}), ("4-bit", quantised))
+        for answer in (512, 1024)
+        for layout in LAYOUTS[2:]
+        for changes in [{"torch_dtype": "bfloat16", **changes}]
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,13 +145,19 @@ def main() -> None:
     for name, default in (("prompt", 512), ("chosen", 256), ("rejected", 256), ("layers", 40)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--branches", choices=("joint", "separate"), default="joint")
+    parser.add_argument("--plan-only", action="store_true", help="no step, only what the plan says")
     options = parser.parse_args()
 
+    sizes = (options.prompt, options.chosen, options.rejected)
+    plan = planned(sizes, Layout(True, options.branches == "separate"), mx.cpu)
+    mac = planned_for_a_mac()
+    if options.plan_only:
+        print(json.dumps({"plan_mb": plan, "plan_mb_of_a_16_gb_mac": mac}, indent=1))
+        return
     model = make_model(options.layers)
     frozen = sum(v.nbytes for _, v in tree_flatten(model.parameters()))
     adapter = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
     rng = np.random.default_rng(0)
-    sizes = (options.prompt, options.chosen, options.rejected)
     pair = TokenizedPair(*(rng.integers(3, 100_000, n).astype(np.int32) for n in sizes), "random:1")
     forward = SHARED if options.branches == "joint" else SEPARATE
 
@@ -161,6 +195,8 @@ def main() -> None:
                 "weights_mb": round((frozen - adapter) / 1e6, 1),
                 "adapter_mb": round(adapter / 1e6, 1),
                 "peak_mb_over_the_model": parts,
+                "plan_mb": plan,
+                "plan_mb_of_a_16_gb_mac": mac,
                 "seconds": {"score": round(scored, 1), "step": round(time.perf_counter() - start, 1)},
                 "versions": {name: version(name) for name in ("mlx", "mlx-lm", "mlx-dpo")},
                 "hardware": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, float32",

@@ -1,0 +1,181 @@
+"""What a run will need is known before weights are loaded, and settings follow from it."""
+
+import gc
+import importlib.util
+import json
+
+import mlx.core as mx
+import pytest
+
+from mlx_dpo.config import load_config
+from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.errors import DpoError
+from mlx_dpo.jobs import plan as planning
+from mlx_dpo.jobs.plan import allowed, memory_limit, plan_run, settled
+from mlx_dpo.jobs.train import train_run
+from mlx_dpo.models.adapters import AdapterConfig
+from mlx_dpo.models.skeleton import skeleton
+from mlx_dpo.training.checks import shortened
+from mlx_dpo.training.memory import LAYOUTS, Layout
+
+from .conftest import ROOT
+
+_spec = importlib.util.spec_from_file_location("bench_plan", ROOT / "scripts" / "bench_plan.py")
+bench = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(bench)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("plan")
+    texts = [f"word{i} and" for i in range(3000)]
+
+    def get(name, layers=8):
+        path = root / f"{name}-{layers}"
+        if not path.exists():
+            make_model(path, name, texts, hidden=256, layers=layers, vocab=4096)
+        return path
+
+    return get
+
+
+@pytest.fixture
+def configure(tmp_path, models, pair_rows, write_rows):
+    """Settings for a run on twelve pairs, the first of which is long."""
+    long = {**pair_rows[0], **{k: " ".join([pair_rows[0][k]] * 8) for k in ("prompt", "chosen", "rejected")}}
+
+    def make(*overrides, model="granite"):
+        return load_config(
+            None,
+            [
+                f"model.path={models(model)}",
+                f"data.train={write_rows('train.jsonl', [long, *pair_rows[1:12]])}",
+                "data.valid=null",
+                "adapter.rank=4",
+                f"run.output={tmp_path / 'run'}",
+                *overrides,
+            ],
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_a_plan_is_never_below_the_measured_peak_nor_far_above(folder, name, checkpointing):
+    case = bench.Case(name, bench.UNEQUAL, checkpointing)
+    plan, _, _ = bench.planned(case, folder(name))
+    gc.collect()
+    measured = bench.measured(case, folder(name))
+    gc.collect()
+    assert measured <= plan <= 1.15 * measured
+
+
+def test_a_plan_holds_no_weights_in_memory(folder):
+    gc.collect()
+    before = mx.get_active_memory()
+    _, _, peak = bench.planned(bench.Case("granite", (256, 192, 192)), folder("granite"))
+    assert 1e6 * peak - before < 3e6  # the weights are 27 MB
+
+
+def test_a_plan_of_alike_blocks_looks_at_a_few(folder):
+    found = skeleton(folder("llama", 8), AdapterConfig(rank=4))
+    assert len(found.model.layers) < 8
+    assert sum(number for _, number in found.alike) == 8
+    assert found.trained == 2 * skeleton(folder("llama", 4), AdapterConfig(rank=4)).trained
+
+
+def test_blocks_without_adapter_are_planned_as_such(folder):
+    found = skeleton(folder("llama", 8), AdapterConfig(rank=4, layers=2))
+    assert sorted(number for _, number in found.alike) == [2, 6]
+
+
+def test_the_settings_leave_layouts_open_from_the_fastest(configure):
+    assert allowed(configure()) == LAYOUTS
+    assert allowed(configure("training.branches=joint")) == LAYOUTS[::2]
+    assert allowed(configure("training.gradient_checkpointing=on")) == LAYOUTS[2:]
+    assert allowed(configure("adapter.dropout=0.1")) == LAYOUTS[:2]
+    assert allowed(configure("training.forward=plain")) == LAYOUTS[::2]
+
+
+def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
+    config = configure()
+    needs = dict(plan_run(config).needs)
+    peaks = [needs[layout].peak for layout in LAYOUTS]
+    assert peaks[0] > min(peaks)
+    for limit in (peaks[0], peaks[0] - 1):
+        monkeypatch.setattr(planning, "memory_limit", lambda memory=None, limit=limit: limit)
+        fits = next(layout for layout, peak in zip(LAYOUTS, peaks, strict=True) if peak <= limit)
+        assert plan_run(config).chosen == fits
+        rows = planning.index_rows(config.data.train)
+        base = planning.find_model(config.model.path)
+        pairs = planning.open_pairs(rows, planning.load_tokenizer(base), config.data.max_length)
+        training = settled(config, base, pairs).training
+        assert training.gradient_checkpointing == ("on" if fits.checkpointing else "off")
+        assert training.branches == ("separate" if fits.separate else "joint")
+
+
+def test_training_that_does_not_fit_is_refused_with_the_nearest_setting_that_does(configure, monkeypatch):
+    fixed = ("training.gradient_checkpointing=off", "training.branches=joint")
+    needs = dict(plan_run(configure()).needs)
+    least = min(needs.values(), key=lambda n: n.peak)
+    assert least.peak < needs[LAYOUTS[0]].peak
+    monkeypatch.setattr(planning, "memory_limit", lambda memory=None: least.peak)
+    with pytest.raises(DpoError, match="does not fit") as caught:
+        train_run(configure(*fixed))
+    assert "training.gradient_checkpointing=" in caught.value.hint
+    monkeypatch.setattr(planning, "memory_limit", lambda memory=None: 1000)
+    with pytest.raises(DpoError, match="does not fit") as caught:
+        train_run(configure())
+    assert caught.value.hint == "choose a smaller model"
+
+
+def test_a_model_that_cannot_be_planned_trains_all_the_same(configure, monkeypatch, capsys):
+    def broken(*args):
+        raise RuntimeError("what is this?")
+
+    monkeypatch.setattr(planning, "skeleton", broken)
+    train_run(configure())
+    assert "plan: none" in capsys.readouterr().err
+
+
+def test_a_mac_lets_its_gpu_use_two_thirds_or_three_quarters():
+    assert memory_limit(16) == int(16 * 2**30 * 2 / 3)
+    assert memory_limit(64) == 48 * 2**30
+
+
+def test_the_command_tells_parts_and_choice(mlx_dpo_command, models, pair_rows, write_rows):
+    train = write_rows("train.jsonl", pair_rows[:12])
+    words = ["--model", str(models("granite")), "--set", f"data.train={train}", "--set", "data.valid=null"]
+    done = mlx_dpo_command("plan", "--memory", "16", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["fits"] and found["chosen"] == Layout(False, False)._asdict()
+    parts = ("weights", "adapter", "optimizer", "activations", "head", "state")
+    for row in found["layouts"]:
+        assert row["peak"] == sum(row[part] for part in parts)
+    text = mlx_dpo_command("plan", *words).stdout
+    for word in (*parts, "limit", "disk", "shapes", "TFLOP"):
+        assert word in text
+
+
+def test_a_long_row_proves_its_gradient_on_a_short_part():
+    """What is proved without checkpointing must fit wherever training does."""
+    pair = bench.build_pairs(bench.Case("llama", (500, 300, 20)))[0]
+    short = shortened(pair)
+    assert [len(short.prompt), len(short.chosen), len(short.rejected)] == [96, 32, 20]
+    assert short.prompt.tolist() == pair.prompt[-96:].tolist()
+    assert short.chosen.tolist() == pair.chosen[:32].tolist()
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_checkpointed_block_lets_go_before_the_next_is_computed_again(folder, separate):
+    """With four times the blocks, inputs and states add to what is kept, not what blocks compute again."""
+    case = bench.Case("llama", bench.UNEQUAL, True, separate)
+    few, many = (bench.measured(case, folder("llama", layers)) for layers in (4, 16))
+    weights = skeleton(folder("llama", 16), AdapterConfig(rank=8)).weights * 12 / 16 / 1e6
+    tokens, width = sum(bench.UNEQUAL), 256
+    kept = 12 * 4 * tokens * width * (1 + 2) / 1e6  # input, keys and values of twelve blocks
+    trained = skeleton(folder("llama", 16), AdapterConfig(rank=8)).trained * 12 / 16 / 1e6
+    print(few, many, weights, kept, trained)
+    assert many - few <= weights + 1.2 * kept + 8 * trained
