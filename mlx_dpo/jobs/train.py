@@ -212,7 +212,7 @@ def _load_policy(
 
 
 def checkpointing(config: RunConfig, model: nn.Module) -> bool:
-    """Whether blocks are checkpointed: as set; where no plan settled it, above 1 GB of weights, dropout aside."""
+    """Whether blocks are checkpointed: as set; where no plan settled it, above 1 GB of weights."""
     setting = config.training.gradient_checkpointing
     if setting == "auto":
         return weight_bytes(model) > _CHECKPOINTING_BYTES and not config.adapter.dropout
