@@ -60,8 +60,7 @@ def configure(tmp_path, models, pair_rows, write_rows):
     return make
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", ["llama", "granite"])
+@pytest.mark.parametrize(("name", "checkpointing"), [("llama", True), ("granite", False)])
 def test_a_plan_is_never_below_the_measured_peak_nor_far_above(folder, name, checkpointing):
     case = bench.Case(name, bench.UNEQUAL, checkpointing)
     plan, _, _ = bench.planned(case, folder(name))
@@ -168,14 +167,11 @@ def test_a_long_row_proves_its_gradient_on_a_short_part():
     assert short.chosen.tolist() == pair.chosen[:32].tolist()
 
 
-@pytest.mark.parametrize("separate", [False, True])
-def test_a_checkpointed_block_lets_go_before_the_next_is_computed_again(folder, separate):
-    """With four times the blocks, inputs and states add to what is kept, not what blocks compute again."""
-    case = bench.Case("llama", bench.UNEQUAL, True, separate)
-    few, many = (bench.measured(case, folder("llama", layers)) for layers in (4, 16))
-    weights = skeleton(folder("llama", 16), AdapterConfig(rank=8)).weights * 12 / 16 / 1e6
-    tokens, width = sum(bench.UNEQUAL), 256
-    kept = 12 * 4 * tokens * width * (1 + 2) / 1e6  # input, keys and values of twelve blocks
-    trained = skeleton(folder("llama", 16), AdapterConfig(rank=8)).trained * 12 / 16 / 1e6
-    print(few, many, weights, kept, trained)
-    assert many - few <= weights + 1.2 * kept + 8 * trained
+def test_a_checkpointed_block_lets_go_before_the_next_is_computed_again(folder):
+    """With six more blocks, inputs and states add to what is kept, not what blocks compute again."""
+    case = bench.Case("llama", (192, 128, 64), checkpointing=True, separate=True)
+    few, many = (skeleton(folder("llama", layers), AdapterConfig(rank=8)) for layers in (3, 9))
+    parameters = many.weights - few.weights + 4 * (many.trained - few.trained)
+    kept = 6 * 3 * sum(case.lengths) * 256 * 4  # input, keys and values
+    grown = bench.measured(case, folder("llama", 9)) - bench.measured(case, folder("llama", 3))
+    assert 1e6 * grown <= parameters + kept  # left to MLX, 1.75 times as much

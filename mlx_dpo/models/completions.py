@@ -139,5 +139,17 @@ def _logps(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def _head_is_trained(model: nn.Module) -> bool:
-    inside = {id(v) for layer in model.layers for _, v in tree_flatten(layer.trainable_parameters())}
-    return any(id(v) not in inside for _, v in tree_flatten(model.trainable_parameters()))
+    """Whether anything outside of the blocks is trained."""
+    blocks = {id(layer) for layer in model.layers}
+
+    def trained(module: nn.Module) -> bool:
+        own = (
+            isinstance(v, mx.array) and module.trainable_parameter_filter(module, k, v)
+            for k, v in module.items()
+        )
+        children = (c for _, c in tree_flatten(module.children(), is_leaf=lambda c: isinstance(c, nn.Module)))
+        return any(own) or any(
+            trained(c) for c in children if isinstance(c, nn.Module) and id(c) not in blocks
+        )
+
+    return trained(model)

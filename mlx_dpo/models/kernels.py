@@ -6,7 +6,7 @@ mlx_lm's models call these by name; `lean()` puts ours in their place for the ti
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from .custom import checkpoint, custom_function
 from .state import Keys
 
 _BLOCK = 128
-"""Queries attended at a time: they see no key after their own last one, which saves near half of the work."""
+"""Queries attended at a time, or so: they see no key after their last one, which saves half of the work."""
 _SCAN = 64
 """Tokens of a Mamba-2 scan's block. Its temporaries grow with it: mlx_lm's 256 needs four times as much."""
 
@@ -114,9 +114,7 @@ def _attend(queries: mx.array, *pieces: mx.array) -> tuple[mx.array, ...]:
         scores = [_product(block, keys.swapaxes(-1, -2)) for keys, _ in seen]
         scores[-1] = scores[-1] + _causal(*scores[-1].shape[-2:], scores[-1].dtype)
         weights.append(mx.softmax(_joined(scores), axis=-1, precise=True))
-        outputs.append(
-            sum(_product(w, values) for w, (_, values) in zip(_cut(weights[-1], seen), seen, strict=True))
-        )
+        outputs.append(_over(_cut(weights[-1], seen), [values for _, values in seen]))
     return _joined(outputs, axis=3), *weights
 
 
@@ -126,7 +124,7 @@ def _attend_vjp(primals, cotangents, outputs):
     (output, *weights), cotangent = outputs, cotangents[0]
     # sum over keys of weight · d weight, by way of the output (Dao et al. 2022, arXiv:2205.14135, B.4)
     through = (cotangent * output).astype(mx.float32).sum(axis=-1, keepdims=True)
-    slopes = [mx.zeros_like(piece) for piece in pieces]
+    slopes: list[mx.array | None] = [None] * len(pieces)
     query_slopes, start = [], 0
     for (block, seen), weight in zip(_blocks(queries, pieces), weights, strict=True):
         part = slice(start, start + block.shape[3])
@@ -134,15 +132,13 @@ def _attend_vjp(primals, cotangents, outputs):
         outward = cotangent[:, :, :, part]
         inward = _joined([_product(outward, values.swapaxes(-1, -2)) for _, values in seen])
         inward = (weight * (inward - through[:, :, :, part])).astype(weight.dtype)
-        query_slopes.append(
-            sum(_product(g, keys) for g, (keys, _) in zip(_cut(inward, seen), seen, strict=True))
-        )
+        query_slopes.append(_over(_cut(inward, seen), [keys for keys, _ in seen]))
         # Pieces come as own keys, own values, prompt's keys, prompt's values; `seen` has the prompt first.
         for place, g, w in zip(
             range(2 * len(seen) - 2, -1, -2), _cut(inward, seen), _cut(weight, seen), strict=True
         ):
-            slopes[place] = _added(slopes[place], _summed(g, block, len(slopes[place])))
-            slopes[place + 1] = _added(slopes[place + 1], _summed(w, outward, len(slopes[place + 1])))
+            for i, left, right in ((place, g, block), (place + 1, w, outward)):
+                slopes[i] = _added(slopes[i], _summed(left, right, len(pieces[i])), pieces[i].shape[2])
     return _joined(query_slopes, axis=3), *slopes
 
 
@@ -153,10 +149,11 @@ def _blocks(
     own, prompt = pieces[:2], pieces[2:]
     length = queries.shape[3]
     before = own[0].shape[2] - length
-    for start in range(0, length, _BLOCK):
-        end = before + min(start + _BLOCK, length)
+    size = -(-length // max(1, round(length / _BLOCK)))
+    for start in range(0, length, size):
+        end = before + min(start + size, length)
         seen = tuple(piece[:, :, :end] for piece in own)
-        yield queries[:, :, :, start : start + _BLOCK], [*([tuple(prompt)] if prompt else []), seen]
+        yield queries[:, :, :, start : start + size], [*([tuple(prompt)] if prompt else []), seen]
 
 
 def _joined(arrays: Sequence[mx.array], axis: int = -1) -> mx.array:
@@ -195,10 +192,16 @@ def _summed(a: mx.array, b: mx.array, prompts: int) -> mx.array:
     return _folded(a, prompts).swapaxes(-1, -2) @ _folded(b, prompts)
 
 
-def _added(total: mx.array, part: mx.array) -> mx.array:
-    """`part` added to the first positions of `total`."""
-    missing = total.shape[2] - part.shape[2]
-    return total + (mx.pad(part, [(0, 0), (0, 0), (0, missing), (0, 0)]) if missing else part)
+def _over(parts: Sequence[mx.array], pieces: Sequence[mx.array]) -> mx.array:
+    """Products of each part with its piece, added up."""
+    return reduce(mx.add, map(_product, parts, pieces))
+
+
+def _added(total: mx.array | None, part: mx.array, length: int) -> mx.array:
+    """`part`, that of the first positions of `length`, added to `total`."""
+    missing = length - part.shape[2]
+    part = mx.pad(part, [(0, 0), (0, 0), (0, missing), (0, 0)]) if missing else part
+    return part if total is None else total + part
 
 
 @lru_cache(maxsize=64)
