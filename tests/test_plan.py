@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -16,7 +17,7 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import AdapterConfig
 from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.training.checks import shortened
-from mlx_dpo.training.memory import LAYOUTS, Layout
+from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest
 
 from .conftest import ROOT
 
@@ -126,7 +127,9 @@ def test_training_that_does_not_fit_is_refused_with_the_nearest_setting_that_doe
     monkeypatch.setattr(planning, "memory_limit", lambda memory=None: 1000)
     with pytest.raises(DpoError, match="does not fit") as caught:
         train_run(configure())
-    assert caught.value.hint == "choose a smaller model"
+    assert caught.value.hint.startswith("choose a smaller model; if you know better, training.memory_limit=")
+    gigabytes = float(caught.value.hint.split("memory_limit=")[1].split()[0])
+    assert plan_run(configure(f"training.memory_limit={gigabytes}")).chosen
 
 
 def test_a_model_that_cannot_be_planned_trains_all_the_same(configure, monkeypatch, capsys):
@@ -175,3 +178,27 @@ def test_a_checkpointed_block_lets_go_before_the_next_is_computed_again(folder):
     kept = 6 * 3 * sum(case.lengths) * 256 * 4  # input, keys and values
     grown = bench.measured(case, folder("llama", 9)) - bench.measured(case, folder("llama", 3))
     assert 1e6 * grown <= parameters + kept  # left to MLX, 1.75 times as much
+
+
+@pytest.mark.parametrize("layout", [Layout(True, False), Layout(True, True)])
+def test_without_shared_prompts_branches_are_joint_and_checkpointing_is_still_tried(configure, layout):
+    config = configure(
+        "training.forward=plain", f"training.branches={'separate' if layout.separate else 'auto'}"
+    )
+    assert allowed(config) == [Layout(False, False), Layout(True, False)]
+
+
+def test_pairs_under_one_prompt_do_not_hide_what_several_prompts_need():
+    """A batch of a shared prompt computes it once; the worst batch has prompts of its own."""
+    one, other = (bench.build_pairs(bench.Case("llama", (n, 40, 40), micro_batch=2)) for n in (300, 280))
+    one[1] = replace(one[1], prompt=one[0].prompt)
+    prompts = [{len(pair.prompt) for pair in batch} for batch in largest([*one, *other], 2)]
+    assert prompts == [{300, 280}]
+
+
+def test_lengths_that_tracing_fills_up_are_planned_as_such():
+    pairs = bench.build_pairs(bench.Case("llama", (100, 120, 120)))
+    (exact,) = (f.build(pairs).families for f in forward_of("shared", LAYOUTS[0]))
+    (filled,) = (f.build(pairs).families for f in forward_of("shared", LAYOUTS[0], bucket=64))
+    assert [exact[0].prompts.shape, exact[0].segments[0].inputs.shape] == [(1, 99), (2, 120)]
+    assert [filled[0].prompts.shape, filled[0].segments[0].inputs.shape] == [(1, 64), (2, 192)]

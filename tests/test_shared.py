@@ -335,6 +335,27 @@ def test_buckets_are_chosen_from_the_data_so_that_shapes_are_few():
     assert choose_bucket([[pair(50, 20, 20, seed)] for seed in range(9)], separate=False) == (1, 1)
 
 
+def test_a_bucket_costs_no_more_than_a_twelfth_of_the_tokens():
+    rng = np.random.default_rng(1)
+    pairs = [pair(*(int(n) for n in rng.integers(20, 120, 3)), seed) for seed in range(100)]
+    bucket, _ = choose_bucket([[p] for p in pairs], separate=False)
+    exact, filled = (sum(tokens_of(build_shared([p], bucket=b)) for p in pairs) for b in (1, bucket))
+    assert exact < filled <= 1.08 * exact
+
+
+def test_rows_that_are_checked_go_from_the_shortest_to_the_longest():
+    """Whatever their order in the file: the longest is the one that a window of attention may cut."""
+    pairs = [
+        pair(300, 20, 20, 0),
+        pair(20, 5, 5, 1),
+        pair(100, 9, 9, 2),
+        pair(50, 9, 9, 3),
+        pair(60, 9, 9, 4),
+    ]
+    assert checks.spread_rows(pairs, 2) == [1, 0]
+    assert checks.sample_rows(pairs) == [1, 3, 4]
+
+
 def test_a_traced_step_is_traced_once_a_shape():
     calls = []
     model = policy("llama")

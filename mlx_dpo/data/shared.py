@@ -193,10 +193,21 @@ def shapes(batch: SharedBatch) -> tuple:
 
 
 def choose_bucket(batches: Iterable[Sequence[TokenizedPair]], separate: bool) -> tuple[int, int]:
-    """The smallest bucket under which these batches have few shapes, and how many."""
+    """The smallest bucket under which these batches have few shapes, and how many.
+
+    Where that would cost more than 8 % of the tokens, the largest that costs no more.
+    """
     batches = list(batches)
+    found, exact = (1, 0), None
     for bucket in _BUCKETS:
-        count = len({shapes(build_shared(b, separate=separate, bucket=bucket)) for b in batches})
-        if count <= _SHAPES:
+        built = [build_shared(b, separate=separate, bucket=bucket) for b in batches]
+        tokens = sum(
+            f.prompts.size + sum(s.inputs.size for s in f.segments) for b in built for f in b.families
+        )
+        exact = exact or tokens
+        if tokens > _WASTE * exact:
             break
-    return bucket, count
+        found = bucket, len(set(map(shapes, built)))
+        if found[1] <= _SHAPES:
+            break
+    return found

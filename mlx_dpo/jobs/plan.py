@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,21 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import say
-from ..data.batches import epoch_windows
 from ..data.index import index_rows
-from ..data.shared import choose_bucket
 from ..data.store import open_pairs
 from ..data.tokenize import TokenizedPair, pair_lengths, pair_sizes
 from ..errors import DpoError, first_line
 from ..losses import build_loss
 from ..models.adapters import read_adapter_config
+from ..models.forward import PLAIN, SHARED
 from ..models.load import find_model, load_tokenizer, read_model_config
 from ..models.skeleton import Skeleton, skeleton
+from ..training.arrange import Arrangement, arrange
 from ..training.memory import LAYOUTS, Layout, Need, need, start_need
 
 _GIB = 2**30
 _SHARES = (0.75, 0.5, 0.375, 0.25)
 """Of the longest row: lengths that are tried when nothing fits."""
-_SAMPLE = 512
-"""Micro-batches whose shapes are counted."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Plan:
 
     `needs`: the layouts that the settings allow, from the fastest, as far as they were looked at. `chosen`:
     the first that fits into `limit` bytes, or None; then `hint` names the nearest setting that does.
-    `disk`, `shapes`, `flops`: bytes that the run writes, shapes of batches in an epoch, operations of one
-    forward pass over all pairs; None where they were not asked for.
+    `disk`, `shapes`, `flops`: bytes that the run writes, shapes of the batches where a step may be traced
+    (else 0), operations of one forward pass over all pairs; None where they were not asked for.
     """
 
     limit: int
@@ -63,7 +61,9 @@ class Plan:
 
     def refusal(self) -> DpoError:
         """What to raise where nothing fits."""
-        return DpoError(f"does not fit: {self}", where="training", hint=self.hint)
+        overruled = f"training.memory_limit={self.need.peak / 1e9 + 0.1:.1f}"
+        hint = f"{self.hint}; if you know better, {overruled} lets it run"
+        return DpoError(f"does not fit: {self}", where="training", hint=hint)
 
     def as_json(self) -> dict[str, Any]:
         """For a script: bytes throughout."""
@@ -93,7 +93,7 @@ class Plan:
         lines.append(
             f"disk                      {self.disk / 1e9:.2f} GB: adapter twice, tokens, reference scores"
         )
-        lines.append(f"shapes of batches         {self.shapes}")
+        lines.append(f"shapes to trace           {self.shapes}")
         lines.append(f"a forward over all pairs  {self.flops / 1e12:,.1f} TFLOP")
         return "\n".join(lines)
 
@@ -105,7 +105,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         memory: plan for a Mac with so many GiB; by default for this machine.
 
     Raises:
-        DpoError: settings or files that training would refuse too, or a model that cannot be planned.
+        DpoError: settings or training pairs that a run would refuse too, or a model that cannot be planned.
     """
     rows = index_rows(config.data.train)
     if config.model.adapter:
@@ -115,7 +115,8 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     device = mx.gpu if memory else mx.default_device().type
     try:
         model = skeleton(base, config.adapter)
-        plan = plan_memory(model, pairs, config, memory_limit(memory), device, every=True)
+        limit = memory_limit(memory) if memory else run_limit(config)
+        plan = plan_memory(model, pairs, config, limit, device, every=True)
         if plan.chosen is None:
             plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
     except DpoError:
@@ -131,7 +132,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     return replace(
         plan,
         disk=2 * model.trained + 4 * int(sizes.sum()) + 8 * len(pairs),
-        shapes=_shapes(config, pairs, plan.chosen),
+        shapes=_arrangement(config, pairs, plan.chosen or LAYOUTS[-1], device).shapes,
         flops=2.0 * (blocks * int(sizes.sum()) + head * int(sizes[1:].sum())),
     )
 
@@ -162,7 +163,9 @@ def plan_memory(
 
 def allowed(config: RunConfig) -> list[Layout]:
     """The layouts that the settings leave open, from the fastest."""
-    checkpointing, branches = config.training.gradient_checkpointing, config.training.branches
+    training = config.training
+    checkpointing = training.gradient_checkpointing
+    branches = "joint" if training.forward == "plain" else training.branches
     # Dropout excludes checkpointing; branches are separate only where their prompt is shared.
     return [
         layout
@@ -170,8 +173,7 @@ def allowed(config: RunConfig) -> list[Layout]:
         if checkpointing == ("on" if layout.checkpointing else "off")
         or (checkpointing == "auto" and not (layout.checkpointing and config.adapter.dropout))
         if branches in ("auto", "separate" if layout.separate else "joint")
-        if not (layout.separate and config.training.forward == "plain")
-    ] or [Layout(checkpointing == "on", False)]
+    ]
 
 
 def settled(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> RunConfig:
@@ -182,17 +184,19 @@ def settled(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> Ru
     Raises:
         DpoError: nothing fits; with the nearest setting that does.
     """
-    limit, device = memory_limit(), mx.default_device().type
+    limit, device = run_limit(config), mx.default_device().type
     try:
         model = skeleton(base, config.adapter)
         plan = plan_memory(model, pairs, config, limit, device)
+        if plan.chosen is None:
+            plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
     except DpoError:
         raise
     except Exception as error:  # a plan is a service: what a model's own code raises must not stop a run
         say(f"plan: none, this model cannot be planned: {first_line(error)}")
         return config
     if plan.chosen is None:
-        raise replace(plan, hint=nearest(plan, model, base, pairs, config, device)).refusal()
+        raise plan.refusal()
     say(f"plan: {plan}")
     training = replace(
         config.training,
@@ -225,7 +229,7 @@ def nearest(
         alone = replace(config, training=replace(config.training, micro_batch=1))
         if _need(model, pairs, alone, layout, device).peak <= limit:
             window = config.training.window
-            return f"set training.micro_batch=1 and training.accumulation={window}; it changes no result"
+            return f"set training.micro_batch=1 and training.accumulation={window}, with {layout}"
     longest = int(pair_lengths(pairs).max())
     for share in _SHARES:
         length = int(longest * share) // 32 * 32
@@ -239,10 +243,16 @@ def nearest(
         if least.peak <= limit:
             size = least.peak / 1e9
             return (
-                f"set model.path to a 4-bit copy of the model: {size:.1f} GB; make one with: "
+                f"set model.path to a 4-bit copy of the model: {size:.1f} GB with {layout}; make one with: "
                 f"python -m mlx_lm convert -q --hf-path {config.model.path}"
             )
     return "choose a smaller model"
+
+
+def run_limit(config: RunConfig) -> int:
+    """Bytes that a run here may use: as set, else what this machine lets it."""
+    limit = config.training.memory_limit
+    return int(limit * 1e9) if limit else memory_limit()
 
 
 def memory_limit(memory: float | None = None) -> int:
@@ -257,7 +267,16 @@ def memory_limit(memory: float | None = None) -> int:
         for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
             if facts.get(name):
                 return int(facts[name])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()])
+
+
+def _group_limits() -> list[int]:
+    """What a container or a batch system lets this process use (Linux)."""
+    found = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            found.append(int(Path(path).read_text()))
+    return found
 
 
 def _need(
@@ -278,6 +297,7 @@ def _need(
         loss,
         config.optimizer,
         accumulated=training.accumulation > 1,
+        bucket=_arrangement(config, pairs, layout, device).bucket,
         device=device,
     )
     return max(step, start_need(model, pairs, loss, device), key=lambda n: n.peak)
@@ -296,9 +316,11 @@ def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPai
     return cut
 
 
-def _shapes(config: RunConfig, pairs: Sequence[TokenizedPair], layout: Layout | None) -> int:
-    training = config.training
-    windows = epoch_windows(pairs, training.window, training.micro_batch, training.seed, 0)
-    sample = list(islice(chain.from_iterable(windows), _SAMPLE))
-    separate = bool(layout and layout.separate)
-    return choose_bucket([[pairs[i] for i in rows] for rows in sample], separate)[1]
+def _arrangement(
+    config: RunConfig, pairs: Sequence[TokenizedPair], layout: Layout, device: mx.DeviceType
+) -> Arrangement:
+    """How the run would lay its batches out."""
+    if config.training.forward == "plain":
+        return arrange(PLAIN, config.training, pairs, device)
+    branches = "separate" if layout.separate else "joint"
+    return arrange(SHARED, replace(config.training, branches=branches), pairs, device)

@@ -41,8 +41,12 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     attach_unevaluated(model, adapter)
     sizes = {name: v.nbytes for name, v in tree_flatten(model.parameters())}
     trained = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
-    inside = sum(_products(layer) for layer in model.layers)
-    work = (inside, _products(model) - inside)
+    active = getattr(model.args, "num_experts_per_tok", None)
+    inside = sum(_products(layer, active) for layer in model.layers)
+    outside = _products(model, active) - inside
+    if hasattr(model, "lm_head"):  # the embedding is then looked up, not multiplied with
+        outside -= sum(m.weight.size for m in model.modules() if isinstance(m, nn.Embedding))
+    work = (inside, max(0, outside))
     alike = _shorten(model)
     parameters = placeholders(model.parameters())
     model.update(parameters)
@@ -69,20 +73,27 @@ def _from_config(config: dict[str, Any]) -> nn.Module:
             model,
             group_size=quantised["group_size"],
             bits=quantised["bits"],
-            class_predicate=lambda _, m: hasattr(m, "to_quantized"),
+            class_predicate=lambda _, m: (
+                hasattr(m, "to_quantized") and m.weight.shape[-1] % quantised["group_size"] == 0
+            ),
         )
     return model
 
 
-def _products(module: nn.Module) -> int:
-    """Multiplications of matrices with one token's vector."""
-    total = 0
+def _products(module: nn.Module, active: int | None) -> int:
+    """Multiplications of matrices with one token's vector; of (E, out, in) experts, `active` are used."""
+    total = 0.0
     for part in module.modules():
-        weight = part.get("weight")
-        if isinstance(weight, mx.array) and weight.ndim == 2:
-            total += weight.size * (32 // part.bits if hasattr(part, "bits") else 1)
-        total += sum(v.size for n, v in part.items() if n in ("lora_a", "lora_b"))
-    return total
+        for name, value in part.items():
+            if (
+                isinstance(value, mx.array)
+                and name in ("weight", "lora_a", "lora_b")
+                and value.ndim in (2, 3)
+            ):
+                used = min(1.0, active / len(value)) if value.ndim == 3 and active else 1.0
+                packed = 32 // part.bits if name == "weight" and hasattr(part, "bits") else 1
+                total += used * packed * value.size
+    return int(total)
 
 
 def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:

@@ -28,17 +28,25 @@ class Arrangement(NamedTuple):
     shapes: int = 0
 
 
-def arrange(forward: Forward, config: TrainingConfig, pairs: Sequence[TokenizedPair]) -> Arrangement:
+def arrange(
+    forward: Forward,
+    config: TrainingConfig,
+    pairs: Sequence[TokenizedPair],
+    device: mx.DeviceType | None = None,
+) -> Arrangement:
     """Settle `training.branches` (auto counts as joint) and `training.compile`.
 
     Traced steps need few shapes, so lengths are filled up to a bucket chosen from the data; untraced ones are
     computed at their own lengths. On a CPU tracing does not pay: it calls a C++ compiler.
+
+    Args:
+        device: where the run will be; by default here.
     """
     if forward is not SHARED:
         return Arrangement(forward, config.compile == "on")
     separate = config.branches == "separate"
     forward = SEPARATE if separate else SHARED
-    on_gpu = mx.default_device().type == mx.gpu
+    on_gpu = (device or mx.default_device().type) == mx.gpu
     if config.compile == "off" or (config.compile == "auto" and not on_gpu):
         return Arrangement(forward, False)
     windows = epoch_windows(pairs, config.window, config.micro_batch, config.seed, 0)

@@ -26,15 +26,17 @@ _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it 
 
 
 def spread_rows(pairs: Sequence[TokenizedPair], count: int) -> list[int]:
-    """Row numbers of the shortest, the longest and some between, without repeats."""
+    """Row numbers of the shortest, some between and the longest, in this order, without repeats."""
     order = np.argsort(pair_lengths(pairs), kind="stable")
-    return sorted({int(order[round(k * (len(order) - 1) / max(1, count - 1))]) for k in range(count)})
+    return list(
+        dict.fromkeys(int(order[round(k * (len(order) - 1) / max(1, count - 1))]) for k in range(count))
+    )
 
 
 def sample_rows(pairs: Sequence[TokenizedPair]) -> list[int]:
-    """Three rows of the shorter half: a check of all of them in one batch must fit where training does."""
+    """Three rows of the shorter half, the shortest first: a batch of them must fit where training does."""
     order = np.argsort(pair_lengths(pairs), kind="stable")
-    return sorted({int(order[k * (len(order) - 1) // 4]) for k in range(3)})
+    return list(dict.fromkeys(int(order[k * (len(order) - 1) // 4]) for k in range(3)))
 
 
 def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """What a run will need, before weights are loaded: traced from the step itself, without weights."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import mlx.optimizers as optimizers
 import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
-from ..data.shared import SharedBatch
+from ..data.shared import SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..models.completions import chunks_as_on
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
@@ -40,6 +41,9 @@ _MARGINS = dict(zip(LAYOUTS, (1.135, 1.165, 1.09, 1.14), strict=True))
 _MORE = {LAYOUTS[2]: 0.093, LAYOUTS[3]: 0.17}
 """And so much more where checkpointed branches are computed apart, though joint, or several prompts are."""
 
+_SEARCHED = 64
+"""Times as many rows as a micro-batch has are looked at for the ones that need the most."""
+
 
 class Need(NamedTuple):
     """Peak memory of a training step by part, in bytes.
@@ -61,11 +65,12 @@ class Need(NamedTuple):
         return sum(self)
 
 
-def forward_of(setting: str, layout: Layout) -> list[Forward]:
+def forward_of(setting: str, layout: Layout, bucket: int = 1) -> list[Forward]:
     """The forwards that a run would try, best first."""
     if setting == "plain":
         return [PLAIN]
-    shared = SEPARATE if layout.separate else SHARED
+    build = partial(build_shared, separate=layout.separate, bucket=bucket)
+    shared = (SEPARATE if layout.separate else SHARED)._replace(build=build)
     return [shared] if setting == "shared" else [shared, COMPLETION, PLAIN]
 
 
@@ -79,6 +84,7 @@ def need(
     optimizer: OptimizerConfig,
     *,
     accumulated: bool = True,
+    bucket: int = 1,
     device: mx.DeviceType | None = None,
 ) -> Need:
     """Peak memory of an update, over the micro-batches that need the most.
@@ -86,6 +92,7 @@ def need(
     Args:
         forward: the setting; of auto, the first that the model's own code allows.
         accumulated: an update has more than one micro-batch.
+        bucket: to whose multiples lengths are filled up.
         device: where the run will be; by default here.
 
     Raises:
@@ -93,7 +100,7 @@ def need(
     """
     device = device or mx.default_device().type
     problem: Exception | None = None
-    for choice in forward_of(forward, layout):
+    for choice in forward_of(forward, layout, bucket):
         try:
             steps = [
                 _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
@@ -136,10 +143,20 @@ def start_need(
 def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
     """Micro-batches that may need the most: those of the most tokens, and of the longest rows."""
     sizes = pair_sizes(pairs).astype(np.int64)
-    by_tokens = np.argsort(-sizes.sum(axis=1), kind="stable")[:micro_batch]
-    by_length = np.argsort(-(sizes[:, 0] + sizes[:, 1:].max(axis=1)), kind="stable")[:micro_batch]
-    found = {tuple(sorted(map(int, rows))) for rows in (by_tokens, by_length)}
+    orders = (-sizes.sum(axis=1), -(sizes[:, 0] + sizes[:, 1:].max(axis=1)))
+    found = {
+        tuple(sorted(_under_own_prompts(pairs, np.argsort(o, kind="stable"), micro_batch))) for o in orders
+    }
     return [[pairs[i] for i in rows] for rows in sorted(found)]
+
+
+def _under_own_prompts(pairs: Sequence[TokenizedPair], order: np.ndarray, count: int) -> list[int]:
+    """The first so many rows with prompts of their own, filled up with others: shared prompts count once."""
+    first: dict[bytes, int] = {}
+    for row in map(int, order[: _SEARCHED * count]):
+        first.setdefault(pairs[row].prompt.tobytes(), row)
+    rows = list(first.values())[:count]
+    return rows + [i for i in map(int, order[:count]) if i not in rows][: count - len(rows)]
 
 
 def _step(

@@ -52,6 +52,9 @@ class TrainingConfig:
         "trace the step once a shape of batch; auto: on a GPU, where many batches share few shapes",
         choices=("auto", "on", "off"),
     )
+    memory_limit: float | None = setting(
+        None, "GB that a run may need by its plan; null: what this machine lets it use"
+    )
     seed: int = setting(0, "of the adapter's first values and of the order of pairs")
     report_steps: int = setting(1, "updates between lines of metrics.jsonl")
     eval_steps: int | None = setting(
@@ -64,6 +67,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ValueError(f"eval_steps must be null or at least 1, got {self.eval_steps}")
+        if self.memory_limit is not None and self.memory_limit <= 0:
+            raise ValueError(f"memory_limit must be null or above 0, got {self.memory_limit}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
