@@ -119,8 +119,11 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         plan = plan_memory(model, pairs, config, limit, device, every=True)
         if plan.chosen is None:
             plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
-    except DpoError:
-        raise
+    except DpoError as error:
+        if not config.model.adapter:
+            raise
+        what, hint = f"this adapter does not fit: {error.what}", "use the model the adapter was trained on"
+        raise DpoError(what, where=config.model.adapter, hint=hint) from None
     except Exception as error:  # whatever a model's own code raises on arrays without values
         raise DpoError(
             f"this model cannot be planned: {first_line(error)}",
@@ -190,8 +193,8 @@ def settled(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> Ru
         plan = plan_memory(model, pairs, config, limit, device)
         if plan.chosen is None:
             plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
-    except DpoError:
-        raise
+    except DpoError:  # an adapter that does not go with the model: loading it says so
+        return config
     except Exception as error:  # a plan is a service: what a model's own code raises must not stop a run
         say(f"plan: none, this model cannot be planned: {first_line(error)}")
         return config
