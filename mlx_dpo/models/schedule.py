@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from .trace import Graph, Operation
 
-_WIDTH = 20
+WIDTH = 20
 """MLX goes through a graph from its results breadth first, as long as no more than this many wait."""
-_AHEAD = 70
+_AHEAD = 80
 """Tasks by which evaluation on a CPU is ahead of the computing thread, as measured; at most 110."""
 _TASKS = 2
 """Tasks of one operation: to compute it, and to let its inputs go. What only looks at a buffer is none."""
@@ -48,12 +48,12 @@ class _Placed(NamedTuple):
     strides: tuple[int, ...]
 
 
-def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
+def moments(graph: Graph, *, gpu: bool = False, width: int = WIDTH) -> list[Moment]:
     """Memory at every operation, in the order in which they run; constants are not counted."""
-    return _Run(graph, gpu).moments()
+    return _Run(graph, gpu, width).moments()
 
 
-def order(graph: Graph) -> list[Operation]:
+def order(graph: Graph, width: int = WIDTH) -> list[Operation]:
     """The operations that the results need, as MLX's evaluation orders them."""
     # Gradients that a custom function collects are taken block by block. Exactly as MLX does it, the order of
     # so many hangs on how many views stand where, which a trace does not show.
@@ -69,7 +69,7 @@ def order(graph: Graph) -> list[Operation]:
             place += 1
         else:
             operation, start = stack.pop()
-        whole = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * _WIDTH
+        whole = operation.name == "CustomTransforms" and len(operation.inputs) > 2 * width
         block = None
         for j in range(start, len(operation.inputs)):
             source = made.get(operation.inputs[j])
@@ -78,7 +78,7 @@ def order(graph: Graph) -> list[Operation]:
             behind = made.get(source.inputs[0], source) if source.name == "StopGradient" else source
             other = whole and block is not None and behind.block != block
             block = behind.block
-            if len(tape) - place >= _WIDTH or other:
+            if len(tape) - place >= width or other:
                 stack.append((operation, j))
                 break
             key = source.outputs[0]
@@ -106,9 +106,9 @@ def _users(last: Operation, made: dict[int, Operation]) -> dict[int, int]:
 
 
 class _Run:
-    def __init__(self, graph: Graph, gpu: bool):
+    def __init__(self, graph: Graph, gpu: bool, width: int):
         self._graph, self._gpu = graph, gpu
-        self._operations = order(graph)
+        self._operations = order(graph, width)
         self._uses: dict[int, int] = {}
         for operation in self._operations:
             for a in operation.inputs:

@@ -12,9 +12,9 @@ from mlx.utils import tree_flatten, tree_map
 from ..data.shared import SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..models.completions import chunks_as_on
-from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
+from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward, prompt_state
 from ..models.kernels import lean
-from ..models.schedule import Moment, moments
+from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
@@ -35,11 +35,13 @@ class Layout(NamedTuple):
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
-_MARGINS = dict(zip(LAYOUTS, (1.13, 1.23, 1.09, 1.19), strict=True))
+_MARGINS = dict(zip(LAYOUTS, (1.11, 1.14, 1.093, 1.1), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
 `scripts/bench_plan.py` measures what remains."""
-_MORE = {LAYOUTS[2]: 0.16, LAYOUTS[3]: 0.17}
-"""And so much more where checkpointed branches are computed apart, though joint, or several prompts are."""
+_ADDED = 0.4
+"""Of what is trained: gradients of branches in flight while they are added up, beyond those the trace counts."""
+_WIDTHS = (16, WIDTH)
+"""The worse of two orders counts: MLX's own, and a near one, for a trace does not show every view."""
 
 _SEARCHED = 64
 """Times as many rows as a micro-batch has are looked at for the ones that need the most."""
@@ -188,20 +190,19 @@ def _step(
     state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
     forget()
     # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
-    known = min(inside + outside, skeleton.trained * (2 if layout.separate else 1))
-    factor = _MARGINS[layout] + (_MORE.get(layout, 0) if _is_apart(batch, layout) else 0)
-    margin = (known + factor * (inside + outside - known)) / max(1, inside + outside)
+    found = inside + outside
+    known = min(found, skeleton.trained * (2 if layout.separate else 1))
+    added = skeleton.trained * _ADDED if layout.separate else 0
+    margin = (known + added + _MARGINS[layout] * (found - known)) / max(1, found)
     return int(margin * inside), int(margin * outside), state
-
-
-def _is_apart(batch: Batch, layout: Layout) -> bool:
-    families = getattr(batch, "families", ())
-    return len(families) > 1 or (not layout.separate and any(len(f.segments) > 1 for f in families))
 
 
 def _top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
     """Bytes at the peak, in all real blocks and elsewhere."""
-    seen = moments(graph, gpu=device == mx.gpu)
+    return max((_peak(skeleton, moments(graph, gpu=device == mx.gpu, width=w)) for w in _WIDTHS), key=sum)
+
+
+def _peak(skeleton: Skeleton, seen: Sequence[Moment]) -> tuple[int, int]:
     return max(
         (
             (sum(m.blocks.values()) - m.blocks.get(None, 0) + more, m.blocks.get(None, 0))
