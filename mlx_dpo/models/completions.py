@@ -1,21 +1,19 @@
-"""Log-probabilities of completions from hidden states; logits exist for a few tokens at a time."""
+"""Log-probabilities of completions from hidden states; logits exist for a few words or tokens at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from .custom import checkpoint, custom_function
 from .trunk import head
+from .vocabulary import Vocabulary, outside_blocks
 
-_LOGITS = {mx.cpu: 2**19, mx.gpu: 2**22}
-"""Most logits formed at a time: 2 MB in float32, on a GPU 16 MB. About ten such arrays are in flight."""
-_CHUNKS = 6
-"""Chunks at least: what is in flight of a short answer's logits would outgrow what its blocks keep."""
-_TOKENS = 16
-"""Logits are formed for a multiple of so many tokens, however large the vocabulary."""
+_LOGITS = {mx.cpu: 2**18, mx.gpu: 2**22}
+"""Most logits formed at a time: 1 MB in float32, on a GPU 16 MB. About ten such arrays are in flight."""
+_TOKENS = {mx.cpu: 256, mx.gpu: 1024}
+"""Most tokens they are formed for. More tokens mean fewer words at a time, and sums carried on more often."""
 _planned: list[mx.DeviceType] = []
 
 
@@ -48,13 +46,13 @@ def score_tokens(
         return mx.where(mask, logps.reshape(mask.shape), 0.0).sum(axis=-1)
 
     if not gradient:
-        return summed(_one_by_one(model, hidden.reshape(-1, width), targets))
+        return summed(_scored(model, hidden.reshape(-1, width), targets, gradient=False)[0])
     if _head_is_trained(model):
         return summed(_recomputed(model, hidden.reshape(-1, width), targets))
 
     @custom_function
     def scores(hidden):
-        logps, slopes = _with_slopes(model, hidden.reshape(-1, width), targets)
+        logps, slopes = _scored(model, hidden.reshape(-1, width), targets, gradient=True)
         return summed(logps), slopes.reshape(hidden.shape)
 
     @scores.vjp
@@ -65,25 +63,63 @@ def score_tokens(
     return scores(hidden)[0]
 
 
+def _device() -> mx.DeviceType:
+    return _planned[-1] if _planned else mx.default_device().type
+
+
+def _scored(
+    model: nn.Module, hidden: mx.array, targets: mx.array, *, gradient: bool
+) -> tuple[mx.array, mx.array | None]:
+    """log p of every target (T,), and its gradient in the hidden state (T, H)."""
+    vocabulary, most = Vocabulary(model, hidden), _TOKENS[_device()]
+    parts: list[tuple[mx.array, ...]] = []
+    for start in range(0, len(hidden), most):
+        rows = hidden[start : start + most]
+        if parts:  # one part after the other, so that only one part's logits exist
+            rows = mx.depends([rows], list(parts[-1]))[0]
+        parts.append(_scored_part(vocabulary, rows, targets[start : start + most], gradient))
+    logps, *slopes = map(mx.concatenate, zip(*parts, strict=True))
+    return logps, slopes[0] if gradient else None
+
+
+def _scored_part(
+    vocabulary: Vocabulary, hidden: mx.array, targets: mx.array, gradient: bool
+) -> tuple[mx.array, ...]:
+    """The same for a few tokens, a stretch of the vocabulary at a time.
+
+    The gradient of log p in the logits is one-hot minus softmax. Softmax is carried on from stretch to stretch
+    as in attention (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135):
+    `total` is log of the sum of exponentials so far, `expected` (T, H) the gradient of it.
+    """
+    picked = mx.diagonal(vocabulary.logits(hidden, targets)).astype(mx.float32)
+    words = max(1, _LOGITS[_device()] // len(hidden))
+    total = expected = None
+    for start in range(0, vocabulary.size, words):
+        some = slice(start, start + words)
+        if total is not None:
+            hidden = mx.depends([hidden], [expected if gradient else total])[0]
+        logits = vocabulary.logits(hidden, some)
+        own_total, chances = _log_sum(logits)
+        before, total = total, own_total if total is None else mx.logaddexp(total, own_total)
+        if gradient:
+            own = vocabulary.slope(hidden, some, chances.astype(logits.dtype)).astype(mx.float32)
+            if before is not None:
+                own = own * mx.exp(own_total - total)[:, None] + expected * mx.exp(before - total)[:, None]
+            expected = own
+    if not gradient:
+        return (picked - total,)
+    at_target = vocabulary.slope(hidden, targets, mx.eye(len(hidden), dtype=hidden.dtype))
+    return picked - total, (at_target - expected).astype(hidden.dtype)
+
+
 def _chunks(model: nn.Module, hidden: mx.array) -> list[slice]:
     vocabulary = _logits(model, hidden[:1]).shape[-1]
-    most = _LOGITS[_planned[-1] if _planned else mx.default_device().type] // vocabulary
-    size = max(1, min(most, hidden.shape[0] // _CHUNKS) // _TOKENS) * _TOKENS
+    size = max(1, _LOGITS[_device()] // vocabulary)
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 
 def _logits(model: nn.Module, hidden: mx.array) -> mx.array:
-    return head(model, hidden[None])[0]
-
-
-def _one_by_one(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
-    parts: list[mx.array] = []
-    for part in _chunks(model, hidden):
-        rows = hidden[part]
-        if parts:  # one chunk after the other, so that only one chunk's logits exist
-            rows = mx.depends([rows], parts[-1:])[0]
-        parts.append(_logps(_logits(model, rows), targets[part])[0])
-    return mx.concatenate(parts)
+    return head(model, hidden[None]).squeeze(0)
 
 
 def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
@@ -93,63 +129,32 @@ def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.arr
 
         def run(parameters, rows, part=part):
             model.update(parameters)
-            return _logps(_logits(model, rows), targets[part])[0]
+            return _logps(_logits(model, rows), targets[part])
 
         parts.append(checkpoint(run)(model.trainable_parameters(), hidden[part]))
     return mx.concatenate(parts)
 
 
-def _with_slopes(model: nn.Module, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    """log p of every target (T,) and its gradient in the hidden state (T, H)."""
-    logps, slopes = [], []
-    for part in _chunks(model, hidden):
-        rows = hidden[part]
-        if logps:
-            rows = mx.depends([rows], [logps[-1], slopes[-1]])[0]
-        logp, slope = _chunk_with_slope(lambda h: _logits(model, h), rows, targets[part])
-        logps.append(logp)
-        slopes.append(slope)
-    return mx.concatenate(logps), mx.concatenate(slopes)
+def _logps(logits: mx.array, targets: mx.array) -> mx.array:
+    """log p of the targets, float32 (T,)."""
+    picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+    return picked.astype(mx.float32) - _log_sum(logits)[0]
 
 
-def _chunk_with_slope(
-    logits: Callable[[mx.array], mx.array], hidden: mx.array, targets: mx.array
-) -> tuple[mx.array, mx.array]:
-    """d log p / d logits is one-hot minus softmax; the head's own vjp carries it to the hidden state."""
-    raw = logits(hidden)
-    logps, chances = _logps(raw, targets)
-    targets = targets[:, None]
-    at_target = mx.take_along_axis(chances, targets, axis=-1) - 1
-    slope = mx.put_along_axis(chances, targets, at_target, axis=-1).astype(raw.dtype)
-    _, (slope,) = mx.vjp(logits, [hidden], [slope])
-    return logps, -slope
+def _log_sum(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """log of the sum of exponentials (T,), and softmax (T, V), float32; one pass of exponentials gives both.
 
-
-def _logps(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    """log p of the targets (T,), and p of the whole vocabulary (T, V); float32.
-
-    One pass of exponentials gives both: log p is the target minus the largest logit plus log of the largest
-    p, which is at least 1/V. The same with and without a gradient, so that an unmoved policy scores as its
-    reference to the bit.
+    The first is the largest logit minus log of the largest chance, which is at least 1/V.
     """
     logits = logits.astype(mx.float32)
     chances = mx.softmax(logits, axis=-1)
-    picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return picked - logits.max(axis=-1) + mx.log(chances.max(axis=-1)), chances
+    return logits.max(axis=-1) - mx.log(chances.max(axis=-1)), chances
 
 
 def _head_is_trained(model: nn.Module) -> bool:
     """Whether anything outside of the blocks is trained."""
-    blocks = {id(layer) for layer in model.layers}
-
-    def trained(module: nn.Module) -> bool:
-        own = (
-            isinstance(v, mx.array) and module.trainable_parameter_filter(module, k, v)
-            for k, v in module.items()
-        )
-        children = (c for _, c in tree_flatten(module.children(), is_leaf=lambda c: isinstance(c, nn.Module)))
-        return any(own) or any(
-            trained(c) for c in children if isinstance(c, nn.Module) and id(c) not in blocks
-        )
-
-    return trained(model)
+    return any(
+        isinstance(v, mx.array) and module.trainable_parameter_filter(module, k, v)
+        for module in outside_blocks(model)
+        for k, v in module.items()
+    )

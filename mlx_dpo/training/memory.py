@@ -39,7 +39,7 @@ _MARGINS = dict(zip(LAYOUTS, (1.11, 1.14, 1.093, 1.1), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
 `scripts/bench_plan.py` measures what remains."""
 _ADDED = 0.4
-"""Of what is trained: gradients of branches in flight while they are added up, beyond those the trace counts."""
+"""Of what is trained: branches' gradients in flight while they are added up, beyond what a trace counts."""
 _WIDTHS = (16, WIDTH)
 """The worse of two orders counts: MLX's own, and a near one, for a trace does not show every view."""
 

@@ -1,0 +1,75 @@
+"""A head that answers for some words of its vocabulary, so that no token needs all its logits at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from .trunk import head
+
+Words = slice | mx.array
+"""Word numbers: a stretch of the vocabulary, or a list (T,) of them."""
+
+
+class Vocabulary:
+    """A model's head, by its own code, with only some rows of the parameters that have a row for every word.
+
+    `size`: words.
+
+    Raises:
+        TypeError: the head does more than such rows say.
+    """
+
+    def __init__(self, model: nn.Module, hidden: mx.array):
+        self._model = model
+        self._places: list[tuple[nn.Module, str]] = []
+        self.size = self.logits(hidden[:1], slice(None)).shape[-1]
+        self._places = [
+            (module, name)
+            for module in outside_blocks(model)
+            for name, value in module.items()
+            if isinstance(value, mx.array) and value.shape[:1] == (self.size,)
+        ]
+        if not self._answers_for_some(hidden[:1]):
+            raise TypeError("its head does not answer for some words only")
+
+    def logits(self, hidden: mx.array, words: Words) -> mx.array:
+        """(T, H) to (T, words)."""
+        with self._only(words):
+            return head(self._model, hidden[None]).squeeze(0)  # [0] would be a copy
+
+    def slope(self, hidden: mx.array, words: Words, weights: mx.array) -> mx.array:
+        """Gradient in `hidden` (T, H) of the sum of weights · logits, weights (T, words)."""
+        return mx.vjp(lambda h: self.logits(h, words), [hidden], [weights])[1][0]
+
+    def _answers_for_some(self, hidden: mx.array) -> bool:
+        try:
+            return self.logits(hidden, slice(0, 2)).shape[-1] == 2
+        except ValueError:
+            return False
+
+    @contextmanager
+    def _only(self, words: Words) -> Iterator[None]:
+        whole = [(module, name, module[name]) for module, name in self._places]
+        for module, name, value in whole:
+            module[name] = value[words]
+        try:
+            yield
+        finally:
+            for module, name, value in whole:
+                module[name] = value
+
+
+def outside_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The model and all modules in it that are not in one of its blocks."""
+    blocks = {id(layer) for layer in model.layers}
+
+    def walk(module: nn.Module) -> Iterator[nn.Module]:
+        yield module
+        for _, child in tree_flatten(module.children(), is_leaf=lambda c: isinstance(c, nn.Module)):
+            if isinstance(child, nn.Module) and id(child) not in blocks:
+                yield from walk(child)
+
+    return walk(model)
