@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo.logps import completion_logps, token_logps
+from mlx_dpo.logps import completion_logps, sum_scored, token_logps
 
 
 def exact_logps(logits, targets):
@@ -77,6 +77,15 @@ def test_a_completions_score_is_the_sum_over_its_own_tokens():
     mask = mx.array([[1, 1, 1, 0], [1, 1, 0, 0]]).astype(mx.bool_)
     scores = completion_logps(logits, targets, mask)
     np.testing.assert_allclose(np.array(scores), -np.log(2) * np.array([5, 2]), rtol=1e-6)
+
+
+def test_a_sum_over_a_thousand_tokens_is_rounded_once():
+    """Within half a unit in the last place of the float64 sum, forwards and backwards."""
+    logps = -np.random.default_rng(0).gamma(2, 1.5, (50, 1000)).astype(np.float32)
+    exact = logps.astype(np.float64).sum(axis=-1)
+    for order in (slice(None), slice(None, None, -1)):
+        sums = np.array(sum_scored(mx.array(logps[:, order].copy()), mx.ones(logps.shape, mx.bool_)))
+        assert (np.abs(sums - exact) / np.spacing(np.abs(sums))).max() <= 0.51
 
 
 def test_masked_positions_do_not_count_whatever_stands_there():

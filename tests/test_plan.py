@@ -110,7 +110,7 @@ def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
         rows = planning.index_rows(config.data.train)
         base = planning.find_model(config.model.path)
         pairs = planning.open_pairs(rows, planning.load_tokenizer(base), config.data.max_length)
-        training = settled(config, base, pairs).training
+        training = settled(config, base, pairs, None).training
         assert training.gradient_checkpointing == ("on" if fits.checkpointing else "off")
         assert training.branches == ("separate" if fits.separate else "joint")
 

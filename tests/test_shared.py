@@ -263,9 +263,9 @@ def test_logits_in_chunks_are_those_of_the_whole(architecture, monkeypatch):
     """Tied and scaled, soft-capped: whatever the head does is in the slopes formed chunk by chunk."""
     model = policy(architecture)
     whole = gradient_of(model, PAIRS, SHARED, 1)
-    monkeypatch.setattr(completions, "_TOKENS", 5)
-    monkeypatch.setattr(completions, "_LOGITS", {mx.cpu: 1, mx.gpu: 1})
-    assert_same(gradient_of(model, PAIRS, SHARED, 1), whole, relative=1e-5)
+    for piece in ((5, 37), (1000, 100), (3, 1)):
+        monkeypatch.setattr(completions, "_PIECE", {mx.cpu: piece, mx.gpu: piece})
+        assert_same(gradient_of(model, PAIRS, SHARED, 1), whole, relative=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])

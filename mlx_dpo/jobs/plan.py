@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -18,11 +18,11 @@ from ..data.tokenize import TokenizedPair, pair_lengths, pair_sizes
 from ..errors import DpoError, first_line
 from ..losses import build_loss
 from ..models.adapters import read_adapter_config
-from ..models.forward import PLAIN, SHARED
+from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..models.load import find_model, load_tokenizer, read_model_config
 from ..models.skeleton import Skeleton, skeleton
 from ..training.arrange import Arrangement, arrange
-from ..training.memory import LAYOUTS, Layout, Need, need, start_need
+from ..training.memory import LAYOUTS, Layout, Need, need, scoring_need
 
 _GIB = 2**30
 _SHARES = (0.75, 0.5, 0.375, 0.25)
@@ -98,6 +98,25 @@ class Plan:
         return "\n".join(lines)
 
 
+class Run(NamedTuple):
+    """What is planned: a model, its folder, the pairs it trains on and perhaps held-out ones, and where."""
+
+    model: Skeleton
+    base: Path
+    pairs: Sequence[TokenizedPair]
+    held: Sequence[TokenizedPair] | None
+    device: mx.DeviceType
+
+    def all(self) -> list[Sequence[TokenizedPair]]:
+        """Train and held-out pairs."""
+        return [self.pairs, self.held] if self.held else [self.pairs]
+
+    def shortened(self, length: int) -> "Run | None":
+        """The longest pairs, cut as `data.max_length` would; None where a prompt leaves no room."""
+        cut = [_shortened(some, length) for some in self.all()]
+        return self._replace(pairs=cut[0], held=cut[1] if self.held else None) if all(cut) else None
+
+
 def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     """Plan a run as configured; no weight is loaded.
 
@@ -108,17 +127,20 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         DpoError: settings or training pairs that a run would refuse too, or a model that cannot be planned.
     """
     rows = index_rows(config.data.train)
+    held_rows = index_rows(config.data.valid) if config.data.valid else None
     if config.model.adapter:
         config = replace(config, adapter=read_adapter_config(config.model.adapter))
-    base = find_model(config.model.path)
-    pairs = open_pairs(rows, load_tokenizer(base), config.data.max_length)
+    base = find_model(config.model.path, weights=False)
+    tokenizer = load_tokenizer(base)
+    pairs = open_pairs(rows, tokenizer, config.data.max_length)
+    held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None
     device = mx.gpu if memory else mx.default_device().type
     try:
-        model = skeleton(base, config.adapter)
+        run = Run(skeleton(base, config.adapter), base, pairs, held, device)
         limit = memory_limit(memory) if memory else run_limit(config)
-        plan = plan_memory(model, pairs, config, limit, device, every=True)
+        plan = plan_memory(run, config, limit, every=True)
         if plan.chosen is None:
-            plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
+            plan = replace(plan, hint=nearest(plan, run, config))
     except DpoError as error:
         if not config.model.adapter:
             raise
@@ -130,33 +152,25 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
             where=base,
             hint="train it with training.gradient_checkpointing=on and training.branches=separate",
         ) from None
-    sizes = pair_sizes(pairs).astype(np.int64).sum(axis=0)
-    blocks, head = model.work
+    sizes = sum(pair_sizes(some).astype(np.int64).sum(axis=0) for some in run.all())
+    blocks, head = run.model.work
     return replace(
         plan,
-        disk=2 * model.trained + 4 * int(sizes.sum()) + 8 * len(pairs),
+        disk=2 * run.model.trained + 4 * int(sizes.sum()) + 8 * sum(map(len, run.all())),
         shapes=_arrangement(config, pairs, plan.chosen or LAYOUTS[-1], device).shapes,
         flops=2.0 * (blocks * int(sizes.sum()) + head * int(sizes[1:].sum())),
     )
 
 
-def plan_memory(
-    model: Skeleton,
-    pairs: Sequence[TokenizedPair],
-    config: RunConfig,
-    limit: int,
-    device: mx.DeviceType,
-    *,
-    every: bool = False,
-) -> Plan:
+def plan_memory(run: Run, config: RunConfig, limit: int, *, every: bool = False) -> Plan:
     """The fastest layout that the settings allow and that fits.
 
     Args:
         every: look at all layouts; else at the first that fits and those before it.
     """
-    needs, chosen = [], None
+    needs, chosen, scoring = [], None, _scoring_need(run, config)
     for layout in allowed(config):
-        needs.append((layout, _need(model, pairs, config, layout, device)))
+        needs.append((layout, max(_step_need(run, config, layout), scoring, key=lambda n: n.peak)))
         if chosen is None and needs[-1][1].peak <= limit:
             chosen = layout
             if not every:
@@ -168,7 +182,7 @@ def allowed(config: RunConfig) -> list[Layout]:
     """The layouts that the settings leave open, from the fastest."""
     training = config.training
     checkpointing = training.gradient_checkpointing
-    branches = "joint" if training.forward == "plain" else training.branches
+    branches = training.branches if training.forward in ("auto", "shared") else "joint"
     # Dropout excludes checkpointing; branches are separate only where their prompt is shared.
     return [
         layout
@@ -179,20 +193,30 @@ def allowed(config: RunConfig) -> list[Layout]:
     ]
 
 
-def settled(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> RunConfig:
+def settled(
+    config: RunConfig,
+    base: Path,
+    pairs: Sequence[TokenizedPair],
+    held: Sequence[TokenizedPair] | None,
+    forward: str | None = None,
+) -> RunConfig:
     """The settings with `auto` replaced by what fits this machine; says what it will need.
 
     A model that cannot be planned is left to the rule of thumb.
 
+    Args:
+        forward: the only one that is exact on this model, where that is known.
+
     Raises:
         DpoError: nothing fits; with the nearest setting that does.
     """
-    limit, device = run_limit(config), mx.default_device().type
+    limit = run_limit(config)
+    known = replace(config, training=replace(config.training, forward=forward or config.training.forward))
     try:
-        model = skeleton(base, config.adapter)
-        plan = plan_memory(model, pairs, config, limit, device)
+        run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
+        plan = plan_memory(run, known, limit)
         if plan.chosen is None:
-            plan = replace(plan, hint=nearest(plan, model, base, pairs, config, device))
+            plan = replace(plan, hint=nearest(plan, run, known))
     except DpoError:  # an adapter that does not go with the model: loading it says so
         return config
     except Exception as error:  # a plan is a service: what a model's own code raises must not stop a run
@@ -201,55 +225,56 @@ def settled(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> Ru
     if plan.chosen is None:
         raise plan.refusal()
     say(f"plan: {plan}")
-    training = replace(
-        config.training,
-        gradient_checkpointing="on" if plan.chosen.checkpointing else "off",
-        branches="separate" if plan.chosen.separate else "joint",
-    )
-    return replace(config, training=training)
+    return replace(config, training=replace(config.training, **_settings(plan.chosen)))
 
 
-def nearest(
-    plan: Plan,
-    model: Skeleton,
-    base: Path,
-    pairs: Sequence[TokenizedPair],
-    config: RunConfig,
-    device: mx.DeviceType,
-) -> str:
+def _settings(layout: Layout) -> dict[str, str]:
+    return {
+        "gradient_checkpointing": "on" if layout.checkpointing else "off",
+        "branches": "separate" if layout.separate else "joint",
+    }
+
+
+def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
     """The smallest change of settings under which the run fits, in words."""
-    limit = plan.limit
-    freed = replace(config.training, gradient_checkpointing="auto", branches="auto")
-    free = replace(config, training=freed)
-    other = plan_memory(model, pairs, free, limit, device).chosen
-    if other:
-        on = "on" if other.checkpointing else "off"
-        branches = "separate" if other.separate else "joint"
-        return f"set training.gradient_checkpointing={on} and training.branches={branches}"
+    free = replace(config, training=replace(config.training, gradient_checkpointing="auto", branches="auto"))
+    for changed, also in ((free, ""), (_without_dropout(free), "adapter.dropout=0, ")):
+        if changed and (other := plan_memory(run, changed, plan.limit).chosen):
+            words = " and ".join(f"training.{name}={value}" for name, value in _settings(other).items())
+            return f"set {also}{words}"
     layout = min(plan.needs, key=lambda row: row[1].peak)[0]
     layout = Layout(layout.checkpointing or not config.adapter.dropout, layout.separate)
+
+    def fits(run, config=config):
+        peak = _step_need(run, config, layout).peak
+        return max(peak, _scoring_need(run, config).peak if peak <= plan.limit else 0) <= plan.limit
+
     if config.training.micro_batch > 1:
-        alone = replace(config, training=replace(config.training, micro_batch=1))
-        if _need(model, pairs, alone, layout, device).peak <= limit:
-            window = config.training.window
+        window = config.training.window
+        if fits(run, replace(config, training=replace(config.training, micro_batch=1, accumulation=window))):
             return f"set training.micro_batch=1 and training.accumulation={window}, with {layout}"
-    longest = int(pair_lengths(pairs).max())
+    longest = int(max(pair_lengths(some).max() for some in run.all()))
     for share in _SHARES:
         length = int(longest * share) // 32 * 32
-        short = _shortened(pairs, length)
-        if short and _need(model, short, config, layout, device).peak <= limit:
+        short = run.shortened(length)
+        if short and fits(short):
             return f"set data.max_length={length}, with {layout}"
-    settings = read_model_config(base)
+    settings = read_model_config(run.base)
     if not settings.get("quantization") and config.adapter.type != "full":
-        quantised = skeleton({**settings, "quantization": {"group_size": 64, "bits": 4}}, config.adapter)
-        least = _need(quantised, pairs, config, layout, device)
-        if least.peak <= limit:
-            size = least.peak / 1e9
+        quantised = {**settings, "quantization": {"group_size": 64, "bits": 4}}
+        smaller = run._replace(model=skeleton(quantised, config.adapter))
+        if fits(smaller):
+            size = _step_need(smaller, config, layout).peak / 1e9
             return (
                 f"set model.path to a 4-bit copy of the model: {size:.1f} GB with {layout}; make one with: "
                 f"python -m mlx_lm convert -q --hf-path {config.model.path}"
             )
     return "choose a smaller model"
+
+
+def _without_dropout(config: RunConfig) -> RunConfig | None:
+    """None where there is none."""
+    return replace(config, adapter=replace(config.adapter, dropout=0.0)) if config.adapter.dropout else None
 
 
 def run_limit(config: RunConfig) -> int:
@@ -282,28 +307,25 @@ def _group_limits() -> list[int]:
     return found
 
 
-def _need(
-    model: Skeleton,
-    pairs: Sequence[TokenizedPair],
-    config: RunConfig,
-    layout: Layout,
-    device: mx.DeviceType,
-) -> Need:
-    """Of the checks at the start or of training, whichever needs more."""
-    training, loss = config.training, build_loss(config.loss)
-    step = need(
-        model,
-        pairs,
+def _step_need(run: Run, config: RunConfig, layout: Layout) -> Need:
+    training = config.training
+    return need(
+        run.model,
+        run.pairs,
         training.micro_batch,
         layout,
         training.forward,
-        loss,
+        build_loss(config.loss),
         config.optimizer,
         accumulated=training.accumulation > 1,
-        bucket=_arrangement(config, pairs, layout, device).bucket,
-        device=device,
+        bucket=_arrangement(config, run.pairs, layout, run.device).bucket,
+        device=run.device,
     )
-    return max(step, start_need(model, pairs, loss, device), key=lambda n: n.peak)
+
+
+def _scoring_need(run: Run, config: RunConfig) -> Need:
+    loss = build_loss(config.loss)
+    return scoring_need(run.model, run.pairs, run.held, config.training.micro_batch, loss, run.device)
 
 
 def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPair] | None:
@@ -323,7 +345,6 @@ def _arrangement(
     config: RunConfig, pairs: Sequence[TokenizedPair], layout: Layout, device: mx.DeviceType
 ) -> Arrangement:
     """How the run would lay its batches out."""
-    if config.training.forward == "plain":
-        return arrange(PLAIN, config.training, pairs, device)
-    branches = "separate" if layout.separate else "joint"
-    return arrange(SHARED, replace(config.training, branches=branches), pairs, device)
+    unshared = {forward.name: forward for forward in (PLAIN, COMPLETION)}
+    shared = SEPARATE if layout.separate else SHARED
+    return arrange(unshared.get(config.training.forward, shared), config.training, pairs, device)

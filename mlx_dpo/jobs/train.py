@@ -33,7 +33,7 @@ from ..models.adapters import (
     trainable,
 )
 from ..models.checkpointing import checkpoint_layers
-from ..models.forward import PLAIN, Forward
+from ..models.forward import COMPLETION, PLAIN, Forward
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
 from ..reference import reference_key
@@ -45,7 +45,7 @@ from ..training.checks import (
     check_masks,
     checked_reference,
     choose_forward,
-    sample_rows,
+    sample_pairs,
     singles,
 )
 from ..training.interrupt import between_micro_batches
@@ -83,9 +83,14 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
 
-    config = settled(config, base, pairs)
+    asked = config
+    config = settled(asked, base, pairs, held)
     policy, before = _load_policy(config, base, pairs)
-    forward = choose_forward(policy, pairs, config.training.forward)
+    forward = choose_forward(
+        policy, pairs, config.training.forward, separate=config.training.branches == "separate"
+    )
+    if config.training.forward != "plain" and forward in (COMPLETION, PLAIN):
+        config = _settled_again(asked, config, base, pairs, held, policy, forward)
     arrangement = arrange(forward, config.training, pairs)
     forward = arrangement.forward
     check_batching(policy, pairs, forward)
@@ -200,7 +205,7 @@ def _load_policy(
         load_adapter(model, config.model.adapter)
     else:
         check_attachable(model, config.adapter)
-    sample = [pairs[i] for i in sample_rows(pairs)]
+    sample = sample_pairs(model, pairs)
     before = score_pairs(model, sample, PLAIN, singles(sample))
     if not config.model.adapter:
         mx.random.seed(config.training.seed)
@@ -217,6 +222,26 @@ def checkpointing(config: RunConfig, model: nn.Module) -> bool:
     if setting == "auto":
         return weight_bytes(model) > _CHECKPOINTING_BYTES and not config.adapter.dropout
     return setting == "on"
+
+
+def _settled_again(
+    asked: RunConfig,
+    config: RunConfig,
+    base: Path,
+    pairs: PairStore,
+    held: PairStore | None,
+    policy: nn.Module,
+    forward: Forward,
+) -> RunConfig:
+    """The settings where prompts cannot be shared after all, which needs more memory.
+
+    Raises:
+        DpoError: it does not fit.
+    """
+    again = settled(asked, base, pairs, held, forward.name)
+    if checkpointing(again, policy) and not checkpointing(config, policy):
+        checkpoint_layers(policy)
+    return again
 
 
 def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..logps import sum_scored
 from .custom import checkpoint, custom_function
 from .trunk import head
 from .vocabulary import Vocabulary, outside_blocks
 
-_LOGITS = {mx.cpu: 2**18, mx.gpu: 2**22}
-"""Most logits formed at a time: 1 MB in float32, on a GPU 16 MB. About ten such arrays are in flight."""
-_TOKENS = {mx.cpu: 256, mx.gpu: 1024}
-"""Most tokens they are formed for. More tokens mean fewer words at a time, and sums carried on more often."""
+_PIECE = {mx.cpu: (128, 2048), mx.gpu: (1024, 4096)}
+"""Tokens, words: logits formed at a time. That is 1 MB in float32, on a GPU 16 MB; about ten are in flight.
+As many words in any batch, so that a pair scores the same in all of them, to the bit."""
 _planned: list[mx.DeviceType] = []
 
 
@@ -43,7 +44,7 @@ def score_tokens(
     width, targets = hidden.shape[-1], targets.flatten()
 
     def summed(logps):
-        return mx.where(mask, logps.reshape(mask.shape), 0.0).sum(axis=-1)
+        return sum_scored(logps.reshape(mask.shape), mask)
 
     if not gradient:
         return summed(_scored(model, hidden.reshape(-1, width), targets, gradient=False)[0])
@@ -63,15 +64,15 @@ def score_tokens(
     return scores(hidden)[0]
 
 
-def _device() -> mx.DeviceType:
-    return _planned[-1] if _planned else mx.default_device().type
+def _piece() -> tuple[int, int]:
+    return _PIECE[_planned[-1] if _planned else mx.default_device().type]
 
 
 def _scored(
     model: nn.Module, hidden: mx.array, targets: mx.array, *, gradient: bool
 ) -> tuple[mx.array, mx.array | None]:
     """log p of every target (T,), and its gradient in the hidden state (T, H)."""
-    vocabulary, most = Vocabulary(model, hidden), _TOKENS[_device()]
+    vocabulary, most = Vocabulary(model, hidden), _piece()[0]
     parts: list[tuple[mx.array, ...]] = []
     for start in range(0, len(hidden), most):
         rows = hidden[start : start + most]
@@ -87,18 +88,19 @@ def _scored_part(
 ) -> tuple[mx.array, ...]:
     """The same for a few tokens, a stretch of the vocabulary at a time.
 
-    The gradient of log p in the logits is one-hot minus softmax. Softmax is carried on from stretch to stretch
-    as in attention (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135):
-    `total` is log of the sum of exponentials so far, `expected` (T, H) the gradient of it.
+    The gradient of log p in the logits is one-hot minus softmax. Softmax is carried on from stretch to
+    stretch as in attention (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022,
+    arXiv:2205.14135): `total` is log of the sum of exponentials so far, `expected` (T, H) the gradient of it.
     """
-    picked = mx.diagonal(vocabulary.logits(hidden, targets)).astype(mx.float32)
-    words = max(1, _LOGITS[_device()] // len(hidden))
+    picked = mx.zeros(targets.shape, mx.float32)
+    words = _piece()[1]
     total = expected = None
     for start in range(0, vocabulary.size, words):
         some = slice(start, start + words)
         if total is not None:
             hidden = mx.depends([hidden], [expected if gradient else total])[0]
         logits = vocabulary.logits(hidden, some)
+        picked = picked + _at(logits, targets - start)
         own_total, chances = _log_sum(logits)
         before, total = total, own_total if total is None else mx.logaddexp(total, own_total)
         if gradient:
@@ -112,9 +114,16 @@ def _scored_part(
     return picked - total, (at_target - expected).astype(hidden.dtype)
 
 
+def _at(logits: mx.array, targets: mx.array) -> mx.array:
+    """Each target's logit in float32 (T,), 0 where it is not among these."""
+    count = logits.shape[-1]
+    here = mx.clip(targets, 0, count - 1)
+    picked = mx.take_along_axis(logits, here[:, None], axis=-1).squeeze(-1).astype(mx.float32)
+    return mx.where(here == targets, picked, 0.0)
+
+
 def _chunks(model: nn.Module, hidden: mx.array) -> list[slice]:
-    vocabulary = _logits(model, hidden[:1]).shape[-1]
-    size = max(1, _LOGITS[_device()] // vocabulary)
+    size = max(1, prod(_piece()) // _logits(model, hidden[:1]).shape[-1])
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
 
@@ -137,8 +146,7 @@ def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.arr
 
 def _logps(logits: mx.array, targets: mx.array) -> mx.array:
     """log p of the targets, float32 (T,)."""
-    picked = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    return picked.astype(mx.float32) - _log_sum(logits)[0]
+    return _at(logits, targets) - _log_sum(logits)[0]
 
 
 def _log_sum(logits: mx.array) -> tuple[mx.array, mx.array]:

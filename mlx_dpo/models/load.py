@@ -24,8 +24,11 @@ class ModelConfig:
     )
 
 
-def find_model(name: str) -> Path:
+def find_model(name: str, *, weights: bool = True) -> Path:
     """The model's folder; a Hub name is downloaded where it is not yet in the Hub's cache.
+
+    Args:
+        weights: they are needed; else the config and the tokenizer are enough.
 
     Raises:
         DpoError: not a model folder, damaged weights, an architecture mlx_lm does not know, or not to be had
@@ -33,22 +36,22 @@ def find_model(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.exists():
-        folder = _download(name)
+        folder = _download(name, weights)
     if not (folder / "config.json").is_file():
         raise DpoError(
             "is not a model folder: it has no config.json",
             where=name,
             hint="name a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a Hub name",
         )
-    weights = sorted(folder.glob("model*.safetensors"))
-    if not weights:
+    files = sorted(folder.glob("model*.safetensors"))
+    if weights and not files:
         raise DpoError(
             "has a config.json but no model*.safetensors",
             where=name,
             hint="the weights are missing; download the model again",
         )
     _check_architecture(folder)
-    for file in weights:
+    for file in files:
         check_tensors(file, "download the model again")
     return folder
 
@@ -79,7 +82,7 @@ def check_tensors(file: Path, hint: str) -> None:
         raise DpoError("is damaged or not whole", where=file, hint=hint) from None
 
 
-def _download(name: str) -> Path:
+def _download(name: str, weights: bool) -> Path:
     from huggingface_hub.utils import validate_repo_id
 
     not_found = DpoError(
@@ -93,10 +96,12 @@ def _download(name: str) -> Path:
         validate_repo_id(name)
     except ValueError:
         raise not_found from None
-    from mlx_lm.utils import _download
+    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, _download
+
+    patterns = [p for p in DEFAULT_ALLOW_PATTERNS if weights or not p.endswith(".safetensors")]
 
     try:
-        return _download(name)
+        return _download(name, allow_patterns=patterns)
     except Exception as error:  # the Hub client raises its own, httpx's and OSError; all mean: no model
         raise DpoError(
             f"no such folder here, and the Hub did not give it: {first_line(error)}",

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 
 from .adapters import AdapterConfig, attach_unevaluated
 from .checkpointing import checkpoint_layers
+from .load import read_model_config
 from .state import empty_state
 from .trace import placeholders
 from .trunk import line_to
@@ -57,6 +58,8 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
 def _from_folder(folder: Path) -> nn.Module:
     from mlx_lm.utils import load_model
 
+    if not any(folder.glob("model*.safetensors")):
+        return _from_config(read_model_config(folder))
     return load_model(folder, lazy=True)[0]
 
 

@@ -455,7 +455,7 @@ class _Reader:
     def _constant(self, local: int, value: mx.array) -> None:
         if value.size == 1 and value.dtype == mx.float32:
             number = value.item()
-            if number >= _FIRST_MARK and number == int(number) and int(number) in self._marks:
+            if number >= _FIRST_MARK and number.is_integer() and int(number) in self._marks:
                 self._mark_of[local] = self._marks[int(number)]
 
     def _operation(self, record: dict[str, Any]) -> None:

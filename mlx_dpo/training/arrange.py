@@ -42,9 +42,9 @@ def arrange(
     Args:
         device: where the run will be; by default here.
     """
-    if forward is not SHARED:
+    if forward not in (SHARED, SEPARATE):
         return Arrangement(forward, config.compile == "on")
-    separate = config.branches == "separate"
+    separate = forward is SEPARATE or config.branches == "separate"
     forward = SEPARATE if separate else SHARED
     on_gpu = (device or mx.default_device().type) == mx.gpu
     if config.compile == "off" or (config.compile == "auto" and not on_gpu):

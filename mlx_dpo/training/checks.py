@@ -16,7 +16,7 @@ from ..data.templates import end_of_turn, render
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
 from ..models.checkpointing import suspended
-from ..models.forward import COMPLETION, PLAIN, SHARED, Forward
+from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
 from ..models.load import compute_dtype
 from ..records import Preference
 from ..reference import forget_reference, reference_scores
@@ -37,6 +37,25 @@ def sample_rows(pairs: Sequence[TokenizedPair]) -> list[int]:
     """Three rows of the shorter half, the shortest first: a batch of them must fit where training does."""
     order = np.argsort(pair_lengths(pairs), kind="stable")
     return list(dict.fromkeys(int(order[k * (len(order) - 1) // 4]) for k in range(3)))
+
+
+def sample_pairs(model: nn.Module, pairs: Sequence[TokenizedPair]) -> list[TokenizedPair]:
+    """These rows as the model's own call scores them: cut where its whole logits would be large."""
+    room = max(128, _LOGITS // model(mx.zeros((1, 1), mx.int32)).shape[-1])
+    return [_within(pairs[row], room) for row in sample_rows(pairs)]
+
+
+_LOGITS = 2**26
+"""Most logits of one branch that the checks form: 256 MB in float32."""
+
+
+def _within(pair: TokenizedPair, room: int) -> TokenizedPair:
+    """The pair with at most `room` tokens a branch."""
+    answer = max(len(pair.chosen), len(pair.rejected))
+    if len(pair.prompt) + answer <= room:
+        return pair
+    answer = min(answer, room // 2)
+    return shortened(pair, room - answer, answer)
 
 
 def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
@@ -100,8 +119,13 @@ def _decode(tokenizer: Any, tokens: Any) -> str:
     return tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 
 
-def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: str) -> Forward:
+def choose_forward(
+    model: nn.Module, pairs: Sequence[TokenizedPair], setting: str, *, separate: bool = False
+) -> Forward:
     """Invariant 4: the fastest forward that agrees with the model's own call, in scores and gradients.
+
+    Args:
+        separate: prompts are to be shared branch by branch.
 
     Raises:
         DpoError: `setting` is "shared", and that one does not agree.
@@ -109,7 +133,7 @@ def choose_forward(model: nn.Module, pairs: Sequence[TokenizedPair], setting: st
     if setting == "plain":
         return PLAIN
     _check_causal(model, pairs)
-    for forward in (SHARED, COMPLETION, PLAIN):
+    for forward in (SEPARATE if separate else SHARED, COMPLETION, PLAIN):
         problem = disagreement(model, pairs, forward)
         if problem is None:
             if forward is PLAIN:
@@ -135,7 +159,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
     Raises:
         DpoError: it does.
     """
-    pair = pairs[sample_rows(pairs)[0]]
+    pair = sample_pairs(model, pairs)[0]
     tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
     last = tokens[:, -1:]
     other = mx.concatenate([tokens[:, :-1], mx.where(last > 0, last - 1, last + 1)], axis=1)
@@ -149,16 +173,13 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
-def shortened(pair: TokenizedPair) -> TokenizedPair:
-    """The pair as its gradient is proved: short enough for blocks that keep everything."""
-    prompt, answer = _PROVED
+def shortened(pair: TokenizedPair, prompt: int = 96, answer: int = 32) -> TokenizedPair:
+    """The end of its prompt and the start of its answers; by default what any proof has room for."""
     return replace(
         pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
     )
 
 
-_PROVED = (96, 32)
-"""Tokens, at most, of a prompt and an answer whose gradient is compared."""
 _COMPARED = {COMPLETION.name: 1, PLAIN.name: 0}
 """Of the two comparisons of scores, those that are not with itself."""
 
@@ -169,7 +190,7 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
     Scores of three pairs; for the shared one, of the longest against the completion forward, which needs less
     memory; and the gradient of one block's trainable parameters on the shortest, shortened.
     """
-    rows = [pairs[i] for i in sample_rows(pairs)]
+    rows = sample_pairs(model, pairs)
     longest = pairs[spread_rows(pairs, 2)[-1]]
     try:
         for some, other in ((rows, PLAIN), ([longest], COMPLETION))[: _COMPARED.get(forward.name, 2)]:
@@ -224,12 +245,12 @@ def _block_gradient(model: nn.Module, pair: TokenizedPair, forward: Forward) -> 
 
 
 def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> None:
-    """Invariant 5: a batch of pairs scores as the pairs do one by one.
+    """Invariant 5: a batch of pairs, shortened, scores as the pairs do one by one.
 
     Raises:
         DpoError: with the difference.
     """
-    rows = [pairs[i] for i in sample_rows(pairs)]
+    rows = [shortened(pairs[i]) for i in sample_rows(pairs)]
     alone = score_pairs(model, rows, forward, singles(rows))
     together = score_pairs(model, rows, forward, [range(len(rows))])
     worst = np.abs(alone - together)
@@ -252,7 +273,7 @@ def check_unmoved(
 
     Args:
         reference: (n, 2) scores of all pairs, as training will use them.
-        before: scores of the sample rows by the model's own call, before a fresh adapter was attached; None
+        before: scores of `sample_pairs` by the model's own call, before a fresh adapter was attached; None
             where they were compared already, with other pairs.
 
     Raises:
@@ -260,7 +281,6 @@ def check_unmoved(
     """
     rows = sample_rows(pairs)
     sample = [pairs[i] for i in rows]
-    policy = score_pairs(model, sample, forward, singles(sample))
     if not np.isfinite(reference).all():
         bad = pairs[int(np.argmin(np.isfinite(reference).all(axis=1)))]
         raise DpoError(
@@ -268,15 +288,18 @@ def check_unmoved(
             where=bad.where,
             hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
         )
-    for other in [reference[rows], *([] if before is None else [before])]:
-        if (np.abs(policy - other) <= tolerance(model, policy, _token_counts(sample))).all():
-            continue
-        margins = (policy - other) @ np.array([1, -1])
-        raise DpoError(
-            f"the unmoved policy is not its reference: margins up to {np.abs(margins).max():.3g} nats",
-            where="model",
-            hint=_REPORT,
-        )
+    compared = [(sample, reference[rows])]
+    if before is not None:
+        compared.append((sample_pairs(model, pairs), before))
+    for some, other in compared:
+        policy = score_pairs(model, some, forward, singles(some))
+        if not (np.abs(policy - other) <= tolerance(model, policy, _token_counts(some))).all():
+            margins = (policy - other) @ np.array([1, -1])
+            raise DpoError(
+                f"the unmoved policy is not its reference: margins up to {np.abs(margins).max():.3g} nats",
+                where="model",
+                hint=_REPORT,
+            )
 
 
 def checked_reference(

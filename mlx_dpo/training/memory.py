@@ -1,6 +1,6 @@
 """What a run will need, before weights are loaded: traced from the step itself, without weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
-from .checks import sample_rows, shortened
+from .checks import sample_pairs, shortened
 from .step import LossFunction, pair_gradient
 
 
@@ -68,9 +68,9 @@ class Need(NamedTuple):
 
 
 def forward_of(setting: str, layout: Layout, bucket: int = 1) -> list[Forward]:
-    """The forwards that a run would try, best first."""
-    if setting == "plain":
-        return [PLAIN]
+    """The forwards that a run would try, best first; `setting` may also be "completion"."""
+    if setting in (PLAIN.name, COMPLETION.name):
+        return [PLAIN if setting == PLAIN.name else COMPLETION]
     build = partial(build_shared, separate=layout.separate, bucket=bucket)
     shared = (SEPARATE if layout.separate else SHARED)._replace(build=build)
     return [shared] if setting == "shared" else [shared, COMPLETION, PLAIN]
@@ -101,17 +101,12 @@ def need(
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
     """
     device = device or mx.default_device().type
-    problem: Exception | None = None
-    for choice in forward_of(forward, layout, bucket):
-        try:
-            steps = [
-                _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
-            ]
-            break
-        except (TypeError, AttributeError, ValueError, IndexError) as error:
-            problem = error
-    else:
-        raise problem
+    steps = _first_possible(
+        forward_of(forward, layout, bucket),
+        lambda choice: [
+            _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
+        ],
+    )
     blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
     held = _optimizer_bytes(skeleton, optimizer)
     adapter = skeleton.trained * (2 if accumulated else 1)
@@ -120,26 +115,59 @@ def need(
     return last if last.peak > step.peak else step
 
 
-def start_need(
-    skeleton: Skeleton, pairs: Sequence[TokenizedPair], loss: LossFunction, device: mx.DeviceType
+def scoring_need(
+    skeleton: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    held: Sequence[TokenizedPair] | None,
+    micro_batch: int,
+    loss: LossFunction,
+    device: mx.DeviceType,
 ) -> Need:
-    """Peak memory of the checks at the start: the model's own call, logits and all, and its gradient.
+    """Peak memory of what comes without an update: checks at the start, held-out pairs longer than all others.
 
     Raises:
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
     """
-    model, rows = skeleton.model, sample_rows(pairs)
-    model.eval()
-    batch = PLAIN.build([pairs[rows[-1]]])
-    graph = trace(
-        lambda: PLAIN.score(model, batch, gradient=False),
-        blocks=model.layers,
-        forget=lambda: model.update(skeleton.parameters),
-    )
-    scored = _top(skeleton, graph, device)
-    proved = _step(skeleton, [shortened(pairs[rows[0]])], LAYOUTS[0], PLAIN, loss, device)[:2]
-    blocks, head = max(scored, proved, key=sum)
+    sample, longest = sample_pairs(skeleton.model, pairs), pair_sizes(pairs).sum(axis=1).max()
+    longer = held if held is not None and pair_sizes(held).sum(axis=1).max() > longest else None
+    tops = [
+        _scored(skeleton, [PLAIN], [max(sample, key=lambda pair: pair.tokens)], device),
+        _step(skeleton, [shortened(sample[0])], LAYOUTS[0], PLAIN, loss, device)[:2],
+    ]
+    for batch in largest(longer, micro_batch) if longer else []:
+        tops.append(_scored(skeleton, [SHARED, COMPLETION, PLAIN], batch, device))
+    blocks, head = max(tops, key=sum)
     return Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)
+
+
+def _scored(
+    skeleton: Skeleton, forwards: Sequence[Forward], pairs: Sequence[TokenizedPair], device: mx.DeviceType
+) -> tuple[int, int]:
+    """Bytes at the peak of scoring a batch, in the blocks and elsewhere."""
+    model = skeleton.model
+    model.eval()
+
+    def top(forward):
+        batch = forward.build(pairs)
+        with chunks_as_on(device):
+            graph = trace(
+                lambda: forward.score(model, batch, gradient=False),
+                blocks=model.layers,
+                forget=lambda: model.update(skeleton.parameters),
+            )
+        return _top(skeleton, graph, device)
+
+    return _first_possible(forwards, top)
+
+
+def _first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
+    """What `look` finds for the first forward that the model's own code allows."""
+    for forward in forwards:
+        try:
+            return look(forward)
+        except (TypeError, AttributeError, ValueError, IndexError) as error:
+            problem = error
+    raise problem
 
 
 def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
