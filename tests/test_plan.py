@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import shutil
 from dataclasses import replace
 
 import mlx.core as mx
@@ -12,9 +13,12 @@ from mlx_dpo.config import load_config
 from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import plan as planning
+from mlx_dpo.jobs import train as train_module
 from mlx_dpo.jobs.plan import allowed, memory_limit, plan_run, settled
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import AdapterConfig
+from mlx_dpo.models.forward import COMPLETION
+from mlx_dpo.models.load import load_model
 from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.training.checks import shortened
 from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest
@@ -45,7 +49,7 @@ def configure(tmp_path, models, pair_rows, write_rows):
     """Settings for a run on twelve pairs, the first of which is long."""
     long = {**pair_rows[0], **{k: " ".join([pair_rows[0][k]] * 8) for k in ("prompt", "chosen", "rejected")}}
 
-    def make(*overrides, model="granite"):
+    def make(*overrides, model="llama"):
         return load_config(
             None,
             [
@@ -59,6 +63,10 @@ def configure(tmp_path, models, pair_rows, write_rows):
         )
 
     return make
+
+
+def replace_forward(config, name):
+    return replace(config, training=replace(config.training, forward=name))
 
 
 @pytest.mark.parametrize(("name", "checkpointing"), [("llama", True), ("granite", False)])
@@ -139,6 +147,56 @@ def test_a_model_that_cannot_be_planned_trains_all_the_same(configure, monkeypat
     monkeypatch.setattr(planning, "skeleton", broken)
     train_run(configure())
     assert "plan: none" in capsys.readouterr().err
+
+
+def test_a_run_whose_prompts_cannot_be_shared_after_all_is_planned_again(configure, monkeypatch, models):
+    """Sequences of their own need more: what fitted joint and stored then fits only checkpointed."""
+    unshared = replace_forward(configure(), COMPLETION.name)
+    stored, checkpointed = (dict(plan_run(unshared).needs)[layout].peak for layout in LAYOUTS[::2])
+    shared = dict(plan_run(configure()).needs)[LAYOUTS[0]].peak
+    assert max(shared, checkpointed) < stored
+    monkeypatch.setattr(planning, "memory_limit", lambda memory=None: stored - 1)
+    seen = []
+
+    def fall_back(policy, pairs, setting, *, separate):
+        seen.append(policy)
+        return COMPLETION
+
+    monkeypatch.setattr(train_module, "choose_forward", fall_back)
+    folder = train_run(configure()).folder
+    training = load_config(folder / "config.yaml").training
+    assert (training.gradient_checkpointing, training.branches) == ("on", "joint")
+    own = load_model(models("llama"))[0].layers[0]
+    assert type(seen[0].layers[0]).__mro__[1] is type(own)  # checkpointing gives a block a class of its own
+
+
+def test_a_plan_without_weights_is_that_with_them(configure, tmp_path, models):
+    """From the Hub, `plan` fetches the config and the tokenizer alone."""
+    bare = tmp_path / "bare"
+    shutil.copytree(models("granite-4bit"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    plans = [
+        plan_run(configure(f"model.path={path}", model="granite")) for path in (models("granite-4bit"), bare)
+    ]
+    assert plans[0].needs == plans[1].needs
+    assert plans[0].flops == plans[1].flops
+    with pytest.raises(DpoError, match=r"no model\*.safetensors"):
+        train_run(configure(f"model.path={bare}"))
+
+
+def test_held_out_pairs_longer_than_all_others_are_planned(configure, pair_rows, write_rows):
+    joined = {k: " ".join([row[k] for row in pair_rows[20:60]]) for k in ("prompt", "chosen", "rejected")}
+    valid = write_rows("valid.jsonl", [joined])
+    alone = dict(plan_run(configure()).needs)[LAYOUTS[3]].peak
+    both = dict(plan_run(configure(f"data.valid={valid}")).needs)[LAYOUTS[3]].peak
+    assert both > 1.2 * alone
+
+
+def test_where_only_dropout_keeps_blocks_from_being_checkpointed_it_is_named(configure, monkeypatch):
+    needs = dict(plan_run(configure()).needs)
+    least = min(needs.values(), key=lambda n: n.peak)
+    monkeypatch.setattr(planning, "memory_limit", lambda memory=None: least.peak)
+    hint = plan_run(configure("adapter.dropout=0.1")).hint
+    assert hint.startswith("set adapter.dropout=0, training.gradient_checkpointing=on and training.branches=")
 
 
 def test_a_mac_lets_its_gpu_use_two_thirds_or_three_quarters():

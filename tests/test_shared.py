@@ -21,6 +21,7 @@ from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
 from mlx_dpo.errors import DpoError
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models import completions
+from mlx_dpo.models import forward as forward_module
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
 from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
@@ -395,9 +396,36 @@ def test_a_prompt_that_gets_no_gradient_from_its_answers_is_found_out(monkeypatc
 
     monkeypatch.setattr(Keys, "forked", cut)
     assert checks.disagreement(model, PAIRS, SHARED).startswith("gradients differ by")
-    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    for separate in (False, True):
+        assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is COMPLETION
     with pytest.raises(DpoError, match="the shared forward is not exact on this model: gradients differ by"):
         checks.choose_forward(model, PAIRS, "shared")
+
+
+def test_the_layout_that_trains_is_the_one_that_is_proved(monkeypatch):
+    """Right joint, wrong branch by branch: gradients of the first branch only."""
+    model = policy("llama")
+    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is SEPARATE
+    own = forward_module._with_gradient
+
+    def first_only(model, segment, state, after):
+        score = own(model, segment, state, after)
+        return mx.stop_gradient(score) if after else score
+
+    monkeypatch.setattr(forward_module, "_with_gradient", first_only)
+    assert checks.choose_forward(model, PAIRS, "auto") is SHARED
+    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is COMPLETION
+
+
+def test_rows_that_the_models_own_call_scores_are_cut_to_bounded_logits(monkeypatch):
+    """Their whole logits exist at once: 2,000 tokens of 320 words are 640,000 of them."""
+    model = policy("llama")
+    pairs = [pair(1500, 500, 40, 0), pair(1500, 40, 900, 1), pair(40, 20, 20, 2)]
+    monkeypatch.setattr(checks, "_LOGITS", 320 * 300)
+    cut = checks.sample_pairs(model, pairs)
+    assert [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in cut] == [60, 300, 300]
+    assert cut[0] is pairs[2]
+    assert [len(cut[1].chosen), len(cut[1].rejected)] == [150, 40]
 
 
 def test_a_branch_that_starts_where_the_other_ended_is_found_out(monkeypatch):

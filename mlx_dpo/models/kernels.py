@@ -85,10 +85,10 @@ def attention(
     Args:
         queries: (N, heads, L, D).
         keys, values: (N, key heads, T, D), as the cache gave them.
-        cache: where it is a `Keys`, the prompt's keys are attended once for all its branches, uncopied.
+        cache: where it is a `Keys`, a prompt's keys are attended once for all its branches, uncopied.
     """
     prompt = None
-    if isinstance(cache, Keys) and cache.fetched and keys is cache.fetched[0] and values is cache.fetched[1]:
+    if isinstance(cache, Keys) and cache.is_forked(keys, values):
         prompt, keys, values = cache.prompt, cache.keys, cache.values
     if not (isinstance(mask, str) and mask == "causal") or sinks is not None:
         if prompt:

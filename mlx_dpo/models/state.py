@@ -42,15 +42,20 @@ class Keys(ConcatenateKVCache):
         return fetched
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """Prompt and own together; evaluated only where `kernels.attention` does not take them apart."""
+        """Prompt and own together; not evaluated where `kernels.attention` takes them apart."""
         self.fetched = self.keys, self.values
         if self.prompt:
             repeats = self.keys.shape[0] // self.prompt[0].shape[0]
             self.fetched = tuple(
-                mx.concatenate([mx.repeat(p, repeats, axis=0), own], axis=-2)
+                mx.concatenate([mx.repeat(p, repeats, axis=0) if repeats > 1 else p, own], axis=-2)
                 for p, own in zip(self.prompt, self.fetched, strict=True)
             )
         return self.fetched
+
+    def is_forked(self, keys: mx.array, values: mx.array) -> bool:
+        """Whether these are what was fetched last, for several branches of a prompt."""
+        ours = self.fetched and keys is self.fetched[0] and values is self.fetched[1]
+        return bool(ours and self.prompt and len(self.prompt[0]) < len(self.keys))
 
     def maybe_trim_front(self) -> None:
         """Asked of a ChunkedKVCache. Nothing is dropped: the model's mask hides tokens of earlier chunks."""

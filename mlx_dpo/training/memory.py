@@ -123,7 +123,7 @@ def scoring_need(
     loss: LossFunction,
     device: mx.DeviceType,
 ) -> Need:
-    """Peak memory of what comes without an update: checks at the start, held-out pairs longer than all others.
+    """Peak memory of what comes without an update: checks at the start, and held-out pairs longer than others.
 
     Raises:
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
