@@ -238,8 +238,13 @@ def _settings(layout: Layout) -> dict[str, str]:
 def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
     """The smallest change of settings under which the run fits, in words."""
     free = replace(config, training=replace(config.training, gradient_checkpointing="auto", branches="auto"))
-    for changed, also in ((free, ""), (_without_dropout(free), "adapter.dropout=0, ")):
-        if changed and (other := plan_memory(run, changed, plan.limit).chosen):
+    tried = [(run, free, "")]
+    if config.adapter.dropout:
+        without = replace(free, adapter=replace(config.adapter, dropout=0.0))
+        model = skeleton(run.base, without.adapter)
+        tried.append((run._replace(model=model), without, "adapter.dropout=0, "))
+    for changed_run, changed, also in tried:
+        if other := plan_memory(changed_run, changed, plan.limit).chosen:
             words = " and ".join(f"training.{name}={value}" for name, value in _settings(other).items())
             return f"set {also}{words}"
     layout = min(plan.needs, key=lambda row: row[1].peak)[0]
@@ -270,11 +275,6 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
                 f"python -m mlx_lm convert -q --hf-path {config.model.path}"
             )
     return "choose a smaller model"
-
-
-def _without_dropout(config: RunConfig) -> RunConfig | None:
-    """None where there is none."""
-    return replace(config, adapter=replace(config.adapter, dropout=0.0)) if config.adapter.dropout else None
 
 
 def run_limit(config: RunConfig) -> int:

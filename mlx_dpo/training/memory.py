@@ -123,7 +123,7 @@ def scoring_need(
     loss: LossFunction,
     device: mx.DeviceType,
 ) -> Need:
-    """Peak memory of what comes without an update: checks at the start, and held-out pairs longer than others.
+    """Peak memory of what comes without an update: checks at the start, longer held-out pairs.
 
     Raises:
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
