@@ -35,15 +35,15 @@ class Layout(NamedTuple):
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
-_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.093, 1.12), strict=True))
+_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.093, 1.13), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
 `scripts/bench_plan.py` measures what remains."""
-_APART = 0.18
+_APART = 0.08
 """And so much more where checkpointed joint branches are computed apart: blocks of two may be at work."""
 _ADDED = 0.4
 """Of what is trained: branches' gradients in flight while they are added up, beyond what a trace counts."""
-_WIDTHS = (16, WIDTH)
-"""The worse of two orders counts: MLX's own, and a near one, for a trace does not show every view."""
+_WIDTHS, _WIDTHS_APART = (16, WIDTH), (16, WIDTH, 24)
+"""The worst of some orders counts: MLX's own, and near ones, for a trace does not show every view."""
 
 _SEARCHED = 64
 """Times as many rows as a micro-batch has are looked at for the ones that need the most."""
@@ -216,14 +216,15 @@ def _step(
             recomputed=layout.checkpointing,
             forget=forget,
         )
-    inside, outside = _top(skeleton, graph, device)
+    apart = layout.checkpointing and _is_apart(batch, layout)
+    inside, outside = _top(skeleton, graph, device, _WIDTHS_APART if apart else _WIDTHS)
     state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
     forget()
     # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
     found = inside + outside
     known = min(found, skeleton.trained * (2 if layout.separate else 1))
     added = skeleton.trained * _ADDED if layout.separate else 0
-    factor = _MARGINS[layout] + (_APART if layout.checkpointing and _is_apart(batch, layout) else 0)
+    factor = _MARGINS[layout] + (_APART if apart else 0)
     margin = (known + added + factor * (found - known)) / max(1, found)
     return int(margin * inside), int(margin * outside), state
 
@@ -233,9 +234,11 @@ def _is_apart(batch: Batch, layout: Layout) -> bool:
     return not layout.separate and (len(families) > 1 or any(len(f.segments) > 1 for f in families))
 
 
-def _top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
+def _top(
+    skeleton: Skeleton, graph: Graph, device: mx.DeviceType, widths: Sequence[int] = _WIDTHS
+) -> tuple[int, int]:
     """Bytes at the peak, in all real blocks and elsewhere."""
-    return max((_peak(skeleton, moments(graph, gpu=device == mx.gpu, width=w)) for w in _WIDTHS), key=sum)
+    return max((_peak(skeleton, moments(graph, gpu=device == mx.gpu, width=w)) for w in widths), key=sum)
 
 
 def _peak(skeleton: Skeleton, seen: Sequence[Moment]) -> tuple[int, int]:
