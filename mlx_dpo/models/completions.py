@@ -93,7 +93,7 @@ def _scored_part(
     arXiv:2205.14135): `total` is log of the sum of exponentials so far, `expected` (T, H) the gradient of it.
     """
     picked = mx.zeros(targets.shape, mx.float32)
-    words = _piece()[1]
+    words = vocabulary.stretch(_piece()[1])
     total = expected = None
     for start in range(0, vocabulary.size, words):
         some = slice(start, start + words)

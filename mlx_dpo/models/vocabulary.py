@@ -16,37 +16,43 @@ Words = slice | mx.array
 class Vocabulary:
     """A model's head, by its own code, with only some rows of the parameters that have a row for every word.
 
-    `size`: words.
-
-    Raises:
-        TypeError: the head does more than such rows say.
+    `size`: words. A head that is no matter of such rows, as where a trunk hands over logits, gives all its
+    logits first.
     """
 
     def __init__(self, model: nn.Module, hidden: mx.array):
         self._model = model
-        self._places: list[tuple[nn.Module, str]] = []
-        self.size = self.logits(hidden[:1], slice(None)).shape[-1]
+        self.size = self._whole(hidden[:1]).shape[-1]
         self._places = [
             (module, name)
             for module in outside_blocks(model)
             for name, value in module.items()
             if isinstance(value, mx.array) and value.shape[:1] == (self.size,)
         ]
-        if not self._answers_for_some(hidden[:1]):
-            raise TypeError("its head does not answer for some words only")
+        self._divisible = self._answers_for_some(hidden[:1])
+
+    def stretch(self, words: int) -> int:
+        """How many words to ask for at a time: so many, or all where fewer are no less work."""
+        return words if self._divisible else self.size
 
     def logits(self, hidden: mx.array, words: Words) -> mx.array:
         """(T, H) to (T, words)."""
+        if not self._divisible:
+            return self._whole(hidden)[:, words]
         with self._only(words):
-            return head(self._model, hidden[None]).squeeze(0)  # [0] would be a copy
+            return self._whole(hidden)
 
     def slope(self, hidden: mx.array, words: Words, weights: mx.array) -> mx.array:
         """Gradient in `hidden` (T, H) of the sum of weights · logits, weights (T, words)."""
         return mx.vjp(lambda h: self.logits(h, words), [hidden], [weights])[1][0]
 
+    def _whole(self, hidden: mx.array) -> mx.array:
+        return head(self._model, hidden[None]).squeeze(0)  # [0] would be a copy
+
     def _answers_for_some(self, hidden: mx.array) -> bool:
         try:
-            return self.logits(hidden, slice(0, 2)).shape[-1] == 2
+            with self._only(slice(0, 2)):
+                return self._whole(hidden).shape[-1] == 2
         except ValueError:
             return False
 
