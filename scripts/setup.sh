@@ -12,7 +12,7 @@ find_python() {
     echo "$candidate"
     return
   done
-  echo "setup: needs Python 3.11 or newer; install one, or set PYTHON=/path/to/python3" >&2
+  echo "setup: needs Python 3.11 or newer; install one, or name one: PYTHON=python3.12" >&2
   return 1
 }
 

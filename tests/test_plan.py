@@ -114,6 +114,7 @@ def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
     for limit in (peaks[0], peaks[0] - 1):
         monkeypatch.setattr(planning, "memory_limit", lambda memory=None, limit=limit: limit)
         fits = next(layout for layout, peak in zip(LAYOUTS, peaks, strict=True) if peak <= limit)
+        assert plan_run(config).chosen == fits
         rows = planning.index_rows(config.data.train)
         base = planning.find_model(config.model.path)
         pairs = planning.open_pairs(rows, planning.load_tokenizer(base), config.data.max_length)
@@ -213,7 +214,7 @@ def test_the_command_tells_parts_and_choice(mlx_dpo_command, models, pair_rows, 
     parts = ("weights", "adapter", "optimizer", "activations", "head", "state")
     for row in found["layouts"]:
         assert row["peak"] == sum(row[part] for part in parts)
-    text = plan_run(load_config(None, [f"model.path={models('llama')}", *words[3::2]])).text()
+    text = mlx_dpo_command("plan", *words).stdout
     for word in (*parts, "limit", "disk", "shapes", "TFLOP"):
         assert word in text
 

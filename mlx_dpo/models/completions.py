@@ -123,12 +123,8 @@ def _at(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def _chunks(model: nn.Module, hidden: mx.array) -> list[slice]:
-    size = max(1, prod(_piece()) // _logits(model, hidden[:1]).shape[-1])
+    size = max(1, prod(_piece()) // head(model, hidden[:1]).shape[-1])
     return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
-
-
-def _logits(model: nn.Module, hidden: mx.array) -> mx.array:
-    return head(model, hidden[None]).squeeze(0)
 
 
 def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
@@ -138,7 +134,7 @@ def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.arr
 
         def run(parameters, rows, part=part):
             model.update(parameters)
-            return _logps(_logits(model, rows), targets[part])
+            return _logps(head(model, rows), targets[part])
 
         parts.append(checkpoint(run)(model.trainable_parameters(), hidden[part]))
     return mx.concatenate(parts)

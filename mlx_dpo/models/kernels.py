@@ -130,7 +130,7 @@ def _attend_vjp(primals, cotangents, outputs):
         part = slice(start, start + block.shape[3])
         start += block.shape[3]
         outward = cotangent[:, :, :, part]
-        if start > block.shape[3]:  # one block after the other, else MLX holds the scores of all of them
+        if query_slopes:  # one block after the other, else MLX holds the scores of all of them
             outward = mx.depends([outward], [query_slopes[-1], *slopes])[0]
         inward = _joined([_product(outward, values.swapaxes(-1, -2)) for _, values in seen])
         inward = (weight * (inward - through[:, :, :, part])).astype(weight.dtype)

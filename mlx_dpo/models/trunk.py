@@ -58,13 +58,14 @@ def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = 
 
 
 def head(model: nn.Module, hidden: mx.array) -> mx.array:
-    """Logits (N, T, V) of hidden states (N, T, H), by the model's own code.
+    """Logits (T, V) of hidden states (T, H), by the model's own code.
 
     The trunk hands back `hidden` as if it had computed it, so that whatever the model does after it (tied
     weights, logit scaling, soft caps) is done here too.
     """
-    with _calling(find_trunk(model), lambda call, *args, **kwargs: hidden):
-        return model(mx.zeros(hidden.shape[:2], mx.int32))
+    row = hidden[None]
+    with _calling(find_trunk(model), lambda call, *args, **kwargs: row):
+        return model(mx.zeros(row.shape[:2], mx.int32)).squeeze(0)  # [0] would be a copy
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class Vocabulary:
 
     def __init__(self, model: nn.Module, hidden: mx.array):
         self._model = model
-        self.size = self._whole(hidden[:1]).shape[-1]
+        self.size = head(model, hidden[:1]).shape[-1]
         self._places = [
             (module, name)
             for module in outside_blocks(model)
@@ -38,21 +38,18 @@ class Vocabulary:
     def logits(self, hidden: mx.array, words: Words) -> mx.array:
         """(T, H) to (T, words)."""
         if not self._divisible:
-            return self._whole(hidden)[:, words]
+            return head(self._model, hidden)[:, words]
         with self._only(words):
-            return self._whole(hidden)
+            return head(self._model, hidden)
 
     def slope(self, hidden: mx.array, words: Words, weights: mx.array) -> mx.array:
         """Gradient in `hidden` (T, H) of the sum of weights · logits, weights (T, words)."""
         return mx.vjp(lambda h: self.logits(h, words), [hidden], [weights])[1][0]
 
-    def _whole(self, hidden: mx.array) -> mx.array:
-        return head(self._model, hidden[None]).squeeze(0)  # [0] would be a copy
-
     def _answers_for_some(self, hidden: mx.array) -> bool:
         try:
             with self._only(slice(0, 2)):
-                return self._whole(hidden).shape[-1] == 2
+                return head(self._model, hidden).shape[-1] == 2
         except ValueError:
             return False
 

@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.optimizers as optimizers
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from ..data.shared import SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..models.completions import chunks_as_on
+from ..models.custom import arrays_of, filled
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
 from ..models.kernels import lean
 from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
-from .checks import sample_pairs, shortened
+from .checks import sample_pairs, sample_rows, shortened
 from .step import LossFunction, pair_gradient
 
 
@@ -136,7 +137,8 @@ def scoring_need(
         _scored(skeleton, [PLAIN], [max(sample, key=lambda pair: pair.tokens)], device),
         _step(skeleton, [shortened(sample[0])], LAYOUTS[0], PLAIN, loss, device)[:2],
     ]
-    for batch in largest(longer, micro_batch) if longer else []:
+    together = [pairs[i] for i in sample_rows(pairs)]
+    for batch in [together, *(largest(longer, micro_batch) if longer else [])]:
         tops.append(_scored(skeleton, [SHARED, COMPLETION, PLAIN], batch, device))
     blocks, head = max(tops, key=sum)
     return Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)
@@ -294,26 +296,15 @@ def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.D
     optimizer.init(parameters)
     state = placeholders(optimizer.state)
     mean = placeholders(parameters)
-    flat, rebuild = _flat([parameters, state])
+    given = [parameters, state]
 
     def run(*arrays):
-        own, optimizer.state = rebuild(arrays)
+        own, optimizer.state = filled(given, arrays)
         gradient, _ = optimizers.clip_grad_norm(mean, 1.0)
         return optimizer.apply_gradients(gradient, own), optimizer.state
 
-    graph = trace(run, flat)
+    graph = trace(run, arrays_of(given))
     own = sum(v.nbytes for _, v in tree_flatten(parameters))
     top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
     rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
     return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[LAYOUTS[0]] * rest), 0, 0)
-
-
-def _flat(tree: Any) -> tuple[list[mx.array], Any]:
-    arrays: list[mx.array] = []
-    tree_map(lambda a: arrays.append(a) if isinstance(a, mx.array) else None, tree)
-
-    def rebuild(new: Sequence[mx.array]) -> Any:
-        others = iter(new)
-        return tree_map(lambda a: next(others) if isinstance(a, mx.array) else a, tree)
-
-    return arrays, rebuild
