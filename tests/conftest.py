@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 # isort: split
 import mlx.core as mx
 
+from mlx_dpo.cli import main
 from mlx_dpo.demo.tiny import make_model
+
+from .mistakes import lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -94,3 +98,47 @@ def mlx_dpo_command():
         )
 
     return run
+
+
+def files_in(folder):
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Run a command in the test's folder: it must fail with this message only, and change no file."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(command, what, remedy, code=1):
+        before = files_in(tmp_path)
+        capsys.readouterr()  # what making models and runs has said
+        with pytest.raises(SystemExit) as stop:
+            main(command.split())
+        out, err = capsys.readouterr()
+        for pattern in (r"has \d+\.\d\d GB", r"write \d+ bytes"):  # differs from machine to machine
+            err = re.sub(pattern, lambda m: re.sub(r"[\d.]+", "{n}", m[0]), err)
+        assert err[err.find("Error: ") :] == f"Error: {what}\n  {remedy}\n"
+        assert (stop.value.code, out) == (code, "")
+        assert "Traceback" not in err
+        assert files_in(tmp_path) == before
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, models, pair_rows):
+    """A run's folder by model, trained when first asked for on two pairs, with two held out."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "train.jsonl").write_text(lines(*pair_rows[:2]))
+    (folder / "valid.jsonl").write_text(lines(*pair_rows[2:4]))
+
+    def get(name):
+        run = folder / name
+        if not run.exists():
+            command = f"train --set data.train={folder}/train.jsonl --set data.valid={folder}/valid.jsonl"
+            with pytest.raises(SystemExit) as stop:
+                main([*command.split(), "--model", str(models(name)), "--output", str(run)])
+            assert stop.value.code == 0
+        return run
+
+    return get

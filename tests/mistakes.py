@@ -1,0 +1,75 @@
+"""What the tests of a user's mistakes share: rows, commands, remedies, and ways to damage a file."""
+
+import json
+import os
+
+import mlx.core as mx
+import pytest
+
+NEEDS_PAIR = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
+NEEDS_CURATED = 'each line needs "prompt" and "answer"; see data/README.md'
+NEEDS_OBJECT = 'each line is one whole object, such as {"prompt": "...", "answer": "..."}'
+NEEDS_TURN = 'a message is {"role": "user", "content": "..."}'
+NEEDS_TEXT = "texts are JSON strings; conversations are lists of {role, content}"
+SEE_CONFIG = "mlx-dpo config prints every setting with its meaning"
+SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
+DOWNLOAD = "download the model again"
+COPY_RUN = "copy the whole run folder again"
+OTHER_FOLDER = "choose another output folder"
+
+# No case with this model gets as far as looking for it: settings, files and folders are checked before.
+NO_MODEL = "--model ./no-model --output out"
+TRAIN = "train --set data.train=rows.jsonl --set data.valid=null"
+GEN_PAIRS = "gen-pairs --source rows.jsonl"
+
+
+def cases(table):
+    """Parametrize by promise -> values."""
+    return pytest.mark.parametrize("case", table.values(), ids=table.keys())
+
+
+def chat(*turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def pair(**changes):
+    return {"prompt": "How?", "chosen": "So.", "rejected": "Thus."} | changes
+
+
+def curated(**changes):
+    return {"prompt": "How?", "answer": "So."} | changes
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def without(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def holding(name, content):
+    return lambda folder: write(folder / name, content)
+
+
+def cut(name, size):
+    return lambda folder: os.truncate(folder / name, size)
+
+
+def changed(name, old, new):
+    def change(folder):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return change
+
+
+def not_a_number(folder):
+    weights = mx.load(str(folder / "model.safetensors"))
+    name = "model.norm.weight"
+    mx.save_safetensors(str(folder / "model.safetensors"), weights | {name: weights[name] * mx.nan})
