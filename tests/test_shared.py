@@ -2,30 +2,20 @@
 
 import itertools
 import os
-from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 
-import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
-
-# isort: split
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_dpo.data.shared import build_shared, choose_bucket, shapes
+from mlx_dpo.data.shared import build_shared, shapes
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
-from mlx_dpo.errors import DpoError
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models import completions
-from mlx_dpo.models import forward as forward_module
-from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
-from mlx_dpo.models.state import Arrays, Keys, empty_state, forked
+from mlx_dpo.models.kernels import attention, lean
+from mlx_dpo.models.state import empty_state, forked
 from mlx_dpo.models.trunk import hidden_states
 from mlx_dpo.models.vocabulary import Vocabulary
 from mlx_dpo.training import checks
@@ -33,85 +23,7 @@ from mlx_dpo.training.arrange import arrange
 from mlx_dpo.training.step import pair_gradient, window_gradient
 from mlx_dpo.training.trainer import TrainingConfig
 
-VOCABULARY = 320
-COMMON = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": VOCABULARY,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": True,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "moe_intermediate_size": 32,
-    "norm_topk_prob": True,
-}
-CONFIGS: dict[str, dict[str, Any]] = {
-    **{name: ARCHITECTURES[name][0](64, 4, VOCABULARY) for name in ("llama", "qwen3", "granite")},
-    "gemma2": {**COMMON, "model_type": "gemma2", "query_pre_attn_scalar": 16.0},  # caps scores and logits
-    "qwen3_next": {  # three gated-delta blocks, then one of attention; experts in all
-        **COMMON,
-        "model_type": "qwen3_next",
-        "linear_num_value_heads": 4,
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 32,
-        "linear_value_head_dim": 16,
-        "linear_conv_kernel_dim": 4,
-        "shared_expert_intermediate_size": 32,
-        "partial_rotary_factor": 0.5,
-    },
-    "qwen3_moe": {**COMMON, "model_type": "qwen3_moe"},
-}
-
-
-@cache
-def policy(architecture: str, adapter: str = "lora", bits: int | None = None) -> nn.Module:
-    """A model with an adapter that has moved; not to be changed by a test."""
-    from mlx_lm.utils import _get_classes
-
-    config = CONFIGS[architecture]
-    kind, arguments = _get_classes(config)
-    mx.random.seed(0)  # a few vectors are drawn where the model is made
-    model = kind(arguments.from_dict(config))
-    initialise(model, seed=3)
-    if bits:
-        nn.quantize(model, group_size=32, bits=bits)
-    experts = any("switch_mlp" in name for name, _ in model.named_modules())
-    # DoRA has no form for stacked experts.
-    targets = ["q_proj", "o_proj", "in_proj_qkvz", "out_proj"] if experts and adapter == "dora" else "all"
-    if isinstance(targets, list):
-        names = {n.rsplit(".", 1)[-1] for layer in model.layers for n, _ in layer.named_modules()}
-        targets = [t for t in targets if t in names]
-    mx.random.seed(1)
-    attach(model, AdapterConfig(rank=4, type=adapter, targets=targets))
-    moved = [(n, 0.05 * mx.random.normal(v.shape)) for n, v in trainable(model).items() if "lora_b" in n]
-    model.load_weights(moved, strict=False)
-    return model
-
-
-def checkpointed(architecture: str, adapter: str, bits: int | None) -> nn.Module:
-    model = policy.__wrapped__(architecture, adapter, bits)
-    checkpoint_layers(model)
-    return model
-
-
-def pair(prompt: int, chosen: int, rejected: int, seed: int) -> TokenizedPair:
-    """Random tokens in these numbers."""
-    rng = np.random.default_rng(seed)
-    parts = (rng.integers(1, VOCABULARY, n).astype(np.int32) for n in (prompt, chosen, rejected))
-    return TokenizedPair(*parts, f"rows:{seed}")
-
-
-# Two prompts of nearly one length, which share one family, and one far longer; answers alike and unlike.
-PAIRS = [pair(23, 14, 15, 0), pair(25, 14, 16, 1), pair(71, 30, 6, 2)]
-REFERENCE = np.array([[-80, -85], [-80, -90], [-170, -40]], np.float32)
+from .policies import COMMON, CONFIGS, PAIRS, REFERENCE, VOCABULARY, checkpointed, pair, policy
 
 
 def gradient_of(model, pairs, forward, micro_batch, *, compiled=False, loss=None):
@@ -172,50 +84,6 @@ def test_shared_prompts_give_the_plain_scores_and_gradients(
     forward = SHARED if branches == "joint" else SEPARATE
     actual = gradient_of(build(architecture, adapter, bits), PAIRS, forward, micro_batch, compiled=compiled)
     assert_same(actual, plain_gradient(architecture, adapter, bits))
-
-
-def tokens_of(batch):
-    """Positions computed, padding included."""
-    return sum(f.prompts.size + sum(s.inputs.size for s in f.segments) for f in batch.families)
-
-
-def test_every_prompt_stands_once_and_its_branches_continue_it():
-    batch = build_shared(
-        [TokenizedPair(*(np.array(a, np.int32) for a in ([1, 2, 3], [4, 5], [6, 7])), "r:1")]
-    )
-    ((prompts, (segment,)),) = batch.families
-    assert prompts.tolist() == [
-        [1, 2]
-    ]  # its last token predicts the answer's first and goes with the branches
-    assert segment.inputs.tolist() == [[3, 4], [3, 6]]
-    assert segment.targets.tolist() == [[4, 5], [6, 7]]
-    assert segment.mask.tolist() == [[True, True], [True, True]]
-    assert [batch.order.tolist(), batch.lengths.tolist()] == [[0, 1], [2, 2]]
-
-
-def test_what_is_left_of_a_longer_prompt_is_not_scored():
-    pairs = [TokenizedPair(*(np.array(a, np.int32) for a in parts), "r:1") for parts in (
-        ([1, 2, 3], [4, 5, 6], [7, 8, 9]), ([1, 2, 3, 4], [5, 6], [7, 8]))]  # fmt: skip
-    ((prompts, (segment,)),) = build_shared(pairs).families
-    assert prompts.tolist() == [[1, 2], [1, 2]]
-    assert segment.inputs.tolist() == [[3, 4, 5], [3, 7, 8], [3, 4, 5], [3, 4, 7]]
-    assert segment.targets.tolist() == [[4, 5, 6], [7, 8, 9], [0, 5, 6], [0, 7, 8]]
-    assert segment.mask.sum(axis=1).tolist() == [3, 3, 2, 2]
-    pairs[1] = replace(pairs[1], prompt=np.array([1, 2, 3, 4, 5], np.int32))
-    assert build_shared(pairs[1:]).families[0].segments[0].targets.tolist() == [[5, 6], [7, 8]]
-
-
-def test_unequal_answers_do_not_pay_for_each_others_padding():
-    assert tokens_of(build_shared([pair(50, 100, 20, 0)])) == 49 + 100 + 20
-    four = [pair(50, 100, 20, 0), pair(300, 8, 90, 1), pair(16, 200, 210, 2), pair(120, 60, 61, 3)]
-    exact = sum(p.tokens - 1 for p in four)
-    assert exact <= tokens_of(build_shared(four)) <= 1.08 * exact
-
-
-def test_pairs_of_like_length_are_computed_together():
-    batch = build_shared([pair(64, 32, 32, seed) for seed in range(4)])
-    assert [f.prompts.shape for f in batch.families] == [(4, 63)]
-    assert [s.inputs.shape for s in batch.families[0].segments] == [(8, 32)]
 
 
 def ranked(answers=3):
@@ -330,36 +198,6 @@ def test_filling_up_to_buckets_changes_no_score_and_no_gradient(separate):
     assert_same(gradient_of(model, PAIRS, forward, 3), plain_gradient("granite", "lora", None))
 
 
-def test_buckets_are_chosen_from_the_data_so_that_shapes_are_few():
-    rng = np.random.default_rng(0)
-    pairs = [pair(*(int(n) for n in rng.integers(20, 300, 3)), seed) for seed in range(100)]
-    bucket, count = choose_bucket([[p] for p in pairs], separate=False)
-    assert bucket > 1
-    assert count == len({shapes(build_shared([p], bucket=bucket)) for p in pairs}) <= 100
-    assert choose_bucket([[pair(50, 20, 20, seed)] for seed in range(9)], separate=False) == (1, 1)
-
-
-def test_a_bucket_costs_no_more_than_a_twelfth_of_the_tokens():
-    rng = np.random.default_rng(1)
-    pairs = [pair(*(int(n) for n in rng.integers(20, 120, 3)), seed) for seed in range(100)]
-    bucket, _ = choose_bucket([[p] for p in pairs], separate=False)
-    exact, filled = (sum(tokens_of(build_shared([p], bucket=b)) for p in pairs) for b in (1, bucket))
-    assert exact < filled <= 1.08 * exact
-
-
-def test_rows_that_are_checked_go_from_the_shortest_to_the_longest():
-    """Whatever their order in the file: the longest is the one that a window of attention may cut."""
-    pairs = [
-        pair(300, 20, 20, 0),
-        pair(20, 5, 5, 1),
-        pair(100, 9, 9, 2),
-        pair(50, 9, 9, 3),
-        pair(60, 9, 9, 4),
-    ]
-    assert checks.spread_rows(pairs, 2) == [1, 0]
-    assert checks.sample_rows(pairs) == [1, 3, 4]
-
-
 def test_a_traced_step_is_traced_once_a_shape():
     calls = []
     model = policy("llama")
@@ -386,55 +224,17 @@ def test_compiling_and_branches_are_settled_as_set():
         assert arrangement.compiled == (compile == "on") or on_gpu
 
 
-def test_a_prompt_that_gets_no_gradient_from_its_answers_is_found_out(monkeypatch):
-    """Right scores, wrong gradients: what a state that leaves a checkpointed block by mutation would give."""
-    model = policy("llama")
-    assert checks.disagreement(model, PAIRS, SHARED) is None
-    own = Keys.forked
-
-    def cut(self, branches):
-        fork = own(self, branches)
-        fork.prompt = tuple(map(mx.stop_gradient, fork.prompt))
-        return fork
-
-    monkeypatch.setattr(Keys, "forked", cut)
-    assert checks.disagreement(model, PAIRS, SHARED).startswith("gradients differ by")
-    for separate in (False, True):
-        assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is COMPLETION
-    with pytest.raises(DpoError, match="the shared forward is not exact on this model: gradients differ by"):
-        checks.choose_forward(model, PAIRS, "shared")
-
-
-def test_the_layout_that_trains_is_the_one_that_is_proved(monkeypatch):
-    """Right joint, wrong branch by branch: gradients of the first branch only."""
-    model = policy("llama")
-    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is SEPARATE
-    own = forward_module._with_gradient
-
-    def first_only(model, segment, state, after):
-        score = own(model, segment, state, after)
-        return mx.stop_gradient(score) if after else score
-
-    monkeypatch.setattr(forward_module, "_with_gradient", first_only)
-    assert checks.choose_forward(model, PAIRS, "auto") is SHARED
-    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is COMPLETION
-
-
-def test_rows_that_the_models_own_call_scores_are_cut_to_bounded_logits(monkeypatch):
-    """Their whole logits exist at once: 2,000 tokens of 320 words are 640,000 of them."""
-    model = policy("llama")
-    pairs = [pair(1500, 500, 40, 0), pair(1500, 40, 900, 1), pair(40, 20, 20, 2)]
-    monkeypatch.setattr(checks, "_LOGITS", 320 * 300)
-    cut = checks.sample_pairs(model, pairs)
-    assert [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in cut] == [60, 300]
-    assert cut[0] is pairs[2]
-    assert [len(cut[1].chosen), len(cut[1].rejected)] == [150, 40]
-
-
-def test_a_branch_that_starts_where_the_other_ended_is_found_out(monkeypatch):
-    """Branches that write into one list of states: the second then continues the first."""
-    model = policy("granite")
-    monkeypatch.setattr(Arrays, "forked", lambda self, branches: self)
-    monkeypatch.setattr(checks, "SHARED", SEPARATE)
-    assert checks.disagreement(model, PAIRS, SEPARATE).startswith("scores differ by")
-    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+def test_scoring_keeps_no_softmax_of_attention():
+    """8,192 tokens, 2 heads: weights below the diagonal are 268 MB, those of one block at most 8 MB."""
+    queries, keys, values = mx.random.normal((3, 1, 2, 8192, 16))
+    mx.eval(queries, keys, values)
+    outputs, peaks = [], []
+    for gradient in (True, False):
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        with lean(gradient):
+            outputs.append(attention(queries, keys, values, None, 0.25, "causal"))
+            mx.eval(outputs)
+        peaks.append(mx.get_peak_memory() - before)
+    assert mx.array_equal(*outputs)
+    assert 2 * peaks[1] < 268e6 < peaks[0]

@@ -1,7 +1,7 @@
 """Blocks that keep only their input for the backward pass and compute the rest again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from .custom import checkpoint
-from .kernels import is_lean, lean
+from .kernels import as_now
 from .state import Arrays, Keys, Several
 
 _CARRIED = Keys | Arrays | Several | mx.array | str | int | float
@@ -58,7 +58,7 @@ def _checkpointed(kind: type) -> type:
         memories = [leaf for leaf in leaves if isinstance(leaf, Keys | Arrays | Several)]
         only = getattr(self, "_only_memory", False)
         # The backward pass comes when the caller's `lean` is over.
-        kernels = lean if is_lean() else nullcontext
+        kernels = as_now()
 
         def run(parameters, floats, state):
             self.update(parameters)

@@ -50,7 +50,7 @@ def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> mx.arr
 
 def completion_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> mx.array:
     """Hidden states of whole sequences, logits of completion tokens only."""
-    with lean():
+    with lean(gradient):
         hidden = hidden_states(model, batch.inputs)
         hidden = mx.take_along_axis(hidden, batch.positions[..., None], axis=1)
         return score_tokens(model, hidden, batch.targets, batch.mask, gradient=gradient)
@@ -58,7 +58,7 @@ def completion_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> m
 
 def shared_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
     """Every prompt once; its branches continue from what the blocks remember of it."""
-    with lean():
+    with lean(gradient):
         return mx.concatenate(
             [score for family in batch.families for score in _family(model, family, gradient)]
         )[batch.order]
@@ -133,7 +133,7 @@ def _with_gradient(
 
     @score_and_slopes.vjp
     def score_and_slopes_vjp(primals, cotangents, outputs):
-        return tuple(cotangents[0] * slope for slope in outputs[1:])
+        return tuple((cotangents[0] * slope).astype(slope.dtype) for slope in outputs[1:])
 
     result = score_and_slopes(*values, *(given[i] for i in present))[0]
     model.update(parameters)

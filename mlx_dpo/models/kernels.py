@@ -4,9 +4,9 @@ mlx_lm's models call these by name; `lean()` puts ours in their place for the ti
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, lru_cache, reduce
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, lru_cache, partial, reduce
 from typing import Any
 
 import mlx.core as mx
@@ -21,27 +21,34 @@ _SCAN = 64
 """Tokens of a Mamba-2 scan's block. Its temporaries grow with it: mlx_lm's 256 needs four times as much."""
 
 
+_differentiated: list[bool] = []
+
+
 @contextmanager
-def lean() -> Iterator[None]:
-    """Within it, mlx_lm's models call the functions below."""
-    if is_lean():
+def lean(gradient: bool = True) -> Iterator[None]:
+    """Within it, mlx_lm's models call the functions below.
+
+    Args:
+        gradient: what comes out will be differentiated; else nothing is kept for that. The outermost counts.
+    """
+    if _differentiated:
         yield
         return
     places = _places(len(sys.modules))
+    _differentiated.append(gradient)
     for module, name, ours, _ in places:
         setattr(module, name, ours)
     try:
         yield
     finally:
+        _differentiated.pop()
         for module, name, _, theirs in places:
             setattr(module, name, theirs)
 
 
-def is_lean() -> bool:
-    """Whether this is within `lean()`."""
-    from mlx_lm.models import base
-
-    return base.scaled_dot_product_attention is attention
+def as_now() -> Callable[[], AbstractContextManager[None]]:
+    """What later brings back the functions that models call at this moment."""
+    return partial(lean, *_differentiated) if _differentiated else nullcontext
 
 
 @lru_cache(maxsize=1)
@@ -99,23 +106,31 @@ def attention(
     heads = queries.shape[1]
     groups = keys.shape[1]
     queries = (queries * scale).reshape(queries.shape[0], groups, heads // groups, *queries.shape[2:])
-    return _attend(queries, keys, values, *(prompt or ()))[0].flatten(1, 2)
+    attend = _attend if all(_differentiated) else _attended
+    return attend(queries, keys, values, *(prompt or ()))[0].flatten(1, 2)
 
 
-@custom_function
-def _attend(queries: mx.array, *pieces: mx.array) -> tuple[mx.array, ...]:
+def _attended(queries: mx.array, *pieces: mx.array) -> tuple[mx.array, ...]:
     """Scaled queries (N, K, R, L, D) to outputs (N, K, R, L, E), and the softmax weights of every block.
 
-    Only the weights are kept for the backward pass, each once. `pieces` are keys and values, (N, K, T, D) and
-    (N, K, T, E), then perhaps a prompt's, (G, K, P, D) and (G, K, P, E), which stand before them.
+    `pieces` are keys and values, (N, K, T, D) and (N, K, T, E), then perhaps a prompt's, (G, K, P, D) and
+    (G, K, P, E), which stand before them.
     """
     outputs, weights = [], []
     for block, seen in _blocks(queries, pieces):
+        if outputs:  # one block after the other, as in the backward pass
+            block = mx.depends([block], outputs[-1:])[0]
         scores = [_product(block, keys.swapaxes(-1, -2)) for keys, _ in seen]
-        scores[-1] = scores[-1] + _causal(*scores[-1].shape[-2:], scores[-1].dtype)
+        count, end = scores[-1].shape[-2:]
+        hidden = mx.pad(_causal(count, scores[-1].dtype), [(0, 0), (end - count, 0)])
+        scores[-1] = scores[-1] + hidden
         weights.append(mx.softmax(_joined(scores), axis=-1, precise=True))
         outputs.append(_over(_cut(weights[-1], seen), [values for _, values in seen]))
     return _joined(outputs, axis=3), *weights
+
+
+_attend = custom_function(_attended)
+"""It keeps only the weights for the backward pass, each once."""
 
 
 @_attend.vjp
@@ -141,7 +156,8 @@ def _attend_vjp(primals, cotangents, outputs):
         ):
             for i, left, right in ((place, g, block), (place + 1, w, outward)):
                 slopes[i] = _added(slopes[i], _summed(left, right, len(pieces[i])), pieces[i].shape[2])
-    return _joined(query_slopes, axis=3), *slopes
+    found = _joined(query_slopes, axis=3), *slopes
+    return tuple(slope.astype(primal.dtype) for slope, primal in zip(found, primals, strict=True))
 
 
 def _blocks(
@@ -207,10 +223,9 @@ def _added(total: mx.array | None, part: mx.array, length: int) -> mx.array:
 
 
 @lru_cache(maxsize=64)
-def _causal(count: int, end: int, dtype: mx.Dtype) -> mx.array:
-    """(count, end): 0 where the last `count` of `end` tokens may look, else -inf."""
-    seen = np.arange(end - count, end)[:, None] >= np.arange(end)[None]
-    return mx.array(np.where(seen, 0.0, -np.inf), dtype=dtype)
+def _causal(count: int, dtype: mx.Dtype) -> mx.array:
+    """(count, count): 0 where a token may look at another, else -inf."""
+    return mx.array(np.where(np.tri(count), 0.0, -np.inf), dtype=dtype)
 
 
 def scan(
@@ -262,7 +277,7 @@ def _scan_block(
     inputs = (dt[..., None] * x).swapaxes(1, 2).reshape(n, groups, -1, length, width)
     B, C = B.swapaxes(1, 2)[:, :, None], C.swapaxes(1, 2)[:, :, None]
     before = state.reshape(n, groups, -1, width, size)
-    between = mx.exp(since[..., :, None] - since[..., None, :] + _causal(length, length, since.dtype))
+    between = mx.exp(since[..., :, None] - since[..., None, :] + _causal(length, since.dtype))
     y = ((C @ B.swapaxes(-1, -2)) * between) @ inputs
     y = y + mx.exp(since)[..., None] * (C @ before.swapaxes(-1, -2))
     left = (inputs * between[..., -1, :, None]).swapaxes(-1, -2) @ B
@@ -295,4 +310,5 @@ def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
 def _swiglu_vjp(primals, cotangents, outputs):
     (gate, x), opened, cotangent = primals, outputs[1], cotangents[0]
     unit = gate * opened
-    return cotangent * x * (opened + unit * (1 - opened)), cotangent * unit
+    found = cotangent * x * (opened + unit * (1 - opened)), cotangent * unit
+    return tuple(slope.astype(primal.dtype) for slope, primal in zip(found, primals, strict=True))

@@ -6,8 +6,6 @@ backward pass, and what the calls do is put in place of the marks afterwards.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from math import prod
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -15,23 +13,8 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 
 from .custom import arrays_of, filled, observed, parameters_first
-from .kernels import is_lean, lean
-
-_FIRST_MARK = 1_000_003
-"""Marks are products with whole numbers from here on: exact in float32, and no model multiplies by them."""
-_TRANSPARENT = {"Broadcast", "ExpandDims", "Squeeze", "Reshape", "Flatten", "Unflatten", "AsType", "Copy"}
-
-
-class Array(NamedTuple):
-    """Shape, and bytes of one element."""
-
-    shape: tuple[int, ...]
-    itemsize: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a copy of its own."""
-        return prod(self.shape) * self.itemsize
+from .kernels import as_now
+from .marks import FIRST_MARK, Array, Call, Marked, Part, Reader, Step, ancestors, described
 
 
 class Operation(NamedTuple):
@@ -95,59 +78,15 @@ def trace(
     return _Tracer(blocks, recomputed, forget).graph(fun, given)
 
 
-class _Call(NamedTuple):
-    """One call of a function with a backward pass of its own."""
-
-    fun: Callable[..., Any]
-    vjp: Callable[..., Any] | None
-    arguments: Any
-    primals: list[mx.array]
-    outputs: list[Array]
-    dtypes: list[mx.Dtype]
-    block: int | None
-    recomputed: bool
-    lean: bool
-
-
-class _Marked(NamedTuple):
-    """A call in a trace: its number, whether it is the backward pass, slot -> local array, both ways."""
-
-    call: int
-    backward: bool
-    inputs: dict[int, int]
-    outputs: dict[int, int]
-
-
-class _Step(NamedTuple):
-    name: str
-    arguments: Sequence[Any]
-    inputs: list[int]
-    outputs: list[int]
-
-
-class _Part(NamedTuple):
-    """A traced function: steps over local arrays, what goes in and out, and if the results need each step.
-
-    `outside`: arrays that calls outside of the function made, by call and slot.
-    """
-
-    arrays: list[Array]
-    steps: list[Any]
-    given: list[int]
-    results: list[int]
-    forward: list[bool]
-    outside: dict[int, tuple[int, int]]
-
-
 class _Tracer:
     def __init__(self, blocks: Sequence[nn.Module], recomputed: bool, forget: Callable[[], None]):
         self._blocks = {id(block): place for place, block in enumerate(blocks)}
         self._recomputed, self._forget = recomputed, forget
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
         self._marks: dict[int, tuple[int, str, int]] = {}
         self._scalars: dict[int, mx.array] = {}
-        self._next = _FIRST_MARK
-        self._parts: dict[Any, _Part] = {}
+        self._next = FIRST_MARK
+        self._parts: dict[Any, Part] = {}
         self._results: dict[Any, Any] = {}
         self._outside: dict[tuple[int, int], int] = {}
         self._awaited: set[tuple[int, int]] = set()
@@ -176,16 +115,16 @@ class _Tracer:
         arrays = arrays_of(results)
         number = len(self._calls)
         self._calls.append(
-            _Call(
+            Call(
                 fun,
                 vjp,
                 args,
                 primals,
-                [_described(a) for a in arrays],
+                [described(a) for a in arrays],
                 [a.dtype for a in arrays],
                 block,
                 block is None or self._recomputed,
-                is_lean(),
+                as_now(),
             )
         )
         total = None
@@ -214,7 +153,7 @@ class _Tracer:
 
     # One function
 
-    def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> _Part:
+    def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> Part:
         """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
         records: list[dict[str, Any]] = []
         try:
@@ -222,9 +161,9 @@ class _Tracer:
                 mx.export_function(records.append, lambda *arrays: fun(arrays), *given)
         finally:
             self._forget()
-        return _Reader(self._marks, self._calls, first).read(records)
+        return Reader(self._marks, self._calls, first).read(records)
 
-    def _part(self, call: _Call, wanted: tuple[int, ...]) -> _Part:
+    def _part(self, call: Call, wanted: tuple[int, ...]) -> Part:
         """Forward and backward of a call: outputs, then gradients of all inputs, from inputs and cotangents.
 
         Args:
@@ -275,9 +214,9 @@ class _Tracer:
             given += [_like(a, dtype) for a, dtype in zip(call.outputs, call.dtypes, strict=True)]
         first = len(given)
         given += [_like(call.outputs[j], call.dtypes[j]) for j in wanted]
-        with lean() if call.lean else nullcontext():
+        with call.kernels():
             part = self._trace(both, given, len(self._calls))
-        part = part._replace(forward=_ancestors(part, part.results[: len(call.outputs)]))
+        part = part._replace(forward=ancestors(part, part.results[: len(call.outputs)]))
         if key is not None:
             self._parts[key, wanted] = part
         return part
@@ -287,7 +226,7 @@ class _Tracer:
     def _place(
         self,
         graph: Graph,
-        part: _Part,
+        part: Part,
         known: "_Places",
         which: Callable[[int], bool],
         block: int | None,
@@ -296,12 +235,12 @@ class _Tracer:
         """Add some of a part's steps to the graph."""
         wanted: dict[int, set[int]] = {}
         for step in part.steps:
-            if isinstance(step, _Marked) and step.backward:
+            if isinstance(step, Marked) and step.backward:
                 wanted.setdefault(step.call, set()).update(step.inputs)
         for number, step in enumerate(part.steps):
             if not which(number):
                 continue
-            if isinstance(step, _Step):
+            if isinstance(step, Step):
                 inputs = [known[i] for i in step.inputs]
                 graph.operation(step.name, step.arguments, inputs, [known[i] for i in step.outputs], block)
             elif step.backward:
@@ -313,7 +252,7 @@ class _Tracer:
     def _place_forward(
         self,
         graph: Graph,
-        step: _Marked,
+        step: Marked,
         known: "_Places",
         wanted: tuple[int, ...],
         block: int | None,
@@ -344,7 +283,7 @@ class _Tracer:
                 self._awaited.remove(place)
             self._outside.setdefault(place, result)
 
-    def _from_outside(self, graph: Graph, part: _Part) -> dict[int, int]:
+    def _from_outside(self, graph: Graph, part: Part) -> dict[int, int]:
         """Arrays that a function holds from outside of it: they may be made later than it is placed here."""
         for call, slot in part.outside.values():
             if (call, slot) not in self._outside:
@@ -353,7 +292,7 @@ class _Tracer:
         return {local: self._outside[place] for local, place in part.outside.items()}
 
     def _place_backward(
-        self, graph: Graph, step: _Marked, known: "_Places", block: int | None, scope: dict[int, Any]
+        self, graph: Graph, step: Marked, known: "_Places", block: int | None, scope: dict[int, Any]
     ) -> None:
         call = self._calls[step.call]
         block = call.block if call.block is not None else block
@@ -379,7 +318,7 @@ class _Tracer:
 class _Places(dict[int, int]):
     """Local array -> its number in the graph; made when first asked for."""
 
-    def __init__(self, graph: Graph, part: _Part):
+    def __init__(self, graph: Graph, part: Part):
         super().__init__()
         self._graph, self._part = graph, part
 
@@ -388,129 +327,5 @@ class _Places(dict[int, int]):
         return self[local]
 
 
-def _described(array: mx.array) -> Array:
-    return Array(tuple(array.shape), array.dtype.size)
-
-
 def _like(array: Array, dtype: mx.Dtype) -> mx.array:
     return _placeholder(mx.broadcast_to(mx.zeros((), dtype), array.shape))
-
-
-def _ancestors(part: _Part, results: Sequence[int]) -> list[bool]:
-    """For every step, whether one of `results` needs it."""
-    needed, used = set(results), [False] * len(part.steps)
-    for number in range(len(part.steps) - 1, -1, -1):
-        step = part.steps[number]
-        marked = isinstance(step, _Marked)
-        outputs = step.outputs.values() if marked else step.outputs
-        if any(i in needed for i in outputs):
-            used[number] = True
-            needed.update(step.inputs.values() if marked else step.inputs)
-    return used
-
-
-class _Reader:
-    """mlx's records of a trace to a part; marks to calls."""
-
-    def __init__(self, marks: dict[int, tuple[int, str, int]], calls: Sequence[_Call], first: int):
-        self._marks, self._calls, self._first = marks, calls, first
-        self._names: dict[str, int] = {}
-        self._arrays: list[Array] = []
-        self._steps: list[Any] = []
-        self._mark_of: dict[int, tuple[int, str, int]] = {}
-        self._summed: dict[int, int] = {}  # sum -> what was summed
-        self._terms: dict[int, tuple[int, str, dict[int, int]]] = {}
-        self._called: dict[int, _Marked] = {}
-        self._alias: dict[int, int] = {}
-        self._growing: dict[int, tuple[int, ...]] = {}
-        self._outside: dict[int, tuple[int, int]] = {}
-
-    def read(self, records: Sequence[dict[str, Any]]) -> _Part:
-        """The part; steps that no result needs are left out."""
-        given, results = [], []
-        for record in records:
-            kind = record["type"]
-            if kind == "inputs":
-                given = [self._local(a) for a in record["inputs"]]
-            elif kind == "outputs":
-                results = [self._local(a) for a in record["outputs"]]
-            elif kind == "constants":
-                for name, value in record["constants"]:
-                    self._constant(self._local((name, value.shape, value.dtype)), value)
-            elif kind == "primitive":
-                self._operation(record)
-        results = [self._alias.get(i, i) for i in results]
-        part = _Part(self._arrays, self._steps, given, results, [], self._outside)
-        used = _ancestors(part, results)
-        steps = [step for step, needed in zip(self._steps, used, strict=True) if needed]
-        return part._replace(steps=steps, forward=[True] * len(steps))
-
-    def _local(self, described: tuple[str, Any, mx.Dtype]) -> int:
-        name, shape, dtype = described
-        if name not in self._names:
-            self._names[name] = len(self._arrays)
-            self._arrays.append(Array(tuple(shape), dtype.size))
-        return self._names[name]
-
-    def _constant(self, local: int, value: mx.array) -> None:
-        if value.size == 1 and value.dtype == mx.float32:
-            number = value.item()
-            if number >= _FIRST_MARK and number.is_integer() and int(number) in self._marks:
-                self._mark_of[local] = self._marks[int(number)]
-
-    def _operation(self, record: dict[str, Any]) -> None:
-        name = record["name"]
-        inputs = [self._local(a) for a in record["inputs"]]
-        outputs = [self._local(a) for a in record["outputs"]]
-        out = outputs[0]
-        if name == "Multiply" and any(i in self._mark_of for i in inputs):
-            first, second = inputs
-            mark, other = (second, first) if second in self._mark_of else (first, second)
-            self._marked(self._mark_of[mark], other, out)
-            return
-        if name == "Add" and inputs[0] in self._terms and inputs[1] in self._terms:
-            (call, kind, some), (_, _, more) = self._terms[inputs[0]], self._terms[inputs[1]]
-            self._terms[out] = (call, kind, some | more)
-            return
-        if name in _TRANSPARENT and len(inputs) == 1:
-            if inputs[0] in self._growing:  # a marked scalar on its way to the shape of what the call gives
-                self._alias[out] = self._alias[inputs[0]]
-                shape = self._growing[inputs[0]]
-                if self._arrays[out].shape != shape:
-                    self._growing[out] = shape
-                return
-            if inputs[0] in self._mark_of:
-                self._mark_of[out] = self._mark_of[inputs[0]]
-                return
-            if inputs[0] in self._summed:
-                self._summed[out] = self._summed[inputs[0]]
-        elif name == "Reduce":
-            self._summed[out] = inputs[0]
-        resolved = [self._alias.get(i, i) for i in inputs]
-        self._steps.append(_Step(name, record["arguments"], resolved, outputs))
-
-    def _marked(self, mark: tuple[int, str, int], other: int, out: int) -> None:
-        """A product with a mark: the sum of an input, the call itself, or one of its outputs."""
-        call, kind, slot = mark
-        if kind == "call":
-            _, side, terms = self._terms[other]
-            outputs: dict[int, int] = {}
-            self._called[out] = _Marked(call, side == "out", terms, outputs)
-            if call >= self._first:
-                self._steps.append(self._called[out])
-        elif other in self._called:
-            step = self._called[other]
-            local = len(self._arrays)
-            self._arrays.append(Array((), 4))
-            step.outputs[slot] = local
-            called = self._calls[call]
-            array = _described(called.primals[slot]) if step.backward else called.outputs[slot]
-            self._arrays[local] = array
-            if array.shape:
-                self._growing[out] = array.shape
-            if call < self._first:
-                self._outside[local] = (call, slot)
-            self._alias[out] = local
-        else:
-            source = self._summed.get(other, other)
-            self._terms[out] = (call, kind, {slot: self._alias.get(source, source)})
