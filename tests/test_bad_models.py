@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from mlx_lm import convert
 
 from .mistakes import (
     DOWNLOAD,
@@ -126,6 +127,17 @@ def test_layers_that_the_model_has_not_are_refused_with_those_it_has(refused, wr
         "adapter.targets: this model has no layer named in_proj",
         "its blocks have mlp.down_proj, mlp.gate_proj, mlp.up_proj, "
         "self_attn.k_proj, self_attn.o_proj, self_attn.q_proj, self_attn.v_proj",
+    )
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6])
+def test_dora_on_weights_of_odd_bits_is_refused(bits, refused, tmp_path, write_rows, models):
+    convert(str(models("llama")), str(tmp_path / "model"), quantize=True, q_bits=bits)
+    write_rows("rows.jsonl", [pair()])
+    refused(
+        f"{TRAIN} --model model --output out --set adapter.type=dora",
+        "adapter.type: mlx_lm has no DoRA for weights of 3, 5 or 6 bits",
+        "set adapter.type=lora, or model.path to a 4-bit or 8-bit copy",
     )
 
 

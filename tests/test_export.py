@@ -12,7 +12,13 @@ from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run, round_to
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.models.adapters import attach, load_adapter, save_adapter_config, save_adapter_weights
+from mlx_dpo.models.adapters import (
+    attach,
+    load_adapter,
+    save_adapter_config,
+    save_adapter_weights,
+    trainable,
+)
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 
@@ -170,3 +176,41 @@ def test_an_adapter_that_is_not_finite_is_not_fused(trained, tmp_path):
     with pytest.raises(DpoError, match="holds numbers that are not finite"):
         fuse_run(str(base), run, tmp_path / "fused")
     assert not (tmp_path / "fused").exists()
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_an_adapter_saved_in_half_precision_trains_on_in_float32_and_is_fused(trained, tmp_path, kind):
+    """As other trainers save theirs."""
+    base, run = trained("llama", kind)
+    path = run / "adapters.safetensors"
+    halves = {n: w.astype(mx.bfloat16) for n, w in mx.load(str(path)).items()}
+    mx.save_safetensors(str(path), halves, metadata={"format": "mlx"})
+    model, _ = load_model(base)
+    load_adapter(model, run)
+    assert {w.dtype for w in trainable(model).values()} == {mx.float32}
+    assert all(mx.array_equal(w, halves[n].astype(mx.float32)) for n, w in trainable(model).items())
+    fused = load_model(fuse_run(str(base), run, tmp_path / "fused"))[0]
+    np.testing.assert_allclose(logits_of(fused), logits_of(model), atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_a_base_with_scales_of_8_bits_is_fused_to_bfloat16(tmp_path, models, mode):
+    """Its scales are whole numbers: what is written must not take their type."""
+    from mlx_lm import convert
+
+    base = tmp_path / "base"
+    convert(str(models("llama")), str(base), quantize=True, q_mode=mode)
+    model, _ = load_model(base)
+    config = load_config(None).adapter
+    attach(model, config)
+    moved = [(n, 0.05 * mx.random.normal(w.shape)) for n, w in trainable(model).items() if "lora_b" in n]
+    model.load_weights(moved, strict=False)
+    (tmp_path / "run").mkdir()
+    save_adapter_config(model, config, str(base), tmp_path / "run")
+    save_adapter_weights(model, tmp_path / "run")
+    fused = load_model(fuse_run(str(base), tmp_path / "run", tmp_path / "fused"))[0]
+    weights = dict(tree_flatten(fused.layers))
+    assert {w.dtype for n, w in weights.items() if "proj" in n} == {mx.bfloat16}
+    wanted, got = logits_of(model), logits_of(fused)
+    assert np.linalg.norm(got - wanted) < 0.02 * np.linalg.norm(wanted)
+    assert np.linalg.norm(logits_of(load_model(base)[0]) - wanted) > 0.2 * np.linalg.norm(wanted)

@@ -74,10 +74,16 @@ def _module(model: nn.Module, path: str) -> Any:
 
 
 def _fused(layer: Any, name: str, number: int) -> nn.Module:
+    from mlx_lm.utils import dequantize_model
+
     inner = "linear" if "linear" in layer else "embedding"
     dtype = layer[inner].get("scales", layer[inner].weight).dtype
+    if not mx.issubdtype(dtype, mx.floating):  # formats with scales of 8 bits, such as mxfp4
+        dtype = mx.bfloat16
     layer[inner].set_dtype(mx.float32)  # the sum is formed in float32, also of a dequantised weight
-    fused = layer.fuse(dequantize=True)
+    layer = dequantize_model(layer)
+    layer[inner].set_dtype(mx.float32)
+    fused = layer.fuse()
     _check_finite(fused.weight, name)
     fused.weight = round_to(fused.weight, dtype, mx.random.key(number))
     if "bias" in fused:

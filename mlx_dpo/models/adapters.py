@@ -89,11 +89,18 @@ def check_attachable(model: nn.Module, config: AdapterConfig) -> None:
     """Check that the model has what `config` names, without changing it.
 
     Raises:
-        DpoError: a target the model does not have, or quantised weights that full training would change.
+        DpoError: a target the model does not have, or quantised weights that this adapter cannot take.
     """
     if config.type != "full":
         _lora_parameters(model, config)
-    elif any(hasattr(m, "bits") for block in _blocks(model, config) for m in block.modules()):
+    bits = {m.bits for block in _blocks(model, config) for m in block.modules() if hasattr(m, "bits")}
+    if config.type == "dora" and any(32 % b for b in bits):
+        raise DpoError(
+            "mlx_lm has no DoRA for weights of 3, 5 or 6 bits",
+            where="adapter.type",
+            hint="set adapter.type=lora, or model.path to a 4-bit or 8-bit copy",
+        )
+    if config.type == "full" and bits:
         raise DpoError(
             "full training cannot change quantised weights",
             where="adapter.type",
@@ -202,11 +209,8 @@ def save_adapter_weights(model: nn.Module, folder: Path) -> None:
     )
 
 
-def read_adapter_config(folder: Path | str, like: AdapterConfig | None = None) -> AdapterConfig:
-    """The settings an adapter folder was made with.
-
-    Args:
-        like: where the folder says nothing (its dropout, a full one's rank), these settings are kept.
+def read_adapter_config(folder: Path | str) -> AdapterConfig:
+    """The settings that an adapter folder's weights were made with; dropout, which is a run's own, is 0.
 
     Raises:
         DpoError: no adapter there, damaged weights, or not one that mlx_lm could load.
@@ -231,8 +235,8 @@ def read_adapter_config(folder: Path | str, like: AdapterConfig | None = None) -
         own = {"type": kind, "layers": content["num_layers"]}
         if kind != "full":
             own |= {key: lora[key] for key in ("rank", "scale")}
-            own |= {"targets": lora.get("keys") or "all", "dropout": lora.get("dropout", 0.0)}
-        return replace(like or AdapterConfig(), **own)
+            own |= {"targets": lora.get("keys") or "all"}
+        return AdapterConfig(**own)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DpoError(
@@ -242,24 +246,26 @@ def read_adapter_config(folder: Path | str, like: AdapterConfig | None = None) -
         ) from None
 
 
-def load_adapter(model: nn.Module, folder: Path | str) -> None:
+def load_adapter(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> None:
     """Attach the adapter in `folder` to a frozen `model` and load its weights; its arrays are trainable.
+
+    They are float32 whatever they were saved in, as in `attach`.
 
     Raises:
         DpoError: as `attach_like`.
     """
-    weights = attach_like(model, folder)
-    model.load_weights(list(weights.items()), strict=False)
+    weights, live = attach_like(model, folder, dropout), trainable(model)
+    model.load_weights([(n, w.astype(live[n].dtype)) for n, w in weights.items()], strict=False)
     mx.eval(model.parameters())
 
 
-def attach_like(model: nn.Module, folder: Path | str) -> dict[str, mx.array]:
+def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> dict[str, mx.array]:
     """Attach an adapter of the kind in `folder`, unless there is one; what `folder` holds, not in memory yet.
 
     Raises:
         DpoError: names or shapes that do not fit the model, the first ten listed.
     """
-    config = read_adapter_config(folder)
+    config = replace(read_adapter_config(folder), dropout=dropout)
     if not any("lora_a" in m for m in model.modules()):
         try:
             attach(model, config)
