@@ -140,10 +140,7 @@ def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
     folder = entry_folder(kind, key)
     lock = folder.with_name(f"{folder.name}.lock")
     with _of_the_cache(folder):
-        new = not cache_folder().exists()
-        make_folder(folder.parent)
-        if new:
-            cache_folder().chmod(0o700)  # it holds what the user's files say, as tokens
+        _make_private(folder.parent)
         check_writable(folder)
     with open(lock, "ab") as file:
         with suppress(OSError):  # a file system without locks: the last rename still leaves one whole entry
@@ -157,6 +154,14 @@ def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
         yield
         # After success only: whoever waits then finds the entry. A lock that a failure leaves is reused.
         lock.unlink(missing_ok=True)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder of the cache, which is for its owner only: it holds texts of the user, as tokens."""
+    new = not cache_folder().exists()
+    make_folder(folder)
+    if new:
+        cache_folder().chmod(0o700)
 
 
 @contextmanager
@@ -234,6 +239,7 @@ def content_hash(path: Path | str) -> str:
     settled = max(seen["mtime_ns"], seen["ctime_ns"]) / 1e9 < begun - _TICK_SECONDS
     if settled and _state(path) == seen:
         with suppress(DpoError):  # only the next start is slower without it
+            _make_private(note.parent)
             write_text(note, json.dumps({"state": seen, "sha256": digest}))
     return digest
 

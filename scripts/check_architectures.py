@@ -388,6 +388,8 @@ A run finds out by itself which way is exact on the user's model and pairs; no l
 - **not trainable**: mlx_lm's own code gives no gradient, or none that means anything.
 - **not buildable**: here, on a CPU.
 
+On a Mac, mlx_lm computes `rwkv7` with a Metal kernel that has no gradient: a run is refused at its start.
+
 *Checkpointed* is what is chosen with gradient checkpointing on. Whatever was chosen is compared with the
 model's own call on single sequences: *scores* is the largest difference in nats (allowed: {scores[0]} +
 {scores[1]} of the value), *gradient* that of the whole gradient as a share of its size (allowed: {gradient}).

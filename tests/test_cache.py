@@ -166,9 +166,13 @@ def test_a_disk_without_room_is_an_error_before_the_work():
     assert "MLX_DPO_CACHE" in caught.value.hint
 
 
-def test_a_new_cache_is_readable_by_its_owner_only(tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", ["an entry", "a note"])
+def test_a_new_cache_is_readable_by_its_owner_only(first, tmp_path, monkeypatch, large, reads):
     monkeypatch.setenv("MLX_DPO_CACHE", str(tmp_path / "new"))
-    kept("kind", KEY, write, "a test")
+    if first == "an entry":
+        kept("kind", KEY, write, "a test")
+    else:
+        content_hash(large)
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 

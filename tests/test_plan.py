@@ -4,26 +4,36 @@ import gc
 import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import plan as planning
 from mlx_dpo.jobs import train as train_module
 from mlx_dpo.jobs.plan import allowed, memory_limit, plan_run, settled
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.models.adapters import AdapterConfig
+from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model
 from mlx_dpo.models.skeleton import skeleton
+from mlx_dpo.optimizers import OptimizerConfig
+from mlx_dpo.training import checks
 from mlx_dpo.training.checks import shortened
-from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest
+from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest, scoring_need
 
 from .conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import tiny_architectures as architectures
 
 _spec = importlib.util.spec_from_file_location("bench_plan", ROOT / "scripts" / "bench_plan.py")
 bench = importlib.util.module_from_spec(_spec)
@@ -202,6 +212,43 @@ def test_where_only_dropout_keeps_blocks_from_being_checkpointed_it_is_named(con
 def test_a_mac_lets_its_gpu_use_two_thirds_or_three_quarters():
     assert memory_limit(16) == int(16 * 2**30 * 2 / 3)
     assert memory_limit(64) == 48 * 2**30
+
+
+def test_a_limit_that_is_set_overrules_a_macs(configure):
+    assert plan_run(configure("training.memory_limit=9"), memory=16).limit == 9_000_000_000
+
+
+def test_a_limit_that_no_plan_can_hold_is_said(configure, monkeypatch, capsys):
+    monkeypatch.setattr(planning, "skeleton", lambda base, adapter: {}["no such module"])
+    train_run(configure("training.memory_limit=9"))
+    said = capsys.readouterr().err
+    assert "this model cannot be planned: 'no such module'; training.memory_limit is not held" in said
+
+
+@pytest.mark.parametrize("name", ["plamo2", "baichuan_m1", "youtu_llm"])
+def test_models_that_keep_their_settings_elsewhere_are_planned(name):
+    assert skeleton(architectures.tiny_config(name), AdapterConfig(rank=4)).weights > 0
+
+
+@pytest.mark.parametrize("forward", ["auto", "plain"])
+def test_checks_at_the_start_need_no_more_than_planned(folder, forward):
+    """One row is far longer than all others, and the model's own call is what needs the most."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        TokenizedPair(*(rng.integers(3, 300, n).astype(np.int32) for n in sizes), f"rows:{i}")
+        for i, sizes in enumerate([(64, 32, 32), (64, 48, 40), (96, 40, 64), (64, 32, 48), (900, 600, 500)])
+    ]
+    planned = scoring_need(
+        skeleton(folder("llama"), AdapterConfig(rank=4)),
+        *(pairs, None, 1, forward, build_loss(LossConfig()), OptimizerConfig(), mx.default_device().type),
+    )
+    model, _ = load_model(folder("llama"))
+    attach(model, AdapterConfig(rank=4))
+    gc.collect()
+    mx.reset_peak_memory()
+    found = checks.choose_forward(model, pairs, forward)
+    checks.check_batching(model, pairs, found)
+    assert mx.get_peak_memory() <= planned.peak
 
 
 def test_the_command_tells_parts_and_choice(mlx_dpo_command, models, pair_rows, write_rows):

@@ -136,8 +136,9 @@ def test_a_sweep_makes_no_reference_forward_and_starts_unmoved(overrides, config
         assert train[0]["loss"] == pytest.approx(LN2, abs=5e-7)
 
 
-def test_evaluation_takes_the_runs_own_reference(configure, forwards):
-    folder = train_run(configure("adapter.type=dora")).folder
+@pytest.mark.parametrize("setting", ["adapter.type=dora", "training.branches=separate"])
+def test_evaluation_takes_the_runs_own_reference(configure, forwards, setting):
+    folder = train_run(configure(setting)).folder
     forwards()
     evaluate_run(folder, samples=0)
     evaluate_run(folder, data=str(folder.parent / "train.jsonl"), samples=0)

@@ -25,7 +25,7 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.training import checks
+from mlx_dpo.training import checks, trainer
 from mlx_dpo.training.step import pair_gradient, window_gradient
 
 from .conftest import half_precision
@@ -385,3 +385,31 @@ def test_a_setting_that_the_starting_adapter_does_not_have_is_refused(configure)
     config = configure("granite", f"model.adapter={first}", "adapter.scale=7", output="second")
     with pytest.raises(DpoError, match=r"adapter.scale: is 7.0, but the adapter .* has 2.0"):
         train_run(config)
+
+
+def test_a_starting_adapter_trained_with_dropout_goes_on_with_the_runs_own(configure):
+    """Dropout is no part of an adapter's weights, and excludes checkpointing."""
+    first = train_run(configure("llama", "adapter.dropout=0.1", train=4)).folder
+    again = ("llama", f"model.adapter={first}", "training.gradient_checkpointing=on")
+    second = train_run(configure(*again, train=4, output="second")).folder
+    assert load_config(second / "config.yaml").adapter.dropout == 0
+
+
+def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkeypatch):
+    """The second evaluation comes with the first update; its first batch is interrupted."""
+    scored, own = [], trainer.score_pairs
+
+    def score(model, pairs, forward, batches, progress):
+        def note(count):
+            scored[-1] += 1
+            if len(scored) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            progress(count)
+
+        scored.append(0)
+        return own(model, pairs, forward, batches, note)
+
+    monkeypatch.setattr(trainer, "score_pairs", score)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(configure("llama", "training.eval_steps=1"))
+    assert scored[1] == 1 < scored[0]

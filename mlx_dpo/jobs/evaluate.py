@@ -80,7 +80,8 @@ def evaluate_run(
     if config.model.adapter:
         load_adapter(policy, config.model.adapter)
     attach_like(policy, folder)  # not its weights yet; one that does not fit is refused before the slow part
-    forward = choose_forward(policy, pairs, config.training.forward)
+    separate = config.training.branches == "separate"
+    forward = choose_forward(policy, pairs, config.training.forward, separate=separate)
     batch_size = config.training.micro_batch
     batches = micro_batches(pairs, range(len(pairs)), batch_size)
 

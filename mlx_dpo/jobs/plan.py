@@ -129,7 +129,8 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     rows = index_rows(config.data.train)
     held_rows = index_rows(config.data.valid) if config.data.valid else None
     if config.model.adapter:
-        config = replace(config, adapter=read_adapter_config(config.model.adapter))
+        own = read_adapter_config(config.model.adapter)
+        config = replace(config, adapter=replace(own, dropout=config.adapter.dropout))
     base = find_model(config.model.path, weights=False)
     tokenizer = load_tokenizer(base)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
@@ -137,7 +138,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     device = mx.gpu if memory else mx.default_device().type
     try:
         run = Run(skeleton(base, config.adapter), base, pairs, held, device)
-        limit = memory_limit(memory) if memory else run_limit(config)
+        limit = run_limit(config, memory)
         plan = plan_memory(run, config, limit, every=True)
         if plan.chosen is None:
             plan = replace(plan, hint=nearest(plan, run, config))
@@ -220,7 +221,8 @@ def settled(
     except DpoError:  # an adapter that does not go with the model: loading it says so
         return config
     except Exception as error:  # a plan is a service: what a model's own code raises must not stop a run
-        say(f"plan: none, this model cannot be planned: {first_line(error)}")
+        unheld = "; training.memory_limit is not held" if config.training.memory_limit else ""
+        say(f"plan: none, this model cannot be planned: {first_line(error)}{unheld}")
         return config
     if plan.chosen is None:
         raise plan.refusal()
@@ -277,10 +279,10 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
     return "choose a smaller model"
 
 
-def run_limit(config: RunConfig) -> int:
-    """Bytes that a run here may use: as set, else what this machine lets it."""
+def run_limit(config: RunConfig, memory: float | None = None) -> int:
+    """Bytes that a run may use: as set, else what a Mac with `memory` GiB, or this machine, lets it."""
     limit = config.training.memory_limit
-    return int(limit * 1e9) if limit else memory_limit()
+    return int(limit * 1e9) if limit else memory_limit(memory)
 
 
 def memory_limit(memory: float | None = None) -> int:
@@ -324,8 +326,17 @@ def _step_need(run: Run, config: RunConfig, layout: Layout) -> Need:
 
 
 def _scoring_need(run: Run, config: RunConfig) -> Need:
-    loss = build_loss(config.loss)
-    return scoring_need(run.model, run.pairs, run.held, config.training.micro_batch, loss, run.device)
+    training = config.training
+    return scoring_need(
+        run.model,
+        run.pairs,
+        run.held,
+        training.micro_batch,
+        training.forward,
+        build_loss(config.loss),
+        config.optimizer,
+        run.device,
+    )
 
 
 def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPair] | None:

@@ -1,7 +1,8 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
         policy, pairs, config.training.forward, separate=config.training.branches == "separate"
     )
     if config.training.forward != "plain" and forward in (COMPLETION, PLAIN):
-        config = _settled_again(asked, config, base, pairs, held, policy, forward)
+        config, forward = _settled_again(asked, config, base, pairs, held, policy, forward)
     arrangement = arrange(forward, config.training, pairs)
     forward = arrangement.forward
     check_batching(policy, pairs, forward)
@@ -128,12 +129,13 @@ def _output_folder(config: RunConfig, overwrite: bool) -> Path:
 
 
 def _starting_adapter(config: RunConfig) -> AdapterConfig:
-    """The settings of the adapter that the run starts from; they cannot be chosen again.
+    """The settings of the adapter that the run starts from; of them only dropout can be chosen again.
 
     Raises:
         DpoError: a setting of this run that is neither that adapter's nor the default.
     """
-    own, asked, default = read_adapter_config(config.model.adapter), config.adapter, AdapterConfig()
+    asked, default = config.adapter, AdapterConfig()
+    own = replace(read_adapter_config(config.model.adapter), dropout=asked.dropout)
     for name, value in as_plain(asked).items():
         theirs = getattr(own, name)
         if value not in (theirs, getattr(default, name)) and not (name == "rank" and own.type == "full"):
@@ -202,7 +204,7 @@ def _load_policy(
     mx.set_cache_limit(_CACHE_BYTES)
     model, _ = load_model(base)
     if config.model.adapter:
-        load_adapter(model, config.model.adapter)
+        load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
     sample = sample_pairs(model, pairs)
@@ -232,8 +234,8 @@ def _settled_again(
     held: PairStore | None,
     policy: nn.Module,
     forward: Forward,
-) -> RunConfig:
-    """The settings where prompts cannot be shared after all, which needs more memory.
+) -> tuple[RunConfig, Forward]:
+    """The settings where prompts cannot be shared after all, which needs more memory; and what is exact then.
 
     Raises:
         DpoError: it does not fit.
@@ -241,7 +243,9 @@ def _settled_again(
     again = settled(asked, base, pairs, held, forward.name)
     if checkpointing(again, policy) and not checkpointing(config, policy):
         checkpoint_layers(policy)
-    return again
+        separate = again.training.branches == "separate"
+        forward = choose_forward(policy, pairs, again.training.forward, separate=separate)
+    return again, forward
 
 
 def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:
@@ -292,12 +296,15 @@ def _train(
     loss, rule = build_loss(config.loss), beta_rule(config.beta)
     last: dict[str, float] = {}
 
-    def evaluate(step: int) -> None:
+    def evaluate(step: int, check_interrupt: Callable[[], None] = lambda: None) -> None:
         if not held_out.pairs:
             save_adapter_weights(policy, folder)
             return
         beta = rule.init().beta
-        metrics = evaluation_metrics(policy, held_out, loss, beta, forward, config.training.micro_batch)
+        metrics = evaluation_metrics(
+            *(policy, held_out, loss, beta, forward, config.training.micro_batch),
+            progress=lambda pairs: check_interrupt(),
+        )
         if not np.isfinite(list(metrics.values())).all():
             raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
         save_adapter_weights(policy, folder)
@@ -319,7 +326,7 @@ def _train(
                 rule,
                 config.training,
                 config.optimizer.grad_clip,
-                evaluate=evaluate,
+                evaluate=partial(evaluate, check_interrupt=check_interrupt),
                 log=log.row,
                 advance=advance,
                 check_interrupt=check_interrupt,

@@ -42,7 +42,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     attach_unevaluated(model, adapter)
     sizes = {name: v.nbytes for name, v in tree_flatten(model.parameters())}
     trained = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
-    active = getattr(model.args, "num_experts_per_tok", None)
+    active = getattr(getattr(model, "args", None), "num_experts_per_tok", None)
     inside = sum(_products(layer, active) for layer in model.layers)
     outside = _products(model, active) - inside
     if hasattr(model, "lm_head"):  # the embedding is then looked up, not multiplied with

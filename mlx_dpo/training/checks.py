@@ -130,10 +130,9 @@ def choose_forward(
     Raises:
         DpoError: `setting` is "shared", and that one does not agree.
     """
-    if setting == "plain":
-        return PLAIN
     _check_causal(model, pairs)
-    for forward in (SEPARATE if separate else SHARED, COMPLETION, PLAIN):
+    fast = () if setting == "plain" else (SEPARATE if separate else SHARED, COMPLETION)
+    for forward in (*fast, PLAIN):
         problem = disagreement(model, pairs, forward)
         if problem is None:
             if forward is PLAIN:

@@ -19,7 +19,7 @@ from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
-from .checks import sample_pairs, sample_rows, shortened
+from .checks import sample_pairs, sample_rows, shortened, spread_rows
 from .step import LossFunction, pair_gradient
 
 
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
-_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.093, 1.13), strict=True))
+_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.07, 1.13), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
 `scripts/bench_plan.py` measures what remains."""
 _APART = 0.08
@@ -123,7 +123,9 @@ def scoring_need(
     pairs: Sequence[TokenizedPair],
     held: Sequence[TokenizedPair] | None,
     micro_batch: int,
+    forward: str,
     loss: LossFunction,
+    optimizer: OptimizerConfig,
     device: mx.DeviceType,
 ) -> Need:
     """Peak memory of what comes without an update: checks at the start, longer held-out pairs.
@@ -133,15 +135,21 @@ def scoring_need(
     """
     sample, longest = sample_pairs(skeleton.model, pairs), pair_sizes(pairs).sum(axis=1).max()
     longer = held if held is not None and pair_sizes(held).sum(axis=1).max() > longest else None
-    tops = [
+    forwards = forward_of(forward, LAYOUTS[0])
+    checks = [
         _scored(skeleton, [PLAIN], [max(sample, key=lambda pair: pair.tokens)], device),
         _step(skeleton, [shortened(sample[0])], LAYOUTS[0], PLAIN, loss, device)[:2],
+        _scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device),
     ]
-    together = [pairs[i] for i in sample_rows(pairs)]
-    for batch in [together, *(largest(longer, micro_batch) if longer else [])]:
-        tops.append(_scored(skeleton, [SHARED, COMPLETION, PLAIN], batch, device))
-    blocks, head = max(tops, key=sum)
-    return Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)
+    if forward != PLAIN.name:  # whose truth is the completion forward
+        checks.append(_scored(skeleton, [COMPLETION, PLAIN], [pairs[spread_rows(pairs, 2)[-1]]], device))
+    blocks, head = max(checks, key=sum)
+    found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
+    for batch in largest(longer, micro_batch) if longer else []:
+        blocks, head = _scored(skeleton, forwards, batch, device)
+        held_bytes = _optimizer_bytes(skeleton, optimizer)
+        found.append(Need(skeleton.weights, skeleton.trained, held_bytes, blocks, head, 0))
+    return max(found, key=lambda need: need.peak)
 
 
 def _scored(
@@ -159,7 +167,7 @@ def _scored(
                 blocks=model.layers,
                 forget=lambda: model.update(skeleton.parameters),
             )
-        return _top(skeleton, graph, device)
+        return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
     return _first_possible(forwards, top)
 

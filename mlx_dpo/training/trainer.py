@@ -206,11 +206,21 @@ class Interval:
 
 
 def evaluation_metrics(
-    policy: nn.Module, data: Data, loss: LossFunction, beta: mx.array, forward: Forward, batch_size: int
+    policy: nn.Module,
+    data: Data,
+    loss: LossFunction,
+    beta: mx.array,
+    forward: Forward,
+    batch_size: int,
+    progress: Callable[[int], None] = lambda pairs: None,
 ) -> dict[str, float]:
-    """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs."""
+    """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs.
+
+    Args:
+        progress: called after each batch with the number of its pairs.
+    """
     batches = micro_batches(data.pairs, range(len(data.pairs)), batch_size)
-    scores = score_pairs(policy, data.pairs, forward, batches)
+    scores = score_pairs(policy, data.pairs, forward, batches, progress)
     lengths = [mx.array(column) for column in pair_sizes(data.pairs).T[1:]]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
     losses = np.array(loss(PairLogps(*columns, *lengths), beta))
