@@ -46,3 +46,8 @@ def batch_scores(
             yield rows, np.array(logps).reshape(2, -1).T
     finally:
         model.train(training)
+
+
+def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
+    """Every row as a batch of its own."""
+    return [[i] for i in range(len(pairs))]

@@ -240,7 +240,7 @@ def test_checks_at_the_start_need_no_more_than_planned(folder, forward):
     ]
     planned = scoring_need(
         skeleton(folder("llama"), AdapterConfig(rank=4)),
-        *(pairs, None, 1, forward, build_loss(LossConfig()), OptimizerConfig(), mx.default_device().type),
+        *(pairs, None, forward, build_loss(LossConfig()), OptimizerConfig(), mx.default_device().type),
     )
     model, _ = load_model(folder("llama"))
     attach(model, AdapterConfig(rank=4))

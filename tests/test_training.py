@@ -132,7 +132,7 @@ def moved(configure):
     """A policy that has moved, eleven pairs, their reference scores: ((8 + 3) pairs) windows of one epoch."""
     config = configure("granite", "training.accumulation=8", train=11)
     tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
     policy, _ = run._load_policy(config, config_path(config), pairs)
     mx.random.seed(3)
     noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
@@ -203,7 +203,7 @@ def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
     assert held_out[0]["step"] == 0 and held_out[-1]["step"] == 6
     config = load_config(folder / "config.yaml")
     tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
     assert reports[-1]["tokens"] == 2 * sum(p.tokens for p in pairs)
 
 
@@ -250,7 +250,7 @@ def test_targets_and_layers_choose_what_is_adapted(models):
 def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
     config = configure()
     tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
     policy, before = run._load_policy(config, config_path(config), pairs)
     forward = checks.choose_forward(policy, pairs, "auto")
     reference = run.score_pairs(policy, pairs, forward, checks.singles(pairs))
@@ -264,7 +264,7 @@ def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):
     config = configure("llama")
     model, _ = load_model(config_path(config))
     tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
     kind = type(model)
 
     class ByPosition(kind):
@@ -281,7 +281,7 @@ def test_a_batch_that_leaks_between_rows_is_refused(configure):
     config = configure("llama")
     model, _ = load_model(config_path(config))
     tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run._read(config)[0], tokenizer, 128)
+    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
     kind = type(model.model)
 
     class Leaky(kind):
@@ -396,7 +396,7 @@ def test_a_starting_adapter_trained_with_dropout_goes_on_with_the_runs_own(confi
 
 
 def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkeypatch):
-    """The second evaluation comes with the first update; its first batch is interrupted."""
+    """The second evaluation comes with the first update; its first pair is the last."""
     scored, own = [], trainer.score_pairs
 
     def score(model, pairs, forward, batches, progress):
@@ -413,3 +413,12 @@ def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkey
     with pytest.raises(KeyboardInterrupt):
         train_run(configure("llama", "training.eval_steps=1"))
     assert scored[1] == 1 < scored[0]
+
+
+def test_held_out_margins_of_an_unmoved_half_precision_policy_are_exactly_0(configure, models, tmp_path):
+    """Scores depend on who shares a batch, by rounding; pairs are judged one by one, as the reference was."""
+    folder = half_precision(models("granite"), tmp_path / "half")
+    config = configure("granite", f"model.path={folder}", "training.micro_batch=3", train=6)
+    _, held_out = rows_of(train_run(config).folder)
+    assert held_out[0]["eval/rewards/margins"] == held_out[0]["eval/rewards/accuracies"] == 0
+    assert held_out[0]["eval/loss"] == pytest.approx(LN2, abs=5e-7)

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..config import RunConfig, load_config
 from ..console import progress
-from ..data.batches import micro_batches
 from ..data.index import RowIndex, index_rows, shared_prompts
 from ..data.store import open_pairs
 from ..data.templates import prompt_tokens
@@ -22,7 +21,7 @@ from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..reference import reference_key
-from ..scoring import score_pairs
+from ..scoring import score_pairs, singles
 from ..training.checks import checked_reference, choose_forward
 from ..training.trainer import Data, evaluation_metrics
 
@@ -82,15 +81,13 @@ def evaluate_run(
     attach_like(policy, folder)  # not its weights yet; one that does not fit is refused before the slow part
     separate = config.training.branches == "separate"
     forward = choose_forward(policy, pairs, config.training.forward, separate=separate)
-    batch_size = config.training.micro_batch
-    batches = micro_batches(pairs, range(len(pairs)), batch_size)
 
     # The key of the run's own reference: its held-out pairs were scored when it started.
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
     reference = checked_reference(policy, pairs, forward, key, "evaluated pairs")
     before = _answer(policy, tokenizer, prompts, config)
     load_adapter(policy, folder)
-    tuned = _score("tuned", policy, pairs, forward, batches)
+    tuned = _score("tuned", policy, pairs, forward, singles(pairs))
     after = _answer(policy, tokenizer, prompts, config)
 
     if not np.isfinite(tuned).all():
@@ -100,7 +97,7 @@ def evaluate_run(
             hint="the run diverged; train again with a lower optimizer.learning_rate",
         )
     loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
-    metrics = evaluation_metrics(policy, Data(pairs, reference), loss, beta, forward, batch_size)
+    metrics = evaluation_metrics(policy, Data(pairs, reference), loss, beta, forward)
     wins = round(metrics["eval/rewards/accuracies"] * len(pairs))
     likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
     return Evaluation(

@@ -12,17 +12,16 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import say
-from ..data.index import index_rows
 from ..data.store import open_pairs
 from ..data.tokenize import TokenizedPair, pair_lengths, pair_sizes
 from ..errors import DpoError, first_line
 from ..losses import build_loss
-from ..models.adapters import read_adapter_config
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..models.load import find_model, load_tokenizer, read_model_config
 from ..models.skeleton import Skeleton, skeleton
 from ..training.arrange import Arrangement, arrange
 from ..training.memory import LAYOUTS, Layout, Need, need, scoring_need
+from .inputs import read_rows, starting_adapter
 
 _GIB = 2**30
 _SHARES = (0.75, 0.5, 0.375, 0.25)
@@ -126,11 +125,9 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     Raises:
         DpoError: settings or training pairs that a run would refuse too, or a model that cannot be planned.
     """
-    rows = index_rows(config.data.train)
-    held_rows = index_rows(config.data.valid) if config.data.valid else None
+    rows, held_rows = read_rows(config)
     if config.model.adapter:
-        own = read_adapter_config(config.model.adapter)
-        config = replace(config, adapter=replace(own, dropout=config.adapter.dropout))
+        config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path, weights=False)
     tokenizer = load_tokenizer(base)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
@@ -151,7 +148,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         raise DpoError(
             f"this model cannot be planned: {first_line(error)}",
             where=base,
-            hint="train it with training.gradient_checkpointing=on and training.branches=separate",
+            hint="train runs without one; training.gradient_checkpointing=on needs the least memory",
         ) from None
     sizes = sum(pair_sizes(some).astype(np.int64).sum(axis=0) for some in run.all())
     blocks, head = run.model.work
@@ -331,7 +328,6 @@ def _scoring_need(run: Run, config: RunConfig) -> Need:
         run.model,
         run.pairs,
         run.held,
-        training.micro_batch,
         training.forward,
         build_loss(config.loss),
         config.optimizer,

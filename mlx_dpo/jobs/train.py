@@ -13,11 +13,10 @@ from rich.table import Table
 
 from ..config import RunConfig, save_config
 from ..console import console, progress, say
-from ..data.index import RowIndex, index_rows, shared_prompts
-from ..data.sources import NO_ROWS
+from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
-from ..errors import DpoError, first_ten
+from ..errors import DpoError
 from ..files import check_writable, make_folder
 from ..losses import beta_rule, build_loss
 from ..models.adapters import (
@@ -28,7 +27,6 @@ from ..models.adapters import (
     attach,
     check_attachable,
     load_adapter,
-    read_adapter_config,
     save_adapter_config,
     save_adapter_weights,
     trainable,
@@ -38,8 +36,7 @@ from ..models.forward import COMPLETION, PLAIN, Forward
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
 from ..reference import reference_key
-from ..scoring import score_pairs
-from ..settings import as_plain
+from ..scoring import score_pairs, singles
 from ..training.arrange import Arrangement, arrange
 from ..training.checks import (
     check_batching,
@@ -47,12 +44,12 @@ from ..training.checks import (
     checked_reference,
     choose_forward,
     sample_pairs,
-    singles,
 )
 from ..training.interrupt import between_micro_batches
 from ..training.log import METRICS, RunLog
 from ..training.step import DIVERGED, pair_gradient
 from ..training.trainer import Data, evaluation_metrics, train
+from .inputs import read_rows, starting_adapter
 from .plan import settled
 
 _CHECKPOINTING_BYTES = 1e9
@@ -75,9 +72,9 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
         KeyboardInterrupt: after the adapter was saved.
     """
     folder = _output_folder(config, overwrite)
-    rows, held_rows = _read(config)
+    rows, held_rows = read_rows(config)
     if config.model.adapter:
-        config = replace(config, adapter=_starting_adapter(config))
+        config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path)
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base)
@@ -128,26 +125,6 @@ def _output_folder(config: RunConfig, overwrite: bool) -> Path:
     return folder
 
 
-def _starting_adapter(config: RunConfig) -> AdapterConfig:
-    """The settings of the adapter that the run starts from; of them only dropout can be chosen again.
-
-    Raises:
-        DpoError: a setting of this run that is neither that adapter's nor the default.
-    """
-    asked, default = config.adapter, AdapterConfig()
-    own = replace(read_adapter_config(config.model.adapter), dropout=asked.dropout)
-    for name, value in as_plain(asked).items():
-        theirs = getattr(own, name)
-        if value not in (theirs, getattr(default, name)) and not (name == "rank" and own.type == "full"):
-            raise DpoError(
-                f"is {value}, but the adapter that the run starts from has {theirs}",
-                where=f"adapter.{name}",
-                hint=f"remove the setting, or start without model.adapter ({config.model.adapter})",
-            )
-    say(f"adapter: that of {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
-    return own
-
-
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Local files by their full names, so that eval and fuse work from any folder."""
 
@@ -157,34 +134,6 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     model = replace(config.model, path=full(config.model.path), adapter=full(config.model.adapter))
     data = replace(config.data, train=full(config.data.train), valid=full(config.data.valid))
     return replace(config, model=model, data=data)
-
-
-def _read(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
-    """Train and valid rows, all of them checked.
-
-    Raises:
-        DpoError: bad rows, or prompts that are in both files.
-    """
-    rows = index_rows(config.data.train)
-    held = _read_held_out(config.data.valid) if config.data.valid else None
-    both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
-    if both:
-        raise DpoError(
-            f"has prompts that are in data.train too: {first_ten(both)}",
-            where=config.data.valid,
-            hint="held-out numbers would be too good; remove these rows from one of the files",
-        )
-    return rows, held
-
-
-def _read_held_out(path: str) -> RowIndex:
-    try:
-        return index_rows(path)
-    except DpoError as error:
-        if error.what != NO_ROWS:
-            raise
-        hint = "set data.valid=null to train without held-out pairs"
-        raise DpoError(error.what, where=error.where, hint=hint) from None
 
 
 def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
@@ -302,8 +251,7 @@ def _train(
             return
         beta = rule.init().beta
         metrics = evaluation_metrics(
-            *(policy, held_out, loss, beta, forward, config.training.micro_batch),
-            progress=lambda pairs: check_interrupt(),
+            policy, held_out, loss, beta, forward, progress=lambda pairs: check_interrupt()
         )
         if not np.isfinite(list(metrics.values())).all():
             raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
@@ -312,12 +260,12 @@ def _train(
         log.row(dict(last))
 
     mx.reset_peak_memory()
-    evaluate(0)
     with (
         between_micro_batches() as check_interrupt,
         progress("training", config.training.epochs * len(data.pairs), "pairs") as advance,
     ):
         try:
+            evaluate(0, check_interrupt)
             train(
                 policy,
                 build_optimizer(config.optimizer, steps),

@@ -20,7 +20,7 @@ from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
 from ..models.load import compute_dtype
 from ..records import Preference
 from ..reference import forget_reference, reference_scores
-from ..scoring import score_pairs
+from ..scoring import score_pairs, singles
 
 _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
 
@@ -56,11 +56,6 @@ def _within(pair: TokenizedPair, room: int) -> TokenizedPair:
         return pair
     answer = min(answer, room // 2)
     return shortened(pair, room - answer, answer)
-
-
-def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
-    """Every row as a batch of its own."""
-    return [[i] for i in range(len(pairs))]
 
 
 def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.ndarray:

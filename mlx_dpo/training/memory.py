@@ -122,7 +122,6 @@ def scoring_need(
     skeleton: Skeleton,
     pairs: Sequence[TokenizedPair],
     held: Sequence[TokenizedPair] | None,
-    micro_batch: int,
     forward: str,
     loss: LossFunction,
     optimizer: OptimizerConfig,
@@ -145,7 +144,7 @@ def scoring_need(
         checks.append(_scored(skeleton, [COMPLETION, PLAIN], [pairs[spread_rows(pairs, 2)[-1]]], device))
     blocks, head = max(checks, key=sum)
     found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
-    for batch in largest(longer, micro_batch) if longer else []:
+    for batch in largest(longer, 1) if longer else []:
         blocks, head = _scored(skeleton, forwards, batch, device)
         held_bytes = _optimizer_bytes(skeleton, optimizer)
         found.append(Need(skeleton.weights, skeleton.trained, held_bytes, blocks, head, 0))

@@ -10,14 +10,14 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 
-from ..data.batches import epoch_windows, micro_batches
+from ..data.batches import epoch_windows
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_ten
 from ..losses import PairLogps
 from ..losses.beta import BetaRule, BetaState
 from ..metrics import pair_metrics
 from ..models.forward import Forward
-from ..scoring import score_pairs
+from ..scoring import score_pairs, singles
 from ..settings import setting
 from .step import DIVERGED, LossFunction, PairGradient, WindowResult, cap_cache, update, window_gradient
 
@@ -211,16 +211,16 @@ def evaluation_metrics(
     loss: LossFunction,
     beta: mx.array,
     forward: Forward,
-    batch_size: int,
     progress: Callable[[int], None] = lambda pairs: None,
 ) -> dict[str, float]:
     """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs.
 
+    Pairs are scored one by one, as the reference was: a policy that has not moved has margins of exactly 0.
+
     Args:
-        progress: called after each batch with the number of its pairs.
+        progress: called after each pair with 1.
     """
-    batches = micro_batches(data.pairs, range(len(data.pairs)), batch_size)
-    scores = score_pairs(policy, data.pairs, forward, batches, progress)
+    scores = score_pairs(policy, data.pairs, forward, singles(data.pairs), progress)
     lengths = [mx.array(column) for column in pair_sizes(data.pairs).T[1:]]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
     losses = np.array(loss(PairLogps(*columns, *lengths), beta))

@@ -1,0 +1,59 @@
+"""What a run is given, checked before anything slow: rows, and the adapter it starts from."""
+
+from dataclasses import replace
+
+from ..config import RunConfig
+from ..console import say
+from ..data.index import RowIndex, index_rows, shared_prompts
+from ..data.sources import NO_ROWS
+from ..errors import DpoError, first_ten
+from ..models.adapters import AdapterConfig, read_adapter_config
+from ..settings import as_plain
+
+
+def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
+    """Train and valid rows, all of them checked.
+
+    Raises:
+        DpoError: bad rows, or prompts that are in both files.
+    """
+    rows = index_rows(config.data.train)
+    held = _read_held_out(config.data.valid) if config.data.valid else None
+    both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
+    if both:
+        raise DpoError(
+            f"has prompts that are in data.train too: {first_ten(both)}",
+            where=config.data.valid,
+            hint="held-out numbers would be too good; remove these rows from one of the files",
+        )
+    return rows, held
+
+
+def _read_held_out(path: str) -> RowIndex:
+    try:
+        return index_rows(path)
+    except DpoError as error:
+        if error.what != NO_ROWS:
+            raise
+        hint = "set data.valid=null to train without held-out pairs"
+        raise DpoError(error.what, where=error.where, hint=hint) from None
+
+
+def starting_adapter(config: RunConfig) -> AdapterConfig:
+    """The settings of the adapter that the run starts from; of them only dropout can be chosen again.
+
+    Raises:
+        DpoError: a setting of this run that is neither that adapter's nor the default.
+    """
+    asked, default = config.adapter, AdapterConfig()
+    own = replace(read_adapter_config(config.model.adapter), dropout=asked.dropout)
+    for name, value in as_plain(asked).items():
+        theirs = getattr(own, name)
+        if value not in (theirs, getattr(default, name)) and not (name == "rank" and own.type == "full"):
+            raise DpoError(
+                f"is {value}, but the adapter that the run starts from has {theirs}",
+                where=f"adapter.{name}",
+                hint=f"remove the setting, or start without model.adapter ({config.model.adapter})",
+            )
+    say(f"adapter: that of {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
+    return own
