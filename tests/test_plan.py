@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.data.index import index_rows
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.errors import DpoError
@@ -125,7 +126,7 @@ def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
         monkeypatch.setattr(planning, "memory_limit", lambda memory=None, limit=limit: limit)
         fits = next(layout for layout, peak in zip(LAYOUTS, peaks, strict=True) if peak <= limit)
         assert plan_run(config).chosen == fits
-        rows = planning.index_rows(config.data.train)
+        rows = index_rows(config.data.train)
         base = planning.find_model(config.model.path)
         pairs = planning.open_pairs(rows, planning.load_tokenizer(base), config.data.max_length)
         training = settled(config, base, pairs, None).training
