@@ -25,7 +25,7 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.training import checks, trainer
+from mlx_dpo.training import checks
 from mlx_dpo.training.step import pair_gradient, window_gradient
 
 from .conftest import half_precision
@@ -396,23 +396,23 @@ def test_a_starting_adapter_trained_with_dropout_goes_on_with_the_runs_own(confi
 
 
 def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkeypatch):
-    """The second evaluation comes with the first update; its first pair is the last."""
-    scored, own = [], trainer.score_pairs
+    """Scored are rows to check, held-out pairs, and these after an update: there the first is the last."""
+    scored, own = [], run.score_pairs
 
-    def score(model, pairs, forward, batches, progress):
+    def score(model, pairs, forward, batches, progress=lambda count: None):
         def note(count):
             scored[-1] += 1
-            if len(scored) == 2:
+            if len(scored) == 3:
                 os.kill(os.getpid(), signal.SIGINT)
             progress(count)
 
         scored.append(0)
         return own(model, pairs, forward, batches, note)
 
-    monkeypatch.setattr(trainer, "score_pairs", score)
+    monkeypatch.setattr(run, "score_pairs", score)
     with pytest.raises(KeyboardInterrupt):
         train_run(configure("llama", "training.eval_steps=1"))
-    assert scored[1] == 1 < scored[0]
+    assert scored[2] == 1 < scored[1]
 
 
 def test_held_out_margins_of_an_unmoved_half_precision_policy_are_exactly_0(configure, models, tmp_path):

@@ -1,6 +1,5 @@
 """Preference accuracy and margins of a finished run, and answers of base and tuned model."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,8 @@ def evaluate_run(
     reference = checked_reference(policy, pairs, forward, key, "evaluated pairs")
     before = _answer(policy, tokenizer, prompts, config)
     load_adapter(policy, folder)
-    tuned = _score("tuned", policy, pairs, forward, singles(pairs))
+    with progress("tuned", len(pairs), "pairs") as advance:
+        tuned = score_pairs(policy, pairs, forward, singles(pairs), advance)
     after = _answer(policy, tokenizer, prompts, config)
 
     if not np.isfinite(tuned).all():
@@ -97,7 +97,7 @@ def evaluate_run(
             hint="the run diverged; train again with a lower optimizer.learning_rate",
         )
     loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
-    metrics = evaluation_metrics(policy, Data(pairs, reference), loss, beta, forward)
+    metrics = evaluation_metrics(tuned, Data(pairs, reference), loss, beta)
     wins = round(metrics["eval/rewards/accuracies"] * len(pairs))
     likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
     return Evaluation(
@@ -121,11 +121,6 @@ def _trained_on(config: RunConfig, rows: RowIndex) -> int:
     if not Path(config.data.train).is_file():
         return 0
     return len(shared_prompts(rows, index_rows(config.data.train)))
-
-
-def _score(label: str, model: Any, pairs: Any, forward: Any, batches: Sequence[list[int]]) -> np.ndarray:
-    with progress(label, len(pairs), "pairs") as advance:
-        return score_pairs(model, pairs, forward, batches, advance)
 
 
 def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:

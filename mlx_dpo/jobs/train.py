@@ -250,9 +250,10 @@ def _train(
             save_adapter_weights(policy, folder)
             return
         beta = rule.init().beta
-        metrics = evaluation_metrics(
-            policy, held_out, loss, beta, forward, progress=lambda pairs: check_interrupt()
+        scores = score_pairs(
+            policy, held_out.pairs, forward, singles(held_out.pairs), lambda pairs: check_interrupt()
         )
+        metrics = evaluation_metrics(scores, held_out, loss, beta)
         if not np.isfinite(list(metrics.values())).all():
             raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
         save_adapter_weights(policy, folder)

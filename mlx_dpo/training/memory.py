@@ -144,10 +144,11 @@ def scoring_need(
         checks.append(_scored(skeleton, [COMPLETION, PLAIN], [pairs[spread_rows(pairs, 2)[-1]]], device))
     blocks, head = max(checks, key=sum)
     found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
-    for batch in largest(longer, 1) if longer else []:
-        blocks, head = _scored(skeleton, forwards, batch, device)
-        held_bytes = _optimizer_bytes(skeleton, optimizer)
-        found.append(Need(skeleton.weights, skeleton.trained, held_bytes, blocks, head, 0))
+    if longer:
+        state = _optimizer_bytes(skeleton, optimizer)
+        for batch in largest(longer, 1):
+            blocks, head = _scored(skeleton, forwards, batch, device)
+            found.append(Need(skeleton.weights, skeleton.trained, state, blocks, head, 0))
     return max(found, key=lambda need: need.peak)
 
 

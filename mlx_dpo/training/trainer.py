@@ -16,8 +16,6 @@ from ..errors import DpoError, first_ten
 from ..losses import PairLogps
 from ..losses.beta import BetaRule, BetaState
 from ..metrics import pair_metrics
-from ..models.forward import Forward
-from ..scoring import score_pairs, singles
 from ..settings import setting
 from .step import DIVERGED, LossFunction, PairGradient, WindowResult, cap_cache, update, window_gradient
 
@@ -27,7 +25,9 @@ class TrainingConfig:
     """How long, in what portions, and how memory is saved."""
 
     epochs: int = setting(1, "times every pair is seen")
-    micro_batch: int = setting(1, "pairs computed at a time; more needs more memory and changes no result")
+    micro_batch: int = setting(
+        1, "pairs computed at a time; more needs more memory, results differ by rounding"
+    )
     accumulation: int = setting(8, "micro-batches an update; micro_batch · accumulation pairs make a window")
     gradient_checkpointing: str = setting(
         "auto",
@@ -206,21 +206,14 @@ class Interval:
 
 
 def evaluation_metrics(
-    policy: nn.Module,
-    data: Data,
-    loss: LossFunction,
-    beta: mx.array,
-    forward: Forward,
-    progress: Callable[[int], None] = lambda pairs: None,
+    scores: np.ndarray, data: Data, loss: LossFunction, beta: mx.array
 ) -> dict[str, float]:
-    """Metrics of held-out pairs, under eval/ names, and their number as eval/pairs.
-
-    Pairs are scored one by one, as the reference was: a policy that has not moved has margins of exactly 0.
+    """Metrics of held-out pairs with these scores, under eval/ names, and their number as eval/pairs.
 
     Args:
-        progress: called after each pair with 1.
+        scores: float32 (n, 2), nats, of the policy; scored one by one as the reference was, a policy that has
+            not moved has margins of exactly 0.
     """
-    scores = score_pairs(policy, data.pairs, forward, singles(data.pairs), progress)
     lengths = [mx.array(column) for column in pair_sizes(data.pairs).T[1:]]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
     losses = np.array(loss(PairLogps(*columns, *lengths), beta))
