@@ -16,7 +16,9 @@ import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 import mlx.core as mx
 
 from mlx_dpo.cli import main
+from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.models.load import load_tokenizer
 
 from .mistakes import lines
 
@@ -36,6 +38,11 @@ def half_precision(folder, to):
     weights = {n: w.astype(mx.bfloat16) for n, w in mx.load(str(folder / "model.safetensors")).items()}
     mx.save_safetensors(str(to / "model.safetensors"), weights, metadata={"format": "mlx"})
     return to
+
+
+def tokens_of(pairs):
+    """Pairs as plain lists, with where they stand."""
+    return [(p.prompt.tolist(), p.chosen.tolist(), p.rejected.tolist(), p.where) for p in pairs]
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +88,40 @@ def write_rows(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def tokenizer(models):
+    """Of the tiny Granite."""
+    return load_tokenizer(models("granite"))
+
+
+@pytest.fixture
+def mixed_file(tmp_path, pair_rows):
+    """Thirty rows with all that tokenising meets: blank lines, the same answers, answers to be cut."""
+    rows = [dict(row) for row in pair_rows[::16]][:30]
+    rows[3]["rejected"] = rows[3]["chosen"]
+    rows[7]["chosen"] = rows[8]["rejected"] = "so " * 200
+    rows[9] = {"system": "Be brief. Où?", "prompt": "Why?", "chosen": "So.", "rejected": "Thus. \U0001f642"}
+    rows[11] = {"prompt": "Why?", "chosen": "So it is.", "rejected": "Thus."}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n\n".join(json.dumps(row) for row in rows[:20]) + "\n")
+    with open(path, "a", encoding="utf-8") as more:
+        more.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[20:])
+    return path
+
+
+@pytest.fixture
+def tokenised(monkeypatch):
+    """The places of rows that were tokenised."""
+    rows, pair_of = [], RowTokenizer.pair
+
+    def pair(self, row):
+        rows.append(row.where)
+        return pair_of(self, row)
+
+    monkeypatch.setattr(RowTokenizer, "pair", pair)
+    return rows
 
 
 @pytest.fixture

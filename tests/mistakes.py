@@ -48,6 +48,15 @@ def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def flip(path, place):
+    """Change one bit of the byte there."""
+    with open(path, "r+b") as file:
+        file.seek(place)
+        (value,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([value ^ 1]))
+
+
 def without(*names):
     return lambda folder: [(folder / name).unlink() for name in names]
 

@@ -9,6 +9,7 @@ from .conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import architecture_trial
 import check_architectures as check
 
 PAGE = ROOT / "docs" / "architectures.md"
@@ -32,15 +33,16 @@ DIFFERENT = {
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_prompts_are_shared_exactly_on(name):
     """With and without checkpointed blocks."""
-    result = check.trial(name)
+    result = architecture_trial.trial(name)
     assert (result.forward, result.checkpointed, result.wrong) == ("shared", "shared", "")
 
 
 def test_a_forward_that_is_not_exact_is_found(monkeypatch):
     """A start-up check that would accept anything is told from one that proves."""
-    inexact = check.SHARED._replace(score=lambda *args, **kwargs: 1.01 * check.SHARED.score(*args, **kwargs))
-    monkeypatch.setattr(check, "choose_forward", lambda *args: inexact)
-    assert "scores differ by" in check.trial("llama").wrong
+    exact = architecture_trial.SHARED
+    inexact = exact._replace(score=lambda *args, **kwargs: 1.01 * exact.score(*args, **kwargs))
+    monkeypatch.setattr(architecture_trial, "choose_forward", lambda *args: inexact)
+    assert "scores differ by" in architecture_trial.trial("llama").wrong
 
 
 def test_an_architecture_that_takes_too_long_has_no_result():
@@ -72,4 +74,4 @@ def read_row(line):
     """A row of the table as the result it was written from."""
     name, memory, forward, checkpointed, scores, gradient, remark = line[2:-2].split(" | ")
     figures = {"scores": float(scores), "gradient": float(gradient)} if scores else {}
-    return check.Result(name.strip("`"), memory, forward, checkpointed, remark, **figures)
+    return architecture_trial.Result(name.strip("`"), memory, forward, checkpointed, remark, **figures)
