@@ -36,7 +36,7 @@ from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.models.state import empty_state
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.memory import LAYOUTS, Layout, need
+from mlx_dpo.training.memory import LAYOUTS, Layout, need, scoring_need
 from mlx_dpo.training.step import pair_gradient, update, window_gradient
 
 H_MICRO = {
@@ -115,15 +115,23 @@ def head_gradient(model, tokens: int):
     return mx.grad(lambda h: score_tokens(model, h, targets, targets == 0, gradient=True).sum())(hidden)
 
 
+def random_pair(sizes: tuple[int, int, int]) -> TokenizedPair:
+    """Random tokens: two equal answers would be computed once."""
+    rng = np.random.default_rng(0)
+    return TokenizedPair(*(rng.integers(3, 100_000, n).astype(np.int32) for n in sizes), "random:1")
+
+
 def planned(
     sizes: tuple[int, int, int], layout: Layout, device: mx.DeviceType, **changes
 ) -> dict[str, float]:
     """What the plan says, MB, peak and parts; `changes` of the config."""
-    pair = TokenizedPair(*(np.full(n, 5, np.int32) for n in sizes), "random:1")
+    pair = random_pair(sizes)
     model = skeleton({**H_MICRO, "torch_dtype": "float32", **changes}, AdapterConfig(rank=16))
     arguments = (layout, "shared", build_loss(LossConfig()), OptimizerConfig())
     found = need(model, [pair], 1, *arguments, accumulated=device == mx.gpu, device=device)
-    return {name: round(n / 1e6, 1) for name, n in (("peak", found.peak), *found._asdict().items())}
+    checks = scoring_need(model, [pair], None, "shared", arguments[2], arguments[3], device)
+    rows = [("peak", found.peak), *found._asdict().items(), ("checks at the start", checks.peak)]
+    return {name: round(n / 1e6, 1) for name, n in rows}
 
 
 def planned_for_a_mac(gigabytes: int = 16) -> dict[str, dict]:
@@ -157,8 +165,7 @@ def main() -> None:
     model = make_model(options.layers)
     frozen = sum(v.nbytes for _, v in tree_flatten(model.parameters()))
     adapter = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
-    rng = np.random.default_rng(0)
-    pair = TokenizedPair(*(rng.integers(3, 100_000, n).astype(np.int32) for n in sizes), "random:1")
+    pair = random_pair(sizes)
     forward = SHARED if options.branches == "joint" else SEPARATE
 
     parts = {
@@ -181,6 +188,8 @@ def main() -> None:
     model.train()
 
     def step():
+        optimizer.init(model.trainable_parameters())
+        mx.eval(optimizer.state)  # as in every step but the first
         gradient, result = window_gradient(compute, [pair], [[0]], scores[0], mx.array(0.1))
         update(model, optimizer, gradient, 1.0)
         return mx.array(result.losses)

@@ -1,7 +1,6 @@
 """What a run will need is known before weights are loaded, and settings follow from it."""
 
 import gc
-import importlib.util
 import json
 import shutil
 import sys
@@ -28,17 +27,15 @@ from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.training import checks
 from mlx_dpo.training.checks import shortened
-from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest, scoring_need
+from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest, need, scoring_need
 
 from .conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import bench_full_size as full_size
+import bench_plan as bench
 import tiny_architectures as architectures
-
-_spec = importlib.util.spec_from_file_location("bench_plan", ROOT / "scripts" / "bench_plan.py")
-bench = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(bench)
 
 
 @pytest.fixture(scope="module")
@@ -233,23 +230,26 @@ def test_models_that_keep_their_settings_elsewhere_are_planned(name):
 
 @pytest.mark.parametrize("forward", ["auto", "plain"])
 def test_checks_at_the_start_need_no_more_than_planned(folder, forward):
-    """One row is far longer than all others, and the model's own call is what needs the most."""
+    """One row is far longer than all others, and the model's own call is what needs the most.
+
+    A forward's own side of the proof is a step on a short pair: training needs that in any case.
+    """
     rng = np.random.default_rng(0)
     pairs = [
         TokenizedPair(*(rng.integers(3, 300, n).astype(np.int32) for n in sizes), f"rows:{i}")
         for i, sizes in enumerate([(64, 32, 32), (64, 48, 40), (96, 40, 64), (64, 32, 48), (900, 600, 500)])
     ]
-    planned = scoring_need(
-        skeleton(folder("llama"), AdapterConfig(rank=4)),
-        *(pairs, None, forward, build_loss(LossConfig()), OptimizerConfig(), mx.default_device().type),
-    )
+    small = skeleton(folder("llama"), AdapterConfig(rank=4))
+    loss, optimizer = build_loss(LossConfig()), OptimizerConfig()
+    scoring = scoring_need(small, pairs, None, forward, loss, optimizer, mx.default_device().type)
+    proved = need(small, [shortened(pairs[0])], 1, LAYOUTS[0], forward, loss, optimizer)
     model, _ = load_model(folder("llama"))
     attach(model, AdapterConfig(rank=4))
     gc.collect()
     mx.reset_peak_memory()
     found = checks.choose_forward(model, pairs, forward)
     checks.check_batching(model, pairs, found)
-    assert mx.get_peak_memory() <= planned.peak
+    assert mx.get_peak_memory() <= max(scoring.peak, proved.peak)
 
 
 def test_the_command_tells_parts_and_choice(mlx_dpo_command, models, pair_rows, write_rows):
@@ -271,9 +271,30 @@ def test_a_long_row_proves_its_gradient_on_a_short_part():
     """What is proved without checkpointing must fit wherever training does."""
     pair = bench.build_pairs(bench.Case("llama", (500, 300, 20)))[0]
     short = shortened(pair)
-    assert [len(short.prompt), len(short.chosen), len(short.rejected)] == [96, 32, 20]
-    assert short.prompt.tolist() == pair.prompt[-96:].tolist()
-    assert short.chosen.tolist() == pair.chosen[:32].tolist()
+    assert [len(short.prompt), len(short.chosen), len(short.rejected)] == [80, 16, 16]
+    assert short.prompt.tolist() == pair.prompt[-80:].tolist()
+    assert short.chosen.tolist() == pair.chosen[:16].tolist()
+
+
+def test_at_granites_real_shape_the_checks_need_no_more_than_a_checkpointed_step():
+    pair, device = full_size.random_pair((512, 128, 128)), mx.gpu
+    model = skeleton({**full_size.H_MICRO, "torch_dtype": "bfloat16"}, AdapterConfig(rank=16))
+    loss, optimizer = build_loss(LossConfig()), OptimizerConfig()
+    step = need(model, [pair], 1, Layout(True, False), "auto", loss, optimizer, device=device)
+    assert scoring_need(model, [pair], None, "auto", loss, optimizer, device).peak <= step.peak
+
+
+def test_the_size_of_a_hinted_4_bit_copy_is_what_is_planned_for_it(configure, models, tmp_path):
+    """Granite 4.0 H-Micro's real shape, of which nothing but settings is needed."""
+    plans = []
+    for name, more in (("half", {}), ("quarter", {"quantization": {"group_size": 64, "bits": 4}})):
+        shutil.copytree(
+            models("granite"), tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors", "config.json")
+        )
+        settings = {**full_size.H_MICRO, "torch_dtype": "bfloat16", **more}
+        (tmp_path / name / "config.json").write_text(json.dumps(settings))
+        plans.append(plan_run(configure(f"model.path={tmp_path / name}", "training.memory_limit=5")))
+    assert f"a 4-bit copy of the model: {plans[1].need.peak / 1e9:.1f} GB with" in plans[0].hint
 
 
 def test_a_checkpointed_block_lets_go_before_the_next_is_computed_again(folder):

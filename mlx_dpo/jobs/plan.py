@@ -249,30 +249,29 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
     layout = min(plan.needs, key=lambda row: row[1].peak)[0]
     layout = Layout(layout.checkpointing or not config.adapter.dropout, layout.separate)
 
-    def fits(run, config=config):
-        peak = _step_need(run, config, layout).peak
-        return max(peak, _scoring_need(run, config).peak if peak <= plan.limit else 0) <= plan.limit
+    def peak(run, config=config):
+        step = _step_need(run, config, layout).peak
+        return max(step, _scoring_need(run, config).peak) if step <= plan.limit else step
 
     if config.training.micro_batch > 1:
         window = config.training.window
-        if fits(run, replace(config, training=replace(config.training, micro_batch=1, accumulation=window))):
+        single = replace(config, training=replace(config.training, micro_batch=1, accumulation=window))
+        if peak(run, single) <= plan.limit:
             return f"set training.micro_batch=1 and training.accumulation={window}, with {layout}"
     longest = int(max(pair_lengths(some).max() for some in run.all()))
     for share in _SHARES:
         length = int(longest * share) // 32 * 32
         short = run.shortened(length)
-        if short and fits(short):
+        if short and peak(short) <= plan.limit:
             return f"set data.max_length={length}, with {layout}"
     settings = read_model_config(run.base)
     if not settings.get("quantization") and config.adapter.type != "full":
         quantised = {**settings, "quantization": {"group_size": 64, "bits": 4}}
         smaller = run._replace(model=skeleton(quantised, config.adapter))
-        if fits(smaller):
-            size = _step_need(smaller, config, layout).peak / 1e9
-            return (
-                f"set model.path to a 4-bit copy of the model: {size:.1f} GB with {layout}; make one with: "
-                f"python -m mlx_lm convert -q --hf-path {config.model.path}"
-            )
+        if (size := peak(smaller)) <= plan.limit:
+            command = f"python -m mlx_lm convert -q --hf-path {config.model.path}"
+            need = f"{size / 1e9:.1f} GB with {layout}"
+            return f"set model.path to a 4-bit copy of the model: {need}; make one with: {command}"
     return "choose a smaller model"
 
 

@@ -1,6 +1,6 @@
 """Five things that must hold before the first update, checked on real rows of the run, every time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..console import say
-from ..data.batches import build_batch
+from ..data.batches import PairBatch, build_batch
 from ..data.store import PairStore
 from ..data.templates import end_of_turn, render
 from ..data.tokenize import TokenizedPair, pair_lengths
@@ -167,7 +167,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
-def shortened(pair: TokenizedPair, prompt: int = 96, answer: int = 32) -> TokenizedPair:
+def shortened(pair: TokenizedPair, prompt: int = 80, answer: int = 16) -> TokenizedPair:
     """The end of its prompt and the start of its answers; by default what any proof has room for."""
     return replace(
         pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
@@ -201,9 +201,15 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
 
 def _gradient_error(model: nn.Module, pair: TokenizedPair, forward: Forward) -> float:
     """How far the gradient of one block's parameters is from that of the model's own call, relative."""
-    ours = _block_gradient(model, pair, forward)
+    batch = forward.build([pair])
+    ours = block_gradient(model, lambda: (forward.score(model, batch, gradient=True) * _SHARES).sum())
+    mx.eval(ours)
     with suspended():  # the truth is never checkpointed: that is one of the things to prove
-        theirs = _block_gradient(model, pair, PLAIN)
+        theirs = [mx.zeros_like(g) for g in ours]
+        for branch, share in enumerate(_SHARES.tolist()):  # one at a time: half the memory
+            own = block_gradient(model, lambda branch=branch: own_score(model, pair, branch))
+            theirs = [g + share * more for g, more in zip(theirs, own, strict=True)]
+            mx.eval(theirs)
     if not theirs:
         return 0.0
     size = sum(mx.square(g).sum() for g in theirs)
@@ -213,16 +219,28 @@ def _gradient_error(model: nn.Module, pair: TokenizedPair, forward: Forward) -> 
     return float(mx.sqrt(difference / mx.maximum(size, 1e-30)).item())
 
 
-def _block_gradient(model: nn.Module, pair: TokenizedPair, forward: Forward) -> list[mx.array]:
-    """Of the first block that is trained: what reaches it has come through all others. Without dropout."""
+_SHARES = mx.array([1.0, -0.5])
+"""Of the chosen and the rejected score in what is differentiated: unlike ones tell the branches apart."""
+
+
+def own_score(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
+    """Log-probability of one branch by the model's own call on it alone."""
+    batch = PLAIN.build([pair])
+    return PLAIN.score(model, PairBatch(*(rows[branch : branch + 1] for rows in batch)), gradient=True).sum()
+
+
+def block_gradient(model: nn.Module, score: Callable[[], mx.array]) -> list[mx.array]:
+    """Gradient in the first block that is trained, float32: what reaches it came through all others.
+
+    Without dropout. Not evaluated.
+    """
     block = next((layer for layer in model.layers if tree_flatten(layer.trainable_parameters())), None)
     if block is None:
         return []
-    batch, weights = forward.build([pair]), mx.array([1.0, -0.5])
 
-    def score(parameters):
+    def changed(parameters):
         block.update(parameters)
-        return (forward.score(model, batch, gradient=True) * weights).sum()
+        return score()
 
     training, parameters = model.training, block.trainable_parameters()
     model.train()
@@ -230,12 +248,10 @@ def _block_gradient(model: nn.Module, pair: TokenizedPair, forward: Forward) -> 
         if isinstance(module, nn.Dropout):
             module.eval()
     try:
-        gradient = [g.astype(mx.float32) for _, g in tree_flatten(mx.grad(score)(parameters))]
-        mx.eval(gradient)
+        return [g.astype(mx.float32) for _, g in tree_flatten(mx.grad(changed)(parameters))]
     finally:
         block.update(parameters)
         model.train(training)
-    return gradient
 
 
 def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> None:

@@ -19,7 +19,7 @@ from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
-from .checks import sample_pairs, sample_rows, shortened, spread_rows
+from .checks import block_gradient, own_score, sample_pairs, sample_rows, shortened, spread_rows
 from .step import LossFunction, pair_gradient
 
 
@@ -137,7 +137,7 @@ def scoring_need(
     forwards = forward_of(forward, LAYOUTS[0])
     checks = [
         _scored(skeleton, [PLAIN], [max(sample, key=lambda pair: pair.tokens)], device),
-        _step(skeleton, [shortened(sample[0])], LAYOUTS[0], PLAIN, loss, device)[:2],
+        _proof(skeleton, shortened(sample[0]), device),
         _scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device),
     ]
     if forward != PLAIN.name:  # whose truth is the completion forward
@@ -170,6 +170,18 @@ def _scored(
         return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
     return _first_possible(forwards, top)
+
+
+def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak of the gradient that proves a forward, in the blocks and elsewhere."""
+    model = skeleton.model
+    with chunks_as_on(device):
+        graph = trace(
+            lambda: block_gradient(model, lambda: own_score(model, pair, 0)),
+            blocks=model.layers,
+            forget=lambda: model.update(skeleton.parameters),
+        )
+    return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
 
 def _first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
