@@ -158,6 +158,20 @@ def test_a_run_is_not_replaced_by_accident(refused, tmp_path, trained):
     refused("fuse --run run --output run", "run: exists already", "choose another folder with --output")
 
 
+def test_a_run_replaces_no_settings_file_and_has_a_folder_of_its_own(refused, tmp_path):
+    write(tmp_path / "rows.jsonl", lines(pair()))
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "config.yaml", "run: {output: mine}  # by hand\n")
+    refused(
+        f"{TRAIN} --model ./no-model --config mine/config.yaml --output mine",
+        "mine: holds a config.yaml, which a run would replace",
+        "choose another folder with --output, or replace it with --overwrite",
+    )
+    refused(
+        f"{TRAIN} --set run.output=", "run.output: names no folder", "name the folder of the run: --output"
+    )
+
+
 def test_rows_that_gen_pairs_did_not_write_are_not_replaced(refused, tmp_path, models):
     (tmp_path / "mine").mkdir()
     write(tmp_path / "rows.jsonl", lines(curated()))

@@ -49,8 +49,8 @@ RUNS = {
     ),
     "whose model is gone": (
         changed("config.yaml", "path: /", "path: ./gone/"),
-        "{model}: no such folder, and not a Hub name (organisation/model)",
-        "set model.path to a model folder, or to a name like ibm-granite/granite-4.0-h-micro",
+        "{model}: is not there: the base model of this run",
+        "say where it lies now: --model FOLDER",
     ),
 }
 
@@ -100,6 +100,16 @@ def test_starting_from_what_is_no_adapter_of_this_model_is_refused(
         f"{trained('granite')}: this adapter does not fit: "
         "this model has no layer named mamba.in_proj, mamba.out_proj",
         "use the model the adapter was trained on",
+    )
+
+
+def test_eval_of_a_run_whose_starting_adapter_is_gone_is_refused(refused, tmp_path, trained):
+    run = shutil.copytree(trained("llama"), tmp_path / "run")
+    changed("config.yaml", "\n  adapter: null\n", "\n  adapter: /gone\n")(run)
+    refused(
+        "eval --run run",
+        "/gone: is not there: the adapter that this run started from, its reference",
+        "put it back, or say where it lies now: model.adapter in run/config.yaml",
     )
 
 

@@ -32,7 +32,7 @@ def test_the_demo_output_in_the_readme_has_the_form_of_todays():
     told = {name: ["Gladly!"] * 96 for name in ("base", "adapter", "fused")}
     interval = (0.9, 1.0)
     metrics = {"rewards/accuracies": 1.0}
-    result = Evaluation(95, 0, metrics, interval, 0.1, 0.9, interval, interval, [])
+    result = Evaluation(95, 95, 0, metrics, interval, 0.1, 0.9, interval, interval, [])
     rows = [Curated(({"role": "user", "content": "How?"},), "Gladly!", str(i)) for i in range(96)]
     today = story_text(Path("runs/demo"), result, rows, told, 180.0).strip().split("\n\nQ ")[0]
     shown = re.search(r"```text\n(.*?)\n\nQ ", README, re.S).group(1)

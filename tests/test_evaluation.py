@@ -86,6 +86,19 @@ def test_pairs_that_were_trained_on_are_not_called_held_out(finished, tmp_path):
     assert result.trained_on == result.pairs == 20
     assert "NOT held out                  20: trained on" in evaluation_text(result)
     assert evaluate_run(finished, samples=0).trained_on == 0
+    (tmp_path / "train.jsonl").rename(tmp_path / "renamed.jsonl")
+    unknown = evaluation_text(evaluate_run(finished, data=str(tmp_path / "renamed.jsonl"), samples=0))
+    assert unknown.startswith("pairs (n)                     20\nheld out                      not known: ")
+
+
+def test_pairs_under_one_prompt_are_counted_by_prompt_too_and_asked_once(finished, write_rows, pair_rows):
+    rows = [{**row, "id": f"{row['id']}-{i}"} for i in range(2) for row in pair_rows[7:10]]
+    for row in rows[3:]:
+        row["rejected"] += " Well."
+    result = evaluate_run(finished, data=str(write_rows("ranked.jsonl", rows)), samples=4)
+    assert (result.pairs, result.prompts, len(result.samples)) == (6, 3, 3)
+    assert len({sample["prompt"] for sample in result.samples}) == 3
+    assert evaluation_text(result).startswith("held-out pairs (n)            6, of 3 prompts\n")
 
 
 def test_a_base_that_moved_can_be_named(finished, tmp_path, models):

@@ -161,7 +161,7 @@ def test_a_larger_limit_keeps_the_answers_there_are(settings, tmp_path, capsys):
 def test_answers_of_other_settings_are_not_mixed_in(settings, tmp_path):
     generate_pairs(load_config(None, settings(pairs__limit=4)))
     for change, name in (
-        ({"generate__max_tokens": 25}, "generate"),
+        ({"generate__max_tokens": 25}, r"generate.max_tokens \(was 24\)"),
         ({"model": "llama"}, "model, template"),
     ):
         config = load_config(None, settings(pairs__limit=4, **change))

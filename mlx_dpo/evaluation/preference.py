@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out figures of a run.
+    """Held-out figures of a run, on so many pairs of so many different prompts.
 
     `metrics` are those of metrics.jsonl, without their eval/ prefix. `preferred` is the share of pairs whose
     chosen answer the model itself finds likelier than the rejected one, without looking at the reference:
     the figure that exists for the base model too. Intervals are 95 % (Wilson). `trained_on` of the pairs have
-    a prompt that the run was trained on: they are not held out.
+    a prompt that the run was trained on: they are not held out; None where the run's own file is gone.
     """
 
     pairs: int
-    trained_on: int
+    prompts: int
+    trained_on: int | None
     metrics: dict[str, float]
     accuracy_interval: tuple[float, float]
     preferred_base: float
@@ -28,9 +29,12 @@ def evaluation_text(result: Evaluation) -> str:
     """Figures with their n and intervals, then the sampled answers."""
     m = result.metrics
     low, high = result.accuracy_interval
+    unknown = result.trained_on is None
+    count = f"{result.pairs}, of {result.prompts} prompts" if result.prompts < result.pairs else result.pairs
     lines = [
-        f"{'pairs' if result.trained_on else 'held-out pairs'} (n)".ljust(30) + str(result.pairs),
+        f"{'held-out pairs' if result.trained_on == 0 else 'pairs'} (n)".ljust(30) + str(count),
         *([f"NOT held out                  {result.trained_on}: trained on"] if result.trained_on else []),
+        *(["held out                      not known: the training pairs are gone"] if unknown else []),
         f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})",
         f"reward margin                 {m['rewards/margins']:+.3f}",
         f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",

@@ -32,7 +32,7 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
         model: where the base model lies now; by default where it lay then.
 
     Raises:
-        DpoError: not a run folder.
+        DpoError: not a run folder, or its base model is gone.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
@@ -43,6 +43,12 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
         )
     config = load_config(path, [f"model.path={model}"] if model else [])
     read_adapter_config(folder)
+    if config.model.path.startswith(("/", ".", "~")) and not Path(config.model.path).expanduser().exists():
+        raise DpoError(
+            "is not there: the base model of this run",
+            where=config.model.path,
+            hint="say where it lies now: --model FOLDER",
+        )
     return config
 
 
@@ -66,12 +72,18 @@ def evaluate_run(
             "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
         )
     rows = index_rows(source)
+    if config.model.adapter and not Path(config.model.adapter).exists():
+        raise DpoError(
+            "is not there: the adapter that this run started from, its reference",
+            where=config.model.adapter,
+            hint=f"put it back, or say where it lies now: model.adapter in {Path(folder) / 'config.yaml'}",
+        )
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
-    spread = [
-        rows.read(round(k * (len(rows) - 1) / max(1, samples - 1))) for k in range(min(samples, len(rows)))
-    ]
+    first = np.sort(np.unique(rows.prompts, return_index=True)[1])
+    chosen = np.linspace(0, len(first) - 1, min(samples, len(first))).round().astype(int)
+    spread = [rows.read(int(row)) for row in first[chosen]]
     prompts = [prompt_tokens(tokenizer, row.prompt) for row in spread]
 
     policy, _ = load_model(base)
@@ -102,6 +114,7 @@ def evaluate_run(
     likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]
     return Evaluation(
         pairs=len(pairs),
+        prompts=len({pair.prompt.tobytes() for pair in pairs}),
         trained_on=_trained_on(config, rows),
         metrics={k.removeprefix("eval/"): v for k, v in metrics.items() if k != "eval/pairs"},
         accuracy_interval=wilson_interval(wins, len(pairs)),
@@ -116,10 +129,10 @@ def evaluate_run(
     )
 
 
-def _trained_on(config: RunConfig, rows: RowIndex) -> int:
-    """How many rows have a prompt of the run's training file, as far as that is still there."""
+def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
+    """How many rows have a prompt of the run's training file; None where that is gone."""
     if not Path(config.data.train).is_file():
-        return 0
+        return None
     return len(shared_prompts(rows, index_rows(config.data.train)))
 
 

@@ -83,11 +83,11 @@ class Plan:
     def text(self) -> str:
         """For a person."""
         names = ["peak", *Need._fields]
-        lines = [f"{'GB':42}" + "".join(f"{name:>12}" for name in names)]
+        lines = [f"{'GB':44}" + "".join(f"{name:>12}" for name in names)]
         for layout, n in self.needs:
             values = "".join(f"{value / 1e9:12.2f}" for value in (n.peak, *n))
-            lines.append(f"{layout!s:42}{values}{'  <- auto' if layout == self.chosen else ''}")
-        lines.append(f"{'limit':42}{self.limit / 1e9:12.2f}")
+            lines.append(f"{layout!s:44}{values}{'  <- auto' if layout == self.chosen else ''}")
+        lines.append(f"{'limit':44}{self.limit / 1e9:12.2f}")
         lines.append("")
         lines.append(
             f"disk                      {self.disk / 1e9:.2f} GB: adapter twice, tokens, reference scores"

@@ -52,6 +52,8 @@ from ..training.trainer import Data, evaluation_metrics, train
 from .inputs import read_rows, starting_adapter
 from .plan import settled
 
+SETTINGS = "config.yaml"
+
 _CHECKPOINTING_BYTES = 1e9
 _CACHE_BYTES = 2**30
 """Freed memory that MLX may keep for reuse; without a cap it grows with every new shape."""
@@ -106,13 +108,16 @@ def _output_folder(config: RunConfig, overwrite: bool) -> Path:
     """The run's folder.
 
     Raises:
-        DpoError: it cannot be written, holds a run, or is the adapter that the run starts from.
+        DpoError: it has no name, cannot be written, holds a run, or is the adapter that the run starts from.
     """
+    if not config.run.output.strip():
+        raise DpoError("names no folder", where="run.output", hint="name the folder of the run: --output")
     folder = Path(config.run.output)
     check_writable(folder, need_bytes=50_000_000)
-    if not overwrite and any((folder / name).exists() for name in (WEIGHTS, METRICS)):
+    held = [name for name in (WEIGHTS, METRICS, SETTINGS) if (folder / name).exists()]
+    if held and not overwrite:
         raise DpoError(
-            "holds a run already",
+            f"holds a {SETTINGS}, which a run would replace" if held == [SETTINGS] else "holds a run already",
             where=folder,
             hint="choose another folder with --output, or replace it with --overwrite",
         )
@@ -226,7 +231,7 @@ def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
     make_folder(folder)
     save_adapter_weights(policy, folder)  # the largest first: where it finds no room, an older run is whole
     save_adapter_config(policy, config.adapter, config.model.path, folder)
-    save_config(config, folder / "config.yaml")
+    save_config(config, folder / SETTINGS)
     (folder / METRICS).unlink(missing_ok=True)
 
 

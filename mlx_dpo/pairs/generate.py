@@ -194,6 +194,10 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
     # The same model may lie elsewhere today, and another one at the same place.
     compared = {"fingerprint": "model", "template": "template", "generate": "generate"}
     different = [word for key, word in compared.items() if old.get(key) != origin[key]]
+    if "generate" in different:
+        was, now = old.get("generate") or {}, origin["generate"]
+        names = [f"generate.{name} (was {was.get(name)})" for name in now if was.get(name) != now[name]]
+        different = [*different[:-1], *(names or ["generate"])]
     if different:
         raise DpoError(
             f"holds answers made with another {', '.join(different)}",
@@ -290,7 +294,7 @@ def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, outp
         raise DpoError(
             f"no pair is left to train on ({counts})",
             where=output,
-            hint="raise generate.max_tokens if answers are cut off; else the model already answers so",
+            hint="if answers are cut off, raise generate.max_tokens and choose another pairs.output",
         )
     for name, rows in files.items():
         write_jsonl(output / f"{name}.jsonl", rows)
