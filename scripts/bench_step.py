@@ -184,7 +184,7 @@ def floor_step(model: nn.Module, pairs: list[TokenizedPair]):
 def measure(kind: str, work: str, options: argparse.Namespace) -> dict:
     """Median seconds a pair, and peak MB over the loaded model."""
     micro_batch, checkpointing, steps = options.micro_batch, options.checkpointing, options.steps
-    model, count = make_model(options.model), PAIRS * micro_batch
+    model, count = make_model(options.model), options.pairs or PAIRS * micro_batch
     if options.peers:
         pairs = read_pairs(Path(options.peers), options.model, work, count)
     else:
@@ -230,7 +230,7 @@ def run_worker(kind: str, options: argparse.Namespace, work: str) -> dict:
             *(folder / environment / "bin" / "python", folder / script),
             *("--model", folder / "models" / options.model, "--pairs", folder / "pairs" / f"{work}.jsonl"),
             *("--batch-size", micro_batch, "--ckpt", checkpointing),
-            *("--limit", str(PAIRS * options.micro_batch)),
+            *("--limit", str(options.pairs or PAIRS * options.micro_batch)),
             *("--steps", str(options.steps), "--warmup", str(WARMUP)),
         ]
     else:
@@ -238,6 +238,7 @@ def run_worker(kind: str, options: argparse.Namespace, work: str) -> dict:
             *(sys.executable, __file__, "--worker", kind, "--model", options.model, "--work", work),
             *("--micro-batch", micro_batch, "--checkpointing", checkpointing, "--steps", str(options.steps)),
             *(("--peers", options.peers) if options.peers else ()),
+            *(("--pairs", str(options.pairs)) if options.pairs else ()),
         ]
     done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -271,6 +272,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", type=int, choices=(0, 1), default=0)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, help="pairs that steps go through in turn (8 micro-batches)")
     parser.add_argument("--peers", help="folder with other trainers' environments, scripts, models and pairs")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
