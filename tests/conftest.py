@@ -14,10 +14,14 @@ import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 
 # isort: split
 import mlx.core as mx
+import numpy as np
 
 from mlx_dpo.cli import main
+from mlx_dpo.config import load_config
+from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.jobs.inputs import read_rows
 from mlx_dpo.models.load import load_tokenizer
 
 from .mistakes import lines
@@ -38,6 +42,23 @@ def half_precision(folder, to):
     weights = {n: w.astype(mx.bfloat16) for n, w in mx.load(str(folder / "model.safetensors")).items()}
     mx.save_safetensors(str(to / "model.safetensors"), weights, metadata={"format": "mlx"})
     return to
+
+
+def rows_of(folder):
+    """What a run logged: its reports, its held-out evaluations."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [r for r in rows if "loss" in r], [r for r in rows if "eval/loss" in r]
+
+
+def weights_of(folder):
+    """A run's adapter by name."""
+    return {n: np.array(w) for n, w in mx.load(str(folder / "adapters.safetensors")).items()}
+
+
+def train_pairs(config):
+    """The pairs that a run with these settings trains on."""
+    rows, _ = read_rows(config)
+    return open_pairs(rows, load_tokenizer(Path(config.model.path)), config.data.max_length)
 
 
 def tokens_of(pairs):
@@ -88,6 +109,28 @@ def write_rows(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def configure(tmp_path, models, pair_rows, write_rows):
+    """A short run's settings: `configure("granite", "adapter.type=dora", train=20)`."""
+
+    def make(model="granite", *overrides, train=20, valid=6, output="run"):
+        rows = pair_rows[:: len(pair_rows) // (train + valid)]
+        settings = [
+            f"model.path={models(model)}",
+            f"data.train={write_rows('train.jsonl', rows[:train])}",
+            f"data.valid={write_rows('valid.jsonl', rows[train : train + valid])}",
+            "data.max_length=128",
+            "adapter.rank=4",
+            "training.accumulation=4",
+            "optimizer.learning_rate=1e-3",
+            f"run.output={tmp_path / output}",
+            *overrides,
+        ]
+        return load_config(None, settings)
+
+    return make
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
-"""A run: what it starts from, what an update is, what it leaves behind."""
+"""A run: what it starts from, what it reports, what it leaves behind."""
 
-import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,52 +14,16 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.losses import LossConfig, build_loss
-from mlx_dpo.models.adapters import adapted_table, attach, load_adapter, trainable
-from mlx_dpo.models.forward import COMPLETION
-from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.training import checks
-from mlx_dpo.training.step import pair_gradient, window_gradient
+from mlx_dpo.models.adapters import adapted_table, attach, load_adapter
+from mlx_dpo.models.load import load_model
 
-from .conftest import half_precision
+from .conftest import half_precision, rows_of, train_pairs, weights_of
 
 LN2 = math.log(2)
-
-
-@pytest.fixture
-def configure(tmp_path, models, pair_rows, write_rows):
-    """A short run's settings: `configure("granite", "adapter.type=dora", train=20)`."""
-
-    def make(model="granite", *overrides, train=20, valid=6, output="run"):
-        rows = pair_rows[:: len(pair_rows) // (train + valid)]
-        settings = [
-            f"model.path={models(model)}",
-            f"data.train={write_rows('train.jsonl', rows[:train])}",
-            f"data.valid={write_rows('valid.jsonl', rows[train : train + valid])}",
-            "data.max_length=128",
-            "adapter.rank=4",
-            "training.accumulation=4",
-            "optimizer.learning_rate=1e-3",
-            f"run.output={tmp_path / output}",
-            *overrides,
-        ]
-        return load_config(None, settings)
-
-    return make
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [r for r in rows if "loss" in r], [r for r in rows if "eval/loss" in r]
-
-
-def weights_of(folder):
-    return {n: np.array(w) for n, w in mx.load(str(folder / "adapters.safetensors")).items()}
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
@@ -102,78 +64,6 @@ def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tm
     assert load_config(second / "config.yaml").adapter.rank == 4
 
 
-@pytest.mark.parametrize("train", [8, 11], ids=["full windows", "a partial last window"])
-def test_accumulating_8_singles_ends_where_batches_of_8_end(configure, train):
-    """Whole runs, measured against the way gone.
-
-    Adam divides by the gradient's size, so one entry whose gradient is itself rounding may differ; all of
-    them together may not.
-    """
-    ended = {}
-    for micro_batch, accumulation in ((1, 8), (8, 1), (3, 1)):
-        windows = (f"training.micro_batch={micro_batch}", f"training.accumulation={accumulation}")
-        config = configure("granite", *windows, "training.epochs=2", train=train, output=f"run-{micro_batch}")
-        ended[micro_batch] = weights_of(train_run(config).folder)
-    way = norm_of({n: w for n, w in ended[1].items() if n.endswith("lora_b")})
-    assert difference_of(ended[8], ended[1]) < 2e-4 * way
-    assert difference_of(ended[3], ended[1]) > 0.1 * way, "windows of another size end elsewhere"
-
-
-def norm_of(weights):
-    return math.sqrt(sum(float((w.astype(np.float64) ** 2).sum()) for w in weights.values()))
-
-
-def difference_of(one, other):
-    return norm_of({n: one[n] - other[n] for n in one})
-
-
-@pytest.fixture
-def moved(configure):
-    """A policy that has moved, eleven pairs, their reference scores: ((8 + 3) pairs) windows of one epoch."""
-    config = configure("granite", "training.accumulation=8", train=11)
-    tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
-    policy, _ = run._load_policy(config, config_path(config), pairs)
-    mx.random.seed(3)
-    noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
-    policy.load_weights(noise, strict=False)
-    reference = run.score_pairs(policy, pairs, COMPLETION, checks.singles(pairs)) + 3 * np.eye(
-        11, 2, dtype="f"
-    )
-    return policy, pairs, reference
-
-
-@pytest.mark.parametrize("micro_batch", [8, 3])
-def test_a_windows_gradient_does_not_depend_on_its_micro_batches(moved, micro_batch):
-    policy, pairs, reference = moved
-    singles = epoch_windows(pairs, 8, 1, 0, 0)
-    batches = epoch_windows(pairs, 8, micro_batch, 0, 0)
-    assert [sum(map(len, window)) for window in batches] == [8, 3]
-    for one, other in zip(singles, batches, strict=True):
-        expected, _ = gradient_of(policy, pairs, one, reference)
-        actual, _ = gradient_of(policy, pairs, other, reference)
-        assert difference_of(actual, expected) <= 2e-6 * norm_of(expected)
-
-
-def test_the_mean_gradient_of_a_window_is_the_mean_over_its_pairs(moved):
-    policy, pairs, reference = moved
-    whole, result = gradient_of(policy, pairs, [[0, 2], [1]], reference)
-    singles = [gradient_of(policy, pairs, [[i]], reference)[0] for i in range(3)]
-    assert sorted(result.rows) == [0, 1, 2]
-    mean = {n: np.mean([g[n] for g in singles], axis=0) for n in whole}
-    assert difference_of(whole, mean) <= 2e-6 * norm_of(mean)
-
-
-def gradient_of(policy, pairs, window, reference):
-    compute = pair_gradient(policy, build_loss(LossConfig()), COMPLETION)
-    gradient, result = window_gradient(compute, pairs, window, reference, mx.array(0.1))
-    return {n: np.array(g) for n, g in tree_flatten(gradient)}, result
-
-
-def config_path(config):
-    return Path(config.model.path)
-
-
 def test_the_same_settings_give_the_same_run_and_another_seed_another(configure):
     first = weights_of(train_run(configure(output="a")).folder)
     again = weights_of(train_run(configure(output="b")).folder)
@@ -202,8 +92,7 @@ def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
     assert reports[-1]["epoch"] == 2
     assert held_out[0]["step"] == 0 and held_out[-1]["step"] == 6
     config = load_config(folder / "config.yaml")
-    tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
+    pairs = train_pairs(config)
     assert reports[-1]["tokens"] == 2 * sum(p.tokens for p in pairs)
 
 
@@ -247,69 +136,9 @@ def test_targets_and_layers_choose_what_is_adapted(models):
     assert [row[:2] for row in adapted_table(model)] == [("mamba.in_proj", 1), ("self_attn.q_proj", 1)]
 
 
-def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
-    config = configure()
-    tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
-    policy, before = run._load_policy(config, config_path(config), pairs)
-    forward = checks.choose_forward(policy, pairs, "auto")
-    reference = run.score_pairs(policy, pairs, forward, checks.singles(pairs))
-    policy.load_weights([(n, v + 0.02) for n, v in trainable(policy).items()], strict=False)
-    with pytest.raises(DpoError, match="the unmoved policy is not its reference: margins up to"):
-        checks.check_unmoved(policy, pairs, forward, reference, before)
-
-
-def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):
-    """A model whose outer call changes the hidden states in a way that depends on the position."""
-    config = configure("llama")
-    model, _ = load_model(config_path(config))
-    tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
-    kind = type(model)
-
-    class ByPosition(kind):
-        def __call__(self, inputs, cache=None):
-            logits = super().__call__(inputs, cache)
-            return logits * (1 + mx.arange(logits.shape[1]))[None, :, None]
-
-    assert checks.choose_forward(model, pairs, "auto").name == "shared"
-    model.__class__ = ByPosition
-    assert checks.choose_forward(model, pairs, "auto").name == "plain"
-
-
-def test_a_batch_that_leaks_between_rows_is_refused(configure):
-    config = configure("llama")
-    model, _ = load_model(config_path(config))
-    tokenizer = load_tokenizer(config_path(config))
-    pairs = run._tokenize("train", run.read_rows(config)[0], tokenizer, 128)
-    kind = type(model.model)
-
-    class Leaky(kind):
-        def __call__(self, *args, **kwargs):
-            hidden = super().__call__(*args, **kwargs)
-            return hidden + 0.1 * hidden.mean(axis=0, keepdims=True)
-
-    forward = checks.choose_forward(model, pairs, "auto")
-    checks.check_batching(model, pairs, forward)
-    model.model.__class__ = Leaky
-    with pytest.raises(DpoError, match="a pair scores differently in a batch than alone"):
-        checks.check_batching(model, pairs, forward)
-
-
-def test_a_template_that_adds_to_answers_is_refused(configure, models, tmp_path):
-    folder = shutil.copytree(models("llama"), tmp_path / "talkative")
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["chat_template"] = settings["chat_template"].replace(
-        "+ m['content']", "+ m['content'] + ' Amen.'"
-    )
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(DpoError, match="what would be scored is not the answer and one end-of-turn"):
-        train_run(configure("llama", f"model.path={folder}"))
-
-
 def test_dropout_and_checkpointing_never_meet(configure):
     config = configure("granite", "adapter.dropout=0.1")
-    model, _ = load_model(config_path(config))
+    model, _ = load_model(Path(config.model.path))
     assert not run.checkpointing(config, model)
     with pytest.raises(DpoError, match="dropout cannot be used with gradient checkpointing"):
         configure("granite", "adapter.dropout=0.1", "training.gradient_checkpointing=on")
