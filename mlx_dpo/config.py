@@ -1,13 +1,13 @@
 """All settings of a run in one dataclass: load, override, write."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .data.sources import DataConfig
 from .errors import DpoError
 from .files import write_text
-from .losses import BetaConfig, LossConfig
+from .losses import BetaConfig, LossConfig, beta_rule
 from .models.adapters import AdapterConfig
 from .models.generate import GenerateConfig
 from .models.load import ModelConfig
@@ -23,6 +23,7 @@ class OutputConfig:
 
     output: str = setting("runs/dpo", "the run's folder")
     report_to: list[str] = setting(["jsonl"], "where metrics go", choices=("jsonl",))
+    margin_files: bool = setting(False, "keep every window's margins in the run's folder, as margins/")
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,72 @@ class RunConfig:
     run: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self):
-        if self.adapter.dropout and self.training.gradient_checkpointing == "on":
-            # The second forward of a checkpointed block would draw another mask: a wrong gradient.
-            raise DpoError(
-                "dropout cannot be used with gradient checkpointing",
-                where="adapter.dropout",
-                hint="set adapter.dropout=0 or training.gradient_checkpointing=off",
-            )
+        for wrong, where, what, hint in self._clashes():
+            if wrong:
+                raise DpoError(what, where=where, hint=hint)
+
+    def _clashes(self) -> Iterator[tuple[bool, str, str, str]]:
+        """Settings of several sections that do not go together: whether they are set, where, what, remedy."""
+        dropout, window, rule = self.adapter.dropout, self.training.window, self.beta.rule
+        names = ", ".join(self.loss.names)
+        yield (  # the second forward of a checkpointed block would draw another mask: a wrong gradient
+            bool(dropout) and self.training.gradient_checkpointing == "on",
+            "adapter.dropout",
+            "dropout cannot be used with gradient checkpointing",
+            "set adapter.dropout=0 or training.gradient_checkpointing=off",
+        )
+        yield (
+            bool(dropout) and self.passes == "two",
+            "adapter.dropout",
+            f"dropout cannot be used with {self._second_pass}: its pairs are scored twice",
+            "set adapter.dropout=0",
+        )
+        yield (
+            self.loss.needs_window and window == 1,
+            "loss.name",
+            f"{names} compares the pairs of a window, and it has one",
+            "set training.accumulation to at least 2",
+        )
+        yield (
+            rule != "fixed" and window == 1,
+            "beta.rule",
+            f"{rule} looks at the margins of a window, and it has one",
+            "set training.accumulation to 16, or at least 8",
+        )
+        yield (
+            self.loss.needs_window and rule == "beta_dpo",
+            "beta.rule",
+            f"beta_dpo leaves pairs out, and {names} has no loss of single pairs",
+            "set beta.rule=fixed or risk, or another loss.name",
+        )
+        deferred = rule == "beta_dpo" and self.beta.beta_dpo.deferred
+        yield (
+            deferred and self.training.micro_batch > 1,
+            "beta.beta_dpo.deferred",
+            "keeps the gradient of every pair, and micro-batches of several have none",
+            f"set training.micro_batch=1 and training.accumulation={window}",
+        )
+        yield (
+            deferred and not self.loss.of_margins,
+            "beta.beta_dpo.deferred",
+            f"keeps the gradients of margins, and {names} looks at more",
+            "set beta.beta_dpo.deferred=false",
+        )
+
+    @property
+    def passes(self) -> str:
+        """How a window is taken: "one", "two" or "deferred", see `training.window.Objective`."""
+        if not self._second_pass:
+            return "one"
+        return "deferred" if self.beta.rule == "beta_dpo" and self.beta.beta_dpo.deferred else "two"
+
+    @property
+    def _second_pass(self) -> str:
+        """What wants all scores of a window before any is differentiated, if anything does."""
+        if beta_rule(self.beta).looks_first:
+            return f"beta.rule={self.beta.rule}"
+        several = self.loss.needs_window and self.training.accumulation > 1
+        return f"loss.name={', '.join(self.loss.names)} and training.accumulation above 1" if several else ""
 
 
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> RunConfig:

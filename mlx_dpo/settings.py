@@ -92,8 +92,8 @@ def read_yaml(path: Path | str) -> Tree:
 
 
 def _places(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
-    # Settings lie two deep; below that an alias could go round in circles.
-    if not isinstance(node, yaml.MappingNode) or prefix.count(".") > 1:
+    # Settings lie three deep at most; below that an alias could go round in circles.
+    if not isinstance(node, yaml.MappingNode) or prefix.count(".") > 2:
         return
     seen = set()
     for key, value in node.value:

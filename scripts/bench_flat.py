@@ -27,7 +27,8 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.forward import SHARED
 from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.step import cap_cache, pair_gradient, update, window_gradient
+from mlx_dpo.training.step import cap_cache, pair_gradient, update
+from mlx_dpo.training.window import window_gradient
 
 VOCABULARY, PAIRS, ACCUMULATION, MARKS = 2048, 250, 8, (50, 1000)
 

@@ -37,7 +37,8 @@ from mlx_dpo.models.state import empty_state
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.scoring import score_pairs
 from mlx_dpo.training.memory import LAYOUTS, Layout, need, scoring_need
-from mlx_dpo.training.step import pair_gradient, update, window_gradient
+from mlx_dpo.training.step import pair_gradient, update
+from mlx_dpo.training.window import window_gradient
 
 H_MICRO = {
     "model_type": "granitemoehybrid",
@@ -128,7 +129,7 @@ def planned(
     pair = random_pair(sizes)
     model = skeleton({**H_MICRO, "torch_dtype": "float32", **changes}, AdapterConfig(rank=16))
     arguments = (layout, "shared", build_loss(LossConfig()), OptimizerConfig())
-    found = need(model, [pair], 1, *arguments, accumulated=device == mx.gpu, device=device)
+    found = need(model, [pair], 1, *arguments, kept=int(device == mx.gpu), device=device)
     checks = scoring_need(model, [pair], None, "shared", arguments[2], arguments[3], device)
     rows = [("peak", found.peak), *found._asdict().items(), ("checks at the start", checks.peak)]
     return {name: round(n / 1e6, 1) for name, n in rows}

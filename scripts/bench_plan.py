@@ -33,7 +33,8 @@ from mlx_dpo.models.load import load_model
 from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
 from mlx_dpo.training.memory import Layout, forward_of, need
-from mlx_dpo.training.step import pair_gradient, update, window_gradient
+from mlx_dpo.training.step import pair_gradient, update
+from mlx_dpo.training.window import window_gradient
 
 
 class Case(NamedTuple):

@@ -42,7 +42,8 @@ from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.forward import PLAIN, SEPARATE, SHARED
 from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.step import pair_gradient, update, window_gradient
+from mlx_dpo.training.step import pair_gradient, update
+from mlx_dpo.training.window import window_gradient
 
 LENGTHS = {"A": (384, 64, 64), "B": (128, 128, 128), "C": (64, 256, 256)}
 """Tokens of prompt, chosen, rejected; D has unequal ones."""

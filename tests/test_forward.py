@@ -19,7 +19,8 @@ from mlx_dpo.models.forward import COMPLETION, PLAIN, SHARED
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.models.trunk import head
 from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.step import pair_gradient, window_gradient
+from mlx_dpo.training.step import pair_gradient
+from mlx_dpo.training.window import window_gradient
 
 ARCHITECTURES = ["granite", "llama", "qwen3"]
 
@@ -153,9 +154,9 @@ def test_the_gradient_agrees_with_finite_differences(models, pair_rows):
     compute = pair_gradient(model, build_loss(LossConfig()), COMPLETION).compute
 
     def summed():
-        return compute(batch, reference, mx.array(0.1))[1].sum().item()
+        return compute(batch, reference, mx.array(0.1), mx.array(1.0))[1].sum().item()
 
-    gradient, _, _ = compute(batch, reference, mx.array(0.1))
+    gradient, _, _ = compute(batch, reference, mx.array(0.1), mx.array(1.0))
     name = "model.layers.0.mamba.in_proj.lora_b"
     slope = dict(tree_flatten(gradient))[name]
     value, direction = trainable(model)[name], slope / mx.sqrt((slope**2).sum())

@@ -6,33 +6,39 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo.losses import LOSSES, BetaConfig, LossConfig, PairLogps, beta_rule, build_loss
+from mlx_dpo.losses import LOSSES, BetaConfig, LossConfig, PairLogps, build_loss
+from mlx_dpo.losses.divergences import DIVERGENCES
 from mlx_dpo.losses.pairwise import sigmoid
 
+from .exact_losses import EXACT, exact_loss
+
+LN2 = math.log(2)
 BETAS = [0.01, 0.1, 1.0, 7.5]
+ALONE = [name for name, loss in LOSSES.items() if not loss.window]
+REFERENCED = [name for name, loss in LOSSES.items() if loss.of != "policy"]
 
 
 def pairs_of(margins, dtype=mx.float32):
     """Pairs with these margins, half of each from the chosen answer and half from the rejected one."""
     half = mx.array(np.asarray(margins, np.float64) / 2, dtype)
-    lengths = mx.array([8] * len(margins))
-    return PairLogps(
-        half - 40, -half - 50, mx.zeros_like(half) - 40, mx.zeros_like(half) - 50, lengths, lengths
-    )
+    lengths, zero = mx.array([8] * len(margins)), mx.zeros_like(half)
+    return PairLogps(half - 40, -half - 50, zero - 40, zero - 50, lengths, lengths, mx.array(8.0))
 
 
-def exact_sigmoid(chosen, rejected, reference_chosen, reference_rejected, beta, label_smoothing):
-    z = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
-    return (1 - label_smoothing) * np.logaddexp(0, -z) + label_smoothing * np.logaddexp(0, z)
-
-
-EXACT = {"sigmoid": exact_sigmoid}
-"""Each loss once more, from its paper, in float64."""
+def unlike_pairs(count=7, seed=0):
+    """Pairs of unlike lengths whose policy has moved, some of them the wrong way."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 40, (2, count))
+    reference = -lengths * rng.uniform(0.5, 3, (2, count))
+    policy = np.minimum(reference + rng.normal(0, 3, (2, count)), -0.3)
+    rows = [mx.array(row.astype(np.float32)) for row in (*policy, *reference)]
+    return PairLogps(*rows, *map(mx.array, lengths), mx.array(lengths[0].mean(), mx.float32))
 
 
 def reference_pair():
     """The check values' pair: policy (−10, −14), reference (−12, −13): log-ratios 2 and −1, margin 3."""
-    return PairLogps(*(mx.array([x]) for x in (-10.0, -14.0, -12.0, -13.0)), mx.array([8]), mx.array([10]))
+    logps = (mx.array([x]) for x in (-10.0, -14.0, -12.0, -13.0))
+    return PairLogps(*logps, mx.array([8]), mx.array([10]), mx.array(8.0))
 
 
 def test_log_ratios_and_margin_by_hand():
@@ -40,27 +46,93 @@ def test_log_ratios_and_margin_by_hand():
     assert pairs.chosen_logratios.tolist() == [2.0]
     assert pairs.rejected_logratios.tolist() == [-1.0]
     assert pairs.margins.tolist() == [3.0]
+    assert pairs.mean_margins.item() == pytest.approx(2 / 8 + 1 / 10)
 
 
 @pytest.mark.parametrize(
-    ("label_smoothing", "beta", "expected"),
+    ("settings", "expected"),
     [
-        (0.0, 0.1, 0.554355),  # ln(1 + e^-0.3)
-        (0.1, 0.1, 0.584355),  # 0.9 · 0.554355 + 0.1 · 0.854355
-        (0.0, 1.0, 0.048587),  # ln(1 + e^-3)
-        (0.25, 1.0, 0.798587),  # 0.75 · 0.048587 + 0.25 · 3.048587
+        ({}, 0.554355),  # ln(1 + e^-0.3)
+        ({"label_smoothing": 0.1}, 0.584355),  # 0.9 · 0.554355 + 0.1 · 0.854355
+        ({"name": "hinge"}, 0.7),
+        ({"name": "ipo"}, 21.6225),  # (2/8 + 1/10 - 5)^2
+        ({"name": "exo_pair"}, 2.258199),
+        ({"name": "nca_pair"}, 1.319407),
+        ({"name": "robust"}, 0.516855),
+        ({"name": "bco_pair"}, 1.242536),
+        ({"name": "sppo_hard"}, 25.0),  # (2 - 5)^2 + (-1 + 5)^2
+        ({"name": "apo_zero"}, 0.925187),
+        ({"name": "apo_down"}, 0.975391),
+        ({"name": "discopop"}, 0.740357),
+        ({"name": "sigmoid_norm"}, 0.675800),
+        ({"name": "aot"}, 0.554355),  # of one pair, the sigmoid loss
+        ({"name": "aot_unpaired"}, 0.554355),
+        ({"name": "dpop"}, 0.554355),  # the chosen answer is likelier than it was
+        ({"name": "sft"}, 10 / 8),
+        ({"name": "simpo", "simpo_gamma": 0.05}, math.log1p(math.exp(0.05 - 0.1 * (14 / 10 - 10 / 8)))),
+        ({"name": "cpo", "cpo_alpha": 2.0}, 2 * 10 / 8 + math.log1p(math.exp(-0.4))),
     ],
 )
-def test_sigmoid_has_the_published_values(label_smoothing, beta, expected):
-    loss = build_loss(LossConfig(label_smoothing=label_smoothing))
-    assert loss(reference_pair(), mx.array(beta)).item() == pytest.approx(expected, abs=1e-6)
+def test_check_values(settings, expected):
+    """To the digits that are printed, at beta 0.1."""
+    loss = build_loss(LossConfig(**settings))
+    assert loss(reference_pair(), mx.array(0.1)).item() == pytest.approx(expected, abs=6e-7, rel=2e-7)
 
 
+def test_orpo_by_hand():
+    """Probabilities a token 0.8 and 0.5 have odds 4 and 1: cross-entropy -ln 0.8, and beta · ln(1 + 1/4)."""
+    pairs = reference_pair()._replace(chosen=mx.array([8 * math.log(0.8)]), rejected=mx.array([10 * -LN2]))
+    loss = build_loss(LossConfig(name="orpo"))(pairs, mx.array(0.5)).item()
+    assert loss == pytest.approx(-math.log(0.8) + 0.5 * math.log(1.25), rel=1e-6)
+
+
+def test_the_penalty_of_dpop_is_inside_the_sigmoid():
+    """Log-ratios -0.5 and -3.5, margin 3: with lambda 2 the logit is 0.1 · (3 - 2 · 0.5) = 0.2."""
+    pairs = reference_pair()._replace(chosen=mx.array([-12.5]), rejected=mx.array([-16.5]))
+    loss = build_loss(LossConfig(name="dpop", dpop_lambda=2.0))(pairs, mx.array(0.1)).item()
+    assert loss == pytest.approx(math.log1p(math.exp(-0.2)), rel=1e-6)
+
+
+def test_aot_compares_sorted_log_ratios():
+    """Policy log-ratios 5 and 1, the reference's 0 and 2: sorted differences are 1 - 0 and 5 - 2."""
+    zero, lengths = mx.zeros((2,)), mx.array([4, 4])
+    pairs = PairLogps(mx.array([5.0, 1.0]), zero, mx.array([0.0, 2.0]), zero, lengths, lengths, mx.array(4.0))
+    loss = build_loss(LossConfig(name="aot"))(pairs, mx.array(1.0)).tolist()
+    assert loss == pytest.approx([math.log1p(math.exp(-1)), math.log1p(math.exp(-3))], rel=1e-6)
+
+
+def test_every_token_of_a_window_weighs_the_same_in_sft():
+    """Answers of 3 and 20 tokens: the mean of the pairs' losses is the cross-entropy of 23 tokens."""
+    pairs = PairLogps(
+        mx.array([-6.0, -10.0]), *[mx.zeros((2,))] * 3, mx.array([3, 20]), mx.array([1, 1]), mx.array(11.5)
+    )
+    assert build_loss(LossConfig(name="sft"))(pairs, mx.array(0.1)).mean().item() == pytest.approx(16 / 23)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        **dict.fromkeys(
+            ("sigmoid", "robust", "aot", "aot_unpaired", "sigmoid_norm", "dpop"), lambda beta: LN2
+        ),
+        **dict.fromkeys(("nca_pair", "bco_pair"), lambda beta: 2 * LN2),
+        **dict.fromkeys(("hinge", "apo_zero", "apo_down"), lambda beta: 1.0),
+        "ipo": lambda beta: 1 / (4 * beta**2),
+        "sppo_hard": lambda beta: 2 / (4 * beta**2),
+        "exo_pair": lambda beta: -LN2 - 0.5 * math.log(1e-3 * (1 - 1e-3)),
+        "discopop": lambda beta: 0.5 + 0.5 * LN2,
+    }.items(),
+)
 @pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.49])
-def test_without_a_margin_sigmoid_is_log_two_whatever_beta(beta, label_smoothing):
-    loss = sigmoid(pairs_of([0.0, 0.0]), mx.array(beta), label_smoothing=label_smoothing)
-    assert loss.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-7)
+def test_a_policy_that_has_not_moved_has_the_losss_first_value(name, expected, beta):
+    loss = build_loss(LossConfig(name=name))(pairs_of([0.0, 0.0]), mx.array(beta))
+    assert loss.tolist() == pytest.approx([expected(beta)] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.1, 0.49])
+def test_without_a_margin_smoothing_changes_nothing(label_smoothing):
+    loss = sigmoid(pairs_of([0.0, 0.0]), mx.array(0.1), label_smoothing=label_smoothing)
+    assert loss.tolist() == pytest.approx([LN2] * 2, abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -83,20 +155,20 @@ def test_a_loss_is_one_finite_float32_a_pair_at_any_margin(name):
     assert np.isfinite(np.array(loss)).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALONE)
 def test_a_pairs_loss_does_not_depend_on_the_pairs_beside_it(name):
     loss, margins = build_loss(LossConfig(name=name)), [-3.0, 0.5, 40.0]
     together = loss(pairs_of(margins), mx.array(0.3)).tolist()
     assert together == [loss(pairs_of([m]), mx.array(0.3)).item() for m in margins]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_larger_margin_never_costs_more(name):
+@pytest.mark.parametrize("name", ["sigmoid", "robust", "bco_pair", "apo_zero", "sigmoid_norm", "dpop", "aot"])
+def test_a_larger_margin_costs_less(name):
     loss = np.array(build_loss(LossConfig(name=name))(pairs_of(np.linspace(-50, 50, 201)), mx.array(0.1)))
     assert (np.diff(loss) < 0).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in REFERENCED if name != "aot"])
 def test_a_shift_of_policy_and_reference_together_changes_nothing(name):
     pairs = pairs_of([-4.0, 0.25, 8.0])
     shift = mx.array([16.0, -32.0, 64.0])
@@ -112,7 +184,14 @@ def test_a_shift_of_policy_and_reference_together_changes_nothing(name):
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in REFERENCED])
+def test_a_loss_without_reference_does_not_look_at_it(name):
+    pairs, loss = unlike_pairs(), build_loss(LossConfig(name=name))
+    other = pairs._replace(reference_chosen=pairs.chosen * 2, reference_rejected=pairs.chosen - 1)
+    assert loss(pairs, mx.array(0.1)).tolist() == loss(other, mx.array(0.1)).tolist()
+
+
+@pytest.mark.parametrize("name", ALONE)
 def test_beta_may_differ_from_pair_to_pair(name):
     loss, margins, betas = build_loss(LossConfig(name=name)), [-3.0, 0.5, 40.0], [0.1, 1.0, 0.02]
     each = [loss(pairs_of([m]), mx.array(b)).item() for m, b in zip(margins, betas, strict=True)]
@@ -123,25 +202,47 @@ def test_every_loss_has_a_definition_to_be_checked_against():
     assert EXACT.keys() == LOSSES.keys()
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("beta", BETAS)
-def test_values_and_gradients_agree_with_float64(name, label_smoothing, beta):
+CASES = [
+    *({"name": name} for name in LOSSES),
+    *({"name": name, "label_smoothing": 0.2} for name in LOSSES if "label_smoothing" in LOSSES[name].options),
+    {"name": "discopop", "discopop_tau": 0.5},
+    {"name": "dpop", "dpop_lambda": 2.0},
+    {"name": "simpo", "simpo_gamma": 1.5},
+    {"name": "cpo", "cpo_alpha": 0.3},
+    {"name": ["sigmoid", "bco_pair", "sft"], "weights": [0.8, 0.2, 1.0]},
+    {"name": ["sigmoid", "sft"]},
+    {"name": "sigmoid", "reference_free": True},
+    *(
+        {"name": name, "divergence": divergence}
+        for name in ("sigmoid", "ipo", "nca_pair")
+        for divergence in DIVERGENCES
+    ),
+    {"name": "sigmoid", "divergence": "alpha", "divergence_alpha": 1.0},
+]
+
+
+@pytest.mark.parametrize("settings", CASES, ids=str)
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_values_and_gradients_agree_with_float64(settings, beta):
     """The value against the definition, the gradient against its central differences, both in float64."""
-    loss = build_loss(LossConfig(name=name, label_smoothing=label_smoothing))
-    pairs, step = pairs_of([-30.0, -2.0, -0.1, 0.0, 0.7, 5.0, 60.0]), 1e-5
-    exact = [np.array(a, np.float64) for a in pairs[:4]]
-    expected = EXACT[name](*exact, beta, label_smoothing)
-    np.testing.assert_allclose(np.array(loss(pairs, mx.array(beta))), expected, rtol=1e-5, atol=1e-30)
+    config = LossConfig(**settings)
+    loss, pairs = build_loss(config), unlike_pairs()
+    exact = [np.array(a, np.float64) for a in pairs]
+    expected = exact_loss(config, exact, beta)
+    np.testing.assert_allclose(np.array(loss(pairs, mx.array(beta))), expected, rtol=2e-5, atol=1e-6)
 
     def summed(chosen, rejected):
         return loss(pairs._replace(chosen=chosen, rejected=rejected), mx.array(beta)).sum()
 
-    gradients = mx.grad(summed, argnums=(0, 1))(pairs.chosen, pairs.rejected)
+    gradients, step = mx.grad(summed, argnums=(0, 1))(pairs.chosen, pairs.rejected), 1e-5
     for side, gradient in enumerate(gradients):
-        above, below = ([a + sign * step * (i == side) for i, a in enumerate(exact)] for sign in (1, -1))
-        slope = EXACT[name](*above, beta, label_smoothing) - EXACT[name](*below, beta, label_smoothing)
-        np.testing.assert_allclose(np.array(gradient), slope / (2 * step), rtol=1e-5, atol=1e-7 * beta)
+        for place, slope in enumerate(gradient.tolist()):
+            sums = []
+            for sign in (1, -1):
+                moved = [a.copy() for a in exact]
+                moved[side][place] += sign * step
+                sums.append(exact_loss(config, moved, beta).sum())
+            assert slope == pytest.approx((sums[0] - sums[1]) / (2 * step), rel=1e-3, abs=2e-5)
 
 
 def test_the_slope_of_sigmoid_by_hand():
@@ -166,8 +267,18 @@ def test_label_smoothing_pulls_back_from_where_the_odds_are_those_of_the_labels(
     ("settings", "message"),
     [
         ({"name": "sigmoyd"}, "name must be one of sigmoid"),
+        ({"name": []}, "name must name at least one loss"),
+        ({"name": ["sft", "sft"]}, "name must name a loss once"),
+        ({"name": ["sigmoid", "sft"], "weights": [1.0]}, "weights must be as many as losses, 2, got 1"),
         ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\), got 0.5"),
         ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 0.5\), got -0.1"),
+        ({"name": "exo_pair", "label_smoothing": 0.0}, "label_smoothing must be above 0 for exo_pair"),
+        ({"name": "ipo", "label_smoothing": 0.1}, "label_smoothing is of .*sigmoid.*, not of ipo"),
+        ({"dpop_lambda": 1.0}, "dpop_lambda is of dpop, not of sigmoid"),
+        ({"name": "discopop", "discopop_tau": 0.0}, "discopop_tau must be above 0"),
+        ({"name": "simpo", "simpo_gamma": -1.0}, "simpo_gamma must not be negative"),
+        ({"name": "apo_zero", "divergence": "js"}, "divergence must be reverse_kl for apo_zero"),
+        ({"name": "simpo", "reference_free": True}, "reference_free changes nothing for simpo"),
     ],
 )
 def test_a_loss_that_does_not_exist_or_make_sense_is_refused(settings, message):
@@ -176,15 +287,12 @@ def test_a_loss_that_does_not_exist_or_make_sense_is_refused(settings, message):
 
 
 def test_every_loss_says_where_it_comes_from():
-    assert all("arXiv" in loss.source or "20" in loss.source for loss in LOSSES.values())
+    assert all("arXiv" in loss.source for loss in LOSSES.values())
 
 
-def test_a_fixed_beta_stays_where_it_was_set():
-    rule = beta_rule(BetaConfig(value=0.3))
-    state = rule.init()
-    for margins in ([5.0, -2.0], [1e4], [-1e4, 0.0]):
-        state = rule.update(mx.array(margins), state)
-        assert state.beta.item() == pytest.approx(0.3, rel=1e-7)
+def test_every_option_of_a_loss_is_a_setting():
+    options = {option for loss in LOSSES.values() for option in loss.options}
+    assert options <= {f for f in LossConfig.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan])

@@ -149,7 +149,7 @@ def test_an_override_that_names_no_setting_is_refused_with_an_example(text):
     [
         ("beta:\n  rule: fixed\n  valu: 0.2\n", 3, "unknown setting 'beta.valu'", "did you mean beta.value?"),
         ("\nadaptor:\n  rank: 8\n", 2, "unknown setting 'adaptor'", "did you mean adapter?"),
-        ("beta:\n  zzz: 1\n", 2, "unknown setting 'beta.zzz'", "known here: rule, value"),
+        ("beta:\n  zzz: 1\n", 2, "unknown setting 'beta.zzz'", "known here: rule, value, risk, beta_dpo"),
         (
             "adapter:\n  rank: eight\n",
             2,
@@ -273,7 +273,7 @@ def test_the_example_of_the_design_loads(write_yaml):
     assert config.optimizer.learning_rate == 5e-6
 
 
-@pytest.mark.parametrize("name", ["granite_dpo", "demo"])
+@pytest.mark.parametrize("name", ["granite_dpo", "demo", "risk_dpo", "beta_dpo"])
 def test_the_projects_own_settings_files_load(name):
     path = ROOT / "config" / f"{name}.yaml"
     resolved = leaves(as_plain(load_config(path)))

@@ -11,11 +11,13 @@ from mlx.utils import tree_flatten
 from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.losses import BetaConfig, LossConfig, beta_rule, build_loss
+from mlx_dpo.losses.beta_dpo import BetaDpoConfig
 from mlx_dpo.models.adapters import trainable
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.scoring import score_pairs, singles
-from mlx_dpo.training.step import pair_gradient, window_gradient
+from mlx_dpo.training.step import pair_gradient
+from mlx_dpo.training.window import Objective, take_window, window_gradient
 
 from .conftest import train_pairs, weights_of
 
@@ -77,6 +79,100 @@ def test_the_mean_gradient_of_a_window_is_the_mean_over_its_pairs(moved):
     assert sorted(result.rows) == [0, 1, 2]
     mean = {n: np.mean([g[n] for g in singles], axis=0) for n in whole}
     assert difference_of(whole, mean) <= 2e-6 * norm_of(mean)
+
+
+def objective_of(policy, loss=None, beta=None, passes="one"):
+    """What a run with these settings minimises."""
+    function = build_loss(LossConfig(**(loss or {})))
+    gradient = pair_gradient(policy, function, COMPLETION)
+    return Objective(gradient, function, beta_rule(BetaConfig(**(beta or {}))), passes)
+
+
+def taken(objective, pairs, window, reference, seed=0):
+    """A window's gradient by name, what it showed, beta's step."""
+    state = objective.rule.init(seed)
+    gradient, result, step, _ = take_window(objective, pairs, window, reference, state)
+    return {n: np.array(g) for n, g in tree_flatten(gradient)}, result, step
+
+
+SINGLES, TOGETHER, TRIPLES = [[i] for i in range(8)], [list(range(8))], [[0, 1, 2], [3, 4, 5], [6, 7]]
+BETA_DPO = {"rule": "beta_dpo"}
+
+
+@pytest.mark.parametrize("window", [TOGETHER, TRIPLES])
+@pytest.mark.parametrize(
+    ("loss", "beta"),
+    [({}, BETA_DPO), ({"name": "ipo"}, BETA_DPO), ({"name": "aot"}, {}), ({"name": "aot_unpaired"}, {})],
+    ids=str,
+)
+def test_a_window_that_is_scored_first_does_not_depend_on_its_micro_batches(moved, window, loss, beta):
+    policy, pairs, reference = moved
+    objective = objective_of(policy, loss, beta, "two")
+    expected, one, _ = taken(objective, pairs, SINGLES, reference)
+    actual, other, _ = taken(objective, pairs, window, reference)
+    assert difference_of(actual, expected) <= 5e-6 * norm_of(expected)
+    np.testing.assert_allclose(other.losses, one.losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_unpaired"])
+def test_two_passes_give_the_gradient_of_the_whole_window_in_one(moved, name):
+    policy, pairs, reference = moved
+    expected, whole, _ = taken(objective_of(policy, {"name": name}), pairs, TOGETHER, reference)
+    actual, twice, _ = taken(objective_of(policy, {"name": name}, passes="two"), pairs, SINGLES, reference)
+    assert difference_of(actual, expected) <= 5e-6 * norm_of(expected)
+    assert sorted(twice.losses) == pytest.approx(sorted(whole.losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [{}, {"name": "robust"}, {"name": ["sigmoid", "hinge"]}], ids=str)
+def test_beta_dpos_two_passes_and_deferred_weighting_agree(moved, loss):
+    policy, pairs, reference = moved
+    two, seen, step = taken(objective_of(policy, loss, BETA_DPO, "two"), pairs, SINGLES, reference)
+    one, also, same = taken(objective_of(policy, loss, BETA_DPO, "deferred"), pairs, SINGLES, reference)
+    assert step.weights.tolist() == same.weights.tolist()
+    assert difference_of(one, two) <= 5e-6 * norm_of(two)
+    np.testing.assert_allclose(also.losses, seen.losses, rtol=1e-5)
+
+
+def test_beta_dpos_gradient_is_that_of_the_kept_pairs_at_its_beta(moved):
+    policy, pairs, reference = moved
+    actual, result, step = taken(objective_of(policy, beta=BETA_DPO, passes="two"), pairs, SINGLES, reference)
+    kept = [[i] for i in np.flatnonzero(np.array(step.weights))]
+    assert len(kept) == 6  # 0.8 of 8, rounded down
+    fixed = objective_of(policy, beta={"value": step.beta.item()})
+    expected, of_kept, _ = taken(fixed, pairs, kept, reference)
+    assert difference_of(actual, expected) <= 5e-6 * norm_of(expected)
+    assert result.losses.mean() == pytest.approx(of_kept.losses.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("passes", ["two", "deferred"])
+def test_beta_dpo_that_keeps_all_and_follows_nothing_is_sigmoid_dpo(moved, passes):
+    policy, pairs, reference = moved
+    idle = {"rule": "beta_dpo", "beta_dpo": BetaDpoConfig(alpha=0.0, keep=1.0)}
+    plain, seen, _ = taken(objective_of(policy), pairs, SINGLES, reference)
+    actual, result, step = taken(objective_of(policy, beta=idle, passes=passes), pairs, SINGLES, reference)
+    assert step.beta.item() == np.float32(0.1)
+    assert result.losses.tolist() == seen.losses.tolist()
+    if passes == "two":  # to the last bit
+        assert all(np.array_equal(actual[n], plain[n]) for n in plain)
+    assert difference_of(actual, plain) <= 2e-6 * norm_of(plain)
+
+
+def test_pairs_that_do_not_count_are_not_differentiated(moved):
+    policy, pairs, reference = moved
+    objective = objective_of(policy, beta=BETA_DPO, passes="two")
+    built, build = [], objective.gradient.build
+    counting = objective.gradient._replace(build=lambda some: built.append(len(some)) or build(some))
+    taken(objective._replace(gradient=counting), pairs, SINGLES, reference)
+    assert sum(built) == 8 + 6
+
+
+def test_a_window_without_any_slope_has_the_gradient_0(moved):
+    """Hinge, every margin far above 1/beta."""
+    policy, pairs, reference = moved
+    far = reference - np.array([1e4, 0], np.float32)
+    gradient, result, _ = taken(objective_of(policy, {"name": "hinge"}, passes="two"), pairs, SINGLES, far)
+    assert result.losses.tolist() == [0] * 8
+    assert all((g == 0).all() for g in gradient.values())
 
 
 def gradient_of(policy, pairs, window, reference):

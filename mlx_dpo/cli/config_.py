@@ -31,14 +31,17 @@ def config(config_file, overrides, as_json):
         ]
         click.echo(json.dumps({"settings": rows, "resolved": values}, indent=1))
         return
-    section = None
+    written: list[str] = []
     for name, default, help, choices in described(RunConfig):
-        head, key = name.split(".")
-        if head != section:
-            click.echo(("" if section is None else "\n") + f"{head}:")
-            section = head
+        *sections, key = name.split(".")
+        value = values
+        for depth, section in enumerate(sections):
+            value, indent = value[section], "  " * depth
+            if written[: depth + 1] != sections[: depth + 1]:
+                click.echo(("\n" if written and not depth else "") + f"{indent}{section}:")
+        written, indent = sections, "  " * len(sections)
         notes = f"{help} ({' | '.join(choices)})" if choices else help
         notes += f" [default: {json.dumps(default)}]"
-        for line in textwrap.wrap(notes, 100):
-            click.echo(f"  # {line}")
-        click.echo("  " + to_yaml({key: values[head][key]}).rstrip().replace("\n", "\n  "))
+        for line in textwrap.wrap(notes, 102 - len(indent)):
+            click.echo(f"{indent}# {line}")
+        click.echo(indent + to_yaml({key: value[key]}).rstrip().replace("\n", f"\n{indent}"))

@@ -27,16 +27,18 @@ from .tiny import make_model
 
 _EPOCHS = 14
 _SHOWN = 4
+_WARMUP_STEPS = 12
+"""Updates before risk-dynamic beta moves: a fifth of the demo's 60."""
 
 
-def tell(output: str, *, overwrite: bool = False) -> None:
+def tell(output: str, beta_rule: str = "fixed", *, overwrite: bool = False) -> None:
     """Run the whole story in folder `output` and print its table and where everything lies.
 
     Raises:
         DpoError: the folder holds something, or adapter and fused model answer differently.
     """
     start, folder = time.monotonic(), Path(output)
-    config = demo_config(folder)
+    config = demo_config(folder, beta_rule)
     _prepare(folder, overwrite)
 
     say("1/5 base model: a tiny Granite hybrid learns to answer plainly")
@@ -65,8 +67,8 @@ def shipped(name: str) -> Path:
     return inside if inside.exists() else package.parent / name
 
 
-def demo_config(folder: Path) -> RunConfig:
-    """config/demo.yaml with this demo's paths."""
+def demo_config(folder: Path, beta_rule: str = "fixed") -> RunConfig:
+    """config/demo.yaml with this demo's paths and rule for beta."""
     return load_config(
         shipped("config/demo.yaml"),
         [
@@ -77,6 +79,8 @@ def demo_config(folder: Path) -> RunConfig:
             f"data.train={folder / 'pairs' / 'train.jsonl'}",
             f"data.valid={folder / 'pairs' / 'valid.jsonl'}",
             f"run.output={folder / 'run'}",
+            f"beta.rule={beta_rule}",
+            f"beta.risk.warmup_steps={_WARMUP_STEPS}",
         ],
     )
 

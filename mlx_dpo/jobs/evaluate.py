@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from ..config import RunConfig, load_config
@@ -14,7 +15,6 @@ from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
 from ..losses import build_loss
-from ..losses.beta import beta_rule
 from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.generate import generate_answers
@@ -108,7 +108,7 @@ def evaluate_run(
             where=folder,
             hint="the run diverged; train again with a lower optimizer.learning_rate",
         )
-    loss, beta = build_loss(config.loss), beta_rule(config.beta).init().beta
+    loss, beta = build_loss(config.loss), mx.array(config.beta.value)
     metrics = evaluation_metrics(tuned, Data(pairs, reference), loss, beta)
     wins = round(metrics["eval/rewards/accuracies"] * len(pairs))
     likelier = [int((s[:, 0] > s[:, 1]).sum()) for s in (reference, tuned)]

@@ -315,7 +315,7 @@ def _step_need(run: Run, config: RunConfig, layout: Layout) -> Need:
         training.forward,
         build_loss(config.loss),
         config.optimizer,
-        accumulated=training.accumulation > 1,
+        kept=training.window if config.passes == "deferred" else int(training.accumulation > 1),
         bucket=_arrangement(config, run.pairs, layout, run.device).bucket,
         device=run.device,
     )

@@ -1,5 +1,6 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -47,14 +48,18 @@ from ..training.checks import (
 )
 from ..training.interrupt import between_micro_batches
 from ..training.log import METRICS, RunLog
+from ..training.margins import MARGINS, write_margins
 from ..training.step import DIVERGED, pair_gradient
 from ..training.trainer import Data, evaluation_metrics, train
+from ..training.window import Objective
 from .inputs import read_rows, starting_adapter
 from .plan import settled
 
 SETTINGS = "config.yaml"
 
 _CHECKPOINTING_BYTES = 1e9
+_FEW = 8
+"""Pairs a window below which the share of margins above a threshold says little."""
 _CACHE_BYTES = 2**30
 """Freed memory that MLX may keep for reuse; without a cap it grows with every new shape."""
 
@@ -83,6 +88,7 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
 
+    _check_rule(config, len(pairs))
     asked = config
     config = settled(asked, base, pairs, held)
     policy, before = _load_policy(config, base, pairs)
@@ -102,6 +108,23 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
 
     _start_folder(folder, policy, config)
     return _train(policy, data, held_out, arrangement, config, folder)
+
+
+def _check_rule(config: RunConfig, pairs: int) -> None:
+    """Whether a beta that moves would.
+
+    Raises:
+        DpoError: its warm-up is as long as the run.
+    """
+    warmup, steps = config.beta.risk.warmup_steps, config.training.steps(pairs)
+    if config.beta.rule != "fixed" and config.training.window < _FEW:
+        say(f"beta.rule={config.beta.rule}: a window of {config.training.window} pairs tells it little")
+    if config.beta.rule == "risk" and warmup >= steps:
+        raise DpoError(
+            f"the warm-up takes {warmup} updates, the run has {steps}: beta would never move",
+            where="beta.risk.warmup_steps",
+            hint=f"set beta.risk.warmup_steps={steps // 4}, or more training.epochs",
+        )
 
 
 def _output_folder(config: RunConfig, overwrite: bool) -> Path:
@@ -233,6 +256,7 @@ def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
     save_adapter_config(policy, config.adapter, config.model.path, folder)
     save_config(config, folder / SETTINGS)
     (folder / METRICS).unlink(missing_ok=True)
+    shutil.rmtree(folder / MARGINS, ignore_errors=True)
 
 
 def _train(
@@ -248,13 +272,14 @@ def _train(
     steps = config.training.steps(len(data.pairs))
     log = RunLog(folder, steps)
     loss, rule = build_loss(config.loss), beta_rule(config.beta)
+    gradient = pair_gradient(policy, loss, forward, compiled=arrangement.compiled)
     last: dict[str, float] = {}
 
     def evaluate(step: int, check_interrupt: Callable[[], None] = lambda: None) -> None:
         if not held_out.pairs:
             save_adapter_weights(policy, folder)
             return
-        beta = rule.init().beta
+        beta = mx.array(config.beta.value)  # also where it moves: held-out losses stay comparable
         scores = score_pairs(
             policy, held_out.pairs, forward, singles(held_out.pairs), lambda pairs: check_interrupt()
         )
@@ -276,12 +301,12 @@ def _train(
                 policy,
                 build_optimizer(config.optimizer, steps),
                 data,
-                pair_gradient(policy, loss, forward, compiled=arrangement.compiled),
-                rule,
+                Objective(gradient, loss, rule, config.passes),
                 config.training,
                 config.optimizer.grad_clip,
                 evaluate=partial(evaluate, check_interrupt=check_interrupt),
                 log=log.row,
+                keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
                 advance=advance,
                 check_interrupt=check_interrupt,
             )

@@ -1,7 +1,18 @@
 """Pair losses and rules for beta: arrays in, arrays out."""
 
-from . import pairwise
-from .beta import BetaConfig, beta_rule
-from .core import LOSSES, LossConfig, PairLogps, build_loss
+from .beta import BetaRule, BetaStep
+from .build import LossConfig, build_loss
+from .core import LOSSES, LossFunction, PairLogps
+from .rules import BetaConfig, beta_rule
 
-__all__ = ["LOSSES", "BetaConfig", "LossConfig", "PairLogps", "beta_rule", "build_loss", "pairwise"]
+__all__ = [
+    "LOSSES",
+    "BetaConfig",
+    "BetaRule",
+    "BetaStep",
+    "LossConfig",
+    "LossFunction",
+    "PairLogps",
+    "beta_rule",
+    "build_loss",
+]

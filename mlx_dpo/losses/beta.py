@@ -1,39 +1,69 @@
 """Beta, the pull towards the reference, as a rule: two pure functions and a state of arrays."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..settings import setting
+
+class BetaStep(NamedTuple):
+    """What a rule made of a window of n pairs.
+
+    `beta`: float32 (), what the window is scored with. `weights`: float32 (n,), of its pairs, 1 on average;
+    `metrics`: () each, under their published names.
+    """
+
+    beta: mx.array
+    weights: mx.array
+    metrics: dict[str, mx.array]
 
 
-class BetaState(NamedTuple):
-    """State of a rule; `beta` is what the coming window uses, float32 ()."""
+class BetaRule(NamedTuple):
+    """How beta moves.
+
+    `init(seed)` gives the state before the first window: a NamedTuple of arrays, one of them `beta`, ().
+    `update(margins, state)`: a window's margins, float32 (n,), without beta, to its step and the next state.
+    With `looks_first` a window's beta or weights depend on its own margins; else its beta is the state's.
+    """
+
+    init: Callable[[int], Any]
+    update: Callable[[mx.array, Any], tuple[BetaStep, Any]]
+    looks_first: bool = False
+
+
+def exact(values: Any) -> mx.array:
+    """As a float64 array. MLX has these on the CPU only: compute with them under `mx.stream(mx.cpu)`.
+
+    Beta is multiplied thousands of times, and margins are compared with a threshold: float32 would drift.
+    """
+    with mx.stream(mx.cpu):
+        return values.astype(mx.float64) if isinstance(values, mx.array) else mx.array(values, mx.float64)
+
+
+def beta_step(beta: mx.array, pairs: int, metrics: dict[str, mx.array] | None = None) -> BetaStep:
+    """The step of a rule that counts all pairs alike."""
+    return BetaStep(beta.astype(mx.float32, stream=mx.cpu), mx.ones((pairs,)), metrics or {})
+
+
+class FixedState(NamedTuple):
+    """State of the rule that never moves."""
 
     beta: mx.array
 
 
-class BetaRule(NamedTuple):
-    """`update` sees a window's margins, float32 (n,), after it, and gives the next window's state."""
+def fixed(value: float) -> BetaRule:
+    """Beta stays as it is."""
 
-    init: Callable[[], BetaState]
-    update: Callable[[mx.array, BetaState], BetaState]
+    def update(margins: mx.array, state: FixedState) -> tuple[BetaStep, FixedState]:
+        return beta_step(state.beta, len(margins)), state
 
-
-@dataclass(frozen=True)
-class BetaConfig:
-    """How strongly the policy is held to the reference."""
-
-    rule: str = setting("fixed", "how beta moves during a run", choices=("fixed",))
-    value: float = setting(0.1, "beta at the start; larger stays closer to the reference")
-
-    def __post_init__(self):
-        if not self.value > 0:
-            raise ValueError(f"value must be above 0, got {self.value}")
+    return BetaRule(lambda seed: FixedState(mx.array(value)), update)
 
 
-def beta_rule(config: BetaConfig) -> BetaRule:
-    """The configured rule; the fixed one never moves."""
-    return BetaRule(init=lambda: BetaState(mx.array(config.value)), update=lambda margins, state: state)
+def quantile(values: mx.array, level: float) -> mx.array:
+    """Linear interpolation between order statistics, at position (n - 1) · level from 0: ()."""
+    ordered = mx.sort(values)
+    place = (len(values) - 1) * level
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

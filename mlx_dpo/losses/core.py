@@ -1,17 +1,17 @@
 """What every loss takes, and the registry that names them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..settings import setting
-
 
 class PairLogps(NamedTuple):
-    """Log-probabilities of B pairs, float32 (B,), nats, summed over completion tokens."""
+    """Log-probabilities of B pairs, float32 (B,), nats, summed over completion tokens.
+
+    `mean_length`, float32 (): chosen tokens a pair, over all pairs of the window that these are part of.
+    """
 
     chosen: mx.array
     rejected: mx.array
@@ -19,6 +19,7 @@ class PairLogps(NamedTuple):
     reference_rejected: mx.array
     chosen_lengths: mx.array
     rejected_lengths: mx.array
+    mean_length: mx.array
 
     @property
     def chosen_logratios(self) -> mx.array:
@@ -35,43 +36,44 @@ class PairLogps(NamedTuple):
         """Chosen minus rejected log-ratio, without beta: (B,) nats."""
         return self.chosen_logratios - self.rejected_logratios
 
+    @property
+    def mean_margins(self) -> mx.array:
+        """The same with each log-ratio divided by its tokens: (B,) nats a token."""
+        return self.chosen_logratios / self.chosen_lengths - self.rejected_logratios / self.rejected_lengths
+
+
+LossFunction = Callable[[PairLogps, mx.array], mx.array]
+"""Pairs and beta, float32 () or (B,), to one float32 loss a pair (B,)."""
+
 
 class Loss(NamedTuple):
-    """A registered loss: `function(pairs, beta, **options)` gives one float32 loss per pair."""
+    """A registered loss: `function(pairs, beta, **options)` gives one float32 loss per pair.
+
+    `of`: all it looks at. "margins", or both "ratios" to the reference: then a divergence can change these;
+    "logps" of policy and reference; "policy": no reference is needed. `window`: a pair's loss depends on the
+    other pairs of the window.
+    """
 
     function: Callable[..., mx.array]
     source: str
+    of: str
+    window: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its keyword options with their defaults."""
+        parameters = signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
 
 
 LOSSES: dict[str, Loss] = {}
 
 
-def register_loss(name: str, *, source: str) -> Callable:
-    """Add a loss under `name`, with the paper and equation that define it."""
+def register_loss(name: str, *, source: str, of: str = "margins", window: bool = False) -> Callable:
+    """Add a loss under `name`, with the paper and equation that define it; see `Loss`."""
 
     def add(function):
-        LOSSES[name] = Loss(function, source)
+        LOSSES[name] = Loss(function, source, of, window)
         return function
 
     return add
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What is minimised."""
-
-    name: str = setting("sigmoid", "the loss: sigmoid is DPO as published")
-    label_smoothing: float = setting(
-        0.0, "chance that a label is flipped, 0 to below 0.5; above 0 is conservative DPO"
-    )
-
-    def __post_init__(self):
-        if self.name not in LOSSES:
-            raise ValueError(f"name must be one of {', '.join(LOSSES)}, got {self.name!r}")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must be in [0, 0.5), got {self.label_smoothing}")
-
-
-def build_loss(config: LossConfig) -> Callable[[PairLogps, mx.array], mx.array]:
-    """The configured loss as a function of pairs and beta: float32 (B,)."""
-    return partial(LOSSES[config.name].function, label_smoothing=config.label_smoothing)

@@ -1,4 +1,6 @@
-"""Losses that look at each pair on its own."""
+"""Losses of a pair's two log-ratios to the reference, each pair on its own."""
+
+import math
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,5 +21,94 @@ def sigmoid(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -
     Returns:
         One loss per pair, float32 (B,). The step takes the mean.
     """
-    z = beta * pairs.margins
+    return smoothed(beta * pairs.margins, label_smoothing)
+
+
+def smoothed(z: mx.array, label_smoothing: float) -> mx.array:
+    """Cross-entropy of a label that is flipped with this chance, the logit being z: (B,)."""
     return -(1 - label_smoothing) * nn.log_sigmoid(z) - label_smoothing * nn.log_sigmoid(-z)
+
+
+@register_loss("hinge", source="Zhao et al. 2023 (SLiC), arXiv:2305.10425; on log-ratios")
+def hinge(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Nothing once the scaled margin is 1: (B,)."""
+    return mx.maximum(0, 1 - beta * pairs.margins)
+
+
+@register_loss("ipo", source="Azar et al. 2023, arXiv:2310.12036; log-ratios a token", of="ratios")
+def ipo(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Squared distance of the margin a token from 1/(2 beta): (B,)."""
+    return mx.square(pairs.mean_margins - 1 / (2 * beta))
+
+
+@register_loss("robust", source="Chowdhury et al. 2024, arXiv:2403.00409")
+def robust(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.1) -> mx.array:
+    """The sigmoid loss, unbiased where labels are flipped with chance `label_smoothing`: (B,), any sign."""
+    z = beta * pairs.margins
+    both = label_smoothing * nn.log_sigmoid(-z) - (1 - label_smoothing) * nn.log_sigmoid(z)
+    return both / (1 - 2 * label_smoothing)
+
+
+@register_loss("exo_pair", source="Ji et al. 2024, arXiv:2402.00856")
+def exo_pair(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 1e-3) -> mx.array:
+    """Reverse KL from the smoothed label to the policy's preference: (B,). `label_smoothing` above 0."""
+    z = beta * pairs.margins
+    kept = mx.sigmoid(z) * (nn.log_sigmoid(z) - math.log1p(-label_smoothing))
+    return kept + mx.sigmoid(-z) * (nn.log_sigmoid(-z) - math.log(label_smoothing))
+
+
+@register_loss("discopop", source="Lu et al. 2024, arXiv:2406.08414")
+def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) -> mx.array:
+    """Logistic and exponential loss, mixed by the sigmoid of the scaled margin over `discopop_tau`: (B,).
+
+    The exponential is multiplied by its share as a sum of exponents, so that it cannot overflow.
+    """
+    z = beta * pairs.margins
+    share = nn.log_sigmoid(z / discopop_tau)
+    return mx.exp(share - z) - nn.log_sigmoid(z) * mx.sigmoid(-z / discopop_tau)
+
+
+@register_loss("sigmoid_norm", source="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124", of="ratios")
+def sigmoid_norm(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """The sigmoid loss on log-ratios a token: (B,)."""
+    return -nn.log_sigmoid(beta * pairs.mean_margins)
+
+
+@register_loss("nca_pair", source="Chen et al. 2024, arXiv:2402.05369", of="ratios")
+def nca_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Noise contrastive alignment: likelihood of the chosen answer is held up: (B,)."""
+    chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
+    negative = nn.log_sigmoid(-chosen) + nn.log_sigmoid(-rejected)
+    return -nn.log_sigmoid(chosen) - 0.5 * negative
+
+
+@register_loss("bco_pair", source="Jung et al. 2024, arXiv:2404.04656; without its shift", of="ratios")
+def bco_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """A classifier of chosen against rejected answers whose logits are the rewards: (B,)."""
+    return -nn.log_sigmoid(beta * pairs.chosen_logratios) - nn.log_sigmoid(-beta * pairs.rejected_logratios)
+
+
+@register_loss("sppo_hard", source="Wu et al. 2024, arXiv:2405.00675; win rates 1 and 0", of="ratios")
+def sppo_hard(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Squared distances of the log-ratios from 1/(2 beta) and -1/(2 beta): (B,)."""
+    goal = 1 / (2 * beta)
+    return mx.square(pairs.chosen_logratios - goal) + mx.square(pairs.rejected_logratios + goal)
+
+
+@register_loss("apo_zero", source="D'Oosterlinck et al. 2024, arXiv:2408.06266", of="logps")
+def apo_zero(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Chosen answers up, rejected ones down: for a model worse than its chosen answers. (B,)."""
+    return mx.sigmoid(-beta * pairs.chosen_logratios) + mx.sigmoid(beta * pairs.rejected_logratios)
+
+
+@register_loss("apo_down", source="D'Oosterlinck et al. 2024, arXiv:2408.06266", of="logps")
+def apo_down(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Both down, rejected ones further: for a model better than its chosen answers. (B,)."""
+    return mx.sigmoid(beta * pairs.chosen_logratios) + mx.sigmoid(-beta * pairs.margins)
+
+
+@register_loss("dpop", source="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3", of="logps")
+def dpop(pairs: PairLogps, beta: mx.array, *, dpop_lambda: float = 50.0) -> mx.array:
+    """The sigmoid loss with a penalty, inside, where the chosen answer is less likely than it was: (B,)."""
+    lost = mx.maximum(0, -pairs.chosen_logratios)
+    return -nn.log_sigmoid(beta * (pairs.margins - dpop_lambda * lost))

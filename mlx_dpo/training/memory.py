@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from ..data.shared import SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair, pair_sizes
+from ..losses import LossFunction
 from ..models.completions import chunks_as_on
 from ..models.custom import arrays_of, filled
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
@@ -20,7 +21,7 @@ from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import OptimizerConfig, build_optimizer
 from .checks import block_gradient, own_score, sample_pairs, sample_rows, shortened, spread_rows
-from .step import LossFunction, pair_gradient
+from .step import pair_gradient
 
 
 class Layout(NamedTuple):
@@ -88,7 +89,7 @@ def need(
     loss: LossFunction,
     optimizer: OptimizerConfig,
     *,
-    accumulated: bool = True,
+    kept: int = 1,
     bucket: int = 1,
     device: mx.DeviceType | None = None,
 ) -> Need:
@@ -96,7 +97,7 @@ def need(
 
     Args:
         forward: the setting; of auto, the first that the model's own code allows.
-        accumulated: an update has more than one micro-batch.
+        kept: gradients that are held beside the one being computed.
         bucket: to whose multiples lengths are filled up.
         device: where the run will be; by default here.
 
@@ -112,7 +113,7 @@ def need(
     )
     blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
     held = _optimizer_bytes(skeleton, optimizer)
-    adapter = skeleton.trained * (2 if accumulated else 1)
+    adapter = skeleton.trained * (1 + kept)
     step = Need(skeleton.weights, adapter, held, max(0, blocks - state), head, min(state, blocks))
     last = _update(skeleton, optimizer, held, device)
     return last if last.peak > step.peak else step
@@ -233,7 +234,7 @@ def _step(
         batch = gradient.build(pairs)
         reference, beta = mx.zeros((len(pairs), 2)), mx.array(0.1)
         graph = trace(
-            lambda: gradient.compute(batch, reference, beta),
+            lambda: gradient.compute(batch, reference, beta, mx.array(1.0)),
             blocks=model.layers,
             recomputed=layout.checkpointing,
             forget=forget,

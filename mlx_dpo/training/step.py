@@ -1,4 +1,4 @@
-"""One window of pairs: loss and gradient, accumulated over micro-batches, then one update."""
+"""The gradient of a few pairs, and one update."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,37 +7,29 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
-import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..losses import PairLogps
+from ..losses import LossFunction, PairLogps
 from ..models.forward import Forward
 
 DIVERGED = "lower optimizer.learning_rate; the run folder holds the adapter of the last evaluation"
 
-LossFunction = Callable[[PairLogps, mx.array], mx.array]
-
-
-class WindowResult(NamedTuple):
-    """What a window showed, pairs in the order they were scored; float32 arrays on the host."""
-
-    rows: list[int]
-    policy: np.ndarray
-    losses: np.ndarray
-
 
 class PairGradient(NamedTuple):
-    """How the gradient of a few pairs is computed.
+    """How B pairs, laid out by `build(pairs)`, are scored and differentiated.
 
-    `build(pairs)` lays B pairs out. `compute(batch, reference, beta)`, reference float32 (B, 2) and beta
-    float32 (), gives the gradient of the *sum* of the pairs' losses, so that micro-batches of any size add up
-    exactly, the losses (B,) and the policy's log-probs (2B,).
+    `compute(batch, reference, beta, mean_length)`, float32 (B, 2), () and (), gives the gradient of the *sum*
+    of the pairs' losses, so that micro-batches of any size add up exactly, the losses (B,) and the policy's
+    log-probs (2B,), chosen ones first. `weigh(batch, weights)`, float32 (2B,), gives the gradient of the
+    weighted sum of log-probs, and these; `score(batch)` these only.
     """
 
     build: Callable[[Sequence[TokenizedPair]], Any]
-    compute: Callable[[Any, mx.array, mx.array], tuple[Any, mx.array, mx.array]]
+    compute: Callable[[Any, mx.array, mx.array, mx.array], tuple[Any, mx.array, mx.array]]
+    weigh: Callable[[Any, mx.array], tuple[Any, mx.array]]
+    score: Callable[[Any], mx.array]
 
 
 def pair_gradient(
@@ -49,44 +41,59 @@ def pair_gradient(
         compiled: trace once a shape of batch (`mx.compile`); pays where many batches share a shape.
     """
 
-    def compute(batch, reference, beta):
-        pairs = len(reference)
-
+    def differentiate(batch, total):
         def summed(model):
             logps = forward.score(model, batch, gradient=True)
-            lengths = batch.lengths
-            losses = loss(
-                PairLogps(
-                    logps[:pairs],
-                    logps[pairs:],
-                    reference[:, 0],
-                    reference[:, 1],
-                    lengths[:pairs],
-                    lengths[pairs:],
-                ),
-                beta,
-            )
-            return losses.sum(), losses, logps
+            return *total(logps), logps
 
         # nn.value_and_grad leaves traced copies in the model; the parameters themselves are put back.
         parameters = policy.trainable_parameters()
         try:
-            (_, losses, logps), gradient = nn.value_and_grad(policy, summed)(policy)
+            (_, *others), gradient = nn.value_and_grad(policy, summed)(policy)
         finally:
             policy.update(parameters)
-        return gradient, losses, logps
+        return gradient, *others
 
-    return PairGradient(forward.build, _compiled(policy, compute) if compiled else compute)
+    def compute(batch, reference, beta, mean_length):
+        def total(logps):
+            losses = loss(pair_logps(logps, reference, batch.lengths, mean_length), beta)
+            return losses.sum(), losses
+
+        return differentiate(batch, total)
+
+    def weigh(batch, weights):
+        return differentiate(batch, lambda logps: ((weights * logps).sum(),))
+
+    def score(batch):
+        return forward.score(policy, batch, gradient=False)
+
+    if compiled:
+        compute, weigh = _compiled(policy, compute), _compiled(policy, weigh)
+    return PairGradient(forward.build, compute, weigh, score)
+
+
+def pair_logps(logps: mx.array, reference: mx.array, lengths: mx.array, mean_length: mx.array) -> PairLogps:
+    """What a loss takes of B pairs: log-probs and lengths (2B,), chosen ones first, reference (B, 2)."""
+    pairs = len(reference)
+    return PairLogps(
+        logps[:pairs],
+        logps[pairs:],
+        reference[:, 0],
+        reference[:, 1],
+        lengths[:pairs],
+        lengths[pairs:],
+        mean_length,
+    )
 
 
 def _compiled(policy: nn.Module, compute: Callable[..., Any]) -> Callable[..., Any]:
     """`compute`, traced once for every structure and shape of batch."""
     traces: dict[str, Callable[..., Any]] = {}
 
-    def run(batch, reference, beta):
-        def trace(parameters, arrays, reference, beta):
+    def run(batch, *others):
+        def trace(parameters, arrays, *others):
             policy.update(parameters)
-            return compute(_filled(batch, iter(arrays)), reference, beta)
+            return compute(_filled(batch, iter(arrays)), *others)
 
         arrays = [array for _, array in tree_flatten(batch)]
         structure = str(tree_map(lambda a: a.ndim, batch))
@@ -94,7 +101,7 @@ def _compiled(policy: nn.Module, compute: Callable[..., Any]) -> Callable[..., A
             traces[structure] = mx.compile(trace, inputs=mx.random.state, outputs=mx.random.state)
         parameters = policy.trainable_parameters()
         try:
-            return traces[structure](parameters, arrays, reference, beta)
+            return traces[structure](parameters, arrays, *others)
         finally:
             policy.update(parameters)
 
@@ -107,36 +114,6 @@ def _filled(like: Any, arrays: Iterator[mx.array]) -> Any:
         return next(arrays)
     parts = [_filled(part, arrays) for part in like]
     return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
-
-
-def window_gradient(
-    gradient: PairGradient,
-    pairs: Sequence[TokenizedPair],
-    window: Sequence[Sequence[int]],
-    reference: np.ndarray,
-    beta: mx.array,
-    check_interrupt: Callable[[], None] = lambda: None,
-) -> tuple[Any, WindowResult]:
-    """Mean gradient over all pairs of a window, whatever its micro-batches and however full it is.
-
-    Args:
-        window: row numbers, one list a micro-batch.
-        reference: float32 (n, 2) of all `pairs`.
-        check_interrupt: called before each micro-batch; may raise KeyboardInterrupt.
-    """
-    total, rows, logps, losses = None, [], [], []
-    for micro in window:
-        check_interrupt()
-        batch = gradient.build([pairs[i] for i in micro])
-        micro_gradient, micro_losses, micro_logps = gradient.compute(batch, mx.array(reference[micro]), beta)
-        total = micro_gradient if total is None else tree_map(mx.add, total, micro_gradient)
-        del micro_gradient
-        mx.eval(total, micro_losses, micro_logps)  # memory stays that of one micro-batch
-        rows += micro
-        losses.append(np.array(micro_losses))
-        logps.append(np.array(micro_logps).reshape(2, len(micro)).T)
-    mean = tree_map(lambda g: g / len(rows), total)
-    return mean, WindowResult(rows, np.concatenate(logps), np.concatenate(losses))
 
 
 def cap_cache() -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,11 +13,11 @@ import numpy as np
 from ..data.batches import epoch_windows
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_ten
-from ..losses import PairLogps
-from ..losses.beta import BetaRule, BetaState
+from ..losses import BetaStep, LossFunction, PairLogps
 from ..metrics import pair_metrics
 from ..settings import setting
-from .step import DIVERGED, LossFunction, PairGradient, WindowResult, cap_cache, update, window_gradient
+from .step import DIVERGED, cap_cache, update
+from .window import Objective, WindowResult, margins_of, take_window
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Data(NamedTuple):
 class TrainState:
     """Where a run stands, between two updates: updates done, pairs and tokens seen, beta's state."""
 
-    beta: BetaState
+    beta: Any
     step: int = 0
     pairs: int = 0
     tokens: int = 0
@@ -103,13 +103,13 @@ def train(
     policy: nn.Module,
     optimizer: optimizers.Optimizer,
     data: Data,
-    gradient: PairGradient,
-    rule: BetaRule,
+    objective: Objective,
     config: TrainingConfig,
     grad_clip: float,
     *,
     evaluate: Callable[[int], None],
     log: Callable[[dict[str, float]], None],
+    keep_margins: Callable[[int, int, np.ndarray], None] | None = None,
     advance: Callable[[int], None] = lambda pairs: None,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> TrainState:
@@ -118,34 +118,35 @@ def train(
     Args:
         evaluate: called with the step every `eval_steps` updates and after the last.
         log: takes one row of metrics.
+        keep_margins: takes the epoch, from 0, the step and the margins (n,) of each window.
         advance: called with the pairs of each window.
         check_interrupt: called before every micro-batch; may raise KeyboardInterrupt.
     """
     steps = config.steps(len(data.pairs))
     eval_steps = config.eval_steps or max(1, -(-steps // 10))
-    state, interval = TrainState(beta=rule.init()), Interval()
+    state, interval = TrainState(beta=objective.rule.init(config.seed)), Interval()
     pair_tokens = pair_sizes(data.pairs).sum(axis=1)
     for epoch in range(config.epochs):
         for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
             start = time.perf_counter()
             policy.train()
-            beta = state.beta.beta
-            mean, result = window_gradient(
-                gradient, data.pairs, window, data.reference, beta, check_interrupt
+            mean, result, beta, next_beta = take_window(
+                objective, data.pairs, window, data.reference, state.beta, check_interrupt
             )
             _check_finite(result, data, state.step + 1)
             norm = update(policy, optimizer, mean, grad_clip)
             cap_cache()
             rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
-            margins = (result.policy - data.reference[result.rows]) @ np.array([1, -1], np.float32)
             tokens = int(pair_tokens[result.rows].sum())
             state = TrainState(
-                beta=rule.update(mx.array(margins), state.beta),
+                beta=next_beta,
                 step=state.step + 1,
                 pairs=state.pairs + len(result.rows),
                 tokens=state.tokens + tokens,
             )
-            interval.add(result, beta.item(), tokens, time.perf_counter() - start)
+            if keep_margins:
+                keep_margins(epoch, state.step, margins_of(result.policy, data.reference[result.rows]))
+            interval.add(result, beta, tokens, time.perf_counter() - start)
             advance(len(result.rows))
             if state.step == 1 or state.step % config.report_steps == 0 or state.step == steps:
                 log(
@@ -180,18 +181,20 @@ class Interval:
         self.rows: list[int] = []
         self.results: list[WindowResult] = []
         self.betas: list[float] = []
+        self.last: dict[str, float] = {}
         self.tokens, self.seconds = 0, 0.0
 
-    def add(self, result: WindowResult, beta: float, tokens: int, seconds: float) -> None:
-        """Take note of one window and the beta it was scored with."""
+    def add(self, result: WindowResult, beta: BetaStep, tokens: int, seconds: float) -> None:
+        """Take note of one window and what beta's rule made of it."""
         self.rows += result.rows
         self.results.append(result)
-        self.betas += [beta] * len(result.rows)
+        self.betas += [beta.beta.item()] * len(result.rows)
+        self.last = {name: metric.item() for name, metric in beta.metrics.items()}
         self.tokens += tokens
         self.seconds += seconds
 
     def metrics(self, reference: np.ndarray) -> dict[str, float]:
-        """Means over all pairs of the interval, the last beta, and the rates of work."""
+        """Means over all pairs of the interval, what beta's rule said last, and the rates of work."""
         means = pair_metrics(
             np.concatenate([r.policy for r in self.results]),
             reference[self.rows],
@@ -200,6 +203,7 @@ class Interval:
         )
         return means | {
             "beta": self.betas[-1],
+            **self.last,
             "tokens_per_second": self.tokens / self.seconds,
             "pairs_per_second": len(self.rows) / self.seconds,
         }
@@ -216,7 +220,7 @@ def evaluation_metrics(
     """
     lengths = [mx.array(column) for column in pair_sizes(data.pairs).T[1:]]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]
-    losses = np.array(loss(PairLogps(*columns, *lengths), beta))
+    losses = np.array(loss(PairLogps(*columns, *lengths, lengths[0].mean()), beta))
     betas = np.full(len(data.pairs), beta.item(), np.float32)
     metrics = pair_metrics(scores, data.reference, losses, betas)
     return {f"eval/{k}": v for k, v in metrics.items()} | {"eval/pairs": len(data.pairs)}

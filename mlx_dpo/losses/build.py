@@ -1,0 +1,114 @@
+"""The configured loss: one or several of the registered ones, and what changes their arguments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..settings import setting
+from . import pairwise, transport, unreferenced  # noqa: F401  (they register their losses)
+from .core import LOSSES, LossFunction, PairLogps
+from .divergences import DIVERGENCES, diverged, without_reference
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised."""
+
+    name: str | list[str] = setting(
+        "sigmoid", "the loss, sigmoid being DPO as published; or a list, of which the sum", choices=LOSSES
+    )
+    weights: list[float] = setting([], "of the losses in a list; empty: 1 each")
+    label_smoothing: float | None = setting(
+        None, "sigmoid, robust, exo_pair, aot*: chance that a label is flipped; null: the loss's own"
+    )
+    discopop_tau: float | None = setting(None, "discopop: width of the change between its two parts")
+    dpop_lambda: float | None = setting(None, "dpop: weight of its penalty")
+    simpo_gamma: float | None = setting(None, "simpo: margin that is asked for")
+    cpo_alpha: float | None = setting(None, "cpo: weight of its supervised part")
+    divergence: str = setting(
+        "reverse_kl", "distance to the reference, for losses of log-ratios", choices=DIVERGENCES
+    )
+    divergence_alpha: float = setting(0.5, "of divergence: alpha; at 1 it is reverse_kl")
+    reference_free: bool = setting(False, "take the reference's log-probabilities as 0 in the loss")
+
+    def __post_init__(self):
+        if not self.names:
+            raise ValueError("name must name at least one loss")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"name must name a loss once, got {', '.join(self.names)}")
+        unknown = [name for name in self.names if name not in LOSSES]
+        if unknown:
+            raise ValueError(f"name must be one of {', '.join(LOSSES)}, got {unknown[0]!r}")
+        if self.weights and len(self.weights) != len(self.names):
+            raise ValueError(f"weights must be as many as losses, {len(self.names)}, got {len(self.weights)}")
+        for option in _options():
+            takers = [name for name, loss in LOSSES.items() if option in loss.options]
+            if getattr(self, option) is not None and not set(takers) & set(self.names):
+                raise ValueError(f"{option} is of {', '.join(takers)}, not of {', '.join(self.names)}")
+        smoothing = self.label_smoothing
+        if smoothing is not None and not 0 <= smoothing < 0.5:
+            raise ValueError(f"label_smoothing must be in [0, 0.5), got {smoothing}")
+        if "exo_pair" in self.names and smoothing == 0:
+            raise ValueError("label_smoothing must be above 0 for exo_pair, got 0")
+        if self.discopop_tau is not None and self.discopop_tau <= 0:
+            raise ValueError(f"discopop_tau must be above 0, got {self.discopop_tau}")
+        for option in ("dpop_lambda", "simpo_gamma", "cpo_alpha"):
+            if (getattr(self, option) or 0) < 0:
+                raise ValueError(f"{option} must not be negative, got {getattr(self, option)}")
+        if self.divergence != "reverse_kl":
+            others = [name for name in self.names if LOSSES[name].of not in ("margins", "ratios")]
+            if others:
+                raise ValueError(f"divergence must be reverse_kl for {', '.join(others)}")
+        if self.reference_free and not self.needs_reference:
+            raise ValueError(f"reference_free changes nothing for {', '.join(self.names)}")
+
+    @property
+    def names(self) -> list[str]:
+        """The losses, one or several."""
+        return [self.name] if isinstance(self.name, str) else list(self.name)
+
+    @property
+    def needs_window(self) -> bool:
+        """Whether a pair's loss depends on the other pairs of its window."""
+        return any(LOSSES[name].window for name in self.names)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any of them looks at the reference."""
+        return any(LOSSES[name].of != "policy" for name in self.names)
+
+    @property
+    def of_margins(self) -> bool:
+        """Whether a pair's margin is all that they look at."""
+        return self.divergence == "reverse_kl" and all(LOSSES[name].of == "margins" for name in self.names)
+
+
+def _options() -> list[str]:
+    """Every keyword option of a registered loss, once; each is a setting of the same name."""
+    return list(dict.fromkeys(option for loss in LOSSES.values() for option in loss.options))
+
+
+def build_loss(config: LossConfig) -> LossFunction:
+    """The configured loss as a function of pairs and beta: float32 (B,)."""
+    parts = [(LOSSES[name].function, _given(config, name)) for name in config.names]
+    weights: Sequence[float] = config.weights or [1.0] * len(parts)
+
+    def loss(pairs: PairLogps, beta: mx.array) -> mx.array:
+        if config.reference_free:
+            pairs = without_reference(pairs)
+        pairs = diverged(pairs, config.divergence, config.divergence_alpha)
+        first, *others = (function(pairs, beta, **options) for function, options in parts)
+        total = first if weights[0] == 1 else weights[0] * first
+        for weight, other in zip(weights[1:], others, strict=True):
+            total = total + weight * other
+        return total
+
+    return loss
+
+
+def _given(config: LossConfig, name: str) -> dict[str, Any]:
+    """The options of this loss that are set; the others keep its own defaults."""
+    values = {option: getattr(config, option) for option in LOSSES[name].options}
+    return {option: value for option, value in values.items() if value is not None}

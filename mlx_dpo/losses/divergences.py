@@ -1,0 +1,44 @@
+"""Other distances to the reference than the reverse KL (Wang et al. 2024, arXiv:2309.16240)."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .core import PairLogps
+
+_MOST = 80.0
+"""Exponent above which float32 would overflow in a sum of two."""
+
+
+def _exp(x: mx.array) -> mx.array:
+    return mx.exp(mx.minimum(x, _MOST))
+
+
+def _alpha(ratios: mx.array, alpha: float) -> mx.array:
+    return ratios if alpha == 1 else _exp((alpha - 1) * ratios) / (alpha - 1)
+
+
+DIVERGENCES: dict[str, Callable[[mx.array, float], mx.array]] = {
+    "reverse_kl": lambda ratios, alpha: ratios,
+    "forward_kl": lambda ratios, alpha: -_exp(-ratios),
+    "js": lambda ratios, alpha: nn.log_sigmoid(ratios),
+    "alpha": _alpha,
+}
+"""Log-ratios (B,) and alpha to scores (B,), which take the log-ratios' place in the loss."""
+
+
+def diverged(pairs: PairLogps, name: str, alpha: float) -> PairLogps:
+    """Pairs whose log-ratios are the scores of `pairs`' log-ratios under this divergence."""
+    if name == "reverse_kl":
+        return pairs
+    chosen, rejected = (
+        DIVERGENCES[name](ratios, alpha) for ratios in (pairs.chosen_logratios, pairs.rejected_logratios)
+    )
+    return without_reference(pairs._replace(chosen=chosen, rejected=rejected))
+
+
+def without_reference(pairs: PairLogps) -> PairLogps:
+    """The same with 0 for the reference's log-probabilities."""
+    zero = mx.zeros_like(pairs.chosen)
+    return pairs._replace(reference_chosen=zero, reference_rejected=zero)

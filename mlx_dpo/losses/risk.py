@@ -1,0 +1,99 @@
+"""Risk-dynamic beta: it rises while more margins exceed a threshold than their share should.
+
+The rule of SeanYHan888/dynamic-dpo-v1 (generation B) and of its predecessor chengjiafeng857/dynamic-dpo
+(generation A); no paper defines it. Where these take a forward call for a batch, this takes a window: at one
+pair a call the share of margins above the threshold is 0 or 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from ..settings import setting
+from .beta import BetaRule, BetaStep, beta_step, exact, quantile
+
+
+@dataclass(frozen=True)
+class RiskConfig:
+    """beta.rule risk: margins above a threshold make beta rise, too few make it fall."""
+
+    delta: float = setting(0.1, "share of margins that should exceed the threshold")
+    momentum: float = setting(0.95, "weight of the old threshold against the window's")
+    alpha: float = setting(0.005, "most that log beta moves at a time")
+    gamma: float = setting(2.0, "how soon it moves that much")
+    warmup_steps: int = setting(120, "updates at the first beta, whose margins set the first threshold")
+    minimum: float = setting(1e-3, "beta never falls below")
+    maximum: float = setting(2.0, "beta never rises above")
+    generation: str = setting(
+        "B", "B: as published, beta moves after its window; A: its predecessor, before", choices=("B", "A")
+    )
+    epsilon: float = setting(0.05, "generation A: chance of the bound it adds to delta")
+
+    def __post_init__(self):
+        for name in ("delta", "epsilon"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+        for name in ("alpha", "gamma", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.minimum <= self.maximum:
+            raise ValueError(f"minimum must be above 0 and at most maximum, got {self.minimum}")
+
+
+class RiskState(NamedTuple):
+    """`beta` (), `windows` int32 () seen, `stored` (m,) margins of the warm-up so far, `threshold` ()."""
+
+    beta: mx.array
+    windows: mx.array
+    stored: mx.array
+    threshold: mx.array
+
+
+def risk(value: float, config: RiskConfig) -> BetaRule:
+    """The rule that starts at beta `value`."""
+    level = 1 - config.delta
+
+    def init(seed: int) -> RiskState:
+        return RiskState(exact(value), mx.array(0), exact([]), exact(0.0))
+
+    def warm_up(margins: mx.array, state: RiskState) -> RiskState:
+        stored = mx.concatenate([state.stored, margins])
+        state = state._replace(windows=state.windows + 1, stored=stored)
+        if state.windows.item() < config.warmup_steps:
+            return state
+        return state._replace(stored=exact([]), threshold=quantile(state.stored, level))
+
+    def update(margins: mx.array, state: RiskState) -> tuple[BetaStep, RiskState]:
+        with mx.stream(mx.cpu):
+            margins = exact(margins)
+            if state.windows.item() < config.warmup_steps:
+                return beta_step(state.beta, len(margins)), warm_up(margins, state)
+            old = config.momentum * state.threshold
+            threshold = old + (1 - config.momentum) * quantile(margins, level)
+            share = exact(margins >= threshold).mean()
+            bound, spread = _null(config, len(margins))
+            u = (share - bound) / spread
+            s = mx.tanh(config.gamma * u)
+            moved = state.beta + state.beta * mx.expm1(config.alpha * s)  # mx.exp is of float32 precision
+            beta = mx.clip(moved, config.minimum, config.maximum)
+            metrics = {"p_hat": share, "tau": threshold, "fail": share > bound, "u_k": u, "s_k": s}
+            step = beta_step(
+                beta if config.generation == "A" else state.beta,
+                len(margins),
+                {f"risk/{name}": metric for name, metric in metrics.items()},
+            )
+            return step, state._replace(beta=beta, windows=state.windows + 1, threshold=threshold)
+
+    return BetaRule(init, update, looks_first=config.generation == "A")
+
+
+def _null(config: RiskConfig, n: int) -> tuple[float, float]:
+    """The share that is expected of n margins, and what deviations from it are measured in."""
+    if config.generation == "A":
+        allowance = math.sqrt(-math.log(config.epsilon) / (2 * n))
+        return config.delta + allowance, allowance
+    return config.delta, math.sqrt(config.delta * (1 - config.delta) / n)

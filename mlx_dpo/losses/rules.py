@@ -1,0 +1,33 @@
+"""The configured rule for beta."""
+
+from dataclasses import dataclass, field
+
+from ..settings import setting
+from .beta import BetaRule, fixed
+from .beta_dpo import BetaDpoConfig, beta_dpo
+from .risk import RiskConfig, risk
+
+
+@dataclass(frozen=True)
+class BetaConfig:
+    """How strongly the policy is held to the reference."""
+
+    rule: str = setting("fixed", "how beta moves during a run", choices=("fixed", "risk", "beta_dpo"))
+    value: float = setting(0.1, "beta at the start; larger stays closer to the reference")
+    risk: RiskConfig = field(default_factory=RiskConfig)
+    beta_dpo: BetaDpoConfig = field(default_factory=BetaDpoConfig)
+
+    def __post_init__(self):
+        if not self.value > 0:
+            raise ValueError(f"value must be above 0, got {self.value}")
+        if self.rule == "risk" and not self.risk.minimum <= self.value <= self.risk.maximum:
+            raise ValueError(f"value must be within beta.risk.minimum and maximum, got {self.value}")
+
+
+def beta_rule(config: BetaConfig) -> BetaRule:
+    """The configured rule."""
+    if config.rule == "risk":
+        return risk(config.value, config.risk)
+    if config.rule == "beta_dpo":
+        return beta_dpo(config.value, config.beta_dpo)
+    return fixed(config.value)

@@ -1,0 +1,23 @@
+"""Alignment by optimal transport: the margins' distribution, not each pair's own margin."""
+
+import mlx.core as mx
+
+from .core import PairLogps, register_loss
+from .pairwise import smoothed
+
+_SOURCE = "Melnyk et al. 2024, arXiv:2406.05882"
+
+
+@register_loss("aot", source=_SOURCE, of="logps", window=True)
+def aot(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -> mx.array:
+    """Sorted log-ratios of chosen over rejected, the policy's against the reference's: (B,), not by pair."""
+    policy = mx.sort(pairs.chosen - pairs.rejected)
+    reference = mx.sort(pairs.reference_chosen - pairs.reference_rejected)
+    return smoothed(beta * (policy - reference), label_smoothing)
+
+
+@register_loss("aot_unpaired", source=_SOURCE, of="logps", window=True)
+def aot_unpaired(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -> mx.array:
+    """Sorted log-ratios to the reference, chosen answers' against rejected ones': (B,), not by pair."""
+    chosen, rejected = mx.sort(pairs.chosen_logratios), mx.sort(pairs.rejected_logratios)
+    return smoothed(beta * (chosen - rejected), label_smoothing)

@@ -1,0 +1,49 @@
+"""The margins of every window as files, in the layout of SeanYHan888/dynamic-dpo-v1."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..files import make_folder, unwritable
+
+MARGINS = "margins"
+_SAMPLE = 32
+
+
+def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> None:
+    """Keep one window's margins, float32 (n,), without beta, below `folder`/margins.
+
+    epoch_000/step_00001.npy holds all of them, epoch_000/margins.jsonl one line a window about them.
+
+    Raises:
+        DpoError: the folder cannot be written.
+    """
+    below = folder / MARGINS / f"epoch_{epoch:03d}"
+    make_folder(below)
+    path = below / f"step_{step:05d}.npy"
+    row = margin_summary(margins) | {"epoch": epoch, "step": step, "npy": path.name}
+    try:
+        np.save(path, margins)
+        with open(below / "margins.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def margin_summary(margins: np.ndarray) -> dict[str, float | list[float]]:
+    """Number, moments (population) and quantiles of margins (n,), in float64, and the first few of them."""
+    values = margins.astype(np.float64)
+    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return {
+        "batch_size": len(values),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "p10": float(low),
+        "median": float(middle),
+        "p90": float(high),
+        "max": float(values.max()),
+        "pos_frac": float((values > 0).mean()),
+        "sample": values[:_SAMPLE].tolist(),
+    }

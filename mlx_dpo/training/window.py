@@ -1,0 +1,194 @@
+"""One window of pairs: its gradient, in one pass where losses are of pairs, else in two."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+
+from ..data.tokenize import TokenizedPair, pair_sizes
+from ..losses import BetaRule, BetaStep, LossFunction
+from .step import PairGradient, pair_logps
+
+Window = Sequence[Sequence[int]]
+"""Row numbers, one list a micro-batch."""
+
+
+def _never() -> None:
+    pass
+
+
+class WindowResult(NamedTuple):
+    """What a window showed, pairs in the window's order; float32 arrays on the host.
+
+    `losses` (n,): of each pair, times its weight; their mean is what was minimised.
+    """
+
+    rows: list[int]
+    policy: np.ndarray
+    losses: np.ndarray
+
+
+class Objective(NamedTuple):
+    """What is minimised over a window of pairs.
+
+    `passes`: "one", where the loss of a pair depends on no other; "two": all pairs are scored before any is
+    differentiated; "deferred": each pair's gradient of its margin is kept until all are scored, which needs a
+    loss of margins and micro-batches of one pair.
+    """
+
+    gradient: PairGradient
+    loss: LossFunction
+    rule: BetaRule
+    passes: str = "one"
+
+
+def take_window(
+    objective: Objective,
+    pairs: Sequence[TokenizedPair],
+    window: Window,
+    reference: np.ndarray,
+    state: Any,
+    check_interrupt: Callable[[], None] = _never,
+) -> tuple[Any, WindowResult, BetaStep, Any]:
+    """The mean gradient over a window's pairs, what they showed, and beta's step and next state.
+
+    Args:
+        reference: float32 (n, 2) of all `pairs`.
+        state: of the objective's rule.
+        check_interrupt: called before each micro-batch; may raise KeyboardInterrupt.
+    """
+    if objective.passes == "one":
+        beta = state.beta.astype(mx.float32, stream=mx.cpu)
+        mean, result = window_gradient(objective.gradient, pairs, window, reference, beta, check_interrupt)
+        margins = margins_of(result.policy, reference[result.rows])
+        return mean, result, *objective.rule.update(mx.array(margins), state)
+    take = _deferred if objective.passes == "deferred" else _twice
+    return take(objective, pairs, window, reference, state, check_interrupt)
+
+
+def window_gradient(
+    gradient: PairGradient,
+    pairs: Sequence[TokenizedPair],
+    window: Window,
+    reference: np.ndarray,
+    beta: mx.array,
+    check_interrupt: Callable[[], None] = _never,
+) -> tuple[Any, WindowResult]:
+    """Mean gradient over all pairs of a window, whatever its micro-batches and however full it is."""
+    total, rows, logps, losses = None, [row for micro in window for row in micro], [], []
+    mean_length = _mean_length(_sizes(pairs, rows))
+    for micro in window:
+        check_interrupt()
+        batch = gradient.build([pairs[i] for i in micro])
+        more, micro_losses, micro_logps = gradient.compute(
+            batch, mx.array(reference[micro]), beta, mean_length
+        )
+        total = _added(total, more)
+        del more
+        mx.eval(total, micro_losses, micro_logps)  # memory stays that of one micro-batch
+        losses.append(np.array(micro_losses))
+        logps.append(_by_pair(micro_logps))
+    return _divided(total, len(rows)), WindowResult(rows, np.concatenate(logps), np.concatenate(losses))
+
+
+def _twice(
+    objective: Objective,
+    pairs: Sequence[TokenizedPair],
+    window: Window,
+    reference: np.ndarray,
+    state: Any,
+    check_interrupt: Callable[[], None],
+) -> tuple[Any, WindowResult, BetaStep, Any]:
+    """Score all pairs; then differentiate those that count, weighed by what their scores mean to the loss."""
+    gradient, rows, logps = objective.gradient, [row for micro in window for row in micro], []
+    for micro in window:
+        check_interrupt()
+        logps.append(_by_pair(gradient.score(gradient.build([pairs[i] for i in micro]))))
+    policy = np.concatenate(logps)
+    slopes, losses, step, state = _slopes(objective, pairs, rows, policy, reference, state)
+    slope_of = dict(zip(rows, slopes, strict=True))
+    total = None
+    for micro in window:
+        counted = [row for row in micro if slope_of[row].any()]
+        if not counted and total is None and micro is window[-1]:
+            counted = micro[:1]  # no pair of the window counts: the gradient is 0
+        if counted:
+            check_interrupt()
+            weights = mx.array(np.concatenate([[slope_of[row][side] for row in counted] for side in (0, 1)]))
+            total = _added(total, gradient.weigh(gradient.build([pairs[i] for i in counted]), weights)[0])
+            mx.eval(total)
+    return _divided(total, len(rows)), WindowResult(rows, policy, losses), step, state
+
+
+def _deferred(
+    objective: Objective,
+    pairs: Sequence[TokenizedPair],
+    window: Window,
+    reference: np.ndarray,
+    state: Any,
+    check_interrupt: Callable[[], None],
+) -> tuple[Any, WindowResult, BetaStep, Any]:
+    """Differentiate every pair's margin, keep the gradients, and weigh them once all margins are known."""
+    gradient, rows, logps, kept = objective.gradient, [row for (row,) in window], [], []
+    for row in rows:
+        check_interrupt()
+        margin_gradient, scored = gradient.weigh(gradient.build([pairs[row]]), mx.array([1.0, -1.0]))
+        mx.eval(margin_gradient, scored)
+        kept.append(margin_gradient)
+        logps.append(_by_pair(scored))
+    policy = np.concatenate(logps)
+    slopes, losses, step, state = _slopes(objective, pairs, rows, policy, reference, state)
+    total = None
+    for (slope, _), margin_gradient in zip(slopes.tolist(), kept, strict=True):
+        total = _added(total, tree_map(lambda g, slope=slope: slope * g, margin_gradient))
+    return _divided(total, len(rows)), WindowResult(rows, policy, losses), step, state
+
+
+def _slopes(
+    objective: Objective,
+    pairs: Sequence[TokenizedPair],
+    rows: Sequence[int],
+    policy: np.ndarray,
+    reference: np.ndarray,
+    state: Any,
+) -> tuple[np.ndarray, np.ndarray, BetaStep, Any]:
+    """The weighted losses' derivatives in each pair's log-probs (n, 2), these losses (n,), step and state."""
+    sizes, reference = _sizes(pairs, rows), reference[rows]
+    step, state = objective.rule.update(mx.array(margins_of(policy, reference)), state)
+    lengths = mx.array(sizes[:, 1:].T.flatten())
+
+    def losses(logps):
+        given = pair_logps(logps, mx.array(reference), lengths, _mean_length(sizes))
+        return step.weights * objective.loss(given, step.beta)
+
+    logps = mx.array(policy.T.flatten())
+    slopes = mx.grad(lambda logps: losses(logps).sum())(logps)
+    return _by_pair(slopes), np.array(losses(logps)), step, state
+
+
+def _sizes(pairs: Sequence[TokenizedPair], rows: Sequence[int]) -> np.ndarray:
+    return pair_sizes([pairs[row] for row in rows])
+
+
+def _mean_length(sizes: np.ndarray) -> mx.array:
+    return mx.array(sizes[:, 1].mean(), mx.float32)
+
+
+def margins_of(policy: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Margins (n,) of log-probs (n, 2) of policy and reference, without beta."""
+    return (policy - reference) @ np.array([1, -1], np.float32)
+
+
+def _by_pair(logps: mx.array) -> np.ndarray:
+    """(2B,), chosen ones first, to (B, 2)."""
+    return np.array(logps).reshape(2, -1).T
+
+
+def _added(total: Any, more: Any) -> Any:
+    return more if total is None else tree_map(mx.add, total, more)
+
+
+def _divided(total: Any, count: int) -> Any:
+    return tree_map(lambda g: g / count, total)
