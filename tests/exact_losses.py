@@ -58,9 +58,9 @@ EXACT = {
 
 SCORES = {
     "reverse_kl": lambda r, c: r,
-    "forward_kl": lambda r, c: -np.exp(-r),
-    "js": lambda r, c: ls(r),
-    "alpha": lambda r, c: r if c == 1 else np.exp((c - 1) * r) / (c - 1),
+    "forward_kl": lambda r, c: 1 - np.exp(-r),
+    "js": lambda r, c: np.log(2) + ls(r),
+    "alpha": lambda r, c: r if c == 1 else (np.exp((c - 1) * r) - 1) / (c - 1),
 }
 
 

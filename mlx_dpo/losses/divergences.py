@@ -1,5 +1,6 @@
 """Other distances to the reference than the reverse KL (Wang et al. 2024, arXiv:2309.16240)."""
 
+import math
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -11,21 +12,21 @@ _MOST = 80.0
 """Exponent above which float32 would overflow in a sum of two."""
 
 
-def _exp(x: mx.array) -> mx.array:
-    return mx.exp(mx.minimum(x, _MOST))
+def _expm1(x: mx.array) -> mx.array:
+    return mx.expm1(mx.minimum(x, _MOST))
 
 
 def _alpha(ratios: mx.array, alpha: float) -> mx.array:
-    return ratios if alpha == 1 else _exp((alpha - 1) * ratios) / (alpha - 1)
+    return ratios if alpha == 1 else _expm1((alpha - 1) * ratios) / (alpha - 1)
 
 
 DIVERGENCES: dict[str, Callable[[mx.array, float], mx.array]] = {
     "reverse_kl": lambda ratios, alpha: ratios,
-    "forward_kl": lambda ratios, alpha: -_exp(-ratios),
-    "js": lambda ratios, alpha: nn.log_sigmoid(ratios),
+    "forward_kl": lambda ratios, alpha: -_expm1(-ratios),
+    "js": lambda ratios, alpha: math.log(2) + nn.log_sigmoid(ratios),
     "alpha": _alpha,
 }
-"""Log-ratios (B,) and alpha to scores (B,), which take the log-ratios' place in the loss."""
+"""Log-ratios (B,) and alpha to the scores (B,) that take their place; 0 where the policy has not moved."""
 
 
 def diverged(pairs: PairLogps, name: str, alpha: float) -> PairLogps:

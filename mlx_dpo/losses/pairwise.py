@@ -35,7 +35,7 @@ def hinge(pairs: PairLogps, beta: mx.array) -> mx.array:
     return mx.maximum(0, 1 - beta * pairs.margins)
 
 
-@register_loss("ipo", source="Azar et al. 2023, arXiv:2310.12036; log-ratios a token", of="ratios")
+@register_loss("ipo", source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios a token", of="ratios")
 def ipo(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Squared distance of the margin a token from 1/(2 beta): (B,)."""
     return mx.square(pairs.mean_margins - 1 / (2 * beta))
@@ -49,7 +49,7 @@ def robust(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.1) ->
     return both / (1 - 2 * label_smoothing)
 
 
-@register_loss("exo_pair", source="Ji et al. 2024, arXiv:2402.00856")
+@register_loss("exo_pair", source="Ji et al. 2024, arXiv:2402.00856, eq. 16")
 def exo_pair(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 1e-3) -> mx.array:
     """Reverse KL from the smoothed label to the policy's preference: (B,). `label_smoothing` above 0."""
     z = beta * pairs.margins
@@ -57,7 +57,7 @@ def exo_pair(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 1e-3)
     return kept + mx.sigmoid(-z) * (nn.log_sigmoid(-z) - math.log(label_smoothing))
 
 
-@register_loss("discopop", source="Lu et al. 2024, arXiv:2406.08414")
+@register_loss("discopop", source="Lu et al. 2024, arXiv:2406.08414, eq. 5")
 def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) -> mx.array:
     """Logistic and exponential loss, mixed by the sigmoid of the scaled margin over `discopop_tau`: (B,).
 
@@ -88,20 +88,20 @@ def bco_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
     return -nn.log_sigmoid(beta * pairs.chosen_logratios) - nn.log_sigmoid(-beta * pairs.rejected_logratios)
 
 
-@register_loss("sppo_hard", source="Wu et al. 2024, arXiv:2405.00675; win rates 1 and 0", of="ratios")
+@register_loss("sppo_hard", source="Wu et al. 2024, arXiv:2405.00675, eq. 4.7; wins 1 and 0", of="ratios")
 def sppo_hard(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Squared distances of the log-ratios from 1/(2 beta) and -1/(2 beta): (B,)."""
     goal = 1 / (2 * beta)
     return mx.square(pairs.chosen_logratios - goal) + mx.square(pairs.rejected_logratios + goal)
 
 
-@register_loss("apo_zero", source="D'Oosterlinck et al. 2024, arXiv:2408.06266", of="logps")
+@register_loss("apo_zero", source="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7", of="logps")
 def apo_zero(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Chosen answers up, rejected ones down: for a model worse than its chosen answers. (B,)."""
     return mx.sigmoid(-beta * pairs.chosen_logratios) + mx.sigmoid(beta * pairs.rejected_logratios)
 
 
-@register_loss("apo_down", source="D'Oosterlinck et al. 2024, arXiv:2408.06266", of="logps")
+@register_loss("apo_down", source="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8", of="logps")
 def apo_down(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Both down, rejected ones further: for a model better than its chosen answers. (B,)."""
     return mx.sigmoid(beta * pairs.chosen_logratios) + mx.sigmoid(-beta * pairs.margins)
