@@ -5,7 +5,7 @@
     python scripts/study_noise.py --demo runs/demo --work runs/noise --docs docs
 
 Of the demo's training pairs 0, 20 or 40 % get chosen and rejected exchanged; held-out pairs stay as they are.
-Every way trains on the same pairs from the same seed. Interrupted, it goes on where it was. Writes noise.md and
+Every way trains on the same pairs from the same seed. Interrupted, it goes on where it was. Writes noise.md,
 noise.png (with matplotlib); intervals are 95 % over seeds (Student's t).
 """
 
