@@ -31,25 +31,28 @@ def test_the_batch_of_the_docstring():
         [[1, 2], [1, 2]],
         [[3, 4], [5, 0]],
         [[1, 1], [1, 0]],
+        [2, 1],
     ]
 
 
 def test_a_batch_of_two_stacks_chosen_above_rejected():
     batch = build_batch([pair([1, 2], [3, 4], [5]), pair([6], [7], [8, 9, 10])], bucket=1)
-    inputs, positions, targets, mask = plain(batch)
+    inputs, positions, targets, mask, lengths = plain(batch)
     assert inputs == [[1, 2, 3], [6, 0, 0], [1, 2, 0], [6, 8, 9]]
     assert targets == [[3, 4, 0], [7, 0, 0], [5, 0, 0], [8, 9, 10]]
     assert mask == [[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1]]
     assert positions == [[1, 2, 2], [0, 1, 2], [1, 2, 2], [0, 1, 2]]
+    assert lengths == [2, 1, 1, 3]
 
 
 def test_a_bucket_only_adds_padding():
     small = plain(build_batch([pair([1, 2], [3, 4], [5])], bucket=1))
-    inputs, positions, targets, mask = plain(build_batch([pair([1, 2], [3, 4], [5])], bucket=4))
+    inputs, positions, targets, mask, lengths = plain(build_batch([pair([1, 2], [3, 4], [5])], bucket=4))
     assert inputs == [[1, 2, 3, 0], [1, 2, 0, 0]]
     assert targets == [[3, 4, 0, 0], [5, 0, 0, 0]]
     assert mask == [[1, 1, 0, 0], [1, 0, 0, 0]]
     assert [row[:2] for row in positions] == small[1]
+    assert lengths == small[4]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_lengths_are_rounded_up_to_buckets_of_32(prompt, chosen, rejected, lengt
 
 def test_every_scored_token_follows_the_token_at_its_position():
     """Read the batch back: the prompt, then from its last token on what stands before each target."""
-    inputs, positions, targets, mask = (np.array(a) for a in build_batch(PAIRS))
+    inputs, positions, targets, mask, _ = (np.array(a) for a in build_batch(PAIRS))
     branches = [(p.prompt, p.chosen) for p in PAIRS] + [(p.prompt, p.rejected) for p in PAIRS]
     assert positions.max() < inputs.shape[1]
     for row, (prompt, completion) in enumerate(branches):

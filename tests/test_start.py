@@ -26,7 +26,9 @@ def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
     reference = score_pairs(policy, pairs, forward, singles(pairs))
     policy.load_weights([(n, v + 0.02) for n, v in trainable(policy).items()], strict=False)
     with pytest.raises(DpoError, match="the unmoved policy is not its reference: margins up to"):
-        checks.check_unmoved(policy, pairs, forward, reference, before)
+        checks.check_unmoved(policy, pairs, forward, reference)
+    with pytest.raises(DpoError, match="the unmoved policy is not its reference: margins up to"):
+        checks.check_as_before(policy, pairs, forward, before)
 
 
 def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):

@@ -20,38 +20,60 @@ class PairBatch(NamedTuple):
                                                   positions [[1 2], [1 2]]
                                                   targets   [[3 4], [5 0]]
                                                   mask      [[1 1], [1 0]]
+                                                  lengths   [2 1]
 
     `inputs` (2B, T) int32; `positions` (2B, C): where in `inputs` the token before each target stands;
-    `targets` (2B, C); `mask` (2B, C) bool, true on completion tokens.
+    `targets` (2B, C); `mask` (2B, C) bool, true on completion tokens, or float32, see `build_batch`;
+    `lengths` (2B,) int32: completion tokens of each row.
     """
 
     inputs: mx.array
     positions: mx.array
     targets: mx.array
     mask: mx.array
-
-    @property
-    def lengths(self) -> mx.array:
-        """Completion tokens of each row, int32 (2B,)."""
-        return self.mask.sum(axis=-1)
+    lengths: mx.array
 
 
-def build_batch(pairs: Sequence[TokenizedPair], bucket: int = _BUCKET) -> PairBatch:
-    """Stack pairs; T and C are rounded up to multiples of `bucket`."""
+def build_batch(
+    pairs: Sequence[TokenizedPair], bucket: int = _BUCKET, ld_alpha: float | None = None
+) -> PairBatch:
+    """Stack pairs; T and C are rounded up to multiples of `bucket`.
+
+    Args:
+        ld_alpha: what tokens beyond the length of the pair's shorter completion count; None: as the others.
+    """
     branches = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
     length = _round_up(max(len(p) + len(c) for p, c in branches) - 1, bucket)
     width = _round_up(max(len(c) for _, c in branches), bucket)
     inputs = np.zeros((len(branches), length), np.int32)
     targets = np.zeros((len(branches), width), np.int32)
-    mask = np.zeros((len(branches), width), bool)
+    mask = np.zeros((len(branches), width), counted_as(ld_alpha))
+    full = [min(len(p.chosen), len(p.rejected)) for p in pairs] * 2
     positions = np.zeros((len(branches), width), np.int32)
     for row, (prompt, completion) in enumerate(branches):
         tokens = np.concatenate([prompt, completion])
         inputs[row, : len(tokens) - 1] = tokens[:-1]
         targets[row, : len(completion)] = completion
-        mask[row, : len(completion)] = True
+        mask[row, : len(completion)] = token_weights(len(completion), full[row], ld_alpha)
         positions[row] = np.minimum(len(prompt) - 1 + np.arange(width), length - 1)
-    return PairBatch(*(mx.array(a) for a in (inputs, positions, targets, mask)))
+    lengths = np.array([len(completion) for _, completion in branches], np.int32)
+    return PairBatch(*(mx.array(a) for a in (inputs, positions, targets, mask, lengths)))
+
+
+def counted_as(ld_alpha: float | None) -> type:
+    """The type of what tokens count: they are scored or not, or count more or less."""
+    return bool if ld_alpha is None else np.float32
+
+
+def token_weights(length: int, full: int, ld_alpha: float | None) -> np.ndarray:
+    """What a completion's tokens count (length,): the first `full` 1, the others `ld_alpha`.
+
+    Length-desensitised DPO (Liu et al. 2024, arXiv:2409.06411), for policy and reference alike.
+    """
+    weights = np.ones(length, counted_as(ld_alpha))
+    if ld_alpha is not None:
+        weights[full:] = ld_alpha
+    return weights
 
 
 def _round_up(n: int, multiple: int) -> int:

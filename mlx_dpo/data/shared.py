@@ -6,6 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from .batches import counted_as, token_weights
 from .tokenize import TokenizedPair
 
 _BUCKETS = (1, 8, 16, 32, 64, 128)
@@ -19,7 +20,8 @@ class Segment(NamedTuple):
     """Branches computed together, as many a prompt for every prompt, side by side; right-padded with 0.
 
     `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. Of the
-    last T places, `targets` (N, T) int32 has the token that follows, `mask` (N, T) whether it is scored.
+    last T places, `targets` (N, T) int32 has the token that follows, `mask` (N, T) whether it is scored or, if
+    it is float32, what it counts.
     """
 
     inputs: mx.array
@@ -46,13 +48,20 @@ class SharedBatch(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A prompt and its distinct completions, (P,) and (C,) int32."""
+    """A prompt and its distinct completions, (P,) and (C,) int32, and how many tokens of each count fully."""
 
     prompt: np.ndarray
     completions: list[np.ndarray]
+    full: list[int]
 
 
-def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False, bucket: int = 1) -> SharedBatch:
+def build_shared(
+    pairs: Sequence[TokenizedPair],
+    *,
+    separate: bool = False,
+    bucket: int = 1,
+    ld_alpha: float | None = None,
+) -> SharedBatch:
     """Lay pairs out so that every prompt, and every completion under it, is computed once.
 
     Nothing is padded inside a prompt. Prompts of unlike length share the length of the shortest; what is
@@ -62,11 +71,12 @@ def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False, buck
     Args:
         separate: every branch alone.
         bucket: for few shapes, prompts are shared up to a multiple of so many tokens, rows filled up to one.
+        ld_alpha: see `token_weights`.
     """
-    trees, places = _trees(pairs)
+    trees, places = _trees(pairs, ld_alpha is not None)
     families, starts, count = [], {}, 0
     for group in _groups(trees, separate):
-        family, rows = _family([trees[i] for i in group], separate, bucket)
+        family, rows = _family([trees[i] for i in group], separate, bucket, ld_alpha)
         families.append(family)
         for place, (tree, branch) in enumerate(rows):
             starts[group[tree], branch] = count + place
@@ -76,22 +86,30 @@ def build_shared(pairs: Sequence[TokenizedPair], *, separate: bool = False, buck
     return SharedBatch(tuple(families), mx.array(order, mx.int32), mx.array(lengths, mx.int32))
 
 
-def _trees(pairs: Sequence[TokenizedPair]) -> tuple[list[Tree], list[tuple[tuple[int, int], ...]]]:
-    """Distinct prompts with their distinct completions; and of each pair, where its two branches are."""
+def _trees(
+    pairs: Sequence[TokenizedPair], weighed: bool
+) -> tuple[list[Tree], list[tuple[tuple[int, int], ...]]]:
+    """Distinct prompts with their distinct completions; and of each pair, where its two branches are.
+
+    Args:
+        weighed: tokens beyond the shorter completion count less, so a completion differs from pair to pair.
+    """
     trees: list[Tree] = []
     known: dict[bytes, int] = {}
-    branches: dict[tuple[int, bytes], int] = {}
+    branches: dict[tuple[int, bytes, int], int] = {}
     places = []
     for pair in pairs:
         tree = known.setdefault(pair.prompt.tobytes(), len(trees))
         if tree == len(trees):
-            trees.append(Tree(pair.prompt, []))
+            trees.append(Tree(pair.prompt, [], []))
         sides = []
+        shorter = min(len(pair.chosen), len(pair.rejected))
         for completion in (pair.chosen, pair.rejected):
-            completions = trees[tree].completions
-            branch = branches.setdefault((tree, completion.tobytes()), len(completions))
+            completions, full = trees[tree].completions, shorter if weighed else len(completion)
+            branch = branches.setdefault((tree, completion.tobytes(), full), len(completions))
             if branch == len(completions):
                 completions.append(completion)
+                trees[tree].full.append(full)
             sides.append((tree, branch))
         places.append(tuple(sides))
     return trees, places
@@ -156,28 +174,40 @@ def _segments(trees: Sequence[Tree], shared: int, separate: bool) -> list[list[i
     return segments
 
 
-def _family(trees: Sequence[Tree], separate: bool, bucket: int) -> tuple[Family, list[tuple[int, int]]]:
+def _family(
+    trees: Sequence[Tree], separate: bool, bucket: int, ld_alpha: float | None
+) -> tuple[Family, list[tuple[int, int]]]:
     """The family's arrays; and (tree, branch) of every row of its segments, end to end."""
     shared = _shared_length(trees) // bucket * bucket
     segments, rows = [], []
     for branches in _segments(trees, shared, separate):
         own = [(tree, branch) for tree in range(len(trees)) for branch in branches]
-        segments.append(_segment(trees, own, shared, bucket))
+        segments.append(_segment(trees, own, shared, bucket, ld_alpha))
         rows += own
     prompts = np.stack([t.prompt[:shared] for t in trees])
     return Family(mx.array(prompts), tuple(segments)), rows
 
 
-def _segment(trees: Sequence[Tree], rows: Sequence[tuple[int, int]], shared: int, bucket: int) -> Segment:
+def _segment(
+    trees: Sequence[Tree],
+    rows: Sequence[tuple[int, int]],
+    shared: int,
+    bucket: int,
+    ld_alpha: float | None,
+) -> Segment:
     length = _filled(max(_row_length(trees[tree], branch, shared) for tree, branch in rows), bucket)
-    inputs, targets, mask = (np.zeros((len(rows), length), kind) for kind in (np.int32, np.int32, bool))
+    kinds = (np.int32, np.int32, counted_as(ld_alpha))
+    inputs, targets, mask = (np.zeros((len(rows), length), kind) for kind in kinds)
+    first = length
     for row, (tree, branch) in enumerate(rows):
         rest, completion = trees[tree].prompt[shared:], trees[tree].completions[branch]
         tokens = np.concatenate([rest, completion])
         inputs[row, : len(tokens) - 1] = tokens[:-1]
         scored = slice(len(rest) - 1, len(tokens) - 1)
-        targets[row, scored], mask[row, scored] = completion, True
-    unscored = (np.argmax(mask, axis=1).min() // bucket) * bucket
+        targets[row, scored] = completion
+        mask[row, scored] = token_weights(len(completion), trees[tree].full[branch], ld_alpha)
+        first = min(first, scored.start)
+    unscored = first // bucket * bucket
     return Segment(mx.array(inputs), mx.array(targets[:, unscored:]), mx.array(mask[:, unscored:]))
 
 

@@ -33,13 +33,14 @@ from ..models.adapters import (
     trainable,
 )
 from ..models.checkpointing import checkpoint_layers
-from ..models.forward import COMPLETION, PLAIN, Forward
+from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..optimizers import build_optimizer
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..training.arrange import Arrangement, arrange
 from ..training.checks import (
+    check_as_before,
     check_batching,
     check_masks,
     checked_reference,
@@ -98,9 +99,11 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     if config.training.forward != "plain" and forward in (COMPLETION, PLAIN):
         config, forward = _settled_again(asked, config, base, pairs, held, policy, forward)
     arrangement = arrange(forward, config.training, pairs)
-    forward = arrangement.forward
-    check_batching(policy, pairs, forward)
-    data = _with_reference("train pairs", policy, base, pairs, forward, config, before)
+    check_batching(policy, pairs, arrangement.forward)
+    check_as_before(policy, pairs, arrangement.forward, before)
+    forward = desensitised(arrangement.forward, config.loss.ld_alpha)
+    arrangement = arrangement._replace(forward=forward)
+    data = _with_reference("train pairs", policy, base, pairs, forward, config)
     held_out = Data([], np.zeros((0, 2), np.float32))
     if held:
         held_out = _with_reference("held-out pairs", policy, base, held, forward, config)
@@ -243,11 +246,10 @@ def _with_reference(
     pairs: PairStore,
     forward: Forward,
     config: RunConfig,
-    before: np.ndarray | None = None,
 ) -> Data:
     """Pairs with the scores of the policy as it is now, which is the reference; see `checked_reference`."""
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
-    return Data(pairs, checked_reference(policy, pairs, forward, key, label, before))
+    return Data(pairs, checked_reference(policy, pairs, forward, key, label))
 
 
 def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:

@@ -31,6 +31,10 @@ class LossConfig:
         "reverse_kl", "distance to the reference, for losses of log-ratios", choices=DIVERGENCES
     )
     divergence_alpha: float = setting(0.5, "of divergence: alpha; at 1 it is reverse_kl")
+    ld_alpha: float | None = setting(
+        None,
+        "0 to 1: what tokens beyond the pair's shorter answer count, against length; null: as all others",
+    )
     reference_free: bool = setting(False, "take the reference's log-probabilities as 0 in the loss")
 
     def __post_init__(self):
@@ -57,6 +61,8 @@ class LossConfig:
         for option in ("dpop_lambda", "simpo_gamma", "cpo_alpha"):
             if (getattr(self, option) or 0) < 0:
                 raise ValueError(f"{option} must not be negative, got {getattr(self, option)}")
+        if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
+            raise ValueError(f"ld_alpha must be null or from 0 to 1, got {self.ld_alpha}")
         if self.divergence != "reverse_kl":
             others = [name for name in self.names if LOSSES[name].of not in ("margins", "ratios")]
             if others:

@@ -37,7 +37,7 @@ def score_tokens(
 
     Args:
         hidden: (N, T, H), the state before each target.
-        targets, mask: (N, T): token ids, and which of them are scored.
+        targets, mask: (N, T): token ids, and which of them are scored, bool, or how much each counts.
         gradient: the result will be differentiated. With a frozen head, d score / d hidden is then formed
             with the scores, chunk by chunk, so that no logits are formed again in the backward pass.
     """
@@ -58,7 +58,7 @@ def score_tokens(
 
     @scores.vjp
     def scores_vjp(primals, cotangents, outputs):
-        weights = mx.where(mask, cotangents[0][:, None], 0.0)
+        weights = mask * cotangents[0][:, None]
         return (weights[..., None] * outputs[1]).astype(primals.dtype)
 
     return scores(hidden)[0]

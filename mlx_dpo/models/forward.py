@@ -140,6 +140,14 @@ def _with_gradient(
     return result
 
 
+def desensitised(forward: Forward, ld_alpha: float | None) -> Forward:
+    """The same, but tokens beyond the shorter completion of a pair count only `ld_alpha`; None: fully."""
+    if ld_alpha is None:
+        return forward
+    build = partial(forward.build, ld_alpha=ld_alpha)
+    return forward._replace(name=f"{forward.name}, ld_alpha={ld_alpha}", build=build)
+
+
 PLAIN = Forward("plain", build_batch, plain_score)
 COMPLETION = Forward("completion", build_batch, completion_score)
 SHARED = Forward("shared", build_shared, shared_score)

@@ -273,24 +273,17 @@ def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Fo
 
 
 def check_unmoved(
-    model: nn.Module,
-    pairs: Sequence[TokenizedPair],
-    forward: Forward,
-    reference: np.ndarray,
-    before: np.ndarray | None = None,
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, reference: np.ndarray
 ) -> None:
     """Invariant 1: before the first update the policy equals its reference: margins 0, sigmoid loss ln 2.
 
     Args:
         reference: (n, 2) scores of all pairs, as training will use them.
-        before: scores of `sample_pairs` by the model's own call, before a fresh adapter was attached; None
-            where they were compared already, with other pairs.
 
     Raises:
         DpoError: with the largest margin.
     """
     rows = sample_rows(pairs)
-    sample = [pairs[i] for i in rows]
     if not np.isfinite(reference).all():
         bad = pairs[int(np.argmin(np.isfinite(reference).all(axis=1)))]
         raise DpoError(
@@ -298,18 +291,35 @@ def check_unmoved(
             where=bad.where,
             hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
         )
-    compared = [(sample, reference[rows])]
-    if before is not None:
-        compared.append((sample_pairs(model, pairs), before))
-    for some, other in compared:
-        policy = score_pairs(model, some, forward, singles(some))
-        if not (np.abs(policy - other) <= tolerance(model, policy, _token_counts(some))).all():
-            margins = (policy - other) @ np.array([1, -1])
-            raise DpoError(
-                f"the unmoved policy is not its reference: margins up to {np.abs(margins).max():.3g} nats",
-                where="model",
-                hint=_REPORT,
-            )
+    _check_same(model, [pairs[i] for i in rows], forward, reference[rows])
+
+
+def check_as_before(
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, before: np.ndarray
+) -> None:
+    """Of invariant 1: a fresh adapter changes nothing.
+
+    Args:
+        before: scores of `sample_pairs` by the model's own call, before the adapter was attached.
+
+    Raises:
+        DpoError: with the largest margin.
+    """
+    if np.isfinite(before).all():  # else the check of the reference names the row
+        _check_same(model, sample_pairs(model, pairs), forward, before)
+
+
+def _check_same(
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, expected: np.ndarray
+) -> None:
+    policy = score_pairs(model, pairs, forward, singles(pairs))
+    if not (np.abs(policy - expected) <= tolerance(model, policy, _token_counts(pairs))).all():
+        margins = (policy - expected) @ np.array([1, -1])
+        raise DpoError(
+            f"the unmoved policy is not its reference: margins up to {np.abs(margins).max():.3g} nats",
+            where="model",
+            hint=_REPORT,
+        )
 
 
 def checked_reference(
@@ -318,7 +328,6 @@ def checked_reference(
     forward: Forward,
     key: dict[str, Any],
     label: str,
-    before: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scores (n, 2) of the policy as it is now, kept or computed, that passed `check_unmoved`.
 
@@ -329,14 +338,14 @@ def checked_reference(
     """
     reference = reference_scores(policy, pairs, forward, key, label)
     try:
-        check_unmoved(policy, pairs, forward, reference.scores, before)
+        check_unmoved(policy, pairs, forward, reference.scores)
     except DpoError:
         if not reference.found:
             raise
         say(f"reference, {label}: what the cache held is not what the model gives; it is scored again")
         forget_reference(key)
         reference = reference_scores(policy, pairs, forward, key, label)
-        check_unmoved(policy, pairs, forward, reference.scores, before)
+        check_unmoved(policy, pairs, forward, reference.scores)
     return reference.scores
 
 
