@@ -88,6 +88,12 @@ class RunConfig:
             f"set training.micro_batch=1 and training.accumulation={window}",
         )
         yield (
+            deferred and self.loss.wpo,
+            "beta.beta_dpo.deferred",
+            "scores pairs once, and loss.wpo needs their weights before",
+            "set beta.beta_dpo.deferred=false",
+        )
+        yield (
             deferred and not self.loss.of_margins,
             "beta.beta_dpo.deferred",
             f"keeps the gradients of margins, and {names} looks at more",
@@ -106,6 +112,8 @@ class RunConfig:
         """What wants all scores of a window before any is differentiated, if anything does."""
         if beta_rule(self.beta).looks_first:
             return f"beta.rule={self.beta.rule}"
+        if self.loss.wpo:
+            return "loss.wpo"
         several = self.loss.needs_window and self.training.accumulation > 1
         return f"loss.name={', '.join(self.loss.names)} and training.accumulation above 1" if several else ""
 

@@ -36,6 +36,13 @@ LOSSES = [
         for divergence in ("forward_kl", "js", "alpha")
     ),
 ]
+WEIGHED = [
+    {"ld_alpha": 0.5},
+    {"ld_alpha": 0.0, "name": "ipo"},
+    {"wpo": True},
+    {"wpo": True, "name": "ipo", "ld_alpha": 0.3},
+]
+"""What needs the tokens: for these the models are scored."""
 DIVERGENCES = {"js": "js_divergence", "alpha": "alpha_divergence"}
 
 
@@ -78,6 +85,7 @@ def make_trainer(folder: Path, name: str, shapes: dict, moved: float) -> InOrder
         save_strategy="no",
         max_length=None,
         router_aux_loss_coef=0.0,
+        use_weighting=moved > 0,  # so that the head gives what loss.wpo needs; a run is without
     )
     for n, p in policy.named_parameters():
         p.requires_grad_(".layers." in n)
@@ -113,11 +121,12 @@ def log_probs(folder: Path, inputs) -> list[list[float]]:
 
 @torch.no_grad()
 def loss_of(trainer: InOrder, inputs, settings: dict) -> float:
-    names = settings["name"]
+    names = settings.get("name", "sigmoid")
     trainer.loss_types = names if isinstance(names, list) else [names]
     trainer.loss_weights = settings.get("weights") or [1.0] * len(trainer.loss_types)
     trainer.label_smoothing = settings.get("label_smoothing", 0.0)
     divergence = settings.get("divergence", "reverse_kl")
+    trainer.ld_alpha, trainer.use_weighting = settings.get("ld_alpha"), settings.get("wpo", False)
     trainer.f_divergence_type = DIVERGENCES.get(divergence, divergence)
     return float(trainer._compute_loss(trainer.model, inputs, False))
 
@@ -144,6 +153,7 @@ def main() -> None:
                 "policy": log_probs(folder / "policy", inputs),
                 "reference": log_probs(folder / "reference", inputs),
                 "losses": [[settings, loss_of(trainer, inputs, settings)] for settings in LOSSES],
+                "weighed": [[settings, loss_of(trainer, inputs, settings)] for settings in WEIGHED],
             }
             trainer = make_trainer(folder / "run", name, shapes, 0.0)
             trainer.train()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.losses import LossConfig, PairLogps, build_loss
+from mlx_dpo.losses import BetaConfig, LossConfig, PairLogps, beta_rule, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, desensitised
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
 from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training.step import pair_gradient, update
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window import Objective, take_window, window_gradient
 
 from .conftest import ROOT
 
@@ -67,6 +67,26 @@ def test_losses_are_those_of_trl(name, number):
     settings, expected = GOLDEN["models"][name]["losses"][number]
     loss = build_loss(LossConfig(**settings))(pairs_of(name), mx.array(GOLDEN["beta"]))
     assert loss.mean().item() == pytest.approx(expected, rel=1e-5, abs=1e-5), settings
+
+
+@pytest.mark.parametrize(
+    "window", [singles(PAIRS), [[*range(6)], [*range(6, 16)]]], ids=["alone", "together"]
+)
+@pytest.mark.parametrize("number", range(len(GOLDEN["models"]["llama"]["weighed"])))
+@pytest.mark.parametrize("forward", [PLAIN, COMPLETION, SHARED, SEPARATE], ids=lambda f: f.name)
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_of_tokens_and_pairs_are_trls(model_of, name, forward, number, window):
+    """LD-DPO's tokens beyond the shorter answer, WPO's pairs by how likely they are."""
+    settings, expected = GOLDEN["models"][name]["weighed"][number]
+    config = LossConfig(**settings)
+    forward = desensitised(forward, config.ld_alpha)
+    reference = score_pairs(model_of(name, 0.0), PAIRS, forward, singles(PAIRS))
+    loss, policy = build_loss(config), model_of(name, GOLDEN["moved"])
+    rule = beta_rule(BetaConfig(value=GOLDEN["beta"]))
+    attach(policy, AdapterConfig(type="full"))
+    objective = Objective(pair_gradient(policy, loss, forward), loss, rule, "two", config.wpo)
+    _, result, _, _ = take_window(objective, PAIRS, window, reference, rule.init(0))
+    assert result.losses.mean() == pytest.approx(expected, rel=2e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("forward", [COMPLETION, SHARED], ids=lambda f: f.name)

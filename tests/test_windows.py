@@ -157,6 +157,22 @@ def test_beta_dpo_that_keeps_all_and_follows_nothing_is_sigmoid_dpo(moved, passe
     assert difference_of(actual, plain) <= 2e-6 * norm_of(plain)
 
 
+@pytest.mark.parametrize("window", [TOGETHER, TRIPLES])
+def test_weighed_pairs_do_not_depend_on_their_micro_batches(moved, window):
+    """WPO: a pair's gradient is that of sigmoid DPO times its weight."""
+    policy, pairs, reference = moved
+    objective = objective_of(policy, {"wpo": True}, passes="two")._replace(agreement=True)
+    expected, one, _ = taken(objective, pairs, SINGLES, reference)
+    actual, _, _ = taken(objective, pairs, window, reference)
+    assert difference_of(actual, expected) <= 5e-6 * norm_of(expected)
+    _, plain, _ = taken(objective_of(policy), pairs, SINGLES, reference)
+    counts = one.losses / plain.losses
+    assert ((counts > 0) & (counts < 10)).all() and counts.std() > 1e-4
+    each = [taken(objective_of(policy), pairs, [[i]], reference)[0] for i in range(8)]
+    weighed = {n: np.mean([c * g[n] for c, g in zip(counts, each, strict=True)], axis=0) for n in expected}
+    assert difference_of(weighed, expected) <= 2e-5 * norm_of(expected)
+
+
 def test_pairs_that_do_not_count_are_not_differentiated(moved):
     policy, pairs, reference = moved
     objective = objective_of(policy, beta=BETA_DPO, passes="two")

@@ -20,8 +20,8 @@ class Segment(NamedTuple):
     """Branches computed together, as many a prompt for every prompt, side by side; right-padded with 0.
 
     `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. Of the
-    last T places, `targets` (N, T) int32 has the token that follows, `mask` (N, T) whether it is scored or, if
-    it is float32, what it counts.
+    last T places, `targets` (N, T) int32 has the token that follows, `mask` (N, T) whether it is scored or,
+    in float32, what it counts.
     """
 
     inputs: mx.array

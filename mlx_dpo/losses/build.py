@@ -35,6 +35,9 @@ class LossConfig:
         None,
         "0 to 1: what tokens beyond the pair's shorter answer count, against length; null: as all others",
     )
+    wpo: bool = setting(
+        False, "weigh each pair by how likely its answers are to the policy; scores every pair twice"
+    )
     reference_free: bool = setting(False, "take the reference's log-probabilities as 0 in the loss")
 
     def __post_init__(self):
@@ -67,6 +70,8 @@ class LossConfig:
             others = [name for name in self.names if LOSSES[name].of not in ("margins", "ratios")]
             if others:
                 raise ValueError(f"divergence must be reverse_kl for {', '.join(others)}")
+        if self.wpo and self.needs_window:
+            raise ValueError(f"wpo weighs single pairs, and {', '.join(self.names)} has no loss of these")
         if self.reference_free and not self.needs_reference:
             raise ValueError(f"reference_free changes nothing for {', '.join(self.names)}")
 

@@ -64,6 +64,47 @@ def score_tokens(
     return scores(hidden)[0]
 
 
+def score_and_agreement(
+    model: nn.Module, hidden: mx.array, targets: mx.array, mask: mx.array, *, gradient: bool = False
+) -> mx.array:
+    """As `score_tokens`, without gradient, and `mean_agreement` beside it: float32 (N, 2)."""
+    logps, squares = (
+        part.reshape(mask.shape)
+        for part in _with_squares(model, hidden.reshape(-1, hidden.shape[-1]), targets.flatten())
+    )
+    return mx.stack([sum_scored(logps, mask), mean_agreement(logps, squares, mask)], axis=-1)
+
+
+def mean_agreement(logps: mx.array, squares: mx.array, mask: mx.array) -> mx.array:
+    """How likely each completion is against what the model would say itself: (N,), nats a token.
+
+    The mean over tokens of log p(y) - log sum of p squared (Zhou et al. 2024, arXiv:2406.11827, eq. 2).
+
+    Args:
+        logps, squares: (N, T): log p of each target, log of the sum of squared chances there.
+        mask: (N, T): which targets count.
+    """
+    counted = mask != 0
+    return mx.where(counted, logps - squares, 0.0).sum(axis=-1) / counted.sum(axis=-1)
+
+
+def _with_squares(model: nn.Module, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """log p of every target (T,), and log of the sum of all squared chances there (T,)."""
+    vocabulary, (most, words) = Vocabulary(model, hidden), _piece()
+    words, parts = vocabulary.stretch(words), []
+    for first in range(0, len(hidden), most):
+        rows, picked = hidden[first : first + most], mx.zeros((1,))
+        total = double = mx.array(-mx.inf)
+        for start in range(0, vocabulary.size, words):
+            logits = vocabulary.logits(rows, slice(start, start + words)).astype(mx.float32)
+            picked = picked + _at(logits, targets[first : first + most] - start)
+            total = mx.logaddexp(total, mx.logsumexp(logits, axis=-1))
+            double = mx.logaddexp(double, mx.logsumexp(2 * logits, axis=-1))
+            mx.eval(picked, total, double)  # without a gradient nothing is kept: one stretch at a time
+        parts.append((picked - total, double - 2 * total))
+    return tuple(map(mx.concatenate, zip(*parts, strict=True)))
+
+
 def _piece() -> tuple[int, int]:
     return _PIECE[_planned[-1] if _planned else mx.default_device().type]
 

@@ -13,9 +13,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..data.batches import PairBatch, build_batch
 from ..data.shared import Family, Segment, SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair
-from ..logps import completion_logps
+from ..logps import completion_logps, token_logps
 from .checkpointing import only_memory
-from .completions import score_tokens
+from .completions import mean_agreement, score_and_agreement, score_tokens
 from .custom import custom_function
 from .kernels import lean
 from .state import Memory, empty_state, forked
@@ -34,6 +34,7 @@ class Forward(NamedTuple):
 
     `build(pairs)` lays B pairs out; `score(model, batch, gradient=...)` gives float32 (2B,) nats, chosen rows
     first. `gradient` says whether the result will be differentiated; it changes what is kept, not the values.
+    With `agreement=True` and no gradient it gives (2B, 2): also the `mean_agreement` of each row.
     """
 
     name: str
@@ -41,33 +42,44 @@ class Forward(NamedTuple):
     score: Callable[..., mx.array]
 
 
-def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> mx.array:
+def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool, agreement: bool = False) -> mx.array:
     """The model's own call on whole sequences; logits of every position exist for a moment."""
     logits = model(batch.inputs)
     logits = mx.take_along_axis(logits, batch.positions[..., None], axis=1)
-    return completion_logps(logits, batch.targets, batch.mask)
+    scores = completion_logps(logits, batch.targets, batch.mask)
+    if not agreement:
+        return scores
+    logits = logits.astype(mx.float32)
+    squares = mx.logsumexp(2 * logits, axis=-1) - 2 * mx.logsumexp(logits, axis=-1)
+    means = mean_agreement(token_logps(logits, batch.targets), squares, batch.mask)
+    return mx.stack([scores, means], axis=-1)
 
 
-def completion_score(model: nn.Module, batch: PairBatch, *, gradient: bool) -> mx.array:
+def completion_score(
+    model: nn.Module, batch: PairBatch, *, gradient: bool, agreement: bool = False
+) -> mx.array:
     """Hidden states of whole sequences, logits of completion tokens only."""
     with lean(gradient):
         hidden = hidden_states(model, batch.inputs)
         hidden = mx.take_along_axis(hidden, batch.positions[..., None], axis=1)
-        return score_tokens(model, hidden, batch.targets, batch.mask, gradient=gradient)
+        score = score_and_agreement if agreement else score_tokens
+        return score(model, hidden, batch.targets, batch.mask, gradient=gradient)
 
 
-def shared_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
+def shared_score(
+    model: nn.Module, batch: SharedBatch, *, gradient: bool, agreement: bool = False
+) -> mx.array:
     """Every prompt once; its branches continue from what the blocks remember of it."""
     with lean(gradient):
         return mx.concatenate(
-            [score for family in batch.families for score in _family(model, family, gradient)]
+            [score for family in batch.families for score in _family(model, family, gradient, agreement)]
         )[batch.order]
 
 
-def _family(model: nn.Module, family: Family, gradient: bool) -> list[mx.array]:
+def _family(model: nn.Module, family: Family, gradient: bool, agreement: bool) -> list[mx.array]:
     prompts, state = len(family.prompts), prompt_state(model, family)
     return [
-        _segment(model, segment, forked(state, len(segment.inputs) // prompts), gradient)
+        _segment(model, segment, forked(state, len(segment.inputs) // prompts), gradient, agreement)
         for segment in family.segments
     ]
 
@@ -83,19 +95,24 @@ def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
     return state
 
 
-def _segment(model: nn.Module, segment: Segment, state: list[Memory], gradient: bool) -> mx.array:
+def _segment(
+    model: nn.Module, segment: Segment, state: list[Memory], gradient: bool, agreement: bool = False
+) -> mx.array:
     hidden = hidden_states(model, segment.inputs, state)[:, -segment.targets.shape[1] :]
-    return score_tokens(model, hidden, segment.targets, segment.mask, gradient=gradient)
+    score = score_and_agreement if agreement else score_tokens
+    return score(model, hidden, segment.targets, segment.mask, gradient=gradient)
 
 
-def separate_score(model: nn.Module, batch: SharedBatch, *, gradient: bool) -> mx.array:
+def separate_score(
+    model: nn.Module, batch: SharedBatch, *, gradient: bool, agreement: bool = False
+) -> mx.array:
     """As `shared_score`, one branch in memory at a time: `batch` holds every branch in a segment of its own.
 
     A pair loss is linear in the scores' gradients, so each branch's gradient is formed with its score, before
     the next branch starts, and scaled once the loss is known. No forward runs twice.
     """
     if not gradient:
-        return shared_score(model, batch, gradient=False)
+        return shared_score(model, batch, gradient=False, agreement=agreement)
     scores: list[mx.array] = []
     with lean():
         for family in batch.families:

@@ -23,13 +23,13 @@ class PairGradient(NamedTuple):
     `compute(batch, reference, beta, mean_length)`, float32 (B, 2), () and (), gives the gradient of the *sum*
     of the pairs' losses, so that micro-batches of any size add up exactly, the losses (B,) and the policy's
     log-probs (2B,), chosen ones first. `weigh(batch, weights)`, float32 (2B,), gives the gradient of the
-    weighted sum of log-probs, and these; `score(batch)` these only.
+    weighted sum of log-probs, and these; `score(batch, agreement)` these only, or (2B, 2), see `Forward`.
     """
 
     build: Callable[[Sequence[TokenizedPair]], Any]
     compute: Callable[[Any, mx.array, mx.array, mx.array], tuple[Any, mx.array, mx.array]]
     weigh: Callable[[Any, mx.array], tuple[Any, mx.array]]
-    score: Callable[[Any], mx.array]
+    score: Callable[[Any, bool], mx.array]
 
 
 def pair_gradient(
@@ -64,8 +64,8 @@ def pair_gradient(
     def weigh(batch, weights):
         return differentiate(batch, lambda logps: ((weights * logps).sum(),))
 
-    def score(batch):
-        return forward.score(policy, batch, gradient=False)
+    def score(batch, agreement):
+        return forward.score(policy, batch, gradient=False, agreement=agreement)
 
     if compiled:
         compute, weigh = _compiled(policy, compute), _compiled(policy, weigh)

@@ -35,13 +35,15 @@ class Objective(NamedTuple):
 
     `passes`: "one", where the loss of a pair depends on no other; "two": all pairs are scored before any is
     differentiated; "deferred": each pair's gradient of its margin is kept until all are scored, which needs a
-    loss of margins and micro-batches of one pair.
+    loss of margins and micro-batches of one pair. `agreement`: each pair counts by how likely both its
+    answers are to the policy (WPO, Zhou et al. 2024, arXiv:2406.11827); needs two passes.
     """
 
     gradient: PairGradient
     loss: LossFunction
     rule: BetaRule
     passes: str = "one"
+    agreement: bool = False
 
 
 def take_window(
@@ -105,9 +107,11 @@ def _twice(
     gradient, rows, logps = objective.gradient, [row for micro in window for row in micro], []
     for micro in window:
         check_interrupt()
-        logps.append(_by_pair(gradient.score(gradient.build([pairs[i] for i in micro]))))
-    policy = np.concatenate(logps)
-    slopes, losses, step, state = _slopes(objective, pairs, rows, policy, reference, state)
+        scored = gradient.score(gradient.build([pairs[i] for i in micro]), objective.agreement)
+        logps.append(np.array(scored).reshape(2, len(micro), -1))
+    scores = np.concatenate(logps, axis=1)  # chosen and rejected, pairs, log-prob and perhaps agreement
+    policy, counts = scores[..., 0].T, np.exp(scores[..., 1:].sum(axis=(0, 2)))
+    slopes, losses, step, state = _slopes(objective, pairs, rows, policy, reference, state, counts)
     slope_of = dict(zip(rows, slopes, strict=True))
     total = None
     for micro in window:
@@ -153,15 +157,17 @@ def _slopes(
     policy: np.ndarray,
     reference: np.ndarray,
     state: Any,
+    counts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, BetaStep, Any]:
     """The weighted losses' derivatives in each pair's log-probs (n, 2), these losses (n,), step and state."""
     sizes, reference = _sizes(pairs, rows), reference[rows]
     step, state = objective.rule.update(mx.array(margins_of(policy, reference)), state)
     lengths = mx.array(sizes[:, 1:].T.flatten())
+    weights = step.weights if counts is None else step.weights * mx.array(counts)
 
     def losses(logps):
         given = pair_logps(logps, mx.array(reference), lengths, _mean_length(sizes))
-        return step.weights * objective.loss(given, step.beta)
+        return weights * objective.loss(given, step.beta)
 
     logps = mx.array(policy.T.flatten())
     slopes = mx.grad(lambda logps: losses(logps).sum())(logps)
