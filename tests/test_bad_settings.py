@@ -4,6 +4,7 @@ import click
 import pytest
 
 from mlx_dpo.cli import main
+from mlx_dpo.losses import LOSSES
 
 from .mistakes import SECTIONS, SEE_CONFIG, cases, write
 
@@ -21,7 +22,7 @@ SETTINGS = {
     "a key like no other": (
         "beta:\n  zzz: 1\n",
         "run.yaml:2: unknown setting 'beta.zzz'",
-        "known here: rule, value",
+        "known here: rule, value, risk, beta_dpo",
     ),
     "a number for a section": ("3: 1\n", "run.yaml:1: unknown setting '3'", SECTIONS),
     "a typo in a choice": (
@@ -127,8 +128,8 @@ OVERRIDES = {
     ),
     "an unknown loss": (
         "--set loss.name=sigmod",
-        "--set loss.name: loss.name must be one of sigmoid, got 'sigmod'",
-        SEE_CONFIG,
+        "--set loss.name: loss.name cannot be 'sigmod'",
+        f"choose from {', '.join(LOSSES)}; did you mean sigmoid?",
     ),
     "one layer's name where a list is wanted": (
         "--set adapter.targets=q_proj",
