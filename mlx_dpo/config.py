@@ -63,6 +63,18 @@ class RunConfig:
             "set adapter.dropout=0",
         )
         yield (
+            bool(self.training.reference_sync_steps) and bool(dropout),
+            "adapter.dropout",
+            "dropout cannot be used with training.reference_sync_steps: the reference is scored in training",
+            "set adapter.dropout=0",
+        )
+        yield (
+            bool(self.training.reference_sync_steps) and self.adapter.type == "full",
+            "training.reference_sync_steps",
+            "keeps what is trained twice, and full training trains all weights",
+            "set adapter.type=lora",
+        )
+        yield (
             self.loss.needs_window and window == 1,
             "loss.name",
             f"{names} compares the pairs of a window, and it has one",

@@ -315,10 +315,17 @@ def _step_need(run: Run, config: RunConfig, layout: Layout) -> Need:
         training.forward,
         build_loss(config.loss),
         config.optimizer,
-        kept=training.window if config.passes == "deferred" else int(training.accumulation > 1),
+        kept=_kept(config),
         bucket=_arrangement(config, run.pairs, layout, run.device).bucket,
         device=run.device,
     )
+
+
+def _kept(config: RunConfig) -> int:
+    """Copies of what is trained that are held beside it and the gradient being computed."""
+    training = config.training
+    gradients = training.window if config.passes == "deferred" else int(training.accumulation > 1)
+    return gradients + bool(training.reference_sync_steps)
 
 
 def _scoring_need(run: Run, config: RunConfig) -> Need:

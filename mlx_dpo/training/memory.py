@@ -97,7 +97,7 @@ def need(
 
     Args:
         forward: the setting; of auto, the first that the model's own code allows.
-        kept: gradients that are held beside the one being computed.
+        kept: as much again as is trained, held beside the gradient being computed.
         bucket: to whose multiples lengths are filled up.
         device: where the run will be; by default here.
 

@@ -16,8 +16,9 @@ from ..errors import DpoError, first_ten
 from ..losses import BetaStep, LossFunction, PairLogps
 from ..metrics import pair_metrics
 from ..settings import setting
+from .moving import MovingReference
 from .step import DIVERGED, cap_cache, update
-from .window import Objective, WindowResult, margins_of, take_window
+from .window import Objective, WindowResult, take_window
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class TrainingConfig:
         "trace the step once a shape of batch; auto: on a GPU, where many batches share few shapes",
         choices=("auto", "on", "off"),
     )
+    reference_sync_steps: int | None = setting(
+        None,
+        "updates after which the adapter as it is becomes the reference, again and again (TR-DPO); each pair "
+        "then costs a forward more; null: the reference stays",
+    )
     memory_limit: float | None = setting(
         None, "GB that a run may need by its plan; null: what this machine lets it use"
     )
@@ -67,6 +73,10 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.eval_steps is not None and self.eval_steps < 1:
             raise ValueError(f"eval_steps must be null or at least 1, got {self.eval_steps}")
+        if self.reference_sync_steps is not None and self.reference_sync_steps < 1:
+            raise ValueError(
+                f"reference_sync_steps must be null or at least 1, got {self.reference_sync_steps}"
+            )
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise ValueError(f"memory_limit must be null or above 0, got {self.memory_limit}")
         if self.seed < 0:
@@ -125,13 +135,19 @@ def train(
     steps = config.steps(len(data.pairs))
     eval_steps = config.eval_steps or max(1, -(-steps // 10))
     state, interval = TrainState(beta=objective.rule.init(config.seed)), Interval()
+    reference = MovingReference(policy, objective.gradient, data.pairs, data.reference)
     pair_tokens = pair_sizes(data.pairs).sum(axis=1)
     for epoch in range(config.epochs):
         for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
             start = time.perf_counter()
             policy.train()
             mean, result, beta, next_beta = take_window(
-                objective, data.pairs, window, data.reference, state.beta, check_interrupt
+                objective,
+                data.pairs,
+                window,
+                reference.of(window, check_interrupt),
+                state.beta,
+                check_interrupt,
             )
             _check_finite(result, data, state.step + 1)
             norm = update(policy, optimizer, mean, grad_clip)
@@ -144,8 +160,10 @@ def train(
                 pairs=state.pairs + len(result.rows),
                 tokens=state.tokens + tokens,
             )
+            if config.reference_sync_steps and state.step % config.reference_sync_steps == 0:
+                reference.sync()
             if keep_margins:
-                keep_margins(epoch, state.step, margins_of(result.policy, data.reference[result.rows]))
+                keep_margins(epoch, state.step, result.margins)
             interval.add(result, beta, tokens, time.perf_counter() - start)
             advance(len(result.rows))
             if state.step == 1 or state.step % config.report_steps == 0 or state.step == steps:
@@ -153,7 +171,7 @@ def train(
                     {
                         "step": state.step,
                         "epoch": round(state.pairs / len(data.pairs), 4),
-                        **interval.metrics(data.reference),
+                        **interval.metrics(),
                         "learning_rate": rate,
                         "grad_norm": norm,
                         "tokens": state.tokens,
@@ -193,11 +211,11 @@ class Interval:
         self.tokens += tokens
         self.seconds += seconds
 
-    def metrics(self, reference: np.ndarray) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Means over all pairs of the interval, what beta's rule said last, and the rates of work."""
         means = pair_metrics(
             np.concatenate([r.policy for r in self.results]),
-            reference[self.rows],
+            np.concatenate([r.reference for r in self.results]),
             np.concatenate([r.losses for r in self.results]),
             np.array(self.betas),
         )

@@ -22,12 +22,19 @@ def _never() -> None:
 class WindowResult(NamedTuple):
     """What a window showed, pairs in the window's order; float32 arrays on the host.
 
-    `losses` (n,): of each pair, times its weight; their mean is what was minimised.
+    `policy`, `reference` (n, 2): log-probs, chosen and rejected. `losses` (n,): of each pair, times its
+    weight; their mean is what was minimised.
     """
 
     rows: list[int]
     policy: np.ndarray
+    reference: np.ndarray
     losses: np.ndarray
+
+    @property
+    def margins(self) -> np.ndarray:
+        """Chosen minus rejected log-ratio, without beta (n,)."""
+        return margins_of(self.policy, self.reference)
 
 
 class Objective(NamedTuple):
@@ -64,8 +71,7 @@ def take_window(
     if objective.passes == "one":
         beta = state.beta.astype(mx.float32, stream=mx.cpu)
         mean, result = window_gradient(objective.gradient, pairs, window, reference, beta, check_interrupt)
-        margins = margins_of(result.policy, reference[result.rows])
-        return mean, result, *objective.rule.update(mx.array(margins), state)
+        return mean, result, *objective.rule.update(mx.array(result.margins), state)
     take = _deferred if objective.passes == "deferred" else _twice
     return take(objective, pairs, window, reference, state, check_interrupt)
 
@@ -92,7 +98,8 @@ def window_gradient(
         mx.eval(total, micro_losses, micro_logps)  # memory stays that of one micro-batch
         losses.append(np.array(micro_losses))
         logps.append(_by_pair(micro_logps))
-    return _divided(total, len(rows)), WindowResult(rows, np.concatenate(logps), np.concatenate(losses))
+    result = WindowResult(rows, np.concatenate(logps), reference[rows], np.concatenate(losses))
+    return _divided(total, len(rows)), result
 
 
 def _twice(
@@ -123,7 +130,7 @@ def _twice(
             weights = mx.array(np.concatenate([[slope_of[row][side] for row in counted] for side in (0, 1)]))
             total = _added(total, gradient.weigh(gradient.build([pairs[i] for i in counted]), weights)[0])
             mx.eval(total)
-    return _divided(total, len(rows)), WindowResult(rows, policy, losses), step, state
+    return _divided(total, len(rows)), WindowResult(rows, policy, reference[rows], losses), step, state
 
 
 def _deferred(
@@ -147,7 +154,7 @@ def _deferred(
     total = None
     for (slope, _), margin_gradient in zip(slopes.tolist(), kept, strict=True):
         total = _added(total, tree_map(lambda g, slope=slope: slope * g, margin_gradient))
-    return _divided(total, len(rows)), WindowResult(rows, policy, losses), step, state
+    return _divided(total, len(rows)), WindowResult(rows, policy, reference[rows], losses), step, state
 
 
 def _slopes(

@@ -1,0 +1,50 @@
+"""A reference that follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv:2404.09656, hard updates)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.nn as nn
+import numpy as np
+
+from ..data.tokenize import TokenizedPair
+from .step import PairGradient
+from .window import Window
+
+
+class MovingReference:
+    """The reference's log-probs of all pairs: as before the run and, from each sync on, the policy's of then.
+
+    A mixture of two adapters is not the mixture of their models, so the policy takes the reference's place
+    whole. It is kept as its trainable parameters, and scores a window's pairs when they are trained on.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        gradient: PairGradient,
+        pairs: Sequence[TokenizedPair],
+        scores: np.ndarray,
+    ):
+        self._policy, self._gradient, self._pairs, self._scores = policy, gradient, pairs, scores
+        self._kept: Any = None
+
+    def sync(self) -> None:
+        """Take the policy as it is now."""
+        if self._kept is None:
+            self._scores = self._scores.copy()
+        self._kept = self._policy.trainable_parameters()
+
+    def of(self, window: Window, check_interrupt: Callable[[], None]) -> np.ndarray:
+        """Scores, float32 (n, 2), nats, right for the rows of this window."""
+        if self._kept is None:
+            return self._scores
+        now = self._policy.trainable_parameters()
+        self._policy.update(self._kept)
+        try:
+            for micro in window:
+                check_interrupt()
+                logps = self._gradient.score(self._gradient.build([self._pairs[i] for i in micro]), False)
+                self._scores[micro] = np.array(logps).reshape(2, -1).T
+        finally:
+            self._policy.update(now)
+        return self._scores
