@@ -207,7 +207,7 @@ class Interval:
         self.rows += result.rows
         self.results.append(result)
         self.betas += [beta.beta.item()] * len(result.rows)
-        self.last = {name: metric.item() for name, metric in beta.metrics.items()}
+        self.last = {name: float(metric.item()) for name, metric in beta.metrics.items()}
         self.tokens += tokens
         self.seconds += seconds
 
