@@ -3,6 +3,7 @@
 
     mlx-dpo demo --output runs/demo
     python scripts/study_noise.py --demo runs/demo --work runs/noise --docs docs
+    python scripts/study_noise.py --part 1/2 & python scripts/study_noise.py --part 2/2   # two at a time
 
 Of the demo's training pairs 0, 20 or 40 % get chosen and rejected exchanged; held-out pairs stay as they are.
 Every way trains on the same pairs from the same seed. Interrupted, it goes on where it was. Writes noise.md,
@@ -15,6 +16,7 @@ import math
 import shutil
 import statistics
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 from mlx_dpo.config import load_config
@@ -31,8 +33,8 @@ WAYS = {
     "beta_dpo": ["beta.rule=beta_dpo"],
     "robust": ["loss.name=robust", "loss.label_smoothing=0.2"],
 }
-SHARED = ["training.accumulation=2", "training.epochs=2", "training.eval_steps=1000"]
-"""16 pairs a window, 60 updates, over config/demo.yaml."""
+SHARED = ["training.eval_steps=1000"]
+"""Over config/demo.yaml: eight pairs a window, 60 updates."""
 FIGURES = {"eval/rewards/accuracies": "accuracy", "eval/rewards/margins": "margin", "beta": "last beta"}
 _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
@@ -51,7 +53,7 @@ def flipped(source: Path, target: Path, share: float, seed: int) -> Path:
 def trained(demo: Path, work: Path, way: str, share: float, seed: int) -> dict[str, float]:
     """Figures of one run on held-out pairs."""
     data = flipped(demo / "pairs" / "train.jsonl", work / f"train-{share}-{seed}.jsonl", share, seed)
-    run = work / "run"
+    run = work / f"run-{way}-{share}-{seed}"
     config = load_config(
         shipped("config/demo.yaml"),
         [
@@ -66,8 +68,9 @@ def trained(demo: Path, work: Path, way: str, share: float, seed: int) -> dict[s
     )
     shutil.rmtree(run, ignore_errors=True)
     result = train_run(config)
-    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    beta = [row["beta"] for row in last if "beta" in row][-1]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    beta = [row["beta"] for row in rows if "beta" in row][-1]
+    shutil.rmtree(run)
     return {name: {**result.held_out, "beta": beta}[name] for name in FIGURES}
 
 
@@ -128,8 +131,8 @@ def page(found: dict, seeds: int) -> str:
     return f"""# Wrong labels
 
 `scripts/study_noise.py`, {seeds} seeds ({versions}): the demo's tiny Granite hybrid trained on its own
-pairs, of which 0, 20 or 40 % have chosen and rejected exchanged; 96 held-out pairs, all right. 16 pairs a
-window, 60 updates, else the settings of `config/demo.yaml`; risk with a warm-up of 12 updates, robust with
+pairs, of which 0, 20 or 40 % have chosen and rejected exchanged; 96 held-out pairs, all right. Settings of
+`config/demo.yaml`: 8 pairs a window, 60 updates; risk with a warm-up of 12 updates, robust with
 `label_smoothing` 0.2 whatever the share. Mean over seeds and its 95 % interval. Accuracy: chosen reward above
 the rejected one; margin: their difference at beta 0.1.
 
@@ -147,17 +150,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/noise"), help="runs and results go here")
     parser.add_argument("--docs", type=Path, help="write noise.md and noise.png here")
     parser.add_argument("--seeds", type=int, default=5, choices=range(5, 11))
+    parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
     options = parser.parse_args()
+    part, parts = map(int, options.part.split("/"))
     options.work.mkdir(parents=True, exist_ok=True)
-    path = options.work / "results.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    for seed in range(options.seeds):
-        for share in NOISE:
-            for way in WAYS:
-                key = f"{way} {share} {seed}"
-                if key not in found:
-                    found[key] = trained(options.demo, options.work, way, share, seed)
-                    path.write_text(json.dumps(found, indent=1))
+    found = {}
+    for number, (seed, share, way) in enumerate(product(range(options.seeds), NOISE, WAYS)):
+        path = options.work / f"{way}-{share}-{seed}.json"
+        if number % parts == part - 1 and not path.exists():
+            path.write_text(json.dumps(trained(options.demo, options.work, way, share, seed)))
+        if path.exists():
+            found[f"{way} {share} {seed}"] = json.loads(path.read_text())
+    if parts > 1:
+        return
     if options.docs:
         (options.docs / "noise.md").write_text(page(found, options.seeds))
         plot(found, options.seeds, options.docs / "noise.png")
