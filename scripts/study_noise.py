@@ -52,8 +52,8 @@ def flipped(source: Path, target: Path, share: float, seed: int) -> Path:
 
 def trained(demo: Path, work: Path, way: str, share: float, seed: int) -> dict[str, float]:
     """Figures of one run on held-out pairs."""
-    data = flipped(demo / "pairs" / "train.jsonl", work / f"train-{share}-{seed}.jsonl", share, seed)
     run = work / f"run-{way}-{share}-{seed}"
+    data = flipped(demo / "pairs" / "train.jsonl", run.with_suffix(".jsonl"), share, seed)
     config = load_config(
         shipped("config/demo.yaml"),
         [
@@ -71,6 +71,7 @@ def trained(demo: Path, work: Path, way: str, share: float, seed: int) -> dict[s
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     beta = [row["beta"] for row in rows if "beta" in row][-1]
     shutil.rmtree(run)
+    data.unlink()
     return {name: {**result.held_out, "beta": beta}[name] for name in FIGURES}
 
 

@@ -69,11 +69,15 @@ def test_losses_are_those_of_trl(name, number):
     assert loss.mean().item() == pytest.approx(expected, rel=1e-5, abs=1e-5), settings
 
 
-@pytest.mark.parametrize(
-    "window", [singles(PAIRS), [[*range(6)], [*range(6, 16)]]], ids=["alone", "together"]
-)
+ALONE, TOGETHER = singles(PAIRS), [[*range(6)], [*range(6, 16)]]
+
+
 @pytest.mark.parametrize("number", range(len(GOLDEN["models"]["llama"]["weighed"])))
-@pytest.mark.parametrize("forward", [PLAIN, COMPLETION, SHARED, SEPARATE], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    ("forward", "window"),
+    [(PLAIN, ALONE), (COMPLETION, TOGETHER), (SHARED, ALONE), (SHARED, TOGETHER), (SEPARATE, ALONE)],
+    ids=["plain", "completion, together", "shared", "shared, together", "branch by branch"],
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_of_tokens_and_pairs_are_trls(model_of, name, forward, number, window):
     """LD-DPO's tokens beyond the shorter answer, WPO's pairs by how likely they are."""
