@@ -124,8 +124,8 @@ class RunConfig:
         """What wants all scores of a window before any is differentiated, if anything does."""
         if beta_rule(self.beta).looks_first:
             return f"beta.rule={self.beta.rule}"
-        if self.loss.wpo:
-            return "loss.wpo"
+        if self.loss.wpo or self.loss.bco_shift:
+            return "loss.wpo" if self.loss.wpo else "loss.bco_shift"
         several = self.loss.needs_window and self.training.accumulation > 1
         return f"loss.name={', '.join(self.loss.names)} and training.accumulation above 1" if several else ""
 

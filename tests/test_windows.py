@@ -90,7 +90,7 @@ def objective_of(policy, loss=None, beta=None, passes="one"):
 
 def taken(objective, pairs, window, reference, seed=0):
     """A window's gradient by name, what it showed, beta's step."""
-    state = objective.rule.init(seed)
+    state = objective.init(seed)
     gradient, result, step, _ = take_window(objective, pairs, window, reference, state)
     return {n: np.array(g) for n, g in tree_flatten(gradient)}, result, step
 
@@ -171,6 +171,33 @@ def test_weighed_pairs_do_not_depend_on_their_micro_batches(moved, window):
     each = [taken(objective_of(policy), pairs, [[i]], reference)[0] for i in range(8)]
     weighed = {n: np.mean([c * g[n] for c, g in zip(counts, each, strict=True)], axis=0) for n in expected}
     assert difference_of(weighed, expected) <= 2e-5 * norm_of(expected)
+
+
+def test_bco_takes_the_running_mean_of_rewards_off_them(moved):
+    """Three windows: the shift is the mean of their mean rewards so far, this one's included."""
+    policy, pairs, reference = moved
+    objective = objective_of(policy, {"name": "bco_pair", "bco_shift": True}, passes="two")
+    objective, seen = objective._replace(shift=True), []
+    state = objective.init(0)
+    for window in ([[0], [1], [2]], [[3, 4]], [[5], [6, 7]]):
+        gradient, result, _, state = take_window(objective, pairs, window, reference, state)
+        rewards = 0.1 * (result.policy - result.reference).astype(float)
+        seen.append(rewards.mean())
+        shift = float(np.mean(seen))
+        a, b = (rewards - shift).T
+        assert result.losses == pytest.approx(np.logaddexp(0, -a) + np.logaddexp(0, b), rel=1e-5)
+        plain = build_loss(LossConfig(name="bco_pair"))
+
+        def shifted(logps, beta, plain=plain, shift=shift):
+            return plain(logps._replace(shift=shift), beta)
+
+        once = pair_gradient(policy, shifted, COMPLETION)
+        expected, _ = window_gradient(once, pairs, window, reference, mx.array(0.1))
+        difference = {
+            n: np.array(g) - np.array(dict(tree_flatten(expected))[n]) for n, g in tree_flatten(gradient)
+        }
+        assert norm_of(difference) <= 5e-6 * norm_of({n: np.array(g) for n, g in tree_flatten(expected)})
+    assert abs(shift) > 0.01
 
 
 def test_pairs_that_do_not_count_are_not_differentiated(moved):

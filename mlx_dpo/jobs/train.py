@@ -303,7 +303,7 @@ def _train(
                 policy,
                 build_optimizer(config.optimizer, steps),
                 data,
-                Objective(gradient, loss, rule, config.passes, config.loss.wpo),
+                Objective(gradient, loss, rule, config.passes, config.loss.wpo, config.loss.bco_shift),
                 config.training,
                 config.optimizer.grad_clip,
                 evaluate=partial(evaluate, check_interrupt=check_interrupt),

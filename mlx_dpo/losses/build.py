@@ -27,6 +27,10 @@ class LossConfig:
     dpop_lambda: float | None = setting(None, "dpop: weight of its penalty")
     simpo_gamma: float | None = setting(None, "simpo: margin that is asked for")
     cpo_alpha: float | None = setting(None, "cpo: weight of its supervised part")
+    bco_shift: bool = setting(
+        False,
+        "bco_pair: take the running mean of rewards off them, as TRL before 1.0; scores every pair twice",
+    )
     divergence: str = setting(
         "reverse_kl", "distance to the reference, for losses of log-ratios", choices=DIVERGENCES
     )
@@ -70,6 +74,8 @@ class LossConfig:
             others = [name for name in self.names if LOSSES[name].of not in ("margins", "ratios")]
             if others:
                 raise ValueError(f"divergence must be reverse_kl for {', '.join(others)}")
+        if self.bco_shift and "bco_pair" not in self.names:
+            raise ValueError(f"bco_shift is of bco_pair, not of {', '.join(self.names)}")
         if self.wpo and self.needs_window:
             raise ValueError(f"wpo weighs single pairs, and {', '.join(self.names)} has no loss of these")
         if self.reference_free and not self.needs_reference:

@@ -11,6 +11,7 @@ class PairLogps(NamedTuple):
     """Log-probabilities of B pairs, float32 (B,), nats, summed over completion tokens.
 
     `mean_length`, float32 (): chosen tokens a pair, over all pairs of the window that these are part of.
+    `shift`, (): what `bco_pair` takes off every reward.
     """
 
     chosen: mx.array
@@ -20,6 +21,7 @@ class PairLogps(NamedTuple):
     chosen_lengths: mx.array
     rejected_lengths: mx.array
     mean_length: mx.array
+    shift: mx.array | float = 0.0
 
     @property
     def chosen_logratios(self) -> mx.array:

@@ -82,10 +82,11 @@ def nca_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
     return -nn.log_sigmoid(chosen) - 0.5 * negative
 
 
-@register_loss("bco_pair", source="Jung et al. 2024, arXiv:2404.04656; without its shift", of="ratios")
+@register_loss("bco_pair", source="Jung et al. 2024, arXiv:2404.04656", of="ratios")
 def bco_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """A classifier of chosen against rejected answers whose logits are the rewards: (B,)."""
-    return -nn.log_sigmoid(beta * pairs.chosen_logratios) - nn.log_sigmoid(-beta * pairs.rejected_logratios)
+    """A classifier of chosen against rejected answers whose logits are the rewards, less `shift`: (B,)."""
+    chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
+    return -nn.log_sigmoid(chosen - pairs.shift) - nn.log_sigmoid(pairs.shift - rejected)
 
 
 @register_loss("sppo_hard", source="Wu et al. 2024, arXiv:2405.00675, eq. 4.7; wins 1 and 0", of="ratios")

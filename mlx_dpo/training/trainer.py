@@ -134,7 +134,7 @@ def train(
     """
     steps = config.steps(len(data.pairs))
     eval_steps = config.eval_steps or max(1, -(-steps // 10))
-    state, interval = TrainState(beta=objective.rule.init(config.seed)), Interval()
+    state, interval = TrainState(beta=objective.init(config.seed)), Interval()
     reference = MovingReference(policy, objective.gradient, data.pairs, data.reference)
     pair_tokens = pair_sizes(data.pairs).sum(axis=1)
     for epoch in range(config.epochs):

@@ -43,7 +43,8 @@ class Objective(NamedTuple):
     `passes`: "one", where the loss of a pair depends on no other; "two": all pairs are scored before any is
     differentiated; "deferred": each pair's gradient of its margin is kept until all are scored, which needs a
     loss of margins and micro-batches of one pair. `agreement`: each pair counts by how likely both its
-    answers are to the policy (WPO, Zhou et al. 2024, arXiv:2406.11827); needs two passes.
+    answers are to the policy (WPO, Zhou et al. 2024, arXiv:2406.11827). `shift`: the running mean of rewards
+    is taken off them (`bco_pair`, Jung et al. 2024, arXiv:2404.04656). Both need two passes.
     """
 
     gradient: PairGradient
@@ -51,6 +52,20 @@ class Objective(NamedTuple):
     rule: BetaRule
     passes: str = "one"
     agreement: bool = False
+    shift: bool = False
+
+    def init(self, seed: int) -> Any:
+        """The state before the first window."""
+        state = self.rule.init(seed)
+        return ShiftedState(state, mx.array(0.0), mx.array(0)) if self.shift else state
+
+
+class ShiftedState(NamedTuple):
+    """The rule's state, and the mean of `windows` windows' mean rewards, ()."""
+
+    rule: Any
+    mean: mx.array
+    windows: mx.array
 
 
 def take_window(
@@ -65,7 +80,7 @@ def take_window(
 
     Args:
         reference: float32 (n, 2) of all `pairs`.
-        state: of the objective's rule.
+        state: the objective's.
         check_interrupt: called before each micro-batch; may raise KeyboardInterrupt.
     """
     if objective.passes == "one":
@@ -168,17 +183,24 @@ def _slopes(
 ) -> tuple[np.ndarray, np.ndarray, BetaStep, Any]:
     """The weighted losses' derivatives in each pair's log-probs (n, 2), these losses (n,), step and state."""
     sizes, reference = _sizes(pairs, rows), reference[rows]
-    step, state = objective.rule.update(mx.array(margins_of(policy, reference)), state)
+    own = state.rule if objective.shift else state
+    step, own = objective.rule.update(mx.array(margins_of(policy, reference)), own)
+    if objective.shift:
+        rewards = step.beta * float((policy - reference).mean())
+        mean = (state.windows * state.mean + rewards) / (state.windows + 1)
+        own = ShiftedState(own, mean, state.windows + 1)
     lengths = mx.array(sizes[:, 1:].T.flatten())
     weights = step.weights if counts is None else step.weights * mx.array(counts)
 
     def losses(logps):
         given = pair_logps(logps, mx.array(reference), lengths, _mean_length(sizes))
+        if objective.shift:
+            given = given._replace(shift=own.mean)
         return weights * objective.loss(given, step.beta)
 
     logps = mx.array(policy.T.flatten())
     slopes = mx.grad(lambda logps: losses(logps).sum())(logps)
-    return _by_pair(slopes), np.array(losses(logps)), step, state
+    return _by_pair(slopes), np.array(losses(logps)), step, own
 
 
 def _sizes(pairs: Sequence[TokenizedPair], rows: Sequence[int]) -> np.ndarray:
