@@ -27,8 +27,8 @@ class BetaDpoConfig:
     momentum: float = setting(0.9, "weight of the old mean and spread against the window's")
     start: str = setting(
         "window",
-        "mean and spread before the first window; window: that window's own; zero: 0, as in the authors' "
-        "code, whose first filters are ten times too sharp",
+        "mean and spread before margins differ; window: those of the first window where they do; zero: 0, as in "
+        "the authors' code, whose first filters are ten times too sharp",
         choices=("window", "zero"),
     )
     minimum: float = setting(1e-3, "beta never falls below")
@@ -48,10 +48,9 @@ class BetaDpoConfig:
 
 
 class BetaDpoState(NamedTuple):
-    """`beta` () last used, `windows` int32 () seen, running `mean` () and `spread` (), random `key`."""
+    """`beta` () last used, running `mean` () and `spread` () of margins, random `key`."""
 
     beta: mx.array
-    windows: mx.array
     mean: mx.array
     spread: mx.array
     key: mx.array
@@ -62,12 +61,12 @@ def beta_dpo(value: float, config: BetaDpoConfig) -> BetaRule:
 
     def init(seed: int) -> BetaDpoState:
         key = mx.random.key(seed % 2**64)
-        return BetaDpoState(exact(value), mx.array(0), exact(0.0), exact(0.0), key)
+        return BetaDpoState(exact(value), exact(0.0), exact(0.0), key)
 
     def moments(margins: mx.array, state: BetaDpoState) -> tuple[mx.array, mx.array]:
         zero = config.start == "zero"
         mean, spread = margins.mean(), mx.std(margins, ddof=int(zero and len(margins) > 1))
-        if not zero and state.windows.item() == 0:
+        if not zero and state.spread.item() < _LEAST:  # before the first update all margins are 0
             return mean, spread
         m = config.momentum
         return m * state.mean + (1 - m) * mean, m * state.spread + (1 - m) * spread
@@ -93,7 +92,7 @@ def beta_dpo(value: float, config: BetaDpoConfig) -> BetaRule:
             step = BetaStep(
                 beta.astype(mx.float32), chosen * (n / kept), {f"beta_dpo/{k}": v for k, v in metrics.items()}
             )
-            return step, BetaDpoState(beta, state.windows + 1, mean, spread, key)
+            return step, BetaDpoState(beta, mean, spread, key)
 
     return BetaRule(init, update, looks_first=True)
 
