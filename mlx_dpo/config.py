@@ -63,6 +63,19 @@ class RunConfig:
             "set adapter.dropout=0",
         )
         yield (
+            rule != "fixed" and self.loss.names == ["sft"],
+            "beta.rule",
+            "sft has no beta to move",
+            "set beta.rule=fixed, or another loss.name",
+        )
+        blind = self.loss.reference_free or not self.loss.needs_reference
+        yield (
+            bool(self.training.reference_sync_steps) and blind,
+            "training.reference_sync_steps",
+            f"{names} does not look at the reference here",
+            "set training.reference_sync_steps=null, or another loss",
+        )
+        yield (
             bool(self.training.reference_sync_steps) and bool(dropout),
             "adapter.dropout",
             "dropout cannot be used with training.reference_sync_steps: the reference is scored in training",

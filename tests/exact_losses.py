@@ -73,7 +73,9 @@ class Quantities:
         if config.reference_free:
             self.rw, self.rl = 0 * self.rw, 0 * self.rl
         score = SCORES[config.divergence]
-        self.a, self.b = (score(r, config.divergence_alpha) for r in (self.w - self.rw, self.l - self.rl))
+        self.a, self.b = (
+            score(r, config.divergence_alpha or 0.5) for r in (self.w - self.rw, self.l - self.rl)
+        )
         self.d, self.m = self.a - self.b, self.a / self.cw - self.b / self.cl
 
 

@@ -153,6 +153,8 @@ def test_a_margin_summary_by_hand():
             ["adapter.dropout=0.1", "loss.name=aot"],
             "dropout cannot be used with loss.name=aot and",
         ),
+        (["adapter.dropout=0.1", "loss.wpo=true"], "dropout cannot be used with loss.wpo"),
+        (["loss.name=sft", *RISK], "sft has no beta to move"),
         (["loss.name=aot", "training.accumulation=1"], "aot compares the pairs of a window, and it has one"),
         ([*RISK, "training.accumulation=1"], "risk looks at the margins of a window, and it has one"),
         (["loss.name=aot", *BETA_DPO], "beta_dpo leaves pairs out, and aot has no loss of single pairs"),
@@ -169,6 +171,39 @@ def test_a_margin_summary_by_hand():
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(DpoError, match=message):
         load_config(None, settings)
+
+
+def test_a_run_with_generation_a_moves_beta_before_its_window(configure):
+    reports, _ = rows_of(train_run(configure("llama", *RISK, "beta.risk.generation=A")).folder)
+    moved = 0.1 * math.exp(0.1 * reports[2]["risk/s_k"])
+    assert [row["beta"] for row in reports[:3]] == pytest.approx([0.1, 0.1, moved], rel=1e-5)
+
+
+def test_a_run_with_wpo_weighs_its_pairs(configure):
+    """Every loss of the first window is ln 2, times a weight that is not 1."""
+    reports, _ = rows_of(train_run(configure("llama", "loss.wpo=true")).folder)
+    assert 0 < reports[0]["loss"] != pytest.approx(LN2, rel=1e-3)
+    assert reports[0]["rewards/margins"] == 0
+
+
+def test_a_run_with_bcos_shift_differs_from_one_without_from_the_second_update_on(configure):
+    """Before it all rewards are 0, and so is their mean."""
+    name = ("loss.name=bco_pair", "optimizer.warmup_ratio=0")
+    plain, _ = rows_of(train_run(configure("llama", *name, output="plain")).folder)
+    shifted, _ = rows_of(train_run(configure("llama", *name, "loss.bco_shift=true", output="shift")).folder)
+    assert shifted[0]["loss"] == plain[0]["loss"]
+    assert shifted[1]["logps/chosen"] == pytest.approx(plain[1]["logps/chosen"], rel=1e-6)
+    assert shifted[1]["loss"] != plain[1]["loss"]
+
+
+@pytest.mark.parametrize("warmup", [4, 5])
+def test_a_warm_up_that_leaves_no_window_another_beta_is_refused(configure, warmup):
+    """Generation B moves beta after a window: the fifth of five windows has the beta of after the fourth."""
+    config = configure("llama", "beta.rule=risk", f"beta.risk.warmup_steps={warmup}")
+    with pytest.raises(DpoError, match="the run has 5: beta would never move"):
+        train_run(config)
+    reports, _ = rows_of(train_run(configure("llama", "beta.rule=risk", "beta.risk.warmup_steps=3")).folder)
+    assert reports[-1]["beta"] != pytest.approx(0.1, rel=1e-6)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused(configure):

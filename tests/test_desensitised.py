@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, desensitised
@@ -68,8 +69,14 @@ def test_one_answer_of_two_pairs_counts_in_each_by_the_others_length():
     assert abs(alone[0, 0] - alone[1, 0]) > 1
 
 
-def test_a_run_takes_policy_and_reference_alike(configure):
-    reports, held_out = rows_of(train_run(configure("llama", "loss.ld_alpha=0.4")).folder)
+def test_a_run_takes_policy_and_reference_alike(configure, capsys):
+    folder = train_run(configure("llama", "loss.ld_alpha=0.4")).folder
+    reports, held_out = rows_of(folder)
+    capsys.readouterr()
+    # An evaluation of the run says what the run itself said last, and finds its reference.
+    again = evaluate_run(folder, samples=0)
+    assert again.metrics["loss"] == pytest.approx(held_out[-1]["eval/loss"], rel=1e-6)
+    assert "6 pairs from the cache, no forward" in capsys.readouterr().err
     full, _ = rows_of(train_run(configure("llama", output="full")).folder)
     assert reports[0]["rewards/margins"] == 0 == held_out[0]["eval/rewards/margins"]
     assert full[0]["logps/chosen"] < reports[0]["logps/chosen"] < 0

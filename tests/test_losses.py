@@ -155,6 +155,25 @@ def test_a_loss_is_one_finite_float32_a_pair_at_any_margin(name):
     assert np.isfinite(np.array(loss)).all()
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_slope_is_finite_at_any_margin(name):
+    pairs, loss = pairs_of([-1e4, -1.0, 0.0, 1.0, 1e4]), build_loss(LossConfig(name=name))
+
+    def summed(chosen, rejected):
+        return loss(pairs._replace(chosen=chosen, rejected=rejected), mx.array(0.1)).sum()
+
+    slopes = np.array(mx.grad(summed, argnums=(0, 1))(pairs.chosen, pairs.rejected))
+    assert np.isfinite(slopes).all()
+    assert np.abs(slopes).max() > 0
+
+
+def test_dpops_penalty_has_no_slope_where_the_policy_has_not_moved():
+    """All pairs of a first update are there: it would be fifty times what the margins ask for."""
+    pairs, loss = pairs_of([0.0]), build_loss(LossConfig(name="dpop"))
+    slope = mx.grad(lambda chosen: loss(pairs._replace(chosen=chosen), mx.array(0.1)).sum())(pairs.chosen)
+    assert slope.item() == pytest.approx(-0.05)
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_a_pairs_loss_does_not_depend_on_the_pairs_beside_it(name):
     loss, margins = build_loss(LossConfig(name=name)), [-3.0, 0.5, 40.0]
@@ -275,6 +294,11 @@ def test_label_smoothing_pulls_back_from_where_the_odds_are_those_of_the_labels(
         ({"name": "exo_pair", "label_smoothing": 0.0}, "label_smoothing must be above 0 for exo_pair"),
         ({"name": "ipo", "label_smoothing": 0.1}, "label_smoothing is of .*sigmoid.*, not of ipo"),
         ({"dpop_lambda": 1.0}, "dpop_lambda is of dpop, not of sigmoid"),
+        ({"weights": [0.0]}, "weights must be above 0"),
+        ({"divergence_alpha": 0.3}, "divergence_alpha is of divergence alpha, not of reverse_kl"),
+        ({"name": ["sigmoid", "sft"], "ld_alpha": 0.5}, "ld_alpha is of losses with a reference, not of sft"),
+        ({"wpo": True, "ld_alpha": 0.0}, "ld_alpha must be above 0 with wpo"),
+        ({"name": "bco_pair", "bco_shift": True, "divergence": "js"}, "bco_shift is of rewards"),
         ({"bco_shift": True}, "bco_shift is of bco_pair, not of sigmoid"),
         ({"wpo": True, "name": "aot"}, "wpo weighs single pairs, and aot has no loss of these"),
         ({"ld_alpha": 1.5}, "ld_alpha must be null or from 0 to 1, got 1.5"),

@@ -47,9 +47,16 @@ def test_it_goes_with_a_beta_that_looks_first(configure):
     assert gaps[0] == gaps[2] == gaps[4] == 0 and gaps[1] != 0 != gaps[3]
 
 
+def test_a_run_that_ends_before_the_first_sync_is_refused(configure):
+    config = configure("llama", "training.reference_sync_steps=5")
+    with pytest.raises(DpoError, match="the reference would move after 5 updates, the run has 5"):
+        train_run(config)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["training.reference_sync_steps=4", "loss.name=simpo"], "simpo does not look at the reference"),
         (["training.reference_sync_steps=0"], "reference_sync_steps must be null or at least 1, got 0"),
         (
             ["training.reference_sync_steps=4", "adapter.type=full"],

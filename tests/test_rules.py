@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.losses import BetaConfig, beta_rule
-from mlx_dpo.losses.beta import quantile
+from mlx_dpo.losses.beta import exact, quantile
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig, beta_dpo, chosen_pairs, log_weights
 from mlx_dpo.losses.risk import RiskConfig, risk
 
@@ -168,7 +168,7 @@ def test_check_values_of_beta_dpos_weights():
 def test_beta_dpo_follows_its_restatement(size, start):
     config = BetaDpoConfig(start=start)
     steps, states = run_rule(beta_dpo(0.1, config), windows(size))
-    mean = spread = 0.0
+    mean, spread, key = 0.0, 0.0, beta_dpo(0.1, config).init(0).key
     for step, state, margins in zip(steps, states, windows(size), strict=True):
         g, n = margins.astype(float), len(margins)
         if start == "window" and spread < 1e-6:
@@ -178,9 +178,16 @@ def test_beta_dpo_follows_its_restatement(size, start):
             spread = 0.9 * spread + 0.1 * g.std(ddof=int(start == "zero" and n > 1))
         assert state.mean.item() == pytest.approx(mean, rel=1e-12)
         assert state.spread.item() == pytest.approx(spread, rel=1e-12, abs=1e-15)
+        # The pairs that are kept have the largest log weight plus noise: of the moments of now.
+        with mx.stream(mx.cpu):
+            _, own = mx.random.split(key)
+            noise = np.array(mx.random.gumbel((n,), key=own), np.float64)
+        key = state.key
+        weights = -0.5 * ((g - mean) / (max(spread, 1e-6) + 1e-6)) ** 2
         kept = np.array(step.weights) > 0
         k = max(1, math.floor(0.8 * n))
         assert kept.sum() == k
+        assert set(np.flatnonzero(kept)) == set(np.argsort(-(weights + noise))[:k])
         assert np.array(step.weights)[kept].tolist() == pytest.approx([n / k] * k)
         beta = max(0.1 * (1 + 0.6 * (g[kept].mean() - mean)), 1e-3)
         assert state.beta.item() == pytest.approx(beta, rel=1e-12)
@@ -210,6 +217,31 @@ def test_gumbel_top_k_draws_as_one_after_the_other_without_replacement():
     expected = np.array([draws * chances[subset] for subset in chances])
     distance = ((np.array(list(counts.values())) - expected) ** 2 / expected).sum()
     assert distance < 36.19  # chi-square of 19 degrees of freedom: 1 % are above
+
+
+def test_pairs_near_the_running_mean_are_kept_more_often():
+    """From mean 2 and spread 1 a window at 2, 2, 2, 5 moves to 2.075 and 1.03; two of four are drawn."""
+    rule = beta_dpo(0.1, BetaDpoConfig(keep=0.5))
+    counts, draws, margins = np.zeros(4), 1500, np.array([2.0, 2.0, 2.0, 5.0])
+    mean, spread = 0.9 * 2 + 0.1 * margins.mean(), 0.9 * 1 + 0.1 * margins.std()
+    for seed in range(draws):
+        state = rule.init(seed)._replace(mean=exact(2.0), spread=exact(1.0))
+        counts += np.array(rule.update(mx.array(margins), state)[0].weights) > 0
+    near, far = np.exp(-0.5 * ((margins[[0, 3]] - mean) / spread) ** 2)
+    # Of two draws one after the other, the far one is the first, or the second after one of three near ones.
+    total = 3 * near + far
+    chance = far / total + 3 * near / total * far / (total - near)
+    assert 0.005 < chance < 0.05
+    assert abs(counts[3] - draws * chance) < 4 * math.sqrt(draws * chance)
+    assert counts[:3] == pytest.approx([draws * (2 - chance) / 3] * 3, rel=0.08)
+
+
+def test_a_run_starts_from_the_first_window_whose_margins_differ():
+    """Before the first update all margins are 0; the next window's own moments count whole."""
+    rule, margins = beta_dpo(0.1, BetaDpoConfig()), np.array([1.0, -1.0, 3.0, 1.0])
+    _, state = rule.update(mx.zeros((4,)), rule.init(0))
+    _, state = rule.update(mx.array(margins), state)
+    assert (state.mean.item(), state.spread.item()) == pytest.approx((margins.mean(), margins.std()))
 
 
 def test_equal_margins_are_drawn_alike_and_nothing_divides_by_zero():

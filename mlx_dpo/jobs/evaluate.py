@@ -17,6 +17,7 @@ from ..evaluation.preference import Evaluation
 from ..losses import build_loss
 from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
+from ..models.forward import desensitised
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..reference import reference_key
@@ -92,6 +93,7 @@ def evaluate_run(
     attach_like(policy, folder)  # not its weights yet; one that does not fit is refused before the slow part
     separate = config.training.branches == "separate"
     forward = choose_forward(policy, pairs, config.training.forward, separate=separate)
+    forward = desensitised(forward, config.loss.ld_alpha)
 
     # The key of the run's own reference: its held-out pairs were scored when it started.
     key = reference_key(policy, base, config.model.adapter, pairs, forward)

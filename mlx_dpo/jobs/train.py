@@ -114,15 +114,23 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
 
 
 def _check_rule(config: RunConfig, pairs: int) -> None:
-    """Whether a beta that moves would.
+    """Whether a beta or a reference that is to move would.
 
     Raises:
-        DpoError: its warm-up is as long as the run.
+        DpoError: the run is too short for it.
     """
     warmup, steps = config.beta.risk.warmup_steps, config.training.steps(pairs)
+    first = warmup + (1 if config.beta.risk.generation == "A" else 2)  # window that could have another beta
+    sync = config.training.reference_sync_steps
+    if sync and sync >= steps:
+        raise DpoError(
+            f"the reference would move after {sync} updates, the run has {steps}",
+            where="training.reference_sync_steps",
+            hint="set a smaller number, or more training.epochs",
+        )
     if config.beta.rule != "fixed" and config.training.window < _FEW:
         say(f"beta.rule={config.beta.rule}: a window of {config.training.window} pairs tells it little")
-    if config.beta.rule == "risk" and warmup >= steps:
+    if config.beta.rule == "risk" and first > steps:
         raise DpoError(
             f"the warm-up takes {warmup} updates, the run has {steps}: beta would never move",
             where="beta.risk.warmup_steps",

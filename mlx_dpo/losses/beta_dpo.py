@@ -27,7 +27,7 @@ class BetaDpoConfig:
     momentum: float = setting(0.9, "weight of the old mean and spread against the window's")
     start: str = setting(
         "window",
-        "mean and spread before margins differ; window: those of the first window where they do; zero: 0, as in "
+        "mean and spread at first; window: those of the first window whose margins differ; zero: 0, as in "
         "the authors' code, whose first filters are ten times too sharp",
         choices=("window", "zero"),
     )

@@ -25,7 +25,9 @@ class LossConfig:
     )
     discopop_tau: float | None = setting(None, "discopop: width of the change between its two parts")
     dpop_lambda: float | None = setting(None, "dpop: weight of its penalty")
-    simpo_gamma: float | None = setting(None, "simpo: margin that is asked for")
+    simpo_gamma: float | None = setting(
+        None, "simpo: margin that is asked for; simpo also wants beta.value of 2 to 10"
+    )
     cpo_alpha: float | None = setting(None, "cpo: weight of its supervised part")
     bco_shift: bool = setting(
         False,
@@ -34,7 +36,9 @@ class LossConfig:
     divergence: str = setting(
         "reverse_kl", "distance to the reference, for losses of log-ratios", choices=DIVERGENCES
     )
-    divergence_alpha: float = setting(0.5, "of divergence: alpha; at 1 it is reverse_kl")
+    divergence_alpha: float | None = setting(
+        None, "divergence alpha: its alpha, null being 0.5; at 1 it is reverse_kl"
+    )
     ld_alpha: float | None = setting(
         None,
         "0 to 1: what tokens beyond the pair's shorter answer count, against length; null: as all others",
@@ -68,6 +72,18 @@ class LossConfig:
         for option in ("dpop_lambda", "simpo_gamma", "cpo_alpha"):
             if (getattr(self, option) or 0) < 0:
                 raise ValueError(f"{option} must not be negative, got {getattr(self, option)}")
+        if not all(weight > 0 for weight in self.weights):
+            raise ValueError(f"weights must be above 0, got {self.weights}")
+        if self.divergence_alpha is not None and self.divergence != "alpha":
+            raise ValueError(f"divergence_alpha is of divergence alpha, not of {self.divergence}")
+        if self.ld_alpha is not None:
+            free = [name for name in self.names if LOSSES[name].of == "policy"]
+            if free:
+                raise ValueError(f"ld_alpha is of losses with a reference, not of {', '.join(free)}")
+            if self.ld_alpha == 0 and self.wpo:
+                raise ValueError("ld_alpha must be above 0 with wpo, whose weights count all tokens")
+        if self.bco_shift and (self.reference_free or self.divergence != "reverse_kl"):
+            raise ValueError("bco_shift is of rewards: not with reference_free or another divergence")
         if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
             raise ValueError(f"ld_alpha must be null or from 0 to 1, got {self.ld_alpha}")
         if self.divergence != "reverse_kl":
@@ -110,12 +126,13 @@ def _options() -> list[str]:
 def build_loss(config: LossConfig) -> LossFunction:
     """The configured loss as a function of pairs and beta: float32 (B,)."""
     parts = [(LOSSES[name].function, _given(config, name)) for name in config.names]
+    alpha = 0.5 if config.divergence_alpha is None else config.divergence_alpha
     weights: Sequence[float] = config.weights or [1.0] * len(parts)
 
     def loss(pairs: PairLogps, beta: mx.array) -> mx.array:
         if config.reference_free:
             pairs = without_reference(pairs)
-        pairs = diverged(pairs, config.divergence, config.divergence_alpha)
+        pairs = diverged(pairs, config.divergence, alpha)
         first, *others = (function(pairs, beta, **options) for function, options in parts)
         total = first if weights[0] == 1 else weights[0] * first
         for weight, other in zip(weights[1:], others, strict=True):

@@ -111,5 +111,5 @@ def apo_down(pairs: PairLogps, beta: mx.array) -> mx.array:
 @register_loss("dpop", source="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3", of="logps")
 def dpop(pairs: PairLogps, beta: mx.array, *, dpop_lambda: float = 50.0) -> mx.array:
     """The sigmoid loss with a penalty, inside, where the chosen answer is less likely than it was: (B,)."""
-    lost = mx.maximum(0, -pairs.chosen_logratios)
+    lost = mx.maximum(-pairs.chosen_logratios, 0)  # in this order its slope at 0, the start, is 0
     return -nn.log_sigmoid(beta * (pairs.margins - dpop_lambda * lost))

@@ -20,6 +20,8 @@ class BetaConfig:
     def __post_init__(self):
         if not self.value > 0:
             raise ValueError(f"value must be above 0, got {self.value}")
+        if self.rule == "beta_dpo" and self.value < self.beta_dpo.minimum:
+            raise ValueError(f"value must be at least beta.beta_dpo.minimum, got {self.value}")
         if self.rule == "risk" and not self.risk.minimum <= self.value <= self.risk.maximum:
             raise ValueError(f"value must be within beta.risk.minimum and maximum, got {self.value}")
 
