@@ -49,23 +49,23 @@ def difference_of(one, other):
 
 @pytest.fixture
 def moved(configure):
-    """A policy that has moved, eleven pairs, their reference scores: ((8 + 3) pairs) windows of one epoch."""
-    config = configure("granite", "training.accumulation=8", train=11)
+    """A policy that has moved, 19 pairs, their reference scores: windows of 16 and 3 pairs an epoch."""
+    config = configure("granite", "training.accumulation=16", train=19)
     pairs = train_pairs(config)
     policy, _ = run._load_policy(config, Path(config.model.path), pairs)
     mx.random.seed(3)
     noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
     policy.load_weights(noise, strict=False)
-    reference = score_pairs(policy, pairs, COMPLETION, singles(pairs)) + 3 * np.eye(11, 2, dtype="f")
+    reference = score_pairs(policy, pairs, COMPLETION, singles(pairs)) + 3 * np.eye(19, 2, dtype="f")
     return policy, pairs, reference
 
 
-@pytest.mark.parametrize("micro_batch", [8, 3])
+@pytest.mark.parametrize("micro_batch", [16, 3])
 def test_a_windows_gradient_does_not_depend_on_its_micro_batches(moved, micro_batch):
     policy, pairs, reference = moved
-    singles = epoch_windows(pairs, 8, 1, 0, 0)
-    batches = epoch_windows(pairs, 8, micro_batch, 0, 0)
-    assert [sum(map(len, window)) for window in batches] == [8, 3]
+    singles = epoch_windows(pairs, 16, 1, 0, 0)
+    batches = epoch_windows(pairs, 16, micro_batch, 0, 0)
+    assert [sum(map(len, window)) for window in batches] == [16, 3]
     for one, other in zip(singles, batches, strict=True):
         expected, _ = gradient_of(policy, pairs, one, reference)
         actual, _ = gradient_of(policy, pairs, other, reference)
@@ -95,7 +95,8 @@ def taken(objective, pairs, window, reference, seed=0):
     return {n: np.array(g) for n, g in tree_flatten(gradient)}, result, step
 
 
-SINGLES, TOGETHER, TRIPLES = [[i] for i in range(8)], [list(range(8))], [[0, 1, 2], [3, 4, 5], [6, 7]]
+SINGLES, TOGETHER = [[i] for i in range(16)], [list(range(16))]
+TRIPLES = [list(range(start, min(start + 3, 16))) for start in range(0, 16, 3)]
 BETA_DPO = {"rule": "beta_dpo"}
 
 
@@ -137,7 +138,7 @@ def test_beta_dpos_gradient_is_that_of_the_kept_pairs_at_its_beta(moved):
     policy, pairs, reference = moved
     actual, result, step = taken(objective_of(policy, beta=BETA_DPO, passes="two"), pairs, SINGLES, reference)
     kept = [[i] for i in np.flatnonzero(np.array(step.weights))]
-    assert len(kept) == 6  # 0.8 of 8, rounded down
+    assert len(kept) == 12  # 0.8 of 16, rounded down
     fixed = objective_of(policy, beta={"value": step.beta.item()})
     expected, of_kept, _ = taken(fixed, pairs, kept, reference)
     assert difference_of(actual, expected) <= 5e-6 * norm_of(expected)
@@ -168,7 +169,7 @@ def test_weighed_pairs_do_not_depend_on_their_micro_batches(moved, window):
     _, plain, _ = taken(objective_of(policy), pairs, SINGLES, reference)
     counts = one.losses / plain.losses
     assert ((counts > 0) & (counts < 10)).all() and counts.std() > 1e-4
-    each = [taken(objective_of(policy), pairs, [[i]], reference)[0] for i in range(8)]
+    each = [taken(objective_of(policy), pairs, [[i]], reference)[0] for i in range(16)]
     weighed = {n: np.mean([c * g[n] for c, g in zip(counts, each, strict=True)], axis=0) for n in expected}
     assert difference_of(weighed, expected) <= 2e-5 * norm_of(expected)
 
@@ -206,7 +207,7 @@ def test_pairs_that_do_not_count_are_not_differentiated(moved):
     built, build = [], objective.gradient.build
     counting = objective.gradient._replace(build=lambda some: built.append(len(some)) or build(some))
     taken(objective._replace(gradient=counting), pairs, SINGLES, reference)
-    assert sum(built) == 8 + 6
+    assert sum(built) == 16 + 12
 
 
 def test_a_window_without_any_slope_has_the_gradient_0(moved):
@@ -214,7 +215,7 @@ def test_a_window_without_any_slope_has_the_gradient_0(moved):
     policy, pairs, reference = moved
     far = reference - np.array([1e4, 0], np.float32)
     gradient, result, _ = taken(objective_of(policy, {"name": "hinge"}, passes="two"), pairs, SINGLES, far)
-    assert result.losses.tolist() == [0] * 8
+    assert result.losses.tolist() == [0] * 16
     assert all((g == 0).all() for g in gradient.values())
 
 
