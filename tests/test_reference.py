@@ -1,12 +1,10 @@
 """The reference is scored once, and no score is lost."""
 
-import json
 import math
 import os
 import subprocess
 import sys
 from itertools import chain
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,6 +27,7 @@ from mlx_dpo.reference import reference_key, reference_scores
 from mlx_dpo.scoring import score_pairs
 from mlx_dpo.training import checks
 
+from .conftest import rows_of
 from .mistakes import flip
 
 LN2 = math.log(2)
@@ -65,30 +64,13 @@ def forwards(monkeypatch):
 
 
 @pytest.fixture
-def configure(tmp_path, models, pair_rows, write_rows):
+def configure(configure):
     """A short run's settings: `configure("training.seed=1", model="llama")`."""
 
     def make(*overrides, model="granite", output="run"):
-        rows = pair_rows[::20]
-        settings = [
-            f"model.path={models(model)}",
-            f"data.train={write_rows('train.jsonl', rows[:13])}",
-            f"data.valid={write_rows('valid.jsonl', rows[13:18])}",
-            "data.max_length=128",
-            "adapter.rank=4",
-            "training.accumulation=4",
-            "optimizer.learning_rate=1e-3",
-            f"run.output={tmp_path / output}",
-            *overrides,
-        ]
-        return load_config(None, settings)
+        return configure(model, *overrides, train=13, valid=5, output=output)
 
     return make
-
-
-def reports(folder):
-    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [r for r in rows if "loss" in r], [r for r in rows if "eval/loss" in r]
 
 
 def test_a_second_run_makes_no_reference_forward_and_ends_the_same(configure, forwards, capsys):
@@ -102,7 +84,7 @@ def test_a_second_run_makes_no_reference_forward_and_ends_the_same(configure, fo
     said = capsys.readouterr().err
     assert "reference, train pairs: 13 pairs from the cache, no forward\n" in said
     assert "reference, held-out pairs: 5 pairs from the cache, no forward\n" in said
-    one_by_one = zip(*([*chain(*reports(folder))] for folder in (first, second)), strict=True)
+    one_by_one = zip(*([*chain(*rows_of(folder))] for folder in (first, second)), strict=True)
     for one, other in one_by_one:
         same = [k for k in one if not k.endswith("_per_second") and k != "peak_memory_gb"]
         assert {k: one[k] for k in same} == {k: other[k] for k in same}
@@ -126,7 +108,7 @@ SWEEP = {
 def test_a_sweep_makes_no_reference_forward_and_starts_unmoved(overrides, configure, forwards):
     train_run(configure(output="a"))
     forwards()
-    train, held_out = reports(train_run(configure(*overrides, output="b")).folder)
+    train, held_out = rows_of(train_run(configure(*overrides, output="b")).folder)
     assert forwards() == (0, False)
     # One by one the policy's first scores are the reference's to the last bit. Several in a batch are padded
     # to the longest, and some libraries then add in another order.
@@ -151,7 +133,7 @@ def test_a_run_from_an_adapter_has_a_reference_of_its_own(configure, forwards):
     forwards()
     train_run(configure(f"model.adapter={first}", output="b"))
     assert forwards() == (18, True)
-    train, _ = reports(train_run(configure(f"model.adapter={first}", output="c")).folder)
+    train, _ = rows_of(train_run(configure(f"model.adapter={first}", output="c")).folder)
     assert forwards() == (0, False)
     assert train[0]["rewards/margins"] == 0
     evaluate_run(first.parent / "c", samples=0)
@@ -171,8 +153,8 @@ def test_a_stale_reference_is_noticed_said_and_scored_again(configure, forwards,
         assert forwards() == (count, True)
         said = f"reference, {label}: what the cache held is not what the model gives; it is scored again"
         assert said in capsys.readouterr().err
-        assert reports(first)[0][0]["rewards/margins"] == reports(second)[0][0]["rewards/margins"]
-        assert reports(first)[1][0]["eval/loss"] == reports(second)[1][0]["eval/loss"]
+        assert rows_of(first)[0][0]["rewards/margins"] == rows_of(second)[0][0]["rewards/margins"]
+        assert rows_of(first)[1][0]["eval/loss"] == rows_of(second)[1][0]["eval/loss"]
     train_run(configure(output="c"))
     assert forwards() == (0, False)
 
