@@ -6,8 +6,9 @@
     python scripts/study_noise.py --part 1/2 & python scripts/study_noise.py --part 2/2   # two at a time
 
 Of the demo's training pairs 0, 20 or 40 % get chosen and rejected exchanged; held-out pairs stay as they are.
-Every way trains on the same pairs from the same seed. Interrupted, it goes on where it was. Writes noise.md,
-noise.png (with matplotlib); intervals are 95 % over seeds (Student's t).
+Every way trains on the same pairs from the same seed. Interrupted, it goes on with the runs that --work
+lacks (a study of changed code takes a new folder). Writes noise.md and, with matplotlib, noise.png; intervals
+are 95 % over seeds (Student's t).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from mlx_dpo.config import load_config
 from mlx_dpo.demo.story import shipped
+from mlx_dpo.files import write_text
 from mlx_dpo.jobs.train import train_run
 
 # isort: split
@@ -34,7 +36,7 @@ WAYS = {
     "robust": ["loss.name=robust", "loss.label_smoothing=0.2"],
 }
 SHARED = ["training.eval_steps=1000"]
-"""Over config/demo.yaml: eight pairs a window, 60 updates."""
+"""Over config/demo.yaml: eight pairs a window, 59 updates."""
 FIGURES = {"eval/rewards/accuracies": "accuracy", "eval/rewards/margins": "margin", "beta": "last beta"}
 _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
@@ -53,7 +55,7 @@ def flipped(source: Path, target: Path, share: float, seed: int) -> Path:
 def trained(demo: Path, work: Path, way: str, share: float, seed: int) -> dict[str, float]:
     """Figures of one run on held-out pairs."""
     run = work / f"run-{way}-{share}-{seed}"
-    data = flipped(demo / "pairs" / "train.jsonl", run.with_suffix(".jsonl"), share, seed)
+    data = flipped(demo / "pairs" / "train.jsonl", work / f"{run.name}.jsonl", share, seed)
     config = load_config(
         shipped("config/demo.yaml"),
         [
@@ -133,7 +135,7 @@ def page(found: dict, seeds: int) -> str:
 
 `scripts/study_noise.py`, {seeds} seeds ({versions}): the demo's tiny Granite hybrid trained on its own
 pairs, of which 0, 20 or 40 % have chosen and rejected exchanged; 96 held-out pairs, all right. Settings of
-`config/demo.yaml`: 8 pairs a window, 60 updates; risk with a warm-up of 12 updates, robust with
+`config/demo.yaml`: 8 pairs a window, 59 updates; risk with a warm-up of 12 updates, robust with
 `label_smoothing` 0.2 whatever the share. Mean over seeds and its 95 % interval. Accuracy: chosen reward above
 the rejected one; margin: their difference at beta 0.1.
 
@@ -159,7 +161,7 @@ def main() -> None:
     for number, (seed, share, way) in enumerate(product(range(options.seeds), NOISE, WAYS)):
         path = options.work / f"{way}-{share}-{seed}.json"
         if number % parts == part - 1 and not path.exists():
-            path.write_text(json.dumps(trained(options.demo, options.work, way, share, seed)))
+            write_text(path, json.dumps(trained(options.demo, options.work, way, share, seed)))
         if path.exists():
             found[f"{way} {share} {seed}"] = json.loads(path.read_text())
     if parts > 1:
