@@ -37,6 +37,9 @@ WAYS = {
 }
 SHARED = ["training.eval_steps=1000"]
 """Over config/demo.yaml: eight pairs a window, 59 updates."""
+_FLIPS = 20_240_711
+"""Flips have a stream of their own: `default_rng(seed)` is the order of the first epoch, so that all flipped
+pairs would come first."""
 FIGURES = {"eval/rewards/accuracies": "accuracy", "eval/rewards/margins": "margin", "beta": "last beta"}
 _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
@@ -45,7 +48,8 @@ _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 def flipped(source: Path, target: Path, share: float, seed: int) -> Path:
     """The rows of `source` with chosen and rejected exchanged in this share of them."""
     rows = [json.loads(line) for line in source.read_text().splitlines()]
-    for place in np.random.default_rng(seed).permutation(len(rows))[: round(share * len(rows))]:
+    draw = np.random.default_rng([_FLIPS, seed])
+    for place in draw.permutation(len(rows))[: round(share * len(rows))]:
         row = rows[place]
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
