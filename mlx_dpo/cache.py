@@ -12,13 +12,14 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from .console import progress, say
+from .console import say
 from .errors import DpoError, first_line
-from .files import check_writable, make_folder, replace_folder, unwritable, write_text
+from .files import check_writable, make_folder, unwritable, write_text
+from .sealed import DAMAGE, Sealed, digest, seal, sha256, unseal
 
 VARIABLE = "MLX_DPO_CACHE"
 _ENTRY, _HASHES = "entry.json", "hashes"
@@ -26,9 +27,6 @@ _HINT = f"set {VARIABLE} to a folder that can be written, on a disk with room"
 _UNUSED_SECONDS = 60 * 24 * 3600
 """Entries that no run has used for so long are removed when a new one is made: sixty days."""
 
-_DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, LookupError, TypeError)
-
-_BLOCK, _SLOW = 2**20, 2**28
 _LARGE = 2**20
 """Smaller files are read again each time: that costs less than a note about them."""
 _TICK_SECONDS = 2.0
@@ -40,12 +38,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or "~/.cache/mlx_dpo").expanduser().absolute()
 
 
-class Entry(NamedTuple):
-    """A folder whose files are those that were written; facts noted then; the files' SHA-256 by name."""
-
-    folder: Path
-    facts: dict[str, Any]
-    sums: dict[str, str]
+Entry = Sealed
+"""An entry of the cache."""
 
 
 def kept(
@@ -76,7 +70,7 @@ def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
         return None
     try:
         entry = _read(folder, key)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         say(f"{label}: {folder} is damaged ({first_line(error)}) and is made again")
         remove(kind, key)
         return None
@@ -95,20 +89,13 @@ def keep(
     Raises:
         DpoError: the cache cannot be written, or has no room.
     """
-    folder, body = entry_folder(kind, key), {}
-
-    def whole(beside: Path) -> None:
-        facts = write(beside)
-        files = {f.name: [f.stat().st_size, _sha256(f)] for f in sorted(beside.iterdir())}
-        body.update(key=dict(key), facts=facts, files=files)
-        (beside / _ENTRY).write_text(json.dumps({**body, "sum": _sum(body)}, indent=1))
-
+    folder = entry_folder(kind, key)
     with _of_the_cache(folder):
         check_writable(folder, need_bytes)
-        replace_folder(folder, whole)
+        entry = seal(folder, _ENTRY, lambda beside: {"key": dict(key), "facts": write(beside)})
     for place in (folder.parent, cache_folder() / _HASHES):
         _remove_unused(place)
-    return _entry(folder, body)
+    return _of_key(entry)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -182,38 +169,19 @@ def unwritable_cache(path: Path, error: OSError) -> DpoError:
 
 def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
     """Where the entry of `key` is or would be."""
-    return cache_folder() / kind / _sum(dict(key))[:32]
-
-
-def _sum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / kind / digest(key)[:32]
 
 
 def _read(folder: Path, key: Mapping[str, Any]) -> Entry:
-    """The entry in `folder`.
-
-    Raises:
-        one of _DAMAGE: it is damaged.
-        OSError: it cannot be read.
-    """
-    body = json.loads((folder / _ENTRY).read_text())
-    if (
-        not isinstance(body, dict)
-        or body.pop("sum") != _sum(body)
-        or body["key"] != json.loads(json.dumps(dict(key)))
-    ):
+    """The entry in `folder`; raises as `unseal`."""
+    entry = unseal(folder, _ENTRY, content_hash)
+    if entry.facts["key"] != json.loads(json.dumps(dict(key))):
         raise ValueError(f"{_ENTRY} is not what was written")
-    for name, (size, digest) in body["files"].items():
-        file = folder / name
-        if file.stat().st_size != size:
-            raise ValueError(f"{name} has {file.stat().st_size:,} bytes, not {size:,}")
-        if content_hash(file) != digest:
-            raise ValueError(f"{name} is not what was written")
-    return _entry(folder, body)
+    return _of_key(entry)
 
 
-def _entry(folder: Path, body: dict[str, Any]) -> Entry:
-    return Entry(folder, body["facts"], {name: digest for name, (_, digest) in body["files"].items()})
+def _of_key(entry: Sealed) -> Entry:
+    return entry._replace(facts=entry.facts["facts"])
 
 
 def content_hash(path: Path | str) -> str:
@@ -228,20 +196,20 @@ def content_hash(path: Path | str) -> str:
     path = Path(path).resolve()
     seen = _state(path)
     if seen["size"] < _LARGE:
-        return _sha256(path)
+        return sha256(path)
     note = cache_folder() / _HASHES / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_text())
         if known["state"] == seen:
             return known["sha256"]
     begun = time.time()
-    digest = _sha256(path)
+    found = sha256(path)
     settled = max(seen["mtime_ns"], seen["ctime_ns"]) / 1e9 < begun - _TICK_SECONDS
     if settled and _state(path) == seen:
         with suppress(DpoError):  # only the next start is slower without it
             _make_private(note.parent)
-            write_text(note, json.dumps({"state": seen, "sha256": digest}))
-    return digest
+            write_text(note, json.dumps({"state": seen, "sha256": found}))
+    return found
 
 
 def _state(path: Path) -> dict[str, Any]:
@@ -253,15 +221,3 @@ def _state(path: Path) -> dict[str, Any]:
         "ctime_ns": found.st_ctime_ns,
         "inode": found.st_ino,
     }
-
-
-def _sha256(path: Path) -> str:
-    digest, size = hashlib.sha256(), path.stat().st_size
-    bar = (
-        progress(f"reading {path.name}", size // 2**20, "MB") if size > _SLOW else nullcontext(lambda n: None)
-    )
-    with open(path, "rb") as file, bar as advance:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            advance(len(block) // 2**20)
-    return digest.hexdigest()

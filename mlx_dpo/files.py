@@ -31,22 +31,29 @@ def with_replacement(path: Path, write: Callable[[Path], Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def replace_folder(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a folder beside `path`, then fsync and rename it to `path`, which must be free."""
+def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = False) -> None:
+    """Let `write` fill a folder beside `path`, then fsync and rename it to `path`, which must be free.
+
+    Args:
+        over: a folder that is there goes when the new one is whole; for a moment `path` is not there.
+    """
     path = Path(path)
     make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside, before = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".before"))
     try:
         beside.mkdir()
         write(beside)
-        for file in beside.iterdir():
+        for file in (*beside.iterdir(), beside):
             sync(file)
+        if over and path.exists():
+            os.rename(path, before)
         os.rename(beside, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:
         raise unwritable(path, error) from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        for left in (beside, before):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

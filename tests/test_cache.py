@@ -201,13 +201,13 @@ def large(tmp_path):
 def reads(monkeypatch):
     """Files that were read whole; two seconds need not pass."""
     monkeypatch.setattr(module, "_TICK_SECONDS", -60.0)
-    read, whole = [], module._sha256
+    read, whole = [], module.sha256
 
     def note(path):
         read.append(path)
         return whole(path)
 
-    monkeypatch.setattr(module, "_sha256", note)
+    monkeypatch.setattr(module, "sha256", note)
     return read
 
 

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mlx_dpo import cache as cache_module
+from mlx_dpo import sealed as sealed_module
 from mlx_dpo.data import index as index_module
 from mlx_dpo.data import store as store_module
 from mlx_dpo.data.batches import epoch_windows, micro_batches
@@ -221,7 +221,7 @@ def test_a_template_that_prints_the_time_makes_other_tokens_another_time(models,
 
 def test_memory_does_not_grow_with_the_rows(write_rows, pair_rows, tokenizer, monkeypatch):
     """Peak of Python's own memory while a file is indexed, tokenised and read through."""
-    monkeypatch.setattr(cache_module, "_BLOCK", 2**16)
+    monkeypatch.setattr(sealed_module, "_BLOCK", 2**16)
     long = " ".join(row["chosen"] for row in pair_rows[:20])
     peaks = {}
     for count in (40, 40, 400):  # the first warms up what is made once
