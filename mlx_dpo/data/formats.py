@@ -69,6 +69,19 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
     return Curated(_with_system(row, prompt, where), answer, _id(row, where), where)
 
 
+def to_answer(row: dict[str, Any], where: str) -> Preference:
+    """A row to learn the answer of: a pair's chosen one, or a curated one; as a pair of it with itself.
+
+    Raises:
+        DpoError: as `to_preference` where there is a chosen answer, else as `to_curated`.
+    """
+    if "chosen" in row:
+        pair = to_preference(row, where)
+        return Preference(pair.prompt, pair.chosen, pair.chosen, pair.id, where, pair.meta)
+    own = to_curated(row, where)
+    return Preference(own.prompt, own.answer, own.answer, own.id, where)
+
+
 def _require(row: dict[str, Any], key: str, where: str, hint: str) -> None:
     if key not in row:
         raise DpoError(f"'{key}' is missing", where=where, hint=hint)

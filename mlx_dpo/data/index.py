@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..console import progress
 from ..errors import DpoError
 from ..jsonl import parse_line, read_jsonl, read_lines, readable
 from ..records import Preference
-from .formats import to_preference
+from .formats import to_answer, to_preference
 from .sources import doubled_id, no_rows
 from .splits import prompt_key
 
@@ -32,7 +32,8 @@ _BLOCK, _SLOW = 2**16, 2**24
 class RowIndex:
     """Every row of a file that was read and found good; 28 bytes a row, on the disk.
 
-    `content` is the file's SHA-256; `lines` int32, `places` int64 (first byte), `prompts` 16-byte hashes.
+    `content` is the file's SHA-256; `lines` int32, `places` int64 (first byte), `prompts` 16-byte hashes;
+    with `answers`, only answers are looked at, see `to_answer`.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class RowIndex:
     lines: np.ndarray
     places: np.ndarray
     prompts: np.ndarray
+    answers: bool = False
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -50,15 +52,26 @@ class RowIndex:
 
     def read(self, row: int) -> Preference:
         """One row's text, from its place in the file."""
-        return _read_at(self.path, int(self.places[row]), self.where(row))
+        return _read_at(self.path, int(self.places[row]), self.where(row), _parser(self.answers))
 
     def records(self) -> Iterator[Preference]:
         """Every row's text, in order, one at a time."""
-        return (to_preference(row, where) for where, row in read_jsonl(self.path))
+        parse = _parser(self.answers)
+        return (parse(row, where) for where, row in read_jsonl(self.path))
 
 
-def index_rows(path: Path | str) -> RowIndex:
+Parser = Callable[[dict[str, Any], str], Preference]
+
+
+def _parser(answers: bool) -> Parser:
+    return to_answer if answers else to_preference
+
+
+def index_rows(path: Path | str, *, answers: bool = False) -> RowIndex:
     """Read every row of a file of pairs, or know from the cache that this content was read.
+
+    Args:
+        answers: rows are of answers to learn, curated ones or the chosen ones of pairs.
 
     Raises:
         DpoError: a bad row, the same id twice, or no rows.
@@ -70,14 +83,14 @@ def index_rows(path: Path | str) -> RowIndex:
                 "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
             )
         content = content_hash(path)
-    key = {"rows": content, "version": _VERSION, "mlx_dpo": __version__}
-    entry = kept("rows", key, lambda folder: _write(path, content, folder), str(path))
+    key = {"rows": content, "version": _VERSION, "mlx_dpo": __version__, "answers": answers}
+    entry = kept("rows", key, lambda folder: _write(path, content, folder, _parser(answers)), str(path))
 
     def column(name: str, dtype: str) -> np.ndarray:
         return np.memmap(entry.folder / name, dtype, "r")
 
     return RowIndex(
-        path, content, column("lines", "<i4"), column("places", "<i8"), column("prompts", _PROMPT)
+        path, content, column("lines", "<i4"), column("places", "<i8"), column("prompts", _PROMPT), answers
     )
 
 
@@ -92,7 +105,7 @@ def check_unchanged(path: Path, content: str) -> None:
             raise DpoError("changed while it was read", where=path, hint="start again when it is complete")
 
 
-def _write(path: Path, content: str, folder: Path) -> dict[str, Any]:
+def _write(path: Path, content: str, folder: Path, parse: Parser) -> dict[str, Any]:
     """Read all rows once and write the columns, row by row."""
     ids, rows, size = array("Q"), 0, path.stat().st_size
     with ExitStack() as stack:
@@ -105,7 +118,7 @@ def _write(path: Path, content: str, folder: Path) -> dict[str, Any]:
         advance = stack.enter_context(bar)
         for number, place, line in read_lines(path):
             where = f"{path}:{number}"
-            row = to_preference(parse_line(line, where), where)
+            row = parse(parse_line(line, where), where)
             ids.append(int.from_bytes(_hash(row.id, 8), "little"))
             lines.write(number.to_bytes(4, "little"))
             places.write(place.to_bytes(8, "little"))
@@ -115,7 +128,7 @@ def _write(path: Path, content: str, folder: Path) -> dict[str, Any]:
                 advance(megabytes)
     if not rows:
         raise no_rows(path)
-    _check_ids(path, ids, folder)
+    _check_ids(path, ids, folder, parse)
     check_unchanged(path, content)
     return {"rows": rows}
 
@@ -128,7 +141,7 @@ def _hash(text: str, size: int) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=size).digest()
 
 
-def _check_ids(path: Path, ids: array, folder: Path) -> None:
+def _check_ids(path: Path, ids: array, folder: Path, parse: Parser) -> None:
     """Look at rows whose ids have the same 8-byte hash: the first that has another's id is refused."""
     hashes = np.frombuffer(ids, np.uint64)
     order = np.argsort(hashes, kind="stable")
@@ -139,7 +152,7 @@ def _check_ids(path: Path, ids: array, folder: Path) -> None:
     lines = np.fromfile(folder / "lines", "<i4")
 
     def row(i: int) -> Preference:
-        return _read_at(path, int(places[i]), f"{path}:{lines[i]}")
+        return _read_at(path, int(places[i]), f"{path}:{lines[i]}", parse)
 
     for later in sorted(order[same + 1].tolist()):
         second = row(later)
@@ -148,10 +161,10 @@ def _check_ids(path: Path, ids: array, folder: Path) -> None:
                 raise doubled_id(first, second)
 
 
-def _read_at(path: Path, place: int, where: str) -> Preference:
+def _read_at(path: Path, place: int, where: str, parse: Parser) -> Preference:
     with readable(path), open(path, "rb") as file:
         file.seek(place)
-        return to_preference(parse_line(file.readline(), where), where)
+        return parse(parse_line(file.readline(), where), where)
 
 
 def shared_prompts(rows: RowIndex, others: RowIndex) -> np.ndarray:

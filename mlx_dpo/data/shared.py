@@ -116,7 +116,7 @@ def _trees(
 
 
 def _groups(trees: Sequence[Tree], separate: bool) -> list[list[int]]:
-    """Trees computed together: two branches each, and alike in length."""
+    """Trees computed together: one or two branches each, as many in all, and alike in length."""
     order = sorted(range(len(trees)), key=lambda i: (len(trees[i].prompt), *map(len, trees[i].completions)))
     groups: list[list[int]] = []
     for i in order:
@@ -128,7 +128,7 @@ def _groups(trees: Sequence[Tree], separate: bool) -> list[list[int]]:
 
 
 def _together(trees: Sequence[Tree]) -> bool:
-    if any(len(t.completions) != 2 for t in trees):
+    if len(trees[0].completions) > 2 or len({len(t.completions) for t in trees}) > 1:
         return False
     return _tokens(trees) <= _WASTE * sum(_tokens([t]) for t in trees)
 

@@ -84,6 +84,7 @@ def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
         "rows": index.content,
         **tokenizer_key(tokenizer),
         "max_length": max_length,
+        "answers": index.answers,
         "version": _VERSION,
         **{name: version(name) for name in ("transformers", "tokenizers", "mlx-lm", "jinja2")},
         "mlx_dpo": __version__,
@@ -98,7 +99,7 @@ def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
 
 def _write(index: RowIndex, tokenizer: Any, max_length: int, folder: Path) -> dict[str, Any]:
     """Tokenise row by row and write the columns; the counts."""
-    work = RowTokenizer(tokenizer, max_length)
+    work = RowTokenizer(tokenizer, max_length, answers=index.answers)
     with ExitStack() as stack:
         tokens, sizes, lines = (
             stack.enter_context(open(folder / name, "wb")) for name in ("tokens", "sizes", "lines")

@@ -39,9 +39,10 @@ class TokenCounts:
     kept: int
     cut: int
     same: int
+    answers: bool = False
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} pairs: {self.kept:,} kept"]
+        parts = [f"{self.rows:,} {'answers' if self.answers else 'pairs'}: {self.kept:,} kept"]
         if self.cut:
             parts.append(f"{self.cut:,} of them cut to max_length")
         if self.same:
@@ -69,8 +70,10 @@ def tokenize_pairs(
 class RowTokenizer:
     """Tokenises one row after the other by the rule of `tokenize_pairs`, and counts."""
 
-    def __init__(self, tokenizer: Any, max_length: int):
+    def __init__(self, tokenizer: Any, max_length: int, *, answers: bool = False):
+        """`answers`: rows are answers to learn, pairs of each with itself: they are kept."""
         self._tokenizer, self._max_length, self._end = tokenizer, max_length, end_of_turn(tokenizer)
+        self._answers = answers
         self._too_long: list[tuple[str, int]] = []
         self._rows = self._kept = self._cut = self._same = self._same_once_cut = 0
         self._where = ""
@@ -92,7 +95,7 @@ class RowTokenizer:
             self._too_long.append((row.where, len(prompt)))
             return None
         chosen, rejected = (np.array(b[:room], dtype=np.int32) for b in branches)
-        if np.array_equal(chosen, rejected):
+        if not self._answers and np.array_equal(chosen, rejected):
             self._same += 1
             self._same_once_cut += branches[0] != branches[1]
             return None
@@ -115,7 +118,7 @@ class RowTokenizer:
                 where=self._where.rsplit(":", 1)[0],
                 hint=f"rejected answers must differ from the chosen ones{within}",
             )
-        return TokenCounts(self._rows, self._kept, self._cut, self._same)
+        return TokenCounts(self._rows, self._kept, self._cut, self._same, self._answers)
 
 
 def pair_sizes(pairs: Sequence[TokenizedPair]) -> np.ndarray:

@@ -135,7 +135,7 @@ def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
     """How many rows have a prompt of the run's training file; None where that is gone."""
     if not Path(config.data.train).is_file():
         return None
-    return len(shared_prompts(rows, index_rows(config.data.train)))
+    return len(shared_prompts(rows, index_rows(config.data.train, answers=config.loss.answers_only)))
 
 
 def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:

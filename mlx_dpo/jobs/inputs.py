@@ -17,8 +17,9 @@ def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
     Raises:
         DpoError: bad rows, or prompts that are in both files.
     """
-    rows = index_rows(config.data.train)
-    held = _read_held_out(config.data.valid) if config.data.valid else None
+    answers = config.loss.answers_only
+    rows = index_rows(config.data.train, answers=answers)
+    held = _read_held_out(config.data.valid, answers) if config.data.valid else None
     both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
     if both:
         raise DpoError(
@@ -29,9 +30,9 @@ def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
     return rows, held
 
 
-def _read_held_out(path: str) -> RowIndex:
+def _read_held_out(path: str, answers: bool) -> RowIndex:
     try:
-        return index_rows(path)
+        return index_rows(path, answers=answers)
     except DpoError as error:
         if error.what != NO_ROWS:
             raise

@@ -98,6 +98,11 @@ class LossConfig:
             raise ValueError(f"reference_free changes nothing for {', '.join(self.names)}")
 
     @property
+    def answers_only(self) -> bool:
+        """Whether no loss looks at the rejected answer."""
+        return self.names == ["sft"]
+
+    @property
     def names(self) -> list[str]:
         """The losses, one or several."""
         return [self.name] if isinstance(self.name, str) else list(self.name)
