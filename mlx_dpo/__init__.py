@@ -1,9 +1,11 @@
 """mlx_dpo: preference fine-tuning on Apple silicon, from curated answers to a fused model."""
 
 from .blas import preload as _preload
+from .watchdog import relax as _relax
 
 __version__ = "0.1.0"
 
+_relax()
 blas_note: str | None = _preload()
 """What a user should know about this machine's float32 speed, or None when all is well."""
 

@@ -14,7 +14,7 @@ from .models.load import ModelConfig
 from .optimizers import OptimizerConfig
 from .pairs.generate import PairsConfig
 from .settings import Tree, as_plain, build, read_yaml, setting, to_yaml
-from .training.trainer import TrainingConfig
+from .training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class OutputConfig:
     output: str = setting("runs/dpo", "the run's folder")
     report_to: list[str] = setting(["jsonl"], "where metrics go", choices=("jsonl",))
     margin_files: bool = setting(False, "keep every window's margins in the run's folder, as margins/")
+    keep_awake: bool = setting(True, "keep a Mac from sleeping during the run; the display may sleep")
+    short_gpu_work: bool = setting(
+        False, "hand the GPU short pieces of work: slower, for when macOS's watchdog ends a run"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Numbers about pairs: exact over pairs, never means of means."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,6 +31,15 @@ def pair_metrics(
         "logps/chosen": float(policy[:, 0].mean()),
         "logps/rejected": float(policy[:, 1].mean()),
     }
+
+
+def distinct_n(tokens: Sequence[int], n: int) -> float:
+    """Share of the runs of `n` tokens that are different ones (Li et al. 2016, arXiv:1510.03055).
+
+    1 where there are fewer than two runs: nothing can repeat.
+    """
+    runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return len(set(runs)) / len(runs) if runs else 1.0
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

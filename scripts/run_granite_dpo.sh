@@ -23,16 +23,8 @@ settings+=(--set "pairs.source=${SOURCE:-$repository/data/curated.jsonl}")
 
 "$mlx_dpo" gen-pairs "${settings[@]}" "$@"
 
-# What the run was trained with: another call with the same folder must not pass its result off as new.
-stamp=$(printf '%s\n' "${settings[@]}" "$@"; cksum <"$config"; cksum <"$out/pairs/train.jsonl")
-if [ ! -e "$out/trained" ]; then
-  "$mlx_dpo" train --overwrite "${settings[@]}" "$@"
-  printf '%s\n' "$stamp" >"$out/trained"
-elif [ "$(cat "$out/trained")" != "$stamp" ]; then
-  echo "Error: $out/run was trained with other settings or pairs" >&2
-  echo "  choose another folder with OUT=..., or delete $out/run, $out/fused and $out/trained" >&2
-  exit 1
-fi
+# Goes on where it was; a finished run is left alone, one with other settings or pairs is refused.
+"$mlx_dpo" train "${settings[@]}" "$@"
 "$mlx_dpo" eval --run "$out/run"
 [ -e "$out/fused" ] || "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"
 echo "adapter: $out/run    fused model: $out/fused"

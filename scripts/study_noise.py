@@ -35,7 +35,7 @@ WAYS = {
     "beta_dpo": ["beta.rule=beta_dpo"],
     "robust": ["loss.name=robust", "loss.label_smoothing=0.2"],
 }
-SHARED = ["training.eval_steps=1000"]
+SHARED = ["training.eval_steps=1000", "training.select=last", "training.samples=0"]
 """Over config/demo.yaml: eight pairs a window, 59 updates."""
 _FLIPS = 20_240_711
 """Flips have a stream of their own: `default_rng(seed)` is the order of the first epoch, so that all flipped

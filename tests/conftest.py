@@ -44,6 +44,10 @@ def half_precision(folder, to):
     return to
 
 
+CLOCK = ("tokens_per_second", "pairs_per_second", "peak_memory_gb", "process_memory_gb")
+"""What in a run's metrics depends on the machine's mood."""
+
+
 def rows_of(folder):
     """What a run logged: its reports, its held-out evaluations."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -125,6 +129,7 @@ def configure(tmp_path, models, pair_rows, write_rows):
             "adapter.rank=4",
             "training.accumulation=4",
             "optimizer.learning_rate=1e-3",
+            "training.samples=0",
             f"run.output={tmp_path / output}",
             *overrides,
         ]
@@ -220,6 +225,7 @@ def trained(tmp_path_factory, models, pair_rows):
         run = folder / name
         if not run.exists():
             command = f"train --set data.train={folder}/train.jsonl --set data.valid={folder}/valid.jsonl"
+            command += " --set training.samples=0"
             with pytest.raises(SystemExit) as stop:
                 main([*command.split(), "--model", str(models(name)), "--output", str(run)])
             assert stop.value.code == 0

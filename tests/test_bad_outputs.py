@@ -144,10 +144,10 @@ def test_an_answer_that_finds_no_room_is_an_error(tmp_path, models, capsys, monk
 
 
 def test_a_run_is_not_replaced_by_accident(refused, tmp_path, trained):
-    shutil.copytree(trained("llama"), tmp_path / "run")
+    shutil.rmtree(shutil.copytree(trained("llama"), tmp_path / "run") / "checkpoints")
     refused(
         f"{WRITERS['train']} --output run",
-        "run: holds a run already",
+        "run: holds a run without checkpoints, which cannot go on",
         "choose another folder with --output, or replace it with --overwrite",
     )
     refused(

@@ -53,7 +53,9 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path,
     # Other settings in the same folder are refused, not passed off as trained.
     other = run_script(command, "--set", "beta.value=0.5", **environment)
     assert other.returncode == 1
-    assert f"Error: {out}/run was trained with other settings or pairs" in other.stderr
+    assert (
+        f"Error: {out}/run: the run in this folder is another one: beta.value is 0.5, was 0.1" in other.stderr
+    )
 
 
 def test_the_script_stops_at_the_first_failure(tmp_path, command):

@@ -20,8 +20,8 @@ from mlx_dpo.models.trunk import hidden_states
 from mlx_dpo.models.vocabulary import Vocabulary
 from mlx_dpo.training import checks
 from mlx_dpo.training.arrange import arrange
+from mlx_dpo.training.config import TrainingConfig
 from mlx_dpo.training.step import pair_gradient
-from mlx_dpo.training.trainer import TrainingConfig
 from mlx_dpo.training.window import window_gradient
 
 from .policies import COMMON, CONFIGS, PAIRS, REFERENCE, VOCABULARY, checkpointed, pair, policy

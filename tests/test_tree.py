@@ -6,11 +6,11 @@ from .conftest import ROOT
 
 # Downwards; the rooms of one line do not import one another.
 LEVELS = [
-    ["blas"],
-    ["errors", "records", "files", "jsonl", "settings", "console", "cache"],
-    ["losses", "logps", "metrics"],
-    ["data", "models", "optimizers", "scoring", "reference"],
-    ["training", "pairs", "evaluation", "export"],
+    ["blas", "watchdog"],
+    ["errors", "records", "files", "jsonl", "settings", "console", "sealed", "cache", "trackers"],
+    ["losses", "logps", "metrics", "randomness"],
+    ["data", "models", "optimizers", "scoring", "reference", "checkpoint"],
+    ["training", "pairs", "evaluation", "export", "inspection", "report"],
     ["config"],
     ["jobs"],
     ["demo"],

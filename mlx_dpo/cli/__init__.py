@@ -13,6 +13,7 @@ from .eval import evaluate
 from .fuse import fuse
 from .gen_pairs import gen_pairs
 from .plan import plan
+from .sft import sft
 from .train import train
 
 
@@ -32,7 +33,7 @@ def cli():
     """
 
 
-for command in (demo, gen_pairs, plan, train, evaluate, fuse, config):
+for command in (demo, gen_pairs, plan, sft, train, evaluate, fuse, config):
     cli.add_command(command)
 
 

@@ -5,7 +5,16 @@ import shlex
 
 import click
 
-from .options import config_option, json_option, overwrite_option, resolve, set_option, setting_option
+from .options import (
+    check_exclusive,
+    config_option,
+    continue_options,
+    json_option,
+    overwrite_option,
+    resolve,
+    set_option,
+    setting_option,
+)
 
 
 @click.command()
@@ -13,23 +22,28 @@ from .options import config_option, json_option, overwrite_option, resolve, set_
 @setting_option("--model", "model.path", "The base model.")
 @setting_option("--output", "run.output", "The run's folder.")
 @overwrite_option
+@continue_options
 @set_option
 @json_option
-def train(config_file, overrides, overwrite, as_json):
-    """Train an adapter on preference pairs.
+def train(config_file, overrides, overwrite, resume, accept_changes, as_json):
+    """Train an adapter on preference pairs, or go on with a run that was stopped.
 
     \b
     Example:
       mlx-dpo train --config config/granite_dpo.yaml
       mlx-dpo train --config config/granite_dpo.yaml --set beta.value=0.2 --output runs/beta-0.2
+
+    A run that was stopped, killed or cut off goes on from its last checkpoint when the same command is given
+    again.
     """
+    check_exclusive(overwrite, resume, accept_changes)
     config = resolve(config_file, overrides)
     from . import say_blas_note
 
     say_blas_note()
     from ..jobs.train import train_run
 
-    result = train_run(config, overwrite=overwrite)
+    result = train_run(config, overwrite=overwrite, resume=resume, accept_changes=accept_changes)
     if as_json:
         click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out}))
     else:

@@ -90,7 +90,7 @@ class Plan:
         lines.append(f"{'limit':44}{self.limit / 1e9:12.2f}")
         lines.append("")
         lines.append(
-            f"disk                      {self.disk / 1e9:.2f} GB: adapter twice, tokens, reference scores"
+            f"disk                      {self.disk / 1e9:.2f} GB: adapter, checkpoints, tokens, scores"
         )
         lines.append(f"shapes to trace           {self.shapes}")
         lines.append(f"a forward over all pairs  {self.flops / 1e12:,.1f} TFLOP")
@@ -154,7 +154,9 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     blocks, head = run.model.work
     return replace(
         plan,
-        disk=2 * run.model.trained + 4 * int(sizes.sum()) + 8 * sum(map(len, run.all())),
+        disk=(1 + 3 * (config.training.keep_checkpoints + 2)) * run.model.trained
+        + 4 * int(sizes.sum())
+        + 8 * sum(map(len, run.all())),
         shapes=_arrangement(config, pairs, plan.chosen or LAYOUTS[-1], device).shapes,
         flops=2.0 * (blocks * int(sizes.sum()) + head * int(sizes[1:].sum())),
     )
@@ -273,6 +275,21 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
             need = f"{size / 1e9:.1f} GB with {layout}"
             return f"set model.path to a 4-bit copy of the model: {need}; make one with: {command}"
     return "choose a smaller model"
+
+
+def less_memory(
+    config: RunConfig,
+    base: Path,
+    pairs: Sequence[TokenizedPair],
+    held: Sequence[TokenizedPair] | None,
+) -> str:
+    """The nearest setting that needs a fifth less than the run was planned to need, in words."""
+    try:
+        run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
+        limit = int(0.8 * plan_memory(run, config, run_limit(config)).need.peak)
+        return nearest(plan_memory(run, config, limit, every=True), run, config)
+    except Exception:  # whatever a model's own code raises on arrays without values
+        return "set training.gradient_checkpointing=on and training.micro_batch=1, or shorten data.max_length"
 
 
 def run_limit(config: RunConfig, memory: float | None = None) -> int:

@@ -1,44 +1,40 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from rich.table import Table
 
-from ..config import RunConfig, save_config
-from ..console import console, progress, say
+from ..checkpoint import CHECKPOINTS, newest_checkpoint, only_process
+from ..config import RunConfig
+from ..console import console, say
 from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
 from ..files import check_writable, make_folder
-from ..losses import beta_rule, build_loss
 from ..models.adapters import (
-    CONFIG,
     WEIGHTS,
     AdapterConfig,
     adapted_table,
     attach,
     check_attachable,
     load_adapter,
-    save_adapter_config,
-    save_adapter_weights,
     trainable,
 )
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
-from ..optimizers import build_optimizer
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
-from ..training.arrange import Arrangement, arrange
+from ..sealed import Sealed
+from ..training.arrange import arrange
 from ..training.checks import (
     check_as_before,
     check_batching,
@@ -47,16 +43,14 @@ from ..training.checks import (
     choose_forward,
     sample_pairs,
 )
-from ..training.interrupt import between_micro_batches
+from ..training.faults import explained
 from ..training.log import METRICS, RunLog
-from ..training.margins import MARGINS, write_margins
-from ..training.step import DIVERGED, pair_gradient
-from ..training.trainer import Data, evaluation_metrics, train
-from ..training.window import Objective
+from ..training.machine import awake, shorten_gpu_work
+from ..training.trainer import Data
+from .fit import SETTINGS, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, starting_adapter
-from .plan import settled
-
-SETTINGS = "config.yaml"
+from .plan import less_memory, settled
+from .resume import check_same, run_key, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
 _FEW = 8
@@ -65,21 +59,34 @@ _CACHE_BYTES = 2**30
 """Freed memory that MLX may keep for reuse; without a cap it grows with every new shape."""
 
 
-class TrainResult(NamedTuple):
-    """Where the run lies and its last row of held-out metrics, if there were held-out pairs."""
+def train_run(
+    config: RunConfig, *, overwrite: bool = False, resume: bool = False, accept_changes: bool = False
+) -> TrainResult:
+    """Train as configured, or go on with the run that the folder holds, from its newest checkpoint.
 
-    folder: Path
-    held_out: dict[str, float] | None
+    The run folder holds a loadable adapter from the first update to the last.
 
-
-def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
-    """Train as configured; the run folder holds a loadable adapter from the first update to the last.
+    Args:
+        overwrite: a run that is there is replaced.
+        resume: there must be one to go on with.
+        accept_changes: go on although data, template, model or settings are not those of the run.
 
     Raises:
         DpoError: anything a user can mend, before slow work where it can be known before.
-        KeyboardInterrupt: after the adapter was saved.
+        KeyboardInterrupt: after a checkpoint was written.
     """
-    folder = _output_folder(config, overwrite)
+    folder = _output_folder(config)
+    if config.run.short_gpu_work:
+        shorten_gpu_work()
+    with only_process(folder) if folder.exists() else nullcontext():
+        return _run(config, folder, overwrite, resume, accept_changes)
+
+
+def _run(config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_changes: bool) -> TrainResult:
+    """All that can be known before the first weight is loaded; then the rest."""
+    checkpoint = None if overwrite else _checkpoint_in(folder)
+    if resume and not checkpoint:
+        raise DpoError("holds no checkpoint to go on from", where=folder, hint="leave out --resume to begin")
     rows, held_rows = read_rows(config)
     if config.model.adapter:
         config = replace(config, adapter=starting_adapter(config))
@@ -88,9 +95,31 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     tokenizer = load_tokenizer(base)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
-
     _check_rule(config, len(pairs))
-    asked = config
+    key = run_key(config, base, pairs, held)
+    if checkpoint:
+        facts = checkpoint.facts
+        if not accept_changes:
+            check_same(facts["key"], key, folder)
+        if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
+            say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
+            return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
+        config = with_layout(config, facts["layout"])
+    with explained(lambda: less_memory(config, base, pairs, held)), awake(config.run.keep_awake):
+        return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint)
+
+
+def _load_and_train(
+    asked: RunConfig,
+    base: Path,
+    tokenizer: Any,
+    pairs: PairStore,
+    held: PairStore | None,
+    folder: Path,
+    key: Mapping[str, Any],
+    checkpoint: Sealed | None,
+) -> TrainResult:
+    """The slow part, from the first weight on."""
     config = settled(asked, base, pairs, held)
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(
@@ -104,13 +133,16 @@ def train_run(config: RunConfig, *, overwrite: bool = False) -> TrainResult:
     forward = desensitised(arrangement.forward, config.loss.ld_alpha)
     arrangement = arrangement._replace(forward=forward)
     data = _with_reference("train pairs", policy, base, pairs, forward, config)
-    held_out = Data([], np.zeros((0, 2), np.float32))
+    held_out = None
     if held:
         held_out = _with_reference("held-out pairs", policy, base, held, forward, config)
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
-    _start_folder(folder, policy, config)
-    return _train(policy, data, held_out, arrangement, config, folder)
+    prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key)
+    new = not folder.exists()
+    make_folder(folder)
+    with only_process(folder) if new else nullcontext():
+        return fit(prepared, folder, checkpoint)
 
 
 def _check_rule(config: RunConfig, pairs: int) -> None:
@@ -138,23 +170,16 @@ def _check_rule(config: RunConfig, pairs: int) -> None:
         )
 
 
-def _output_folder(config: RunConfig, overwrite: bool) -> Path:
+def _output_folder(config: RunConfig) -> Path:
     """The run's folder.
 
     Raises:
-        DpoError: it has no name, cannot be written, holds a run, or is the adapter that the run starts from.
+        DpoError: it has no name, cannot be written, or is the adapter that the run starts from.
     """
     if not config.run.output.strip():
         raise DpoError("names no folder", where="run.output", hint="name the folder of the run: --output")
     folder = Path(config.run.output)
     check_writable(folder, need_bytes=50_000_000)
-    held = [name for name in (WEIGHTS, METRICS, SETTINGS) if (folder / name).exists()]
-    if held and not overwrite:
-        raise DpoError(
-            f"holds a {SETTINGS}, which a run would replace" if held == [SETTINGS] else "holds a run already",
-            where=folder,
-            hint="choose another folder with --output, or replace it with --overwrite",
-        )
     if config.model.adapter and folder.resolve() == Path(config.model.adapter).resolve():
         raise DpoError(
             "is the adapter that the run starts from, its reference",
@@ -162,6 +187,32 @@ def _output_folder(config: RunConfig, overwrite: bool) -> Path:
             hint="choose another folder with --output",
         )
     return folder
+
+
+def _checkpoint_in(folder: Path) -> Sealed | None:
+    """The checkpoint that a run in this folder goes on from; None where it holds no run.
+
+    Raises:
+        DpoError: it holds something else that a run would replace.
+    """
+    if checkpoint := newest_checkpoint(folder):
+        return checkpoint
+    held = [name for name in (WEIGHTS, METRICS, SETTINGS) if (folder / name).exists()]
+    # A process that ended before its first checkpoint has left nothing that took time.
+    begun = (folder / CHECKPOINTS).is_dir() and not RunLog(folder, 0).reported()
+    if held and not begun:
+        raise DpoError(
+            f"holds a {SETTINGS}, which a run would replace"
+            if held == [SETTINGS]
+            else "holds a run without checkpoints, which cannot go on",
+            where=folder,
+            hint="choose another folder with --output, or replace it with --overwrite",
+        )
+    return None
+
+
+def _is_finished(facts: Mapping[str, Any], steps: int) -> bool:
+    return bool(facts["stopped"]) or facts["step"] == facts["evaluated"] == steps
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -255,73 +306,11 @@ def _with_reference(
     forward: Forward,
     config: RunConfig,
 ) -> Data:
-    """Pairs with the scores of the policy as it is now, which is the reference; see `checked_reference`."""
+    """Pairs with the scores of the policy as it is now, which is the reference; see `checked_reference`.
+
+    Where only answers are learnt, nothing looks at them, and they are 0.
+    """
+    if config.loss.answers_only:
+        return Data(pairs, np.zeros((len(pairs), 2), np.float32), answers_only=True)
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
     return Data(pairs, checked_reference(policy, pairs, forward, key, label))
-
-
-def _start_folder(folder: Path, policy: nn.Module, config: RunConfig) -> None:
-    make_folder(folder)
-    save_adapter_weights(policy, folder)  # the largest first: where it finds no room, an older run is whole
-    save_adapter_config(policy, config.adapter, config.model.path, folder)
-    save_config(config, folder / SETTINGS)
-    (folder / METRICS).unlink(missing_ok=True)
-    shutil.rmtree(folder / MARGINS, ignore_errors=True)
-
-
-def _train(
-    policy: nn.Module,
-    data: Data,
-    held_out: Data,
-    arrangement: Arrangement,
-    config: RunConfig,
-    folder: Path,
-) -> TrainResult:
-    """Train, evaluating and saving as it goes; on an interrupt save and pass it on."""
-    forward = arrangement.forward
-    steps = config.training.steps(len(data.pairs))
-    log = RunLog(folder, steps)
-    loss, rule = build_loss(config.loss), beta_rule(config.beta)
-    gradient = pair_gradient(policy, loss, forward, compiled=arrangement.compiled)
-    last: dict[str, float] = {}
-
-    def evaluate(step: int, check_interrupt: Callable[[], None] = lambda: None) -> None:
-        if not held_out.pairs:
-            save_adapter_weights(policy, folder)
-            return
-        beta = mx.array(config.beta.value)  # also where it moves: held-out losses stay comparable
-        scores = score_pairs(
-            policy, held_out.pairs, forward, singles(held_out.pairs), lambda pairs: check_interrupt()
-        )
-        metrics = evaluation_metrics(scores, held_out, loss, beta)
-        if not np.isfinite(list(metrics.values())).all():
-            raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
-        save_adapter_weights(policy, folder)
-        last.update({"step": step, **metrics})
-        log.row(dict(last))
-
-    mx.reset_peak_memory()
-    with (
-        between_micro_batches() as check_interrupt,
-        progress("training", config.training.epochs * len(data.pairs), "pairs") as advance,
-    ):
-        try:
-            evaluate(0, check_interrupt)
-            train(
-                policy,
-                build_optimizer(config.optimizer, steps),
-                data,
-                Objective(gradient, loss, rule, config.passes, config.loss.wpo, config.loss.bco_shift),
-                config.training,
-                config.optimizer.grad_clip,
-                evaluate=partial(evaluate, check_interrupt=check_interrupt),
-                log=log.row,
-                keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
-                advance=advance,
-                check_interrupt=check_interrupt,
-            )
-        except KeyboardInterrupt:
-            save_adapter_weights(policy, folder)
-            say(f"interrupted: {folder / WEIGHTS} and {CONFIG} hold the adapter as it was")
-            raise
-    return TrainResult(folder, last or None)

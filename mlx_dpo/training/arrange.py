@@ -11,7 +11,7 @@ from ..data.batches import epoch_windows
 from ..data.shared import build_shared, choose_bucket
 from ..data.tokenize import TokenizedPair
 from ..models.forward import SEPARATE, SHARED, Forward
-from .trainer import TrainingConfig
+from .config import TrainingConfig
 
 _SAMPLE = 512
 """Micro-batches whose shapes are counted; an epoch of more is judged by its first."""

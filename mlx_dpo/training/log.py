@@ -1,33 +1,97 @@
-"""One console line and one metrics.jsonl row per report."""
+"""What a run writes as it goes: a console line and a row of metrics.jsonl a report, and events.jsonl."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from ..console import say
-from ..files import unwritable
+from ..errors import DpoError
+from ..files import sync, unwritable
+from .alarms import Alarm
+from .samples import SAMPLES
 
-METRICS = "metrics.jsonl"
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+FILES = (METRICS, EVENTS, SAMPLES)
+ALARM = "alarm"
 
 
 class RunLog:
-    """Appends rows to metrics.jsonl, each whole and flushed, and says the gist of them on stderr."""
+    """Appends rows to a run folder's files and says the gist of them on stderr."""
 
     def __init__(self, folder: Path, steps: int):
-        self.path, self.steps = folder / METRICS, steps
+        self.folder, self.steps = folder, steps
 
     def row(self, metrics: dict[str, float]) -> None:
         """Write one report: keys as in DESIGN, held-out ones with eval/ before them."""
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(metrics) + "\n")
-        except OSError as error:
-            raise unwritable(self.path, error) from None
+        self._append(METRICS, metrics)
         say(self._train_line(metrics) if "loss" in metrics else self._eval_line(metrics))
+
+    def note(self, step: int, event: str, what: str) -> None:
+        """Write what happened besides, and say it."""
+        self._append(EVENTS, {"step": step, "event": event, "what": what})
+        say(what)
+
+    def alarm(self, step: int, alarm: Alarm) -> None:
+        """Write an alarm, and say it."""
+        told = {"name": alarm.name, "what": alarm.seen, "meaning": alarm.meaning, "remedy": alarm.remedy}
+        self._append(EVENTS, {"step": step, "event": ALARM, **told})
+        say(f"ALARM, {alarm.name}: {alarm.seen}\n  {alarm.meaning}\n  {alarm.remedy}")
+
+    def rows(self) -> list[dict[str, float]]:
+        """All rows of metrics so far."""
+        return self._read(METRICS)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All that was noted so far."""
+        return self._read(EVENTS)
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        try:
+            with open(self.folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise unwritable(self.folder / name, error) from None
+
+    def reported(self) -> bool:
+        """Whether the file of metrics holds a report of training."""
+        path = self.folder / METRICS
+        return path.exists() and b'"loss"' in path.read_bytes()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, all of which are on the disk now."""
+        found = {}
+        for path in (self.folder / name for name in FILES):
+            if path.exists():
+                sync(path)
+                found[path.name] = path.stat().st_size
+        return found
+
+    def rewind(self, sizes: dict[str, int]) -> None:
+        """Cut the files to these sizes: what they held when a checkpoint was written.
+
+        Raises:
+            DpoError: one holds less.
+        """
+        for path in (self.folder / name for name in FILES):
+            size = sizes.get(path.name, 0)
+            now = path.stat().st_size if path.exists() else 0
+            if now < size:
+                raise DpoError(
+                    f"has {now:,} bytes, and had {size:,} when the checkpoint was written",
+                    where=path,
+                    hint="put the file back, or start anew with --overwrite",
+                )
+            if now > size:
+                os.truncate(path, size)
 
     def _train_line(self, m: dict[str, float]) -> str:
         return (
-            f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  loss {m['loss']:.4f}  "
-            f"margin {m['rewards/margins']:+.3f}  accuracy {_accuracy(m, '')}  "
+            f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  loss {m['loss']:.4f}  {_of_pairs(m, '')}"
             f"lr {m['learning_rate']:.1e}  grad {m['grad_norm']:.2f}  "
             f"{m['tokens_per_second']:,.0f} tokens/s  {m['peak_memory_gb']:.2f} GB"
         )
@@ -35,12 +99,15 @@ class RunLog:
     def _eval_line(self, m: dict[str, float]) -> str:
         return (
             f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  held-out (n {m['eval/pairs']}): "
-            f"loss {m['eval/loss']:.4f}  margin {m['eval/rewards/margins']:+.3f}  "
-            f"chosen {m['eval/rewards/chosen']:+.3f}  accuracy {_accuracy(m, 'eval/')}"
-        )
+            f"loss {m['eval/loss']:.4f}  {_of_pairs(m, 'eval/')}"
+        ).rstrip()
 
 
-def _accuracy(m: dict[str, float], prefix: str) -> str:
-    """Two digits; a dash before the policy has moved, when every pair is a tie but for rounding."""
+def _of_pairs(m: dict[str, float], prefix: str) -> str:
+    """What is reported of pairs; accuracy is a dash before the policy has moved, when pairs tie."""
+    if f"{prefix}rewards/margins" not in m:
+        return ""
     unmoved = m["step"] == (0 if prefix else 1)
-    return "   -" if unmoved else f"{m[f'{prefix}rewards/accuracies']:.2f}"
+    accuracy = "   -" if unmoved else f"{m[f'{prefix}rewards/accuracies']:.2f}"
+    chosen = f"chosen {m['eval/rewards/chosen']:+.3f}  " if prefix else ""
+    return f"margin {m[f'{prefix}rewards/margins']:+.3f}  {chosen}accuracy {accuracy}  "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import make_folder, unwritable
+from ..files import make_folder, unwritable, write_text
 
 MARGINS = "margins"
 _SAMPLE = 32
@@ -29,6 +29,19 @@ def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> N
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def rewind_margins(folder: Path, step: int) -> None:
+    """Remove what was kept of windows after `step`."""
+    for below in (folder / MARGINS).glob("epoch_*"):
+        for path in below.glob("step_*.npy"):
+            if int(path.stem.removeprefix("step_")) > step:
+                path.unlink()
+        index = below / "margins.jsonl"
+        if index.exists():
+            lines = index.read_text().splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            write_text(index, "".join(whole))
 
 
 def margin_summary(margins: np.ndarray) -> dict[str, float | list[float]]:

@@ -24,22 +24,25 @@ class MovingReference:
         gradient: PairGradient,
         pairs: Sequence[TokenizedPair],
         scores: np.ndarray,
+        kept: Any = None,
     ):
-        self._policy, self._gradient, self._pairs, self._scores = policy, gradient, pairs, scores
-        self._kept: Any = None
+        """`kept`: the parameters of the last sync, where there was one."""
+        self._policy, self._gradient, self._pairs = policy, gradient, pairs
+        self._scores = scores if kept is None else scores.copy()
+        self.kept = kept
 
     def sync(self) -> None:
         """Take the policy as it is now."""
-        if self._kept is None:
+        if self.kept is None:
             self._scores = self._scores.copy()
-        self._kept = self._policy.trainable_parameters()
+        self.kept = self._policy.trainable_parameters()
 
     def of(self, window: Window, check_interrupt: Callable[[], None]) -> np.ndarray:
         """Scores, float32 (n, 2), nats, right for the rows of this window."""
-        if self._kept is None:
+        if self.kept is None:
             return self._scores
         now = self._policy.trainable_parameters()
-        self._policy.update(self._kept)
+        self._policy.update(self.kept)
         try:
             for micro in window:
                 check_interrupt()

@@ -10,11 +10,10 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_map
 
 from ..data.tokenize import TokenizedPair
-from ..errors import DpoError
 from ..losses import LossFunction, PairLogps
 from ..models.forward import Forward
 
-DIVERGED = "lower optimizer.learning_rate; the run folder holds the adapter of the last evaluation"
+DIVERGED = "look at these rows, or lower optimizer.learning_rate; the run folder holds the last good adapter"
 
 
 class PairGradient(NamedTuple):
@@ -127,12 +126,10 @@ def cap_cache() -> None:
 def update(policy: nn.Module, optimizer: optimizers.Optimizer, gradient: Any, grad_clip: float) -> float:
     """Clip the gradient, update the trainable parameters, and give the norm before clipping.
 
-    Raises:
-        DpoError: the gradient is not finite; nothing was updated.
+    Where the norm is not finite, nothing is updated.
     """
     gradient, norm = optimizers.clip_grad_norm(gradient, grad_clip if grad_clip else float("inf"))
-    if not math.isfinite(norm.item()):
-        raise DpoError("the gradient is not finite", where="optimizer", hint=DIVERGED)
-    optimizer.update(policy, gradient)
-    mx.eval(policy.trainable_parameters(), optimizer.state)
+    if math.isfinite(norm.item()):
+        optimizer.update(policy, gradient)
+        mx.eval(policy.trainable_parameters(), optimizer.state)
     return float(norm.item())

@@ -1,9 +1,10 @@
 """The loop of one run."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,100 +14,43 @@ import numpy as np
 from ..data.batches import epoch_windows
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_ten
-from ..losses import BetaStep, LossFunction, PairLogps
+from ..losses import LossFunction, PairLogps
 from ..metrics import pair_metrics
-from ..settings import setting
+from ..randomness import random_key
+from .config import TrainingConfig
+from .machine import process_memory
 from .moving import MovingReference
+from .state import Interval, TrainState
 from .step import DIVERGED, cap_cache, update
-from .window import Objective, WindowResult, take_window
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long, in what portions, and how memory is saved."""
-
-    epochs: int = setting(1, "times every pair is seen")
-    micro_batch: int = setting(
-        1, "pairs computed at a time; more needs more memory, results differ by rounding"
-    )
-    accumulation: int = setting(8, "micro-batches an update; micro_batch · accumulation pairs make a window")
-    gradient_checkpointing: str = setting(
-        "auto",
-        "keep only each block's input and compute the rest again: far less memory, about a fifth slower; "
-        "auto: where it would not fit otherwise",
-        choices=("auto", "on", "off"),
-    )
-    forward: str = setting(
-        "auto",
-        "shared: every prompt once for all its answers, logits of answer tokens only; plain: the model's own "
-        "call; auto: shared where a check at the start shows the same scores and gradients",
-        choices=("auto", "shared", "plain"),
-    )
-    branches: str = setting(
-        "auto",
-        "joint: both answers of a pair at a time; separate: one after the other, in less memory; "
-        "auto: joint where that fits",
-        choices=("auto", "joint", "separate"),
-    )
-    compile: str = setting(
-        "auto",
-        "trace the step once a shape of batch; auto: on a GPU, where many batches share few shapes",
-        choices=("auto", "on", "off"),
-    )
-    reference_sync_steps: int | None = setting(
-        None,
-        "updates after which the adapter as it is becomes the reference, again and again (TR-DPO); each pair "
-        "then costs a forward more; null: the reference stays",
-    )
-    memory_limit: float | None = setting(
-        None, "GB that a run may need by its plan; null: what this machine lets it use"
-    )
-    seed: int = setting(0, "of the adapter's first values and of the order of pairs")
-    report_steps: int = setting(1, "updates between lines of metrics.jsonl")
-    eval_steps: int | None = setting(
-        None, "updates between held-out evaluations; the adapter is saved each time; null: ten times a run"
-    )
-
-    def __post_init__(self):
-        for name in ("epochs", "micro_batch", "accumulation", "report_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.eval_steps is not None and self.eval_steps < 1:
-            raise ValueError(f"eval_steps must be null or at least 1, got {self.eval_steps}")
-        if self.reference_sync_steps is not None and self.reference_sync_steps < 1:
-            raise ValueError(
-                f"reference_sync_steps must be null or at least 1, got {self.reference_sync_steps}"
-            )
-        if self.memory_limit is not None and self.memory_limit <= 0:
-            raise ValueError(f"memory_limit must be null or above 0, got {self.memory_limit}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-
-    @property
-    def window(self) -> int:
-        """Pairs an update."""
-        return self.micro_batch * self.accumulation
-
-    def steps(self, pairs: int) -> int:
-        """Updates of the whole run; a part-filled last window of an epoch is one too."""
-        return self.epochs * -(-pairs // self.window)
+from .window import Objective, Window, WindowResult, take_window
 
 
 class Data(NamedTuple):
-    """Pairs and what the reference thinks of them: float32 (n, 2) nats, chosen and rejected."""
+    """Pairs and what the reference thinks of them: float32 (n, 2) nats, chosen and rejected.
+
+    With `answers_only` there is one answer a prompt, its own counterpart: figures of pairs are not reported.
+    """
 
     pairs: Sequence[TokenizedPair]
     reference: np.ndarray
+    answers_only: bool = False
+
+    def tokens(self) -> np.ndarray:
+        """Distinct tokens of every pair, int (n,)."""
+        return pair_sizes(self.pairs)[:, : 2 if self.answers_only else 3].sum(axis=1)
+
+    def reported(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Those of these metrics that mean something here."""
+        names = [name for name in metrics if not name.removeprefix("eval/").startswith(_OF_PAIRS)]
+        return {name: metrics[name] for name in names} if self.answers_only else metrics
 
 
-@dataclass(frozen=True)
-class TrainState:
-    """Where a run stands, between two updates: updates done, pairs and tokens seen, beta's state."""
+_OF_PAIRS = ("rewards/", "logps/rejected", "beta")
 
-    beta: Any
-    step: int = 0
-    pairs: int = 0
-    tokens: int = 0
+
+def first_state(objective: Objective, config: TrainingConfig) -> TrainState:
+    """Where a run begins."""
+    return TrainState(beta=objective.init(config.seed), random=random_key())
 
 
 def train(
@@ -116,9 +60,12 @@ def train(
     objective: Objective,
     config: TrainingConfig,
     grad_clip: float,
+    state: TrainState,
     *,
-    evaluate: Callable[[int], None],
+    evaluate: Callable[[int], tuple[Mapping[str, float] | None, str]],
+    save: Callable[[TrainState], None],
     log: Callable[[dict[str, float]], None],
+    note: Callable[[int, str, str], None] = lambda step, event, what: None,
     keep_margins: Callable[[int, int, np.ndarray], None] | None = None,
     advance: Callable[[int], None] = lambda pairs: None,
     check_interrupt: Callable[[], None] = lambda: None,
@@ -126,105 +73,125 @@ def train(
     """Update the policy until every epoch is done; every pair is used exactly once an epoch.
 
     Args:
-        evaluate: called with the step every `eval_steps` updates and after the last.
+        state: where to begin; policy, optimiser and MLX's random key are as they were there.
+        evaluate: called with the step at the start, every `eval_steps` updates and after the last; the row of
+            held-out metrics, or None where there are no held-out pairs, and what is ruining the policy.
+        save: called after every evaluation, when `save_minutes` have passed, and before an interrupt is
+            passed on.
         log: takes one row of metrics.
+        note: takes step, kind and text of what happened besides.
         keep_margins: takes the epoch, from 0, the step and the margins (n,) of each window.
         advance: called with the pairs of each window.
         check_interrupt: called before every micro-batch; may raise KeyboardInterrupt.
+
+    Raises:
+        DpoError: too many windows in a row had no finite loss and gradient.
     """
     steps = config.steps(len(data.pairs))
     eval_steps = config.eval_steps or max(1, -(-steps // 10))
-    state, interval = TrainState(beta=objective.init(config.seed)), Interval()
-    reference = MovingReference(policy, objective.gradient, data.pairs, data.reference)
-    pair_tokens = pair_sizes(data.pairs).sum(axis=1)
-    for epoch in range(config.epochs):
-        for window in epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch):
-            start = time.perf_counter()
+    reference = MovingReference(policy, objective.gradient, data.pairs, data.reference, state.reference)
+    pair_tokens = data.tokens()
+    windows, saved = _windows(data, config, state.step), time.monotonic()
+    try:
+        while True:
+            due = state.step % eval_steps == 0 or state.step == steps
+            if due and state.evaluated < state.step:
+                row, ruin = evaluate(state.step)
+                state = state.after_evaluation(row, config.patience, ruin)
+                if ruin and config.guard == "stop":
+                    state = replace(state, stopped=ruin)
+            if due or time.monotonic() - saved > 60 * config.save_minutes:
+                save(state)
+                saved = time.monotonic()
+            if state.stopped or state.step == steps:
+                return state
+
+            start, (epoch, window) = time.perf_counter(), next(windows)
             policy.train()
+            scores = reference.of(window, check_interrupt)
             mean, result, beta, next_beta = take_window(
-                objective,
-                data.pairs,
-                window,
-                reference.of(window, check_interrupt),
-                state.beta,
-                check_interrupt,
+                objective, data.pairs, window, scores, state.beta, check_interrupt
             )
-            _check_finite(result, data, state.step + 1)
-            norm = update(policy, optimizer, mean, grad_clip)
+            norm = (
+                update(policy, optimizer, mean, grad_clip) if np.isfinite(result.losses).all() else math.nan
+            )
             cap_cache()
-            rate = float(optimizer.learning_rate.item())  # this update's; before it, the one before's
             tokens = int(pair_tokens[result.rows].sum())
-            state = TrainState(
-                beta=next_beta,
+            state = replace(
+                state,
+                random=random_key(),
                 step=state.step + 1,
                 pairs=state.pairs + len(result.rows),
                 tokens=state.tokens + tokens,
+                skipped=0 if math.isfinite(norm) else state.skipped + 1,
+            )
+            advance(len(result.rows))
+            if state.skipped:
+                _skip(result, data, state, config, note)
+                continue
+            state = replace(
+                state,
+                beta=next_beta,
+                interval=state.interval.after(result, beta, tokens, time.perf_counter() - start),
             )
             if config.reference_sync_steps and state.step % config.reference_sync_steps == 0:
                 reference.sync()
+                state = replace(state, reference=reference.kept)
             if keep_margins:
                 keep_margins(epoch, state.step, result.margins)
-            interval.add(result, beta, tokens, time.perf_counter() - start)
-            advance(len(result.rows))
             if state.step == 1 or state.step % config.report_steps == 0 or state.step == steps:
                 log(
                     {
                         "step": state.step,
                         "epoch": round(state.pairs / len(data.pairs), 4),
-                        **interval.metrics(),
-                        "learning_rate": rate,
+                        **data.reported(state.interval.metrics()),
+                        "learning_rate": float(optimizer.learning_rate.item()),
                         "grad_norm": norm,
                         "tokens": state.tokens,
                         "peak_memory_gb": mx.get_peak_memory() / 1e9,
+                        "process_memory_gb": process_memory() / 1e9,
                     }
                 )
-                interval = Interval()
-            if state.step % eval_steps == 0 or state.step == steps:
-                evaluate(state.step)
-    return state
+                state = replace(state, interval=Interval())
+    except KeyboardInterrupt:
+        save(state)
+        raise
 
 
-def _check_finite(result: WindowResult, data: Data, step: int) -> None:
-    """Stop before an update that would put NaN into every weight, naming the rows."""
+def _windows(data: Data, config: TrainingConfig, done: int) -> Iterator[tuple[int, Window]]:
+    """Epoch and window of every update after the first `done`."""
+    first, skipped = divmod(done, -(-len(data.pairs) // config.window))
+    for epoch in range(first, config.epochs):
+        windows = epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch)
+        for number in range(skipped, len(windows)):
+            yield epoch, windows[number]
+        skipped = 0
+
+
+def _skip(
+    result: WindowResult,
+    data: Data,
+    state: TrainState,
+    config: TrainingConfig,
+    note: Callable[[int, str, str], None],
+) -> None:
+    """Say which rows' window was left out; the policy, the optimiser and beta are as before it.
+
+    Raises:
+        DpoError: it is one too many.
+    """
     bad = [row for row, loss in zip(result.rows, result.losses, strict=True) if not np.isfinite(loss)]
-    if bad:
-        places = first_ten([data.pairs[row].where for row in bad])
-        raise DpoError(f"the loss is not finite at step {step}", where=places, hint=DIVERGED)
-
-
-class Interval:
-    """What was seen since the last report, kept pair by pair so that its means are exact."""
-
-    def __init__(self):
-        self.rows: list[int] = []
-        self.results: list[WindowResult] = []
-        self.betas: list[float] = []
-        self.last: dict[str, float] = {}
-        self.tokens, self.seconds = 0, 0.0
-
-    def add(self, result: WindowResult, beta: BetaStep, tokens: int, seconds: float) -> None:
-        """Take note of one window and what beta's rule made of it."""
-        self.rows += result.rows
-        self.results.append(result)
-        self.betas += [beta.beta.item()] * len(result.rows)
-        self.last = {name: float(metric.item()) for name, metric in beta.metrics.items()}
-        self.tokens += tokens
-        self.seconds += seconds
-
-    def metrics(self) -> dict[str, float]:
-        """Means over all pairs of the interval, what beta's rule said last, and the rates of work."""
-        means = pair_metrics(
-            np.concatenate([r.policy for r in self.results]),
-            np.concatenate([r.reference for r in self.results]),
-            np.concatenate([r.losses for r in self.results]),
-            np.array(self.betas),
+    what = "the loss is not finite" if bad else "the gradient is not finite"
+    places = first_ten([data.pairs[row].where for row in bad or result.rows])
+    note(state.step, "skipped", f"{what} at step {state.step}, which is skipped: {places}")
+    if state.skipped >= config.max_skipped:
+        raise DpoError(
+            f"{what} at step {state.step}, nor was it in the {state.skipped - 1} before"
+            if state.skipped > 1
+            else f"{what} at step {state.step}",
+            where=places,
+            hint=DIVERGED,
         )
-        return means | {
-            "beta": self.betas[-1],
-            **self.last,
-            "tokens_per_second": self.tokens / self.seconds,
-            "pairs_per_second": len(self.rows) / self.seconds,
-        }
 
 
 def evaluation_metrics(
@@ -241,4 +208,5 @@ def evaluation_metrics(
     losses = np.array(loss(PairLogps(*columns, *lengths, lengths[0].mean()), beta))
     betas = np.full(len(data.pairs), beta.item(), np.float32)
     metrics = pair_metrics(scores, data.reference, losses, betas)
-    return {f"eval/{k}": v for k, v in metrics.items()} | {"eval/pairs": len(data.pairs)}
+    own = data.reported({f"eval/{name}": value for name, value in metrics.items()})
+    return own | {"eval/pairs": len(data.pairs)}

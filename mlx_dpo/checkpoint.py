@@ -1,0 +1,185 @@
+"""Checkpoints of a run: folders run/checkpoints/000200, whole or not there; a run goes on from the newest.
+
+adapters.safetensors, adapter_config.json    the adapter, as mlx_lm loads it
+state.npz                                    all other arrays
+state.json                                   facts, and the checksums of all files
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from .console import say
+from .errors import DpoError, first_line
+from .losses.beta import exact
+from .models.adapters import WEIGHTS, trainable
+from .randomness import random_untouched
+from .sealed import DAMAGE, Sealed, seal, sha256, unseal
+
+CHECKPOINTS = "checkpoints"
+_FACTS, _ARRAYS = "state.json", "state.npz"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    write_adapter: Callable[[Path], None],
+) -> Sealed:
+    """Write the checkpoint of `step`, whole; one of the same step is replaced.
+
+    Raises:
+        DpoError: the disk refused; all other checkpoints are untouched.
+    """
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        write_adapter(folder)
+        np.savez(folder / _ARRAYS, **arrays)
+        return facts
+
+    return seal(_folder(run, step), _FACTS, write, over=True)
+
+
+def newest_checkpoint(run: Path) -> Sealed | None:
+    """The newest checkpoint that is whole; of damaged ones it is said that an earlier one is taken.
+
+    Raises:
+        DpoError: there are some, and all are damaged; or they cannot be read.
+    """
+    damaged: list[str] = []
+    for step in sorted(_steps(run), reverse=True):
+        folder = _folder(run, step)
+        try:
+            return unseal(folder, _FACTS, sha256)
+        except DAMAGE as error:
+            damaged.append(str(step))
+            say(f"{folder}: is damaged ({first_line(error)}); the checkpoint before it is used")
+        except OSError as error:
+            hint = "check its permissions"
+            raise DpoError(f"cannot be read: {error.strerror}", where=folder, hint=hint) from None
+    if damaged:
+        raise DpoError(
+            f"holds no whole checkpoint: damaged are {', '.join(damaged)}",
+            where=run / CHECKPOINTS,
+            hint="put them back from a backup, or start anew with --overwrite",
+        )
+    return None
+
+
+def read_arrays(checkpoint: Sealed) -> dict[str, np.ndarray]:
+    """What `save_checkpoint` was given."""
+    with np.load(checkpoint.folder / _ARRAYS) as file:
+        return dict(file)
+
+
+def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and that of step `best`."""
+    steps = sorted(_steps(run))
+    for step in steps[:-keep]:
+        if step != best:
+            shutil.rmtree(_folder(run, step), ignore_errors=True)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a process that was killed has left half-written in the run's folder."""
+    for folder in (run, run / CHECKPOINTS):
+        for left in folder.glob(".*.*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"{step:06d}"
+
+
+def _steps(run: Path) -> list[int]:
+    return [int(f.name) for f in (run / CHECKPOINTS).glob("[0-9]*") if f.is_dir() and f.name.isdigit()]
+
+
+@contextmanager
+def only_process(run: Path) -> Iterator[None]:
+    """Hold the run's folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        DpoError: another process holds it.
+    """
+    import fcntl
+
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DpoError(
+                    "another process is training here",
+                    where=run,
+                    hint="wait for it, or choose another folder with --output",
+                ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def flattened(tree: Any) -> dict[str, np.ndarray]:
+    """Every array of a tree of dicts, lists and (named) tuples by its dotted name; float64 stays so."""
+    return {name: np.array(value) for name, value in tree_flatten(tree)}
+
+
+def refilled(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
+    """A tree of the structure of `like` with the arrays that `flattened` named below `name`.
+
+    Raises:
+        KeyError: there is no such array.
+    """
+    if isinstance(like, dict):
+        return {key: refilled(value, arrays, f"{name}.{key}") for key, value in like.items()}
+    if isinstance(like, (list, tuple)):
+        parts = [refilled(value, arrays, f"{name}.{place}") for place, value in enumerate(like)]
+        return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+    found = arrays[name]
+    if isinstance(like, np.ndarray):
+        return found
+    return exact(found) if found.dtype == np.float64 else mx.array(found)
+
+
+def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
+    """Whether the adapter in `folder`, read back by mlx_lm's own loader, is the live one, bit for bit.
+
+    The base model's weights are not brought into memory.
+
+    Raises:
+        DpoError: it is not.
+    """
+    from mlx_lm.tuner.utils import load_adapters
+    from mlx_lm.utils import load_model
+
+    live = trainable(model)
+    try:
+        with random_untouched():  # a fresh adapter draws its first values
+            read, _ = load_model(base, lazy=True)
+            read = dict(tree_flatten(load_adapters(read, str(folder)).parameters()))
+        wrong = [n for n, value in live.items() if n not in read or not _same(read[n], value)]
+    except (OSError, RuntimeError, ValueError) as error:
+        wrong = [first_line(error)]
+    if wrong:
+        raise DpoError(
+            f"what was read back is not what was saved: {wrong[0]}",
+            where=folder / WEIGHTS,
+            hint="the disk may be failing: choose an output folder on another one",
+        )
+
+
+def _same(one: mx.array, other: mx.array) -> bool:
+    return one.shape == other.shape and mx.array_equal(one.astype(other.dtype), other).item()

@@ -1,0 +1,252 @@
+"""Training in a run's folder: begin or go on, evaluate, save, end."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+import numpy as np
+
+from ..checkpoint import (
+    CHECKPOINTS,
+    check_saved,
+    prune_checkpoints,
+    read_arrays,
+    remove_leftovers,
+    save_checkpoint,
+)
+from ..config import RunConfig, save_config
+from ..console import progress, say
+from ..data.tokenize import pair_sizes
+from ..errors import DpoError
+from ..files import check_writable, make_folder
+from ..losses import beta_rule, build_loss
+from ..models.adapters import load_adapter, save_adapter_config, save_adapter_weights, trainable
+from ..optimizers import build_optimizer
+from ..records import prompt_text
+from ..scoring import score_pairs, singles
+from ..sealed import Sealed
+from ..training.alarms import About
+from ..training.arrange import Arrangement
+from ..training.interrupt import between_micro_batches
+from ..training.log import FILES, RunLog
+from ..training.margins import MARGINS, rewind_margins, write_margins
+from ..training.samples import Asked, sample_answers, sample_metrics, write_samples
+from ..training.snapshot import from_snapshot, to_snapshot
+from ..training.state import TrainState
+from ..training.step import DIVERGED, pair_gradient
+from ..training.trainer import Data, evaluation_metrics, first_state, train
+from ..training.watch import Watch
+from ..training.window import Objective
+from .resume import LAYOUT
+
+SETTINGS = "config.yaml"
+
+_LOGISTIC = {"sigmoid", "robust", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair"}
+"""Losses that go to 0 as margins grow."""
+
+
+class TrainResult(NamedTuple):
+    """Where the run lies, and the held-out metrics of its adapter, if there were held-out pairs."""
+
+    folder: Path
+    held_out: Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
+
+    `config`: as a plan settled it. `key`: all that decides what the run computes, see `jobs.resume`.
+    """
+
+    config: RunConfig
+    base: Path
+    tokenizer: Any
+    policy: nn.Module
+    data: Data
+    held_out: Data | None
+    arrangement: Arrangement
+    key: Mapping[str, Any]
+
+
+def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
+    """Train in `folder`, from a checkpoint or from the beginning; on an interrupt save and pass it on."""
+    config, policy = run.config, run.policy
+    _start_folder(run, folder, anew=checkpoint is None)
+    steps = config.training.steps(len(run.data.pairs))
+    log = RunLog(folder, steps)
+    loss, rule = build_loss(config.loss), beta_rule(config.beta)
+    gradient = pair_gradient(policy, loss, run.arrangement.forward, compiled=run.arrangement.compiled)
+    objective = Objective(gradient, loss, rule, config.passes, config.loss.wpo, config.loss.bco_shift)
+    optimizer = build_optimizer(config.optimizer, steps)
+    optimizer.init(policy.trainable_parameters())
+    state = first_state(objective, config.training)
+    if checkpoint:
+        state = _restored(checkpoint, run, optimizer, state, log)
+    watch = Watch(log, _about(run, steps), config.training.guard)
+    mx.reset_peak_memory()
+    total = config.training.epochs * len(run.data.pairs)
+    with (
+        between_micro_batches() as check_interrupt,
+        progress("training", total, "pairs", state.pairs) as advance,
+    ):
+        try:
+            state = train(
+                policy,
+                optimizer,
+                run.data,
+                objective,
+                config.training,
+                config.optimizer.grad_clip,
+                state,
+                evaluate=_evaluation(run, folder, watch, check_interrupt),
+                save=partial(_save, run, folder, optimizer, log),
+                log=watch.report,
+                note=log.note,
+                keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
+                advance=advance,
+                check_interrupt=check_interrupt,
+            )
+        except KeyboardInterrupt:
+            say(f"interrupted: {folder / CHECKPOINTS} holds all of it; the same command goes on from there")
+            raise
+    _say_end(state, steps, config, log)
+    return TrainResult(folder, selected(state.best and {"row": state.best.row}, state.held_out, config))
+
+
+def selected(
+    best: Mapping[str, Any] | None, last: Mapping[str, float] | None, config: RunConfig
+) -> Mapping[str, float] | None:
+    """The held-out metrics of the adapter that the run folder ends with."""
+    return best["row"] if best and config.training.select == "best" else last
+
+
+def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
+    """Make the folder ready: a new run replaces what is there, one that goes on keeps it.
+
+    Raises:
+        DpoError: the disk has no room for the checkpoints.
+    """
+    config, policy = run.config, run.policy
+    remove_leftovers(folder)
+    kept = config.training.keep_checkpoints + 2  # the best one, and one that is being written
+    adapter = sum(value.nbytes for value in trainable(policy).values())
+    check_writable(folder, need_bytes=(3 * kept + 1) * adapter)
+    make_folder(folder / CHECKPOINTS)  # first: it says that this is a run, however soon the process ends
+    if anew:
+        save_adapter_weights(policy, folder)  # the largest: where there is no room, an older run is whole
+        for old in (*(folder / CHECKPOINTS).iterdir(), folder / MARGINS):
+            shutil.rmtree(old, ignore_errors=True)
+        for old in FILES:
+            (folder / old).unlink(missing_ok=True)
+    save_adapter_config(policy, config.adapter, config.model.path, folder)
+    save_config(config, folder / SETTINGS)
+
+
+def _restored(
+    checkpoint: Sealed,
+    run: Prepared,
+    optimizer: optimizers.Optimizer,
+    first: TrainState,
+    log: RunLog,
+) -> TrainState:
+    """The state of the checkpoint, with policy, optimiser and the folder's files as they were then.
+
+    Raises:
+        DpoError: policy, optimiser or beta's rule are of another kind than when it was written.
+    """
+    facts, policy = checkpoint.facts, run.policy
+    load_adapter(policy, checkpoint.folder, run.config.adapter.dropout)
+    try:
+        state = from_snapshot(read_arrays(checkpoint), facts, optimizer, policy.trainable_parameters(), first)
+    except KeyError as error:
+        raise DpoError(
+            f"holds no {error.args[0]}: it is of a run with other settings",
+            where=checkpoint.folder,
+            hint="start anew with --overwrite",
+        ) from None
+    if facts["key"] != run.key:  # accepted changes: what was best may not be, what ended need not
+        state = replace(state, best=None, stopped="")
+    log.rewind(facts["sizes"])
+    rewind_margins(log.folder, state.step)
+    log.note(state.step, "resumed", f"going on from {checkpoint.folder}")
+    return state
+
+
+def _save(
+    run: Prepared, folder: Path, optimizer: optimizers.Optimizer, log: RunLog, state: TrainState
+) -> None:
+    """Write a checkpoint and, where it is the one to end with so far, the run folder's adapter."""
+    config, policy = run.config, run.policy
+    best = state.best if config.training.select == "best" else None
+    if best is None or best.step == state.step:
+        save_adapter_weights(policy, folder)
+
+    def write_adapter(to: Path) -> None:
+        save_adapter_weights(policy, to)
+        save_adapter_config(policy, config.adapter, config.model.path, to)
+
+    arrays, facts = to_snapshot(state, optimizer)
+    layout = {name: getattr(config.training, name) for name in LAYOUT}
+    facts |= {"key": run.key, "layout": layout, "sizes": log.sizes()}
+    saved = save_checkpoint(folder, state.step, arrays, facts, write_adapter)
+    check_saved(policy, saved.folder, run.base)
+    prune_checkpoints(folder, config.training.keep_checkpoints, state.best and state.best.step)
+
+
+def _evaluation(
+    run: Prepared, folder: Path, watch: Watch, check_interrupt: Callable[[], None]
+) -> Callable[[int], tuple[Mapping[str, float] | None, str]]:
+    """How held-out pairs are judged: a function of the step, see `training.trainer.train`."""
+    config, policy, held_out = run.config, run.policy, run.held_out
+    if held_out is None:
+        return lambda step: (None, "")
+    loss, asked = build_loss(config.loss), _asked(held_out, config.training.samples)
+    beta = mx.array(config.beta.value)  # also where it moves: held-out losses stay comparable
+    forward, singly = run.arrangement.forward, singles(held_out.pairs)
+
+    def evaluate(step: int) -> tuple[Mapping[str, float], str]:
+        scores = score_pairs(policy, held_out.pairs, forward, singly, lambda pairs: check_interrupt())
+        row = {"step": step, **evaluation_metrics(scores, held_out, loss, beta)}
+        if not np.isfinite(list(row.values())).all():
+            raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
+        if asked.tokens:
+            answers = sample_answers(policy, run.tokenizer, asked, config.training.sample_tokens)
+            write_samples(folder, step, asked.texts, answers)
+            own = sample_metrics(answers, run.tokenizer)
+            row |= {f"eval/{name}": value for name, value in own.items()}
+        return row, watch.evaluation(row)
+
+    return evaluate
+
+
+def _asked(held_out: Data, count: int) -> Asked:
+    """The prompts that are answered as the run goes on: spread over the held-out rows, each once."""
+    if not count:
+        return Asked([], [])
+    rows: dict[bytes, int] = {}
+    for row in np.linspace(0, len(held_out.pairs) - 1, 4 * count).round().astype(int).tolist():
+        rows.setdefault(held_out.pairs[row].prompt.tobytes(), row)
+    chosen = list(rows.values())[:: max(1, len(rows) // count)][:count]
+    texts = [prompt_text(held_out.pairs.texts[row].prompt) for row in chosen]
+    return Asked(texts, [held_out.pairs[row].prompt.tolist() for row in chosen])
+
+
+def _about(run: Prepared, steps: int) -> About:
+    chosen = pair_sizes(run.held_out.pairs)[:, 1].mean() if run.held_out else 0.0
+    return About(steps, float(chosen), set(run.config.loss.names) <= _LOGISTIC)
+
+
+def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> None:
+    """Say why a run ended early, and which adapter it ends with where that is not the last."""
+    if state.step < steps:
+        log.note(state.step, "stopped", f"the run ends at step {state.step} of {steps}: {state.stopped}")
+    if state.best and state.best.step < state.step and config.training.select == "best":
+        what = f"the run folder's adapter is that of step {state.best.step}, of the lowest held-out loss"
+        log.note(state.step, "best", what)

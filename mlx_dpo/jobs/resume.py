@@ -1,0 +1,95 @@
+"""Whether a run may go on from a checkpoint: what it was made of must be what there is now."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..data.store import PairStore
+from ..errors import DpoError, first_ten
+from ..models.adapters import CONFIG, WEIGHTS
+from ..reference import weights_hash
+from ..settings import as_plain
+
+_FREE_SECTIONS = ("pairs", "generate", "run")
+_FREE = (
+    *("model.path", "model.adapter", "data.train", "data.valid"),  # what lies there is compared instead
+    *("training.memory_limit", "training.save_minutes", "training.keep_checkpoints"),
+)
+"""Settings that do not change what a run computes."""
+
+_PARTS = {
+    "base": "the base model (model.path)",
+    "adapter": "the adapter that it starts from (model.adapter)",
+    "tokenizer": "the tokenizer",
+    "template": "the chat template",
+    "rendered": "what the chat template renders (does it print the date?)",
+    "train": "the pairs (data.train)",
+    "valid": "the held-out pairs (data.valid)",
+}
+LAYOUT = ("gradient_checkpointing", "branches")
+"""Settings of `training` that a plan settles; a run goes on with those it began with."""
+
+
+def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | None) -> dict[str, Any]:
+    """All that decides what a run computes, as plain values.
+
+    Args:
+        config: as asked for, before a plan settles it.
+    """
+    plain = as_plain(config)
+    return {
+        "settings": {
+            name: value
+            for section, values in plain.items()
+            if section not in _FREE_SECTIONS
+            for name, value in _dotted(values, f"{section}.")
+            if name not in _FREE
+        },
+        "base": weights_hash(base, "model*.safetensors", "config.json", "*.py"),
+        "adapter": weights_hash(Path(config.model.adapter), WEIGHTS, CONFIG)
+        if config.model.adapter
+        else None,
+        **{name: pairs.key[name] for name in ("tokenizer", "template", "rendered")},
+        "train": pairs.content,
+        "valid": held.content if held else None,
+    }
+
+
+def _dotted(values: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    found = []
+    for name, value in values.items():
+        inner = isinstance(value, dict)
+        found += _dotted(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What tells two keys apart, in words; nothing where they are the same."""
+    old, new = before["settings"], now["settings"]
+    found = [
+        f"{name} is {new.get(name)}, was {old.get(name)}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+    return found + [f"{what} changed" for part, what in _PARTS.items() if before[part] != now[part]]
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Check that a run of key `before` may go on as one of key `now`.
+
+    Raises:
+        DpoError: with all that differs.
+    """
+    if changed := differences(before, now):
+        raise DpoError(
+            f"the run in this folder is another one: {first_ten(changed)}",
+            where=folder,
+            hint="undo it to go on, go on all the same with --accept-changes, or start anew with --overwrite",
+        )
+
+
+def with_layout(config: RunConfig, layout: Mapping[str, str]) -> RunConfig:
+    """The settings with what an earlier plan settled."""
+    return replace(config, training=replace(config.training, **layout))

@@ -1,0 +1,182 @@
+"""What goes wrong in preference training, seen early in a run's own figures: what it means, what to do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+Row = Mapping[str, float]
+
+UNMOVED = 0.01
+"""Held-out margin, times beta, below which a policy has not moved; the loss is within 0.005 of ln 2."""
+UNMOVED_SHARE = 0.4
+"""Share of the run after which it should have."""
+FALLEN = 0.7
+"""Nats a token by which chosen answers may become less likely than they were."""
+LARGE = 10.0
+"""Mean held-out margin, times beta, beyond which the loss is flat and the policy only drifts."""
+EXPLODING = 5.0
+"""The same where every pair is right already and the margin grew by half since the last evaluation."""
+VANISHED, VANISHED_REPORTS = 0.01, 5
+"""Training loss, and reports in a row, below which nothing is left to learn."""
+SPIKE, SPIKE_REPORTS = 20.0, 20
+"""Times the median of the last so many gradient norms."""
+REPEATING = 0.8
+"""Share of the first samples' distinct 4-grams below which answers have begun to repeat themselves."""
+GROWN = 2.0
+"""Times the tokens of first samples, or of longer chosen answers, beyond which answers run on."""
+
+
+class Alarm(NamedTuple):
+    """What was seen; what it means; what to do. `ruin`: the policy is being damaged."""
+
+    name: str
+    seen: str
+    meaning: str
+    remedy: str
+    ruin: bool
+
+
+class About(NamedTuple):
+    """What is known of a run besides its rows.
+
+    `chosen_tokens`: mean of held-out chosen answers. `logistic`: the loss vanishes as margins grow.
+    """
+
+    steps: int
+    chosen_tokens: float
+    logistic: bool
+
+
+class Check(NamedTuple):
+    """`look(reports, evaluations, about)` gives what is wrong after the last row, or nothing."""
+
+    look: Callable[[Sequence[Row], Sequence[Row], About], str]
+    meaning: str
+    remedy: str
+    ruin: bool
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def _check(name: str, meaning: str, remedy: str, *, ruin: bool = False) -> Callable:
+    def add(look):
+        CHECKS[name] = Check(look, meaning, remedy, ruin)
+        return look
+
+    return add
+
+
+def alarms(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> list[Alarm]:
+    """What is wrong after the last of these rows of metrics.jsonl, in training and held-out."""
+    found = [(name, check, check.look(reports, evaluations, about)) for name, check in CHECKS.items()]
+    return [Alarm(name, seen, c.meaning, c.remedy, c.ruin) for name, c, seen in found if seen]
+
+
+@_check(
+    "unmoved",
+    "the loss stays at ln 2: the policy is still the model that it began as",
+    "raise optimizer.learning_rate (twice to five times), or lower beta.value",
+)
+def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    last = evaluations[-1] if evaluations else {}
+    margin = last.get("eval/rewards/margins")
+    if margin is None or last["step"] < UNMOVED_SHARE * about.steps or abs(margin) >= UNMOVED:
+        return ""
+    return f"after {last['step']} of {about.steps} updates the held-out margin is {margin:+.4f}"
+
+
+@_check(
+    "chosen falls",
+    "the chosen answers become less likely: the policy moves away from both, and soon from all it could say",
+    "add the supervised term (loss.name=[sigmoid, sft]), run mlx-dpo sft first, or lower "
+    "optimizer.learning_rate",
+    ruin=True,
+)
+def chosen_falls(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    if len(evaluations) < 2:
+        return ""
+    lost = (evaluations[0]["eval/logps/chosen"] - evaluations[-1]["eval/logps/chosen"]) / about.chosen_tokens
+    if lost <= FALLEN:
+        return ""
+    return f"held-out chosen answers lost {lost:.2f} nats a token since the start, more than {FALLEN}"
+
+
+@_check(
+    "margins too large",
+    "beta times the margin is so large that the loss is flat: every further update only drifts",
+    "stop earlier (training.epochs), lower optimizer.learning_rate, or raise beta.value",
+    ruin=True,
+)
+def margins_too_large(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    margin = evaluations[-1].get("eval/rewards/margins", 0.0) if evaluations else 0.0
+    return f"the mean held-out margin is {margin:+.1f}, beyond {LARGE:g}" if abs(margin) > LARGE else ""
+
+
+@_check(
+    "all right and growing",
+    "every held-out pair is right and margins still grow fast: the pairs are told apart by something simple, "
+    "such as length or style",
+    "see mlx-dpo inspect; stop earlier (training.epochs), or raise beta.value",
+)
+def all_right_and_growing(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    if len(evaluations) < 2 or evaluations[-1].get("eval/rewards/accuracies") != 1:
+        return ""
+    before, now = (row["eval/rewards/margins"] for row in evaluations[-2:])
+    if now <= EXPLODING or now < 1.5 * before:
+        return ""
+    return f"held-out accuracy is 1.00 and the margin went from {before:+.1f} to {now:+.1f}"
+
+
+@_check(
+    "loss vanished",
+    "nothing is left to learn from these pairs",
+    "stop earlier (training.epochs), or look for pairs that are harder to tell apart",
+)
+def loss_vanished(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    last = [row["loss"] for row in reports[-VANISHED_REPORTS:]]
+    if not about.logistic or len(last) < VANISHED_REPORTS or max(last) >= VANISHED:
+        return ""
+    return f"the training loss was below {VANISHED} in the last {VANISHED_REPORTS} reports"
+
+
+@_check(
+    "gradient spike",
+    "single pairs pull far harder than the others: often a wrong label, or an answer that is cut or foreign",
+    "look at the pairs of this update (mlx-dpo inspect); optimizer.grad_clip keeps the update itself small",
+)
+def gradient_spike(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    norms = [row["grad_norm"] for row in reports]
+    before = norms[-SPIKE_REPORTS - 1 : -1]
+    if len(before) < SPIKE_REPORTS or norms[-1] <= SPIKE * median(before):
+        return ""
+    return f"the gradient's norm is {norms[-1]:.3g}, the median before it {median(before):.3g}"
+
+
+@_check(
+    "answers repeat",
+    "the policy's own answers repeat themselves: it is losing its language",
+    "lower optimizer.learning_rate, raise beta.value, or add the supervised term (loss.name=[sigmoid, sft])",
+    ruin=True,
+)
+def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    name = "eval/samples/distinct_4"
+    if len(evaluations) < 2 or name not in evaluations[-1]:
+        return ""
+    first, now = evaluations[0][name], evaluations[-1][name]
+    if now >= REPEATING * first:
+        return ""
+    return f"of 4-grams in sampled answers {now:.0%} are distinct; it was {first:.0%} at the start"
+
+
+@_check(
+    "answers grow",
+    "the policy's own answers run on: length has been learnt as what is preferred",
+    "take log-probabilities a token (loss.name=sigmoid_norm) or set loss.ld_alpha; see mlx-dpo inspect",
+)
+def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    name = "eval/samples/tokens"
+    if len(evaluations) < 2 or name not in evaluations[-1]:
+        return ""
+    usual, now = max(evaluations[0][name], about.chosen_tokens), evaluations[-1][name]
+    return f"sampled answers have {now:.0f} tokens, expected were {usual:.0f}" if now > GROWN * usual else ""

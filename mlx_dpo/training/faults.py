@@ -1,0 +1,37 @@
+"""What MLX and macOS say when memory or the GPU's time runs out, and what to do then."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..errors import DpoError, first_line
+
+_MEMORY = ("malloc", "Unable to allocate", "Insufficient Memory", "OutOfMemory", "out of memory")
+_WATCHDOG = ("GPU Timeout", "ErrorTimeout", "Interactivity", "GPU Hang", "0000000e:Internal Error")
+SHORTER = (
+    "macOS ended a piece of GPU work that held up the display: set run.short_gpu_work=true, close other "
+    "programs that draw, or let the display sleep; the same command then goes on from the last checkpoint"
+)
+
+
+@contextmanager
+def explained(remedy: Callable[[], str]) -> Iterator[None]:
+    """Turn the system's refusals of memory or GPU time into what a user can do; other errors pass.
+
+    Args:
+        remedy: what needs less memory, asked for only when memory ran out.
+
+    Raises:
+        DpoError: in place of MLX's RuntimeError, or of MemoryError.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if any(sign in text for sign in _WATCHDOG):
+            raise DpoError(
+                f"the GPU's watchdog: {first_line(error)}", where="training", hint=SHORTER
+            ) from None
+        if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
+            what = f"the memory ran out: {first_line(error)}"
+            raise DpoError(what, where="training", hint=remedy()) from None
+        raise

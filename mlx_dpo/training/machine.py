@@ -1,0 +1,48 @@
+"""What a long run asks of the machine: to stay awake, to take GPU work in short pieces, and its own size."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_OPERATIONS = "8"
+"""Operations in one piece of GPU work where it is to be short; MLX puts some tens into one."""
+_FOOTPRINT = 72
+"""Place of ri_phys_footprint in macOS's struct rusage_info_v0 (sys/resource.h), bytes."""
+
+
+@contextmanager
+def awake(wanted: bool) -> Iterator[None]:
+    """Keep a Mac from sleeping while this process lives; its display may."""
+    helper = None
+    if wanted and sys.platform == "darwin":
+        with suppress(OSError):
+            helper = subprocess.Popen(["caffeinate", "-ims", "-w", str(os.getpid())])
+    try:
+        yield
+    finally:
+        if helper:
+            helper.terminate()
+
+
+def shorten_gpu_work() -> None:
+    """Have MLX hand work to the GPU in short pieces; it looks at this before its first one only.
+
+    The watchdog of macOS ends a process whose pieces keep the display waiting.
+    """
+    os.environ.setdefault("MLX_MAX_OPS_PER_BUFFER", _OPERATIONS)
+
+
+def process_memory() -> int:
+    """Bytes that the system counts as this process's own: its footprint on macOS, else what is resident."""
+    if sys.platform == "darwin":
+        with suppress(OSError, AttributeError):
+            facts = ctypes.create_string_buffer(512)
+            if ctypes.CDLL(None).proc_pid_rusage(os.getpid(), 0, facts) == 0:
+                return ctypes.c_uint64.from_buffer(facts, _FOOTPRINT).value
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

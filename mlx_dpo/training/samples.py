@@ -1,0 +1,65 @@
+"""Answers of the policy to a few held-out prompts, as training goes on: does it still speak?"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.nn as nn
+
+from ..files import unwritable
+from ..metrics import distinct_n
+from ..models.generate import Answer, GenerateConfig, generate_answers
+from ..randomness import random_untouched
+
+SAMPLES = "samples.jsonl"
+
+
+class Asked(NamedTuple):
+    """Prompts of held-out rows as text, and as lists of token ids."""
+
+    texts: Sequence[str]
+    tokens: Sequence[Sequence[int]]
+
+
+def sample_answers(policy: nn.Module, tokenizer: Any, asked: Asked, most: int) -> list[Answer]:
+    """The likeliest answers, at most so many tokens each, in the order of the prompts."""
+    greedy = GenerateConfig(max_tokens=most, temperature=0.0, batch_size=len(asked.tokens))
+    training = policy.training
+    try:
+        with random_untouched():
+            return sorted(generate_answers(policy, tokenizer, asked.tokens, greedy))
+    finally:
+        policy.train(training)
+
+
+def sample_metrics(answers: Sequence[Answer], tokenizer: Any) -> dict[str, float]:
+    """How varied and how long answers are: means over all of them.
+
+    `samples/distinct_4`: share of an answer's runs of four tokens that are different ones; `samples/tokens`;
+    `samples/capped`: share of answers that were cut off.
+    """
+    ids = [tokenizer.encode(answer.text, add_special_tokens=False) for answer in answers]
+    distinct = [distinct_n(own, 4) for own in ids]
+    return {
+        "samples/distinct_4": sum(distinct) / len(distinct),
+        "samples/tokens": sum(answer.tokens for answer in answers) / len(answers),
+        "samples/capped": sum(answer.capped for answer in answers) / len(answers),
+    }
+
+
+def write_samples(folder: Path, step: int, texts: Iterable[str], answers: Iterable[Answer]) -> None:
+    """Append a row an answer to samples.jsonl.
+
+    Raises:
+        DpoError: it cannot be written.
+    """
+    rows: list[Mapping[str, Any]] = [
+        {"step": step, "prompt": text, "answer": answer.text}
+        for text, answer in zip(texts, answers, strict=True)
+    ]
+    try:
+        with open(folder / SAMPLES, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise unwritable(folder / SAMPLES, error) from None

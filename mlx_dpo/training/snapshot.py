@@ -1,0 +1,67 @@
+"""A run's state as arrays and facts that a checkpoint can hold, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optimizers
+import numpy as np
+
+from ..checkpoint import flattened, refilled
+from ..randomness import set_random_key
+from .state import Best, Interval, TrainState
+
+_PLAIN = ("step", "pairs", "tokens", "skipped", "evaluated", "held_out", "stopped")
+_COLUMNS = ("policy", "reference", "losses", "betas")
+
+
+def to_snapshot(
+    state: TrainState, optimizer: optimizers.Optimizer
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and facts: all but the policy's weights."""
+    seen = state.interval
+    arrays = {
+        "optimizer": optimizer.state,
+        "beta": state.beta,
+        "random": state.random,
+        "reference": state.reference or {},
+        "interval": {name: getattr(seen, name) for name in _COLUMNS},
+    }
+    facts = {name: getattr(state, name) for name in _PLAIN}
+    facts |= {
+        "best": state.best and {"row": dict(state.best.row), "since": state.best.since},
+        "moved": state.reference is not None,
+        "interval": {"said": dict(seen.said), "tokens": seen.tokens, "seconds": seen.seconds},
+    }
+    return flattened(arrays), facts
+
+
+def from_snapshot(
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    optimizer: optimizers.Optimizer,
+    parameters: Any,
+    first: TrainState,
+) -> TrainState:
+    """The state that was saved; the optimiser's and MLX's random key are set to theirs.
+
+    Args:
+        parameters: the policy's trainable ones, for their names.
+        first: the state before the first update, for its structure.
+
+    Raises:
+        KeyError: the policy, the optimiser or beta's rule are of another kind.
+    """
+    optimizer.init(parameters)
+    optimizer.state = refilled(optimizer.state, arrays, "optimizer")
+    random = mx.array(arrays["random"])
+    set_random_key(random)
+    interval = {name: arrays[f"interval.{name}"] for name in _COLUMNS}
+    return TrainState(
+        beta=refilled(first.beta, arrays, "beta"),
+        random=random,
+        reference=refilled(parameters, arrays, "reference") if facts["moved"] else None,
+        best=facts["best"] and Best(**facts["best"]),
+        interval=Interval(**interval, **facts["interval"]),
+        **{name: facts[name] for name in _PLAIN},
+    )

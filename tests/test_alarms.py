@@ -1,0 +1,111 @@
+"""Each alarm is raised by what it is for, at its border, and by nothing on this side of it."""
+
+import pytest
+
+from mlx_dpo.training.alarms import CHECKS, About, alarms
+
+ABOUT = About(steps=100, chosen_tokens=50.0, logistic=True)
+
+
+def evaluation(step, **figures):
+    names = {"margin": "rewards/margins", "accuracy": "rewards/accuracies", "chosen": "logps/chosen"}
+    row = {"margin": 0.5, "accuracy": 0.8, "chosen": -100.0} | figures
+    return {"step": step} | {
+        f"eval/{names.get(name, f'samples/{name}')}": value for name, value in row.items()
+    }
+
+
+def report(step, loss=0.5, norm=1.0):
+    return {"step": step, "loss": loss, "grad_norm": norm}
+
+
+def names(reports=(), evaluations=(), about=ABOUT):
+    return [alarm.name for alarm in alarms(list(reports), list(evaluations), about)]
+
+
+BORDERS = {
+    "unmoved": (
+        ([], [evaluation(0), evaluation(40, margin=0.0099)]),
+        [
+            ([], [evaluation(0), evaluation(40, margin=0.01)]),
+            ([], [evaluation(0), evaluation(40, margin=-0.01)]),  # it moved, the wrong way
+            ([], [evaluation(0), evaluation(39, margin=0.0)]),  # too early to tell
+        ],
+    ),
+    "chosen falls": (
+        ([], [evaluation(0, chosen=-100.0), evaluation(20, chosen=-135.1)]),  # 50 tokens: 0.702 nats each
+        [
+            ([], [evaluation(0, chosen=-100.0), evaluation(20, chosen=-134.9)]),
+            ([], [evaluation(0, chosen=-300.0)]),  # far off from the start: that is for inspect
+            ([], [evaluation(0, chosen=-100.0), evaluation(20, chosen=-20.0)]),
+        ],
+    ),
+    "margins too large": (
+        ([], [evaluation(10, margin=10.1)]),
+        [([], [evaluation(10, margin=10.0)])],
+    ),
+    "all right and growing": (
+        ([], [evaluation(10, margin=4.0, accuracy=1.0), evaluation(20, margin=6.0, accuracy=1.0)]),
+        [
+            ([], [evaluation(10, margin=4.1, accuracy=1.0), evaluation(20, margin=6.0, accuracy=1.0)]),
+            ([], [evaluation(10, margin=1.0, accuracy=1.0), evaluation(20, margin=5.0, accuracy=1.0)]),
+            ([], [evaluation(10, margin=4.0, accuracy=1.0), evaluation(20, margin=6.0, accuracy=0.99)]),
+        ],
+    ),
+    "loss vanished": (
+        ([report(n, loss=0.0099) for n in range(5)], []),
+        [
+            ([report(n, loss=0.0099) for n in range(4)], []),
+            ([report(n, loss=0.01 if n == 3 else 0.001) for n in range(5)], []),
+        ],
+    ),
+    "gradient spike": (
+        ([*(report(n) for n in range(20)), report(20, norm=20.1)], []),
+        [
+            ([*(report(n) for n in range(20)), report(20, norm=20.0)], []),
+            ([*(report(n) for n in range(19)), report(19, norm=1000.0)], []),  # nothing usual yet
+            ([*(report(n) for n in range(20)), report(20, norm=1000.0), report(21)], []),  # it is over
+        ],
+    ),
+    "answers repeat": (
+        ([], [evaluation(0, distinct_4=0.9), evaluation(20, distinct_4=0.71)]),
+        [
+            ([], [evaluation(0, distinct_4=0.9), evaluation(20, distinct_4=0.73)]),
+            ([], [evaluation(0, distinct_4=0.3)]),  # a base that repeats itself
+        ],
+    ),
+    "answers grow": (
+        ([], [evaluation(0, tokens=20.0), evaluation(20, tokens=100.1)]),
+        [
+            ([], [evaluation(0, tokens=20.0), evaluation(20, tokens=100.0)]),  # chosen answers have 50
+            ([], [evaluation(0, tokens=60.0), evaluation(20, tokens=119.0)]),
+        ],
+    ),
+}
+
+
+def test_every_alarm_has_its_borders_here():
+    assert set(BORDERS) == set(CHECKS)
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_an_alarm_is_raised_at_its_border_and_not_before(name):
+    raised, quiet = BORDERS[name]
+    assert names(*raised) == [name]
+    for rows in quiet:
+        assert names(*rows) == []
+
+
+def test_losses_that_do_not_vanish_have_no_such_alarm():
+    assert names([report(n, loss=-3.0) for n in range(5)], about=ABOUT._replace(logistic=False)) == []
+
+
+def test_rows_of_answers_alone_and_of_no_held_out_pairs_raise_nothing():
+    assert names([report(n) for n in range(30)]) == []
+    assert names([], [{"step": 0, "eval/loss": 3.0, "eval/logps/chosen": -9.0}] * 2) == []
+
+
+def test_an_alarm_says_what_was_seen_what_it_means_and_what_to_do():
+    (alarm,) = alarms([], [evaluation(0), evaluation(40, margin=0.001)], ABOUT)
+    assert alarm.seen == "after 40 of 100 updates the held-out margin is +0.0010"
+    assert "ln 2" in alarm.meaning and "learning_rate" in alarm.remedy and not alarm.ruin
