@@ -1,7 +1,7 @@
 """Numbers about pairs: exact over pairs, never means of means."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -33,13 +33,13 @@ def pair_metrics(
     }
 
 
-def distinct_n(tokens: Sequence[int], n: int) -> float:
-    """Share of the runs of `n` tokens that are different ones (Li et al. 2016, arXiv:1510.03055).
+def distinct_n(items: Sequence[Hashable], n: int) -> float | None:
+    """Different runs of `n` items as a share of all (Li et al. 2016, arXiv:1510.03055); None without one.
 
-    1 where there are fewer than two runs: nothing can repeat.
+    "a b a b a b", runs of 4: abab baba abab  ->  2/3
     """
-    runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    return len(set(runs)) / len(runs) if runs else 1.0
+    runs = [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
+    return len(set(runs)) / len(runs) if runs else None
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:

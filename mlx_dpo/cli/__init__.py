@@ -12,6 +12,7 @@ from .demo import demo
 from .eval import evaluate
 from .fuse import fuse
 from .gen_pairs import gen_pairs
+from .inspect import inspect
 from .plan import plan
 from .sft import sft
 from .train import train
@@ -26,6 +27,7 @@ def cli():
     Example:
       mlx-dpo demo
       mlx-dpo gen-pairs --config config/granite_dpo.yaml --limit 100
+      mlx-dpo inspect --config config/granite_dpo.yaml
       mlx-dpo plan --config config/granite_dpo.yaml --memory 16
       mlx-dpo train --config config/granite_dpo.yaml
       mlx-dpo eval --run runs/granite-dpo
@@ -33,7 +35,7 @@ def cli():
     """
 
 
-for command in (demo, gen_pairs, plan, sft, train, evaluate, fuse, config):
+for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, fuse, config):
     cli.add_command(command)
 
 

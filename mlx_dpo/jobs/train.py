@@ -19,6 +19,7 @@ from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
 from ..files import check_writable, make_folder
+from ..inspection.report import sampled, short_report
 from ..models.adapters import (
     WEIGHTS,
     AdapterConfig,
@@ -49,6 +50,7 @@ from ..training.machine import awake, shorten_gpu_work
 from ..training.trainer import Data
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, starting_adapter
+from .inspect import plan_of
 from .plan import less_memory, settled
 from .resume import check_same, run_key, with_layout
 
@@ -133,6 +135,8 @@ def _load_and_train(
     forward = desensitised(arrangement.forward, config.loss.ld_alpha)
     arrangement = arrangement._replace(forward=forward)
     data = _with_reference("train pairs", policy, base, pairs, forward, config)
+    if not config.loss.answers_only:
+        say(short_report(*sampled(pairs, data.reference, plan_of(config))))
     held_out = None
     if held:
         held_out = _with_reference("held-out pairs", policy, base, held, forward, config)

@@ -1,7 +1,6 @@
 """Curated rows to preference pairs: the base model's own answer is the rejected one."""
 
 import contextlib
-import difflib
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..console import progress, say
+from ..data.alike import alike, normalised
 from ..data.splits import prompt_key, valid_prompts
 from ..data.templates import end_of_turn, prompt_tokens, template_hash
 from ..data.tokenize import prompts_too_long
@@ -270,10 +270,9 @@ def drop_reason(chosen: str, rejected: str, capped: bool, config: PairsConfig) -
         return "empty"
     if capped and not config.keep_capped:
         return "cut off by max_tokens"
-    a, b = (" ".join(text.casefold().split()) for text in (chosen, rejected))
-    if a == b:
+    if normalised(chosen) == normalised(rejected):
         return "identical"
-    if difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() >= config.max_similarity:
+    if alike(chosen, rejected, config.max_similarity):
         return "near-identical"
     return None
 

@@ -36,13 +36,13 @@ def sample_answers(policy: nn.Module, tokenizer: Any, asked: Asked, most: int) -
 def sample_metrics(answers: Sequence[Answer], tokenizer: Any) -> dict[str, float]:
     """How varied and how long answers are: means over all of them.
 
-    `samples/distinct_4`: share of an answer's runs of four tokens that are different ones; `samples/tokens`;
-    `samples/capped`: share of answers that were cut off.
+    `samples/distinct_4`: share of an answer's runs of four tokens that are different ones, 1 where all are
+    shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off.
     """
     ids = [tokenizer.encode(answer.text, add_special_tokens=False) for answer in answers]
-    distinct = [distinct_n(own, 4) for own in ids]
+    distinct = [share for own in ids if (share := distinct_n(own, 4)) is not None]
     return {
-        "samples/distinct_4": sum(distinct) / len(distinct),
+        "samples/distinct_4": sum(distinct) / len(distinct) if distinct else 1.0,
         "samples/tokens": sum(answer.tokens for answer in answers) / len(answers),
         "samples/capped": sum(answer.capped for answer in answers) / len(answers),
     }

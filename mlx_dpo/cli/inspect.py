@@ -1,0 +1,49 @@
+"""mlx-dpo inspect"""
+
+import json
+
+import click
+
+from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
+
+
+@click.command()
+@config_option
+@click.option("--data", metavar="FILE", help="Pairs to inspect, without the file's data.valid.")
+@click.option(
+    "--valid", metavar="FILE", help="Held-out pairs, inspected too: no prompt may be in both files."
+)
+@setting_option("--model", "model.path", "The base model.")
+@click.option(
+    "--rows", default=3, show_default=True, type=click.IntRange(0), help="Pairs shown as the model gets them."
+)
+@click.option("--no-model", is_flag=True, help="Leave out what needs the model's weights.")
+@set_option
+@json_option
+def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
+    """Look at preference pairs before training: every defect by line, figures, and what follows from them.
+
+    \b
+    Example:
+      mlx-dpo inspect --config config/granite_dpo.yaml
+      mlx-dpo inspect --config config/granite_dpo.yaml --data my_pairs.jsonl --no-model --json
+    """
+    files = [f"data.train={data}", f"data.valid={valid or 'null'}"] if data else []
+    files = files or ([f"data.valid={valid}"] if valid else [])
+    overrides = [*files, *overrides]
+    config = resolve(config_file, overrides)
+    from . import say_blas_note
+
+    say_blas_note()
+    from ..inspection.report import as_json as inspection_json
+    from ..inspection.report import as_text
+    from ..jobs.inspect import inspect_pairs
+
+    def shell(step):
+        return repeated(step.command, config_file, [*overrides, *flags()], step.settings)
+
+    found = inspect_pairs(config, rows, ask_model=not no_model)
+    if as_json:
+        click.echo(json.dumps(inspection_json(found, shell), ensure_ascii=False, indent=1))
+    else:
+        click.echo(as_text(found, shell))

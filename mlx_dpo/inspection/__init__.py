@@ -1,0 +1,1 @@
+"""What is wrong with a file of preference pairs, what its figures are, and what follows from them."""

@@ -1,0 +1,138 @@
+"""An inspection as a person reads it, as a script reads it, and in the few lines a run says at its start."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .kinds import ERROR, KINDS, WARNING, Defect, counted, of_severity
+from .masks import Masked
+from .measures import Figures, Pairs, figures, likelihood
+from .verdict import ADVICE, Advice, Plan, Step, commands, verdict
+
+_NAMED = 10
+"""Defects of a kind that the text names; the others are counted."""
+_SAMPLE = 500
+"""Pairs whose texts are looked at when a run starts."""
+
+Shell = Callable[[Step], str]
+"""A step as it is typed into a shell."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was read: its rows that are not blank, and those of them that a run would train on."""
+
+    path: str
+    rows: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that was found: defects in the order of files and lines, figures of the training pairs, advice."""
+
+    files: list[File]
+    defects: list[Defect]
+    figures: Figures
+    shown: list[Masked]
+    advice: list[Advice]
+
+
+def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
+    """Everything, for a script."""
+    kinds = {
+        code: {"count": count, **KINDS[code]._asdict()} for code, count in counted(found.defects).items()
+    }
+    return {
+        "files": [asdict(file) for file in found.files],
+        "kinds": kinds,
+        "defects": [{"severity": KINDS[d.code].severity, **d._asdict()} for d in found.defects],
+        "figures": asdict(found.figures),
+        "rows": [row._asdict() for row in found.shown],
+        "advice": [{"code": a.code, "meaning": ADVICE[a.code], "why": a.why} for a in found.advice],
+        "commands": [shell(step) for step in commands(found.advice)],
+    }
+
+
+def as_text(found: Inspection, shell: Shell) -> str:
+    """For a person: defects by kind, figures, some rows as the model gets them, advice and its commands."""
+    files = [
+        f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}"
+        for file, use in zip(found.files, ("train on", "judge by"), strict=False)
+    ]
+    shown = ["what is scored, between bars", *(row.text() for row in found.shown)] if found.shown else []
+    advice = [f"  {a.code}: {ADVICE[a.code]}\n    {a.why}" for a in found.advice]
+    measured = [f"  {line}" for line in figure_lines(found.figures)]
+    then = [f"  {shell(step)}" for step in commands(found.advice)]
+    parts = [
+        files,
+        _named(found.defects, ERROR, "errors: a run refuses or drops these rows"),
+        _named(found.defects, WARNING, "warnings: a run trains on these rows"),
+        ["figures", *measured] if measured else [],
+        shown,
+        ["advice", *advice],
+        ["then", *then],
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _named(defects: Sequence[Defect], severity: str, title: str) -> list[str]:
+    """The defects of one severity, kind by kind, with meaning and remedy."""
+    lines = []
+    for code, count in of_severity(counted(defects), severity).items():
+        some = [d for d in defects if d.code == code]
+        lines.append(f"  {code} ({count:,}): {KINDS[code].meaning}")
+        lines.append(f"    {KINDS[code].remedy or some[0].remedy}")
+        lines += [f"      {defect}" for defect in some[:_NAMED]]
+        if count > _NAMED:
+            lines.append(f"      and {count - _NAMED:,} more; --json names them all")
+    return [title, *lines] if lines else [f"no {severity}s"]
+
+
+def figure_lines(found: Figures) -> list[str]:
+    """Each figure with its n, a line each; those that are not known are left out."""
+    lines = []
+    if bias := found.lengths:
+        lines.append(
+            f"length      chosen longer in {bias.chosen_longer:.0%}, median ratio {bias.median_ratio:.2f}; "
+            f'the rule "the {bias.rule} one" is right in {bias.accuracy:.0%}  n {bias.n:,}'
+        )
+    if style := found.style:
+        low, high = style.interval
+        lines.append(
+            f"style       alone picks the chosen answer in {style.accuracy:.0%}, 95 % interval {low:.0%} to "
+            f"{high:.0%}; chance: 50%  n {style.n:,}"
+        )
+    if same := found.repetition:
+        lines.append(
+            f"repetition  different runs of 4 words: chosen {same.chosen:.2f}, rejected {same.rejected:.2f}  "
+            f"n {same.n:,}"
+        )
+    if likely := found.likelihood:
+        lines.append(
+            f"likelihood  chosen {likely.chosen:.2f}, rejected {likely.rejected:.2f} nats a token; chosen is "
+            f"less likely by {likely.off_policy:.2f}, and in {likely.chosen_less_likely:.0%}  n {likely.n:,}"
+        )
+    return lines
+
+
+def sampled(pairs: Pairs, reference: np.ndarray, plan: Plan) -> tuple[Figures, list[Advice]]:
+    """Figures of pairs whose reference is scored, float32 (n, 2) nats, and what follows from them.
+
+    Style and repetition are those of 500 pairs; rows are not looked at one by one. With loss.ld_alpha the
+    scores are not of whole answers, and say nothing of a token's likelihood.
+    """
+    whole = plan.loss.ld_alpha is None
+    found = figures(pairs, likelihood(reference, pairs.sizes) if whole else None, _SAMPLE)
+    return found, verdict({}, len(pairs), found, plan)
+
+
+def short_report(found: Figures, advice: Sequence[Advice]) -> str:
+    """What a run says of its pairs before the first update: at most five lines."""
+    lines = figure_lines(replace(found, repetition=None))
+    lines.append(f"advice      {'; '.join(f'{a.code}: {ADVICE[a.code]}' for a in advice)}")
+    if settings := commands(advice)[-1].settings:
+        lines.append(f"settings    {', '.join(settings)}; mlx-dpo inspect says more")
+    return "\n".join(lines)

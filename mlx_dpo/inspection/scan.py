@@ -1,0 +1,161 @@
+"""A file of pairs read to its end: every row that is good, and every defect of those that are not."""
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..cache import content_hash
+from ..console import progress
+from ..data.formats import to_preference
+from ..data.index import RowIndex, check_unchanged
+from ..data.lazy import Lazy
+from ..data.sources import doubled_id, no_rows
+from ..data.splits import prompt_key
+from ..data.tokenize import TokenizedPair
+from ..errors import DpoError
+from ..jsonl import parse_line, read_lines, readable
+from ..records import Preference
+from . import answers, contrasts  # noqa: F401  (they register their checks)
+from .checks import Context, inspected, tokenised
+from .kinds import Defect, defect
+from .refusals import refused
+from .repeats import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
+
+
+class FoundPairs(Lazy[TokenizedPair]):
+    """The pairs of a file that a run would train on; text and tokens are made when they are asked for.
+
+    As of a `PairStore`: `sizes`, tokens of prompt, chosen and rejected, int32 (n, 3), and `texts`.
+    """
+
+    def __init__(self, index: RowIndex, rows: np.ndarray, sizes: np.ndarray, context: Context):
+        self.sizes = sizes
+        self._index, self._rows, self._context = index, rows, context
+        super().__init__(len(rows), self._tokens)
+
+    @property
+    def texts(self) -> Sequence[Preference]:
+        """The rows of text that the pairs are made of."""
+        return Lazy(len(self), lambda i: self._index.read(int(self._rows[i])))
+
+    def _tokens(self, i: int) -> TokenizedPair:
+        return tokenised(self.texts[i], self._context)
+
+
+class Scan(NamedTuple):
+    """A whole file: how many rows it has, what is wrong with them, those that a run could read, its pairs."""
+
+    rows: int
+    defects: list[Defect]
+    index: RowIndex
+    pairs: FoundPairs
+
+
+def check_file(path: Path | str) -> None:
+    """Check, before slow work, that a file can be read, and more than once.
+
+    Raises:
+        DpoError: it cannot.
+    """
+    path = Path(path)
+    with readable(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DpoError(
+                "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
+            )
+        open(path, "rb").close()
+
+
+def scan(path: Path | str, context: Context) -> Scan:
+    """Read all rows as a run would, but go on where a run would stop; some 60 bytes a row stay in memory.
+
+    Raises:
+        DpoError: the file cannot be read, changes meanwhile, or has no rows.
+    """
+    path = Path(path)
+    check_file(path)
+    content, rows, columns = content_hash(path), 0, _Columns()
+    defects: list[Defect] = []
+    with progress(f"inspecting {path.name}", path.stat().st_size // 1024, "kB") as advance:
+        for number, place, line in read_lines(path):
+            rows, where = rows + 1, f"{path}:{number}"
+            try:
+                text = to_preference(parse_line(line, where), where)
+            except DpoError as error:
+                defects.append(refused(error, where))
+            else:
+                pair, found = inspected(text, context)
+                columns.add(number, place, text, pair)
+                defects += found
+            if kilobytes := (place + len(line)) // 1024 - place // 1024:
+                advance(kilobytes)
+    if not rows:
+        raise no_rows(path)
+    check_unchanged(path, content)
+    index = columns.index(path, content)
+    defects += columns.repeats(index)
+    return Scan(rows, sorted(defects, key=lambda d: d.line), index, columns.pairs(index, context))
+
+
+class _Columns:
+    """What is kept of every row that a run could read: line, place, hashes, and sizes where it is a pair."""
+
+    def __init__(self):
+        self._lines, self._places, self._sizes = array("i"), array("q"), array("i")
+        self._prompts, self._ids, self._pairs, self._swapped = (bytearray() for _ in range(4))
+
+    def add(self, line: int, place: int, text: Preference, pair: TokenizedPair | None) -> None:
+        prompt = prompt_key(text.prompt)
+        self._lines.append(line)
+        self._places.append(place)
+        self._sizes.extend((len(pair.prompt), len(pair.chosen), len(pair.rejected)) if pair else (0, 0, 0))
+        self._prompts += text_hash(prompt, size=16)
+        self._ids += text_hash(text.id)
+        self._pairs += text_hash(prompt, text.chosen, text.rejected)
+        self._swapped += text_hash(prompt, text.rejected, text.chosen)
+
+    def index(self, path: Path, content: str) -> RowIndex:
+        """The rows without their text."""
+        lines, places = np.frombuffer(self._lines, np.int32), np.frombuffer(self._places, np.int64)
+        return RowIndex(path, content, lines, places, np.frombuffer(self._prompts, "S16"))
+
+    def pairs(self, index: RowIndex, context: Context) -> FoundPairs:
+        """The rows that a run would train on."""
+        rows = self._kept()
+        return FoundPairs(index, rows, self._all_sizes()[rows], context)
+
+    def repeats(self, index: RowIndex) -> list[Defect]:
+        """Ids that stand twice; among the pairs, the same one twice, or with its answers exchanged."""
+        ids, pairs, swapped = (
+            np.frombuffer(column, np.uint64) for column in (self._ids, self._pairs, self._swapped)
+        )
+        found = []
+        for row, first in repeated(ids, ids):
+            found.append(refused(doubled_id(index.read(first), index.read(row)), index.where(row)))
+        kept = self._kept()
+        for code, others, what in (
+            (DUPLICATE_PAIR, pairs, "the pair stands at {} too"),
+            (CONTRADICTS, swapped, "{} prefers the other answer"),
+        ):
+            for row, first in repeated(pairs[kept], others[kept]):
+                where = index.where(kept[row])
+                found.append(defect(where, code, what.format(index.where(kept[first]))))
+        return found
+
+    def _all_sizes(self) -> np.ndarray:
+        return np.frombuffer(self._sizes, np.int32).reshape(-1, 3)
+
+    def _kept(self) -> np.ndarray:
+        return np.flatnonzero(self._all_sizes().any(axis=1))
+
+
+def leaks(train: RowIndex, held: RowIndex) -> list[Defect]:
+    """Held-out rows whose prompt is trained on."""
+    first = first_with(np.array(held.prompts), np.array(train.prompts))
+    return [
+        defect(held.where(row), LEAK, f"the prompt stands at {train.where(first[row])} too")
+        for row in np.flatnonzero(first >= 0)
+    ]

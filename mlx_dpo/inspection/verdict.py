@@ -1,0 +1,188 @@
+"""What to do with a set of pairs: advice that follows from its figures by fixed thresholds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..losses import LossConfig
+from .kinds import ERROR, WARNING, of_severity
+from .measures import Figures
+
+MUCH_WARNED = 0.1
+"""Share of the rows with a warning of one kind above which the rows are to be mended first."""
+FAR_OFF_POLICY = 1.0
+"""Nats a token by which chosen answers are less likely than rejected ones; above it, fine-tune first."""
+OFF_POLICY = 0.3
+"""The same; above it, DPO may lower the chosen answers with the rejected ones unless something holds them."""
+FOREIGN = -2.5
+"""Log-probability a token of rejected answers, nats; below it, the model itself would not say them."""
+TOLD_APART = 0.95
+"""Accuracy from which on chosen and rejected answers are told apart by style alone."""
+TOLD_BY_LENGTH = 0.9
+"""Accuracy from which on they are told apart by length alone."""
+MOST_EPOCHS, MOST_EPOCHS_TOLD_APART = 3, 1
+"""Passes over the pairs after which more only raise the margins; the same where style tells all."""
+NORMALISED_BETA = 5
+"""beta.value of the loss sigmoid_norm in Lambert et al. 2024 (Tülu 3), arXiv:2411.15124."""
+
+_ANCHORED = {"sft", "cpo", "orpo"}
+"""Losses that hold the chosen answers up: they have a supervised part."""
+
+ADVICE = {
+    "mend": "mend the rows, then inspect again",
+    "sft_first": "fine-tune on the chosen answers first, and start from that adapter",
+    "on_policy": "sample the rejected answers from the model that is trained",
+    "length": "take log-probabilities a token, so that length counts less",
+    "anchor": "add the supervised loss, which holds the chosen answers up",
+    "fewer_epochs": "train for fewer epochs",
+    "train": "train as it is",
+}
+"""Every advice there is, in the order in which it is given."""
+
+
+class Step(NamedTuple):
+    """A command, and the settings that it needs besides those of the file."""
+
+    command: str
+    settings: tuple[str, ...] = ()
+
+
+class Advice(NamedTuple):
+    """A key of ADVICE, the figure it follows from, settings for `train`, and commands that come before it."""
+
+    code: str
+    why: str
+    settings: tuple[str, ...] = ()
+    before: tuple[Step, ...] = ()
+
+
+class Plan(NamedTuple):
+    """The settings of a run that advice depends on: training.epochs, the section loss, run.output."""
+
+    epochs: int
+    loss: LossConfig
+    output: str
+
+
+def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:
+    """All advice that applies, in the order of ADVICE; never none.
+
+    Args:
+        found: defects by code, as `counted`, in so many `rows`.
+    """
+    advice = [
+        *_mend(found, rows),
+        *_sft_first(figures, plan),
+        *_on_policy(figures, plan),
+        *_other_losses(figures, plan.loss),
+        *_fewer_epochs(figures, plan),
+    ]
+    unasked = "" if figures.likelihood else "; the model was not asked how likely the answers are"
+    return advice or [Advice("train", f"no figure is beyond its threshold (n {figures.pairs:,}){unasked}")]
+
+
+def commands(advice: Sequence[Advice]) -> list[Step]:
+    """What to run if all of the advice is followed; of settings with one name the last counts."""
+    settings = {s.partition("=")[0]: s for a in advice for s in a.settings}
+    return [*(step for a in advice for step in a.before), Step("train", tuple(settings.values()))]
+
+
+def _mend(found: Mapping[str, int], rows: int) -> Iterator[Advice]:
+    errors = sum(of_severity(found, ERROR).values())
+    why = [f"errors: {errors:,} in {rows:,} rows"] if errors else []
+    for code, count in of_severity(found, WARNING).items():
+        if count > MUCH_WARNED * rows:
+            why.append(f"{code}: {count:,} in {rows:,} rows, above {MUCH_WARNED:.0%}")
+    if why:
+        yield Advice("mend", "; ".join(why), before=(Step("inspect"),))
+
+
+def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
+    if _far_off_policy(figures):
+        fine_tune = Step("sft", (f"run.output={plan.output}-sft",))
+        yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), _adapter(figures, plan), (fine_tune,))
+
+
+def _far_off_policy(figures: Figures) -> bool:
+    return figures.likelihood is not None and figures.likelihood.off_policy > FAR_OFF_POLICY
+
+
+def _adapter(figures: Figures, plan: Plan) -> tuple[str, ...]:
+    """The setting that starts from the adapter of `sft`, where that comes first."""
+    return (f"model.adapter={plan.output}-sft",) if _far_off_policy(figures) else ()
+
+
+def _off_policy(figures: Figures, threshold: float) -> str:
+    likely = figures.likelihood
+    less = f"{likely.off_policy:.2f} nats a token less likely than rejected ones"
+    return f"chosen answers are {less} (n {likely.n:,}), above {threshold}"
+
+
+def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
+    likely = figures.likelihood
+    if likely and likely.rejected < FOREIGN:
+        folder = f"{plan.output}-pairs"
+        yield Advice(
+            "on_policy",
+            f"rejected answers have {likely.rejected:.2f} nats a token (n {likely.n:,}), below {FOREIGN}: "
+            "the model would not say them",
+            (f"data.train={folder}/train.jsonl", f"data.valid={folder}/valid.jsonl"),
+            (Step("gen-pairs", (*_adapter(figures, plan), f"pairs.output={folder}")),),
+        )
+
+
+def _other_losses(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
+    """Advice on the loss, as far as the other settings of its section allow it."""
+    lengths, likely = figures.lengths, figures.likelihood
+    if lengths and lengths.accuracy >= TOLD_BY_LENGTH and loss.ld_alpha is None and "sigmoid" in loss.names:
+        normalised = _named(loss, ["sigmoid_norm" if name == "sigmoid" else name for name in loss.names])
+        if normalised:
+            loss = normalised
+            yield Advice(
+                "length",
+                f'"the {lengths.rule} one is chosen" is right in {lengths.accuracy:.0%} of the pairs '
+                f"(n {lengths.n:,}), from {TOLD_BY_LENGTH:.0%} on",
+                (_setting(loss), f"beta.value={NORMALISED_BETA}"),
+            )
+    why = []
+    if likely and OFF_POLICY < likely.off_policy <= FAR_OFF_POLICY:
+        why.append(_off_policy(figures, OFF_POLICY))
+    if _told_apart(figures):
+        why.append(_by_style(figures))
+    anchored = _named(loss, [*loss.names, "sft"])
+    if why and anchored and not _ANCHORED & set(loss.names):
+        yield Advice("anchor", "; ".join(why), (_setting(anchored),))
+
+
+def _named(loss: LossConfig, names: list[str]) -> LossConfig | None:
+    """The section with other losses; None where its other settings do not go with them."""
+    try:
+        return replace(loss, name=names)
+    except ValueError:
+        return None
+
+
+def _setting(loss: LossConfig) -> str:
+    return f"loss.name={loss.names[0]}" if len(loss.names) == 1 else f"loss.name=[{', '.join(loss.names)}]"
+
+
+def _told_apart(figures: Figures) -> bool:
+    return figures.style is not None and figures.style.accuracy >= TOLD_APART
+
+
+def _by_style(figures: Figures) -> str:
+    style = figures.style
+    picks = f"style alone picks the chosen answer in {style.accuracy:.0%}"
+    return f"{picks} (n {style.n:,}), from {TOLD_APART:.0%} on"
+
+
+def _fewer_epochs(figures: Figures, plan: Plan) -> Iterator[Advice]:
+    told = _told_apart(figures)
+    most = MOST_EPOCHS_TOLD_APART if told else MOST_EPOCHS
+    if plan.epochs > most:
+        also = f", and {_by_style(figures)}" if told else ""
+        yield Advice(
+            "fewer_epochs",
+            f"training.epochs is {plan.epochs}, above {most}{also}",
+            (f"training.epochs={most}",),
+        )

@@ -1,0 +1,81 @@
+"""The whole of inspect: read both files to their ends, measure, ask the model on some pairs, advise."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..config import RunConfig
+from ..console import progress
+from ..inspection.checks import build_context
+from ..inspection.kinds import counted
+from ..inspection.masks import masked
+from ..inspection.measures import Likelihood, figures, likelihood
+from ..inspection.report import File, Inspection
+from ..inspection.scan import FoundPairs, check_file, leaks, scan
+from ..inspection.verdict import Plan, verdict
+from ..models.adapters import load_adapter, read_adapter_config
+from ..models.load import find_model, load_model, load_tokenizer
+from ..scoring import score_pairs, singles
+from ..training.checks import check_unmoved, choose_forward, spread_rows
+
+SCORED = 64
+"""Pairs that the model is asked about, from the shortest to the longest."""
+
+
+def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) -> Inspection:
+    """Inspect the files that a run with these settings would train on and be judged by.
+
+    Args:
+        shown: show so many of the pairs as the model gets them.
+        ask_model: load the weights and score some pairs; else only the tokenizer is loaded.
+
+    Raises:
+        DpoError: files, rows apart, or a model that cannot be used.
+    """
+    paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
+    for path in paths:
+        check_file(path)
+    if config.model.adapter and ask_model:
+        read_adapter_config(config.model.adapter)
+    base = find_model(config.model.path, weights=ask_model)
+    tokenizer = load_tokenizer(base)
+    context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
+    scans = [scan(path, context) for path in paths]
+    train = scans[0]
+    defects = [defect for one in scans for defect in one.defects]
+    for held in scans[1:]:
+        defects += leaks(train.index, held.index)
+    likely = asked(config, base, train.pairs) if ask_model and train.pairs else None
+    found = figures(train.pairs, likely)
+    return Inspection(
+        files=[File(str(one.index.path), one.rows, len(one.pairs)) for one in scans],
+        defects=defects,
+        figures=found,
+        shown=[masked(pair, tokenizer) for pair in train.pairs[:shown]],
+        advice=verdict(counted(defects), sum(one.rows for one in scans), found, plan_of(config)),
+    )
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """The settings that advice depends on."""
+    return Plan(config.training.epochs, config.loss, config.run.output)
+
+
+def asked(config: RunConfig, base: Path, pairs: FoundPairs) -> Likelihood:
+    """How likely some answers are to the model that a run would start from, scored as a run scores them.
+
+    Raises:
+        DpoError: the model cannot be loaded, or gives no finite log-probabilities.
+    """
+    policy, _ = load_model(base)
+    policy.freeze()
+    if config.model.adapter:
+        load_adapter(policy, config.model.adapter)
+    separate = config.training.branches == "separate"
+    forward = choose_forward(policy, pairs, config.training.forward, separate=separate)
+    rows = spread_rows(pairs, SCORED)
+    some = [pairs[row] for row in rows]
+    with progress("base model", len(some), "pairs") as advance:
+        scores = score_pairs(policy, some, forward, singles(some), advance)
+    check_unmoved(policy, some, forward, scores)
+    return likelihood(scores, np.array(pairs.sizes[rows]))

@@ -1,0 +1,163 @@
+"""Advice follows from figures, at the thresholds that are documented and not beside them."""
+
+import pytest
+
+from mlx_dpo.config import RunConfig, load_config
+from mlx_dpo.inspection.kinds import KINDS
+from mlx_dpo.inspection.measures import Figures, LengthBias, Likelihood
+from mlx_dpo.inspection.style import Separability
+from mlx_dpo.inspection.verdict import (
+    ADVICE,
+    FAR_OFF_POLICY,
+    FOREIGN,
+    MOST_EPOCHS,
+    MUCH_WARNED,
+    OFF_POLICY,
+    TOLD_APART,
+    TOLD_BY_LENGTH,
+    Plan,
+    Step,
+    commands,
+    verdict,
+)
+from mlx_dpo.losses import LossConfig
+
+N = 100
+
+
+def of(off_policy=0.0, rejected=-1.0, style=0.5, length=0.5, likely=True):
+    return Figures(
+        pairs=N,
+        lengths=LengthBias(N, length, 1.5, "longer", length),
+        style=Separability(N, style, (style, style)),
+        repetition=None,
+        likelihood=Likelihood(N, rejected - off_policy, rejected, off_policy, 0.5) if likely else None,
+    )
+
+
+def plan(epochs=1, output="runs/dpo", **loss):
+    return Plan(epochs, LossConfig(**loss), output)
+
+
+def codes(figures=None, found=None, run=None):
+    return [a.code for a in verdict(found or {}, N, figures or of(), run or plan())]
+
+
+ABOVE = 1e-6
+
+
+@pytest.mark.parametrize(
+    ("at", "beyond", "code"),
+    [
+        (of(off_policy=FAR_OFF_POLICY), of(off_policy=FAR_OFF_POLICY + ABOVE), "sft_first"),
+        (of(off_policy=OFF_POLICY), of(off_policy=OFF_POLICY + ABOVE), "anchor"),
+        (of(rejected=FOREIGN), of(rejected=FOREIGN - ABOVE), "on_policy"),
+        (of(style=TOLD_APART - ABOVE), of(style=TOLD_APART), "anchor"),
+        (of(length=TOLD_BY_LENGTH - ABOVE), of(length=TOLD_BY_LENGTH), "length"),
+    ],
+    ids=["far off-policy", "off-policy", "foreign", "told apart", "told by length"],
+)
+def test_advice_begins_where_its_threshold_is(at, beyond, code):
+    assert code not in codes(at)
+    assert codes(beyond) == [code]
+
+
+def test_the_thresholds_are_the_documented_ones():
+    assert (MUCH_WARNED, FAR_OFF_POLICY, OFF_POLICY, FOREIGN) == (0.1, 1.0, 0.3, -2.5)
+    assert (TOLD_APART, TOLD_BY_LENGTH, MOST_EPOCHS) == (0.95, 0.9, 3)
+
+
+def test_one_error_is_enough_and_warnings_are_not_before_a_tenth():
+    assert codes(found={"not-json": 1}) == ["mend"]
+    assert codes(found={"refusal": 10, "repeats": 10}) == ["train"]
+    assert codes(found={"refusal": 11}) == ["mend"]
+    (advice,) = verdict({"not-json": 2, "leak": 1, "refusal": 11}, N, of(), plan())
+    assert advice.why == "errors: 3 in 100 rows; refusal: 11 in 100 rows, above 10%"
+
+
+def test_epochs_are_many_above_three_or_above_one_where_style_tells():
+    assert codes(run=plan(epochs=3)) == ["train"]
+    assert codes(run=plan(epochs=4)) == ["fewer_epochs"]
+    assert codes(of(style=1.0), run=plan(epochs=2)) == ["anchor", "fewer_epochs"]
+    assert commands(verdict({}, N, of(), plan(epochs=4))) == [Step("train", ("training.epochs=3",))]
+
+
+def test_nothing_to_say_is_train_as_it_is():
+    (advice,) = verdict({}, N, of(), plan())
+    assert (advice.code, advice.why) == ("train", "no figure is beyond its threshold (n 100)")
+    assert commands([advice]) == [Step("train")]
+    (unasked,) = verdict({}, N, of(likely=False), plan())
+    assert unasked.why.endswith("; the model was not asked how likely the answers are")
+    nothing = Figures(0, None, None, None, None)
+    assert [a.code for a in verdict({}, 0, nothing, plan())] == ["train"]
+
+
+def test_the_failed_run_of_the_published_attempt_is_told_to_fine_tune_first():
+    """300 curated answers at -5.2 nats a token against -0.8, told by their style; several epochs."""
+    advice = verdict({}, 300, of(off_policy=4.4, rejected=-0.8, style=1.0), plan(epochs=16))
+    assert [a.code for a in advice] == ["sft_first", "anchor", "fewer_epochs"]
+    assert "4.40 nats a token less likely" in advice[0].why
+    assert commands(advice) == [
+        Step("sft", ("run.output=runs/dpo-sft",)),
+        Step(
+            "train",
+            ("model.adapter=runs/dpo-sft", "loss.name=[sigmoid, sft]", "training.epochs=1"),
+        ),
+    ]
+
+
+def test_pairs_are_made_anew_by_the_model_that_starts_the_run():
+    advice = verdict({}, N, of(off_policy=2.0, rejected=-3.0), plan())
+    assert [a.code for a in advice] == ["sft_first", "on_policy"]
+    assert commands(advice) == [
+        Step("sft", ("run.output=runs/dpo-sft",)),
+        Step("gen-pairs", ("model.adapter=runs/dpo-sft", "pairs.output=runs/dpo-pairs")),
+        Step(
+            "train",
+            (
+                "model.adapter=runs/dpo-sft",
+                "data.train=runs/dpo-pairs/train.jsonl",
+                "data.valid=runs/dpo-pairs/valid.jsonl",
+            ),
+        ),
+    ]
+
+
+def test_an_anchor_joins_the_loss_that_length_asks_for():
+    advice = verdict({}, N, of(style=1.0, length=0.95), plan())
+    assert [a.code for a in advice] == ["length", "anchor"]
+    assert commands(advice) == [Step("train", ("loss.name=[sigmoid_norm, sft]", "beta.value=5"))]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": ["sigmoid", "sft"]},
+        {"name": "orpo"},
+        {"ld_alpha": 0.5},
+        {"divergence": "forward_kl"},
+        {"name": "sigmoid", "weights": [2.0]},
+    ],
+    ids=["anchored", "with a supervised part", "desensitised", "another divergence", "weighted"],
+)
+def test_an_anchor_is_not_advised_where_there_is_one_or_none_can_be(loss):
+    assert codes(of(style=1.0), run=plan(**loss)) == ["train"]
+
+
+def test_another_loss_is_not_advised_where_length_is_seen_to_already():
+    for loss in ({"ld_alpha": 0.5}, {"name": "simpo"}, {"label_smoothing": 0.1}):
+        assert codes(of(length=1.0), run=plan(**loss)) == ["train"]
+
+
+def test_advice_is_ordered_and_of_the_closed_set():
+    found = {code: N for code in KINDS}
+    advice = verdict(found, N, of(off_policy=2.0, rejected=-3.0, style=1.0, length=1.0), plan(epochs=9))
+    assert [a.code for a in advice] == [code for code in ADVICE if code != "train"]
+
+
+def test_settings_that_are_advised_can_be_set():
+    advice = verdict({}, N, of(off_policy=0.5, style=1.0, length=1.0), plan(epochs=9))
+    config = load_config(None, commands(advice)[-1].settings)
+    assert config.loss.names == ["sigmoid_norm", "sft"]
+    assert (config.beta.value, config.training.epochs) == (5.0, 1)
+    assert RunConfig().loss.names == ["sigmoid"]
