@@ -14,6 +14,7 @@ from .models.load import ModelConfig
 from .optimizers import OptimizerConfig
 from .pairs.generate import PairsConfig
 from .settings import Tree, as_plain, build, read_yaml, setting, to_yaml
+from .trackers import TRACKERS
 from .training.config import TrainingConfig
 
 
@@ -22,7 +23,7 @@ class OutputConfig:
     """Where a run's folder is and who is told of it."""
 
     output: str = setting("runs/dpo", "the run's folder")
-    report_to: list[str] = setting(["jsonl"], "where metrics go", choices=("jsonl",))
+    report_to: list[str] = setting(["jsonl"], "where metrics go", choices=("jsonl", *TRACKERS))
     margin_files: bool = setting(False, "keep every window's margins in the run's folder, as margins/")
     keep_awake: bool = setting(True, "keep a Mac from sleeping during the run; the display may sleep")
     short_gpu_work: bool = setting(

@@ -294,7 +294,7 @@ def test_the_size_of_a_hinted_4_bit_copy_is_what_is_planned_for_it(configure, mo
         settings = {**full_size.H_MICRO, "torch_dtype": "bfloat16", **more}
         (tmp_path / name / "config.json").write_text(json.dumps(settings))
         # Where prompts leave no room, no shorter rows are tried before, which would take longest.
-        settings = (f"model.path={tmp_path / name}", "training.memory_limit=5", "data.max_length=90")
+        settings = (f"model.path={tmp_path / name}", "training.memory_limit=2.8", "data.max_length=90")
         plans.append(plan_run(configure(*settings)))
     assert f"a 4-bit copy of the model: {plans[1].need.peak / 1e9:.1f} GB with" in plans[0].hint
 

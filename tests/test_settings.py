@@ -169,7 +169,7 @@ def test_an_override_that_names_no_setting_is_refused_with_an_example(text):
             "adapter.type cannot be 'lorra'",
             "choose from lora, dora, full; did you mean lora?",
         ),
-        ("run:\n  report_to: [jsonl, wandb]\n", 2, "run.report_to cannot be 'wandb'", "choose from jsonl"),
+        ("run:\n  report_to: [jsonl, wandbe]\n", 2, "run.report_to cannot be 'wandbe'", "did you mean wandb?"),
         (
             "adapter:\n  scale: 2.0\n  rank: 0\n",
             3,

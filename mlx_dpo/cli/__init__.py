@@ -14,6 +14,7 @@ from .fuse import fuse
 from .gen_pairs import gen_pairs
 from .inspect import inspect
 from .plan import plan
+from .report import report
 from .sft import sft
 from .train import train
 
@@ -31,11 +32,12 @@ def cli():
       mlx-dpo plan --config config/granite_dpo.yaml --memory 16
       mlx-dpo train --config config/granite_dpo.yaml
       mlx-dpo eval --run runs/granite-dpo
+      mlx-dpo report --run runs/granite-dpo
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
 
 
-for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, fuse, config):
+for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, report, fuse, config):
     cli.add_command(command)
 
 

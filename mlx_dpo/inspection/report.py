@@ -129,6 +129,20 @@ def sampled(pairs: Pairs, reference: np.ndarray, plan: Plan) -> tuple[Figures, l
     return found, verdict({}, len(pairs), found, plan)
 
 
+def as_facts(found: Figures, advice: Sequence[Advice]) -> dict[str, Any]:
+    """What a run keeps of its pairs in inspection.json, for its report."""
+    measures = {name: value for name, value in asdict(found).items() if value is not None}
+    told = [{"advice": ADVICE[a.code], "why": a.why, "remedy": _typed(a)} for a in advice]
+    return {"measures": measures, "verdict": told}
+
+
+def _typed(advice: Advice) -> str:
+    return "; then ".join(
+        " ".join(["mlx-dpo", step.command, *(f"--set {setting}" for setting in step.settings)])
+        for step in commands([advice])
+    )
+
+
 def short_report(found: Figures, advice: Sequence[Advice]) -> str:
     """What a run says of its pairs before the first update: at most five lines."""
     lines = figure_lines(replace(found, repetition=None))

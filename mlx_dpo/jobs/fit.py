@@ -1,5 +1,6 @@
 """Training in a run's folder: begin or go on, evaluate, save, end."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,13 +25,15 @@ from ..config import RunConfig, save_config
 from ..console import progress, say
 from ..data.tokenize import pair_sizes
 from ..errors import DpoError
-from ..files import check_writable, make_folder
+from ..files import check_writable, make_folder, write_text
 from ..losses import beta_rule, build_loss
 from ..models.adapters import load_adapter, save_adapter_config, save_adapter_weights, trainable
 from ..optimizers import build_optimizer
 from ..records import prompt_text
 from ..scoring import score_pairs, singles
 from ..sealed import Sealed
+from ..settings import as_plain
+from ..trackers import TRACKERS, open_trackers
 from ..training.alarms import About
 from ..training.arrange import Arrangement
 from ..training.interrupt import between_micro_batches
@@ -45,7 +48,7 @@ from ..training.watch import Watch
 from ..training.window import Objective
 from .resume import LAYOUT
 
-SETTINGS = "config.yaml"
+SETTINGS, INSPECTION = "config.yaml", "inspection.json"
 
 _LOGISTIC = {"sigmoid", "robust", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair"}
 """Losses that go to 0 as margins grow."""
@@ -63,6 +66,7 @@ class Prepared:
     """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
 
     `config`: as a plan settled it. `key`: all that decides what the run computes, see `jobs.resume`.
+    `inspection`: what was found of the pairs, where they are pairs.
     """
 
     config: RunConfig
@@ -73,6 +77,7 @@ class Prepared:
     held_out: Data | None
     arrangement: Arrangement
     key: Mapping[str, Any]
+    inspection: Mapping[str, Any] | None
 
 
 def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
@@ -89,13 +94,14 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
     state = first_state(objective, config.training)
     if checkpoint:
         state = _restored(checkpoint, run, optimizer, state, log)
-    watch = Watch(log, _about(run, steps), config.training.guard)
     mx.reset_peak_memory()
     total = config.training.epochs * len(run.data.pairs)
     with (
+        open_trackers(config.run.report_to, folder, as_plain(config), log.rows()) as trackers,
         between_micro_batches() as check_interrupt,
         progress("training", total, "pairs", state.pairs) as advance,
     ):
+        watch = Watch(log, _about(run, steps), config.training.guard, trackers.row)
         try:
             state = train(
                 policy,
@@ -141,12 +147,14 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     make_folder(folder / CHECKPOINTS)  # first: it says that this is a run, however soon the process ends
     if anew:
         save_adapter_weights(policy, folder)  # the largest: where there is no room, an older run is whole
-        for old in (*(folder / CHECKPOINTS).iterdir(), folder / MARGINS):
+        for old in (*(folder / CHECKPOINTS).iterdir(), *(folder / name for name in (MARGINS, *TRACKERS))):
             shutil.rmtree(old, ignore_errors=True)
         for old in FILES:
             (folder / old).unlink(missing_ok=True)
     save_adapter_config(policy, config.adapter, config.model.path, folder)
     save_config(config, folder / SETTINGS)
+    if run.inspection:
+        write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
 
 
 def _restored(
@@ -249,4 +257,4 @@ def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> N
         log.note(state.step, "stopped", f"the run ends at step {state.step} of {steps}: {state.stopped}")
     if state.best and state.best.step < state.step and config.training.select == "best":
         what = f"the run folder's adapter is that of step {state.best.step}, of the lowest held-out loss"
-        log.note(state.step, "best", what)
+        log.note(state.best.step, "best", what)

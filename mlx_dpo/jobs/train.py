@@ -19,7 +19,7 @@ from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
 from ..files import check_writable, make_folder
-from ..inspection.report import sampled, short_report
+from ..inspection.report import as_facts, sampled, short_report
 from ..models.adapters import (
     WEIGHTS,
     AdapterConfig,
@@ -35,6 +35,7 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..sealed import Sealed
+from ..trackers import check_trackers
 from ..training.arrange import arrange
 from ..training.checks import (
     check_as_before,
@@ -78,6 +79,7 @@ def train_run(
         KeyboardInterrupt: after a checkpoint was written.
     """
     folder = _output_folder(config)
+    check_trackers(config.run.report_to)
     if config.run.short_gpu_work:
         shorten_gpu_work()
     with only_process(folder) if folder.exists() else nullcontext():
@@ -135,14 +137,17 @@ def _load_and_train(
     forward = desensitised(arrangement.forward, config.loss.ld_alpha)
     arrangement = arrangement._replace(forward=forward)
     data = _with_reference("train pairs", policy, base, pairs, forward, config)
+    inspection = None
     if not config.loss.answers_only:
-        say(short_report(*sampled(pairs, data.reference, plan_of(config))))
+        found, advice = sampled(pairs, data.reference, plan_of(config))
+        inspection = as_facts(found, advice)
+        say(short_report(found, advice))
     held_out = None
     if held:
         held_out = _with_reference("held-out pairs", policy, base, held, forward, config)
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
-    prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key)
+    prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key, inspection)
     new = not folder.exists()
     make_folder(folder)
     with only_process(folder) if new else nullcontext():

@@ -1,5 +1,7 @@
 """A run's rows, looked at as they come: each alarm is told once."""
 
+from collections.abc import Callable
+
 from .alarms import About, Alarm, Row, alarms
 from .log import ALARM, RunLog
 
@@ -8,10 +10,10 @@ _REPORTS = 64
 
 
 class Watch:
-    """Writes the rows of a run and looks for alarms in them; rows that are there already count."""
+    """Writes the rows of a run, hands them on, and looks for alarms; rows that are there already count."""
 
-    def __init__(self, log: RunLog, about: About, guard: str):
-        self._log, self._about, self._guard = log, about, guard
+    def __init__(self, log: RunLog, about: About, guard: str, also: Callable[[Row], None]):
+        self._log, self._about, self._guard, self._also = log, about, guard, also
         rows = log.rows()
         self._reports = [row for row in rows if "loss" in row][-_REPORTS:]
         self._evaluations = [row for row in rows if "eval/loss" in row]
@@ -20,12 +22,14 @@ class Watch:
     def report(self, row: Row) -> None:
         """Take a row about training."""
         self._log.row(row)
+        self._also(row)
         self._reports = [*self._reports, row][-_REPORTS:]
         self._look()
 
     def evaluation(self, row: Row) -> str:
         """Take a row about held-out pairs; what is ruining the policy, or nothing."""
         self._log.row(row)
+        self._also(row)
         self._evaluations.append(row)
         return "; ".join(alarm.seen for alarm in self._look() if alarm.ruin)
 

@@ -1,0 +1,25 @@
+"""mlx-dpo report"""
+
+import json
+
+import click
+
+from .options import json_option
+
+
+@click.command()
+@click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
+@json_option
+def report(folder, as_json):
+    """Show a run on one page: curves, alarms, data, answers, settings.
+
+    Writes report.html into the run's folder: one file that needs no network, on a phone too.
+
+    \b
+    Example:
+      mlx-dpo report --run runs/granite-dpo
+    """
+    from ..jobs.report import report_run
+
+    path = report_run(folder)
+    click.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")

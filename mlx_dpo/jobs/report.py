@@ -1,0 +1,132 @@
+"""report.html of a run, from what its folder holds."""
+
+import json
+from importlib.util import find_spec
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig, load_config
+from ..errors import DpoError, first_line, first_ten
+from ..files import write_text
+from ..jsonl import read_jsonl, readable
+from ..report.page import Event, RunRecord, Sample, Setting, page
+from ..settings import as_plain, described
+
+REPORT = "report.html"
+_BROKEN = "mlx-dpo train wrote no such line; remove it"
+_WITH = {
+    "loss": ["epoch"],
+    "eval/loss": ["eval/pairs"],
+    "eval/rewards/accuracies": ["eval/rewards/margins"],
+}
+"""What stands beside a metric in each line of metrics.jsonl that has it."""
+
+
+def report_run(folder: Path | str) -> Path:
+    """Write `folder`/report.html, whole; nothing but files of the folder is read, no model is loaded.
+
+    Raises:
+        DpoError: not a run's folder, a broken line of a file with its place, or a missing library.
+    """
+    for library in ("matplotlib", "jinja2"):
+        if not find_spec(library):
+            raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
+    path = Path(folder) / REPORT
+    write_text(path, page(read_run(Path(folder))))
+    return path
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The files of a run that a report is made of; events, samples and inspection may be absent.
+
+    Raises:
+        DpoError: with file and line.
+    """
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise DpoError(
+            "is not a run folder: it has no config.yaml",
+            where=folder,
+            hint="name the folder that mlx-dpo train wrote (its run.output)",
+        )
+    return RunRecord(
+        name=folder.resolve().name,
+        settings=_settings(load_config(config)),
+        rows=_metrics(folder / "metrics.jsonl"),
+        events=_events(folder / "events.jsonl"),
+        samples=_samples(folder / "samples.jsonl"),
+        inspection=_inspection(folder / "inspection.json"),
+    )
+
+
+def _settings(config: RunConfig) -> list[Setting]:
+    values = as_plain(config)
+    found = []
+    for name, default, _, _ in described(RunConfig):
+        value: Any = values
+        for key in name.split("."):
+            value = value[key]
+        found.append(Setting(name, value, default))
+    return found
+
+
+def _metrics(path: Path) -> list[dict[str, float]]:
+    rows = _rows(path, {"step": int})
+    for where, row in rows:
+        wrong = [
+            name for name, value in row.items() if isinstance(value, bool) or not isinstance(value, Real)
+        ]
+        if wrong:
+            raise DpoError(f"not a number: {first_ten(wrong)}", where=where, hint=_BROKEN)
+        lacking = [name for kind in _WITH if kind in row for name in _WITH[kind] if name not in row]
+        if lacking:
+            raise DpoError(f"has no {first_ten(lacking)}", where=where, hint=_BROKEN)
+    if not rows:
+        raise DpoError("has no line yet", where=path, hint="train first: the run wrote no metrics")
+    return [row for _, row in rows]
+
+
+def _events(path: Path) -> list[Event] | None:
+    if not path.exists():
+        return None
+    rows = _rows(path, {"step": int, "event": str})
+    told = Event._fields[2:]
+    return [
+        Event(row["step"], row["event"], **{name: str(row[name]) for name in told if row.get(name)})
+        for _, row in rows
+    ]
+
+
+def _samples(path: Path) -> list[Sample] | None:
+    if not path.exists():
+        return None
+    rows = _rows(path, {"step": int, "prompt": str, "answer": str})
+    return [Sample(row["step"], row["prompt"], row["answer"]) for _, row in rows]
+
+
+def _inspection(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        with readable(path):
+            return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DpoError(
+            f"not JSON: {first_line(error)}", where=path, hint="remove it, or write it again"
+        ) from None
+
+
+def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any]]]:
+    """("file:line", row) of every line, each with these fields.
+
+    Raises:
+        DpoError: a line without them.
+    """
+    rows = list(read_jsonl(path))
+    for where, row in rows:
+        for name, kind in kinds.items():
+            if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+                expected = "a whole number" if kind is int else "text"
+                raise DpoError(f"{name!r} is missing or not {expected}", where=where, hint=_BROKEN)
+    return rows
