@@ -144,6 +144,9 @@ def test_an_override_that_names_no_setting_is_refused_with_an_example(text):
     assert str(error) == (f"--set: {text!r} is not section.key=value\n  for example: --set beta.value=0.2")
 
 
+TRACKED = "choose from jsonl, wandb, trackio, tensorboard; did you mean wandb?"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "what", "hint"),
     [
@@ -169,7 +172,7 @@ def test_an_override_that_names_no_setting_is_refused_with_an_example(text):
             "adapter.type cannot be 'lorra'",
             "choose from lora, dora, full; did you mean lora?",
         ),
-        ("run:\n  report_to: [jsonl, wandbe]\n", 2, "run.report_to cannot be 'wandbe'", "did you mean wandb?"),
+        ("run:\n  report_to: [jsonl, wandbe]\n", 2, "run.report_to cannot be 'wandbe'", TRACKED),
         (
             "adapter:\n  scale: 2.0\n  rank: 0\n",
             3,
