@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from .console import say
 from .errors import DpoError, first_line
 from .losses.beta import exact
-from .models.adapters import WEIGHTS, trainable
+from .models.adapters import WEIGHTS, read_adapter_config, trainable
 from .randomness import random_untouched
 from .sealed import DAMAGE, Sealed, seal, sha256, unseal
 
@@ -155,7 +155,7 @@ def refilled(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
 
 
 def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
-    """Whether the adapter in `folder`, read back by mlx_lm's own loader, is the live one, bit for bit.
+    """Whether the adapter in `folder`, read back by our loader and by mlx_lm's, is the live one, bit for bit.
 
     The base model's weights are not brought into memory.
 
@@ -166,6 +166,7 @@ def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
     from mlx_lm.utils import load_model
 
     live = trainable(model)
+    read_adapter_config(folder)
     try:
         with random_untouched():  # a fresh adapter draws its first values
             read, _ = load_model(base, lazy=True)

@@ -68,10 +68,17 @@ BORDERS = {
         ],
     ),
     "answers repeat": (
-        ([], [evaluation(0, distinct_4=0.9), evaluation(20, distinct_4=0.71)]),
+        ([], [evaluation(0, distinct_4=0.9, tokens=32.0), evaluation(20, distinct_4=0.71, tokens=32.0)]),
         [
-            ([], [evaluation(0, distinct_4=0.9), evaluation(20, distinct_4=0.73)]),
-            ([], [evaluation(0, distinct_4=0.3)]),  # a base that repeats itself
+            ([], [evaluation(0, distinct_4=0.9, tokens=32.0), evaluation(20, distinct_4=0.73, tokens=32.0)]),
+            (
+                [],
+                [evaluation(0, distinct_4=0.9, tokens=32.0), evaluation(20, distinct_4=0.1, tokens=31.0)],
+            ),  # too few
+            (
+                [],
+                [evaluation(0, distinct_4=0.69, tokens=32.0), evaluation(20, distinct_4=0.1, tokens=32.0)],
+            ),  # as before
         ],
     ),
     "answers grow": (

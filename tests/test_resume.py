@@ -101,9 +101,9 @@ def test_a_run_interrupted_again_and_again_ends_as_one_that_was_not(
 @pytest.mark.parametrize("other", OTHERS)
 def test_nothing_that_a_run_can_be_keeps_it_from_going_on(configure, interrupted, other):
     settings = ("granite" if other != "traced steps" else "llama", *EPOCHS, *OTHERS[other])
-    whole = outcome(train_run(configure(*settings, train=10, valid=3)).folder)
-    config = configure(*settings, train=10, valid=3, output="again")
-    assert interrupted(config, 16)
+    whole = outcome(train_run(configure(*settings, train=8, valid=2)).folder)
+    config = configure(*settings, train=8, valid=2, output="again")
+    assert interrupted(config, 11)
     assert not interrupted(config, 10**6)
     assert outcome(Path(config.run.output)) == whole
 

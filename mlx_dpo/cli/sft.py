@@ -1,6 +1,5 @@
 """mlx-dpo sft"""
 
-import json
 import shlex
 
 import click
@@ -15,6 +14,7 @@ from .options import (
     set_option,
     setting_option,
 )
+from .train import tell
 
 
 @click.command()
@@ -44,8 +44,4 @@ def sft(config_file, overrides, overwrite, resume, accept_changes, as_json):
     from ..jobs.train import train_run
 
     result = train_run(config, overwrite=overwrite, resume=resume, accept_changes=accept_changes)
-    if as_json:
-        click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out}))
-    else:
-        click.echo(f"run: {result.folder}")
-        click.echo(f"next: mlx-dpo train --set model.adapter={shlex.quote(str(result.folder))}")
+    tell(result, f"mlx-dpo train --set model.adapter={shlex.quote(str(result.folder))}", as_json)

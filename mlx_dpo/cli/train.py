@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from .options import (
     set_option,
     setting_option,
 )
+
+if TYPE_CHECKING:
+    from ..jobs.fit import TrainResult
 
 
 @click.command()
@@ -44,8 +48,18 @@ def train(config_file, overrides, overwrite, resume, accept_changes, as_json):
     from ..jobs.train import train_run
 
     result = train_run(config, overwrite=overwrite, resume=resume, accept_changes=accept_changes)
+    tell(result, f"mlx-dpo eval --run {shlex.quote(str(result.folder))}", as_json)
+
+
+def tell(result: "TrainResult", following: str, as_json: bool) -> None:
+    """Write the report, where its libraries are installed; say where the run lies and what comes next."""
+    from ..jobs.report import missing_libraries, report_run
+
+    report = None if missing_libraries() else str(report_run(result.folder))
     if as_json:
-        click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out}))
-    else:
-        click.echo(f"run: {result.folder}")
-        click.echo(f"next: mlx-dpo eval --run {shlex.quote(str(result.folder))}")
+        click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out, "report": report}))
+        return
+    click.echo(f"run: {result.folder}")
+    if report:
+        click.echo(f"report: {report}")
+    click.echo(f"next: {following}")

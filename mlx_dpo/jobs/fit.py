@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,10 +182,16 @@ def _restored(
         ) from None
     if facts["key"] != run.key:  # accepted changes: what was best may not be, what ended need not
         state = replace(state, best=None, stopped="")
+    if facts["versions"] != _versions():
+        say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)
     log.note(state.step, "resumed", f"going on from {checkpoint.folder}")
     return state
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo"))
 
 
 def _save(
@@ -202,7 +209,7 @@ def _save(
 
     arrays, facts = to_snapshot(state, optimizer)
     layout = {name: getattr(config.training, name) for name in LAYOUT}
-    facts |= {"key": run.key, "layout": layout, "sizes": log.sizes()}
+    facts |= {"key": run.key, "layout": layout, "sizes": log.sizes(), "versions": _versions()}
     saved = save_checkpoint(folder, state.step, arrays, facts, write_adapter)
     check_saved(policy, saved.folder, run.base)
     prune_checkpoints(folder, config.training.keep_checkpoints, state.best and state.best.step)

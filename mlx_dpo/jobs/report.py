@@ -29,12 +29,16 @@ def report_run(folder: Path | str) -> Path:
     Raises:
         DpoError: not a run's folder, a broken line of a file with its place, or a missing library.
     """
-    for library in ("matplotlib", "jinja2"):
-        if not find_spec(library):
-            raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
+    for library in missing_libraries():
+        raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
     path = Path(folder) / REPORT
     write_text(path, page(read_run(Path(folder))))
     return path
+
+
+def missing_libraries() -> list[str]:
+    """What a report needs and is not installed."""
+    return [library for library in ("matplotlib", "jinja2") if not find_spec(library)]
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -22,6 +22,8 @@ SPIKE, SPIKE_REPORTS = 20.0, 20
 """Times the median of the last so many gradient norms."""
 REPEATING = 0.8
 """Share of the first samples' distinct 4-grams below which answers have begun to repeat themselves."""
+SPEAKS, ENOUGH = 0.7, 32
+"""Distinct 4-grams of first samples, and tokens a sample now, below which that says nothing."""
 GROWN = 2.0
 """Times the tokens of first samples, or of longer chosen answers, beyond which answers run on."""
 
@@ -164,7 +166,7 @@ def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: Ab
     if len(evaluations) < 2 or name not in evaluations[-1]:
         return ""
     first, now = evaluations[0][name], evaluations[-1][name]
-    if now >= REPEATING * first:
+    if first < SPEAKS or evaluations[-1]["eval/samples/tokens"] < ENOUGH or now >= REPEATING * first:
         return ""
     return f"of 4-grams in sampled answers {now:.0%} are distinct; it was {first:.0%} at the start"
 
