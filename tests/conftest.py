@@ -31,6 +31,11 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def some(cases, *names):
+    """These of the cases; all of them where MLX_DPO_EVERY_COMBINATION is set, which takes minutes more."""
+    return list(cases) if os.environ.get("MLX_DPO_EVERY_COMBINATION") else [*names]
+
+
 def curated_rows(name: str) -> list[dict]:
     """Rows of a file in data/."""
     return [json.loads(line) for line in (ROOT / "data" / name).read_text().splitlines()]

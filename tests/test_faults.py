@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,7 +21,7 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.training import trainer
 from mlx_dpo.training.faults import SHORTER, explained
 
-from .conftest import rows_of
+from .conftest import rows_of, some
 from .test_resume import EPOCHS, outcome
 
 
@@ -54,8 +55,13 @@ def ruined(monkeypatch):
     return ruin
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient"])
-@pytest.mark.parametrize("rule", ["fixed", "risk", "beta_dpo"])
+KINDS, RULES = ("loss", "gradient"), ("fixed", "risk", "beta_dpo")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    some(product(KINDS, RULES), ("gradient", "fixed"), ("loss", "risk"), ("loss", "beta_dpo")),
+)
 def test_a_window_that_is_not_finite_is_skipped_and_leaves_all_as_it_was(configure, ruined, kind, rule):
     settings = ("llama", f"beta.rule={rule}", "beta.risk.warmup_steps=1", "training.keep_checkpoints=9")
     ruined(kind, 3)
