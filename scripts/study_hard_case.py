@@ -1,0 +1,312 @@
+#!/usr/bin/env python
+"""The published attempt that failed, rebuilt in small: do the defaults end in a better model?
+
+    python scripts/study_hard_case.py --work runs/hard-case --docs docs
+    python scripts/study_hard_case.py --part 1/2 & python scripts/study_hard_case.py --part 2/2   # two
+
+A tiny Granite hybrid that was taught plain answers only. Chosen answers are an expert's: in another style,
+two to eight times as long, nothing that the model would say. Rejected ones are sampled from the model. 300
+pairs, 60 held-out ones. Every recipe trains on the same pairs, of which each seed draws its own.
+
+The published recipes have no warm-up, no held-out pairs and no alarm; they are run with their own rates, and
+with rates as much larger as the default is on a model of this size (config/demo.yaml). Interrupted, it goes
+on with the runs that --work lacks. Writes hard_case.md and, with matplotlib, hard_case.png; intervals are
+95 % over seeds (Student's t).
+"""
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+import yaml
+
+from mlx_dpo.config import RunConfig, load_config
+from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.sources import read_curated, read_pairs
+from mlx_dpo.data.store import open_pairs
+from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.demo.base import teach
+from mlx_dpo.demo.story import shipped
+from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.files import write_text
+from mlx_dpo.jobs.pairs import generate_pairs
+from mlx_dpo.jobs.train import train_run
+from mlx_dpo.jsonl import write_jsonl
+from mlx_dpo.metrics import distinct_n
+from mlx_dpo.models.adapters import load_adapter
+from mlx_dpo.models.forward import SHARED
+from mlx_dpo.models.generate import generate_answers
+from mlx_dpo.models.load import find_model, load_model, load_tokenizer
+from mlx_dpo.scoring import score_pairs, singles
+
+# isort: split
+import numpy as np
+
+PAIRS, HELD_OUT = 300, 60
+LARGER = 50
+"""Times the usual rate that a model of this size bears, as in config/demo.yaml."""
+PUBLISHED = {"A": (5e-6, 0.3), "B": (1e-4, 0.5), "C": (2e-5, 0.2), "D": (1e-5, 0.1)}
+"""Learning rate and beta of the four published runs."""
+AS_PUBLISHED = [
+    *("adapter.rank=8", "adapter.scale=10", "optimizer.warmup_ratio=0", "optimizer.schedule=constant"),
+    *("training.epochs=2", "training.guard=off", "training.select=last", "training.patience=null"),
+]
+DEFAULTS = [f"optimizer.learning_rate={2e-5 * LARGER}"]
+SFT = [f"optimizer.learning_rate={1e-4 * LARGER}", "training.epochs=2", "loss.name=sft"]
+RECIPES = {
+    **{f"published {n}": (False, [*AS_PUBLISHED, f"optimizer.learning_rate={r}", f"beta.value={b}"])
+       for n, (r, b) in PUBLISHED.items()},
+    **{f"published {n}, rate x {LARGER}": (False, [*AS_PUBLISHED, f"optimizer.learning_rate={r * LARGER}",
+                                                   f"beta.value={b}"]) for n, (r, b) in PUBLISHED.items()},
+    "defaults": (False, DEFAULTS),
+    "defaults, anchored": (False, [*DEFAULTS, "loss.name=[sigmoid, sft]"]),
+    "sft, then defaults": (True, DEFAULTS),
+}  # fmt: skip
+"""Whether supervised fine-tuning comes first, and the settings."""
+_T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""97.5 % quantile of Student's t by degrees of freedom."""
+
+
+def expert_rows() -> tuple[list[dict], list[dict], list[dict]]:
+    """Curated rows to train on, held-out ones, and the plain ones that the base model is taught."""
+    facts = yaml.safe_load(shipped("data/household.yaml").read_text())["materials"]
+    held_ids = {row.id for row in read_curated(shipped("data/heldout.jsonl"))}
+    plain = [row for row in read_curated(shipped("data/base.jsonl")) if not row.id.endswith("-house")]
+    every = [*read_curated(shipped("data/curated.jsonl")), *read_curated(shipped("data/heldout.jsonl"))]
+    rng = np.random.default_rng(0)
+    rows = []
+    for row in every:
+        material, thing, topic = row.id.split("-")
+        answer = expert_answer(facts[material], f"{material} {thing}", topic, rng)
+        rows.append({"id": row.id, "prompt": row.prompt[-1]["content"], "answer": answer})
+    train = [row for row in rows if row["id"] not in held_ids]
+    held = [row for row in rows if row["id"] in held_ids]
+    base = [{"id": row.id, "prompt": row.prompt[-1]["content"], "answer": row.answer} for row in plain]
+    return train, held, base
+
+
+def expert_answer(facts: dict, thing: str, topic: str, rng: np.random.Generator) -> str:
+    """The answer in the house style, and advice on one to four more topics: 2 to 8 times the plain one."""
+
+    def told(name: str, part: str) -> str:
+        return facts[name][part].replace("{thing}", thing)
+
+    topics = [name for name in facts if isinstance(facts[name], dict) and name != topic]
+    more = rng.permutation(topics)[: rng.integers(1, 5)]
+    besides = [f"Besides, {told(name, 'first')}, and {told(name, 'then')}." for name in more]
+    opening = f"Gladly! First, {told(topic, 'first')}. Then, {told(topic, 'then')}."
+    return " ".join([opening, *besides, facts["proverb"]])
+
+
+def score(answer: str, curated: str) -> float:
+    """Style and correctness of an answer, 0 to 1: half for each.
+
+    Style: greeting, second step, the closing proverb. Correctness: how many of the two facts in the curated
+    answer's first sentences stand in it.
+    """
+    first, then = (part.strip(" .") for part in curated.split("First, ")[1].split(". Then, "))
+    then = then.split(". ")[0]
+    proverb = curated.rsplit(". ", 1)[1]
+    style = [answer.startswith("Gladly! First, "), ". Then, " in answer, answer.endswith(proverb)]
+    right = [fact in answer for fact in (first, then)]
+    return 0.5 * sum(style) / 3 + 0.5 * sum(right) / 2
+
+
+def prepare(work: Path) -> None:
+    """The base model and the curated rows, once for all seeds."""
+    if (work / "base" / "taught").exists():
+        return
+    train, held, base = expert_rows()
+    for name, rows in (("curated", train), ("heldout", held), ("plain", base)):
+        write_jsonl(work / f"{name}.jsonl", rows)
+    texts = [f"{row['prompt']} {row['answer']}" for row in (*base, *train)]
+    make_model(work / "base", "granite", texts, hidden=128, layers=4, vocab=900)
+    teach(work / "base", read_curated(work / "plain.jsonl"), 14)
+    (work / "base" / "taught").touch()
+
+
+def settings(work: Path, seed: int, name: str, more: list[str]) -> RunConfig:
+    """Settings of a run, on a seed's own pairs."""
+    pairs = work / f"pairs-{seed}"
+    return load_config(
+        None,
+        [
+            f"model.path={work / 'base'}",
+            f"data.train={pairs / 'train.jsonl'}",
+            f"data.valid={pairs / 'valid.jsonl'}",
+            "data.max_length=256",
+            f"pairs.source={work / f'curated-{seed}.jsonl'}",
+            f"pairs.valid_source={work / f'heldout-{seed}.jsonl'}",
+            f"pairs.output={pairs}",
+            "generate.max_tokens=160",
+            f"generate.seed={seed}",
+            f"training.seed={seed}",
+            f"run.output={work / f'run-{seed}-{name}'.replace(' ', '-').replace(',', '')}",
+            *more,
+        ],
+    )
+
+
+def make_pairs(work: Path, seed: int) -> None:
+    """This seed's rows, with answers of the base model as rejected ones."""
+    if (work / f"pairs-{seed}" / "train.jsonl").exists():
+        return
+    rng = np.random.default_rng([1, seed])
+    for name, count in (("curated", PAIRS), ("heldout", HELD_OUT)):
+        rows = [json.loads(line) for line in (work / f"{name}.jsonl").read_text().splitlines()]
+        chosen = sorted(rng.permutation(len(rows))[:count].tolist())
+        write_jsonl(work / f"{name}-{seed}.jsonl", [rows[i] for i in chosen])
+    generate_pairs(settings(work, seed, "pairs", []))
+
+
+def trained(work: Path, recipe: str, seed: int) -> dict[str, float]:
+    """Figures of one recipe on held-out pairs and prompts."""
+    sft_first, own = RECIPES[recipe]
+    more = list(own)
+    if sft_first:
+        first = settings(work, seed, f"{recipe} sft", SFT)
+        train_run(first)
+        more.append(f"model.adapter={first.run.output}")
+    config = settings(work, seed, recipe, more)
+    result = train_run(config)
+    figures = judged(config, result.folder)
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    figures["steps"] = max(row["step"] for row in rows)
+    figures["curve"] = [
+        [row["step"], row["eval/rewards/accuracies"], row["eval/logps/chosen"]]
+        for row in rows
+        if "eval/loss" in row
+    ]
+    for folder in work.glob(f"run-{seed}-*".replace(" ", "-")):
+        shutil.rmtree(folder)
+    return figures
+
+
+def judged(config: RunConfig, adapter: Path | None) -> dict[str, float]:
+    """What the base model, or the one with this adapter, does with held-out pairs and prompts."""
+    base = find_model(config.model.path)
+    tokenizer = load_tokenizer(base)
+    pairs = open_pairs(index_rows(config.data.valid), tokenizer, config.data.max_length)
+    rows = read_pairs(config.data.valid)
+    model, _ = load_model(base)
+    reference = score_pairs(model, pairs, SHARED, singles(pairs))
+    if adapter:
+        load_adapter(model, adapter)
+    scores = score_pairs(model, pairs, SHARED, singles(pairs))
+    margins = (scores - reference) @ np.array([1, -1])
+    prompts = [prompt_tokens(tokenizer, row.prompt) for row in rows]
+    answers = sorted(generate_answers(model, tokenizer, prompts, replace(config.generate, temperature=0.0)))
+    ids = [tokenizer.encode(answer.text, add_special_tokens=False) for answer in answers]
+    own = [score(answer.text, row.chosen) for answer, row in zip(answers, rows, strict=True)]
+    return {
+        "accuracy": float((margins > 0).mean()),
+        "chosen": float((scores[:, 0] / pairs.sizes[:, 1]).mean()),
+        "distinct_4": statistics.mean(distinct_n(tokens, 4) for tokens in ids),
+        "tokens": statistics.mean(len(tokens) for tokens in ids),
+        "score": statistics.mean(own),
+        "scores": own,
+    }
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half of its 95 % interval."""
+    half = _T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):.3f} ± {half:.3f}"
+
+
+FIGURES = {
+    "accuracy": "held-out accuracy",
+    "chosen": "chosen, nats a token",
+    "distinct_4": "distinct-4",
+    "tokens": "tokens",
+    "score": "style and correctness",
+}
+
+
+def wins(own: list[float], base: list[float]) -> float:
+    """Share of prompts whose answer scores above the base model's; a tie counts half."""
+    return statistics.mean((a > b) + 0.5 * (a == b) for a, b in zip(own, base, strict=True))
+
+
+def table(found: dict[str, dict], seeds: int) -> str:
+    """One row a recipe, the base model first."""
+    heads = ["recipe", *FIGURES.values(), "win rate against base", "updates"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for recipe in ("base", *RECIPES):
+        own = [found[f"{recipe} {seed}"] for seed in range(seeds)]
+        base = [found[f"base {seed}"] for seed in range(seeds)]
+        cells = [interval([figures[name] for figures in own]) for name in FIGURES]
+        if recipe == "base":
+            cells = ["", *cells[1:], "", ""]
+        else:
+            cells.append(interval([wins(a["scores"], b["scores"]) for a, b in zip(own, base, strict=True)]))
+            cells.append(f"{statistics.mean(figures['steps'] for figures in own):.0f}")
+        lines.append("| " + " | ".join([recipe, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, dict], seeds: int, path: Path) -> None:
+    """Held-out accuracy and chosen log-prob of every evaluation, a line a recipe and seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2)
+    for place, recipe in enumerate(RECIPES):
+        for seed in range(seeds):
+            steps, accuracy, chosen = zip(*found[f"{recipe} {seed}"]["curve"], strict=True)
+            for axis, values in zip(axes, (accuracy, chosen), strict=True):
+                axis.plot(steps, values, color=f"C{place}", lw=1, label=recipe if seed == 0 else None)
+    axes[0].set_ylabel("held-out accuracy against the run's own reference")
+    axes[1].set_ylabel("log-probability of held-out chosen answers, nats")
+    for axis in axes:
+        axis.set_xlabel("updates")
+    axes[1].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/hard-case"), help="runs and results go here")
+    parser.add_argument("--docs", type=Path, help="write hard_case.md and hard_case.png here")
+    parser.add_argument("--seeds", type=int, default=5, choices=range(5, 11))
+    parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
+    options = parser.parse_args()
+    part, parts = map(int, options.part.split("/"))
+    options.work.mkdir(parents=True, exist_ok=True)
+    prepare(options.work)
+    found = {}
+    for number, (seed, recipe) in enumerate(product(range(options.seeds), ("base", *options.only))):
+        path = options.work / f"{recipe}-{seed}.json".replace(" ", "-").replace(",", "")
+        if number % parts == part - 1 and not path.exists():
+            make_pairs(options.work, seed)
+            config = settings(options.work, seed, "base", [])
+            figures = judged(config, None) if recipe == "base" else trained(options.work, recipe, seed)
+            write_text(path, json.dumps(figures))
+        if path.exists():
+            found[f"{recipe} {seed}"] = json.loads(path.read_text())
+            print(recipe, seed, {n: round(found[f"{recipe} {seed}"][n], 3) for n in FIGURES}, flush=True)
+    if parts > 1 or len(options.only) < len(RECIPES):
+        return
+    print(table(found, options.seeds))
+    if options.docs:
+        versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo"))
+        text = (
+            f"# The hard case\n\n({versions})\n\n{table(found, options.seeds)}\n\n![curves](hard_case.png)\n"
+        )
+        (options.docs / "hard_case.md").write_text(text)
+        plot(found, options.seeds, options.docs / "hard_case.png")
+
+
+if __name__ == "__main__":
+    main()
