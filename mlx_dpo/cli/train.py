@@ -53,9 +53,12 @@ def train(config_file, overrides, overwrite, resume, accept_changes, as_json):
 
 def tell(result: "TrainResult", following: str, as_json: bool) -> None:
     """Write the report, where its libraries are installed; say where the run lies and what comes next."""
-    from ..jobs.report import missing_libraries, report_run
+    from ..jobs.report import current_report, missing_libraries, report_run
 
-    report = None if missing_libraries() else str(report_run(result.folder))
+    report = current_report(result.folder)
+    if not report and not missing_libraries():
+        report = report_run(result.folder)
+    report = report and str(report)
     if as_json:
         click.echo(json.dumps({"run": str(result.folder), "held_out": result.held_out, "report": report}))
         return

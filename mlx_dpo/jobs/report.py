@@ -36,6 +36,13 @@ def report_run(folder: Path | str) -> Path:
     return path
 
 
+def current_report(folder: Path) -> Path | None:
+    """The run's report, where it is there and younger than what it is made of."""
+    report, metrics = folder / REPORT, folder / "metrics.jsonl"
+    made = report.exists() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
+    return report if made else None
+
+
 def missing_libraries() -> list[str]:
     """What a report needs and is not installed."""
     return [library for library in ("matplotlib", "jinja2") if not find_spec(library)]
