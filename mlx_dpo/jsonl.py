@@ -1,4 +1,4 @@
-"""JSONL: read with file:line, write whole."""
+"""JSONL: read with file:line, write whole, append."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DpoError
-from .files import write_text
+from .files import unwritable, write_text
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -107,3 +107,16 @@ def _json_type(value: Any) -> str:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows so that the file is either the old one or the whole new one."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to the end of a file, which is made where it is missing.
+
+    Raises:
+        DpoError: it cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise unwritable(path, error) from None

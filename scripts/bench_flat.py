@@ -10,7 +10,6 @@ after and during it: MLX's arrays, their peak, kept by MLX's allocator for reuse
 import json
 from importlib.metadata import version
 from itertools import chain, count
-from pathlib import Path
 
 import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 
@@ -27,6 +26,7 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.forward import SHARED
 from mlx_dpo.scoring import score_pairs
+from mlx_dpo.training.machine import process_memory
 from mlx_dpo.training.step import cap_cache, pair_gradient, update
 from mlx_dpo.training.window import window_gradient
 
@@ -59,12 +59,6 @@ def make_pairs() -> list[TokenizedPair]:
     ]
 
 
-def resident_mb() -> float:
-    """The process's resident memory (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1e3
-
-
 def main() -> None:
     mx.set_cache_limit(2**30)
     model, pairs = make_model(), make_pairs()
@@ -92,7 +86,7 @@ def main() -> None:
             "active_mb": round(mx.get_active_memory() / 1e6, 3),
             "peak_mb": round(mx.get_peak_memory() / 1e6, 2),
             "kept_mb": round(mx.get_cache_memory() / 1e6, 1),
-            "resident_mb": round(resident_mb(), 1),
+            "resident_mb": round(process_memory() / 1e6, 1),
         }
     print(json.dumps(report | {"mlx": version("mlx"), "mlx-lm": version("mlx-lm")}, indent=1))
 

@@ -23,6 +23,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -35,6 +36,8 @@ from mlx_dpo.demo.base import teach
 from mlx_dpo.demo.story import shipped
 from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.files import write_text
+from mlx_dpo.inspection.verdict import Step, commands
+from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.jsonl import write_jsonl
@@ -57,18 +60,29 @@ AS_PUBLISHED = [
     *("adapter.rank=8", "adapter.scale=10", "optimizer.warmup_ratio=0", "optimizer.schedule=constant"),
     *("training.epochs=2", "training.guard=off", "training.select=last", "training.patience=null"),
 ]
-DEFAULTS = [f"optimizer.learning_rate={2e-5 * LARGER}"]
-SFT = [f"optimizer.learning_rate={1e-4 * LARGER}", "training.epochs=2", "loss.name=sft"]
-RECIPES = {
-    **{f"published {n}": (False, [*AS_PUBLISHED, f"optimizer.learning_rate={r}", f"beta.value={b}"])
-       for n, (r, b) in PUBLISHED.items()},
-    **{f"published {n}, rate x {LARGER}": (False, [*AS_PUBLISHED, f"optimizer.learning_rate={r * LARGER}",
-                                                   f"beta.value={b}"]) for n, (r, b) in PUBLISHED.items()},
-    "defaults": (False, DEFAULTS),
-    "defaults, anchored": (False, [*DEFAULTS, "loss.name=[sigmoid, sft]"]),
-    "sft, then defaults": (True, DEFAULTS),
-}  # fmt: skip
-"""Whether supervised fine-tuning comes first, and the settings."""
+RATES = {"sft": 1e-4 * LARGER, "train": 2e-5 * LARGER}
+"""As in config/granite_sft.yaml and config/granite_dpo.yaml, for a model of this size."""
+SFT = Step("sft", ("training.epochs=2",))
+DEFAULTS = Step("train")
+ADVISED = "as inspect advises"
+
+
+def published(run: str, times: float) -> list[Step]:
+    """One of the published runs, at so many times its rate."""
+    rate, beta = PUBLISHED[run]
+    return [Step("train", (*AS_PUBLISHED, f"optimizer.learning_rate={rate * times}", f"beta.value={beta}"))]
+
+
+RECIPES: dict[str, list[Step]] = {
+    **{f"published {run}": published(run, 1) for run in PUBLISHED},
+    **{f"published {run}, rate x {LARGER}": published(run, LARGER) for run in PUBLISHED},
+    "defaults": [DEFAULTS],
+    "defaults, anchored": [Step("train", ("loss.name=[sigmoid, sft]",))],
+    "sft": [SFT],
+    "sft, then defaults": [SFT, DEFAULTS],
+    ADVISED: [],
+}
+"""Commands, one after the other, with the settings that they need besides the rates."""
 _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
 
@@ -165,27 +179,40 @@ def make_pairs(work: Path, seed: int) -> None:
     generate_pairs(settings(work, seed, "pairs", []))
 
 
-def trained(work: Path, recipe: str, seed: int) -> dict[str, float]:
+def trained(work: Path, recipe: str, seed: int) -> dict[str, Any]:
     """Figures of one recipe on held-out pairs and prompts."""
-    sft_first, own = RECIPES[recipe]
-    more = list(own)
-    if sft_first:
-        first = settings(work, seed, f"{recipe} sft", SFT)
-        train_run(first)
-        more.append(f"model.adapter={first.run.output}")
-    config = settings(work, seed, recipe, more)
-    result = train_run(config)
-    figures = judged(config, result.folder)
+    config, steps, figures = settings(work, seed, recipe, []), RECIPES[recipe], {}
+    output, before = config.run.output, []
+    if recipe == ADVISED:
+        advice = inspect_pairs(config).advice
+        figures["advice"] = {one.code: one.why for one in advice}
+        steps = [step._replace(settings=(*SFT.settings, *step.settings)) if step.command == "sft" else step
+                 for step in commands(advice)]  # fmt: skip
+    for command, own in steps:
+        more = [f"optimizer.learning_rate={RATES[command]}", *before, *own]
+        if command == "sft":
+            more += ["loss.name=sft", f"run.output={output}-sft"]
+            before = [f"model.adapter={output}-sft"]
+        config = settings(work, seed, recipe, more)
+        result = train_run(config)
+    figures |= judged(config, result.folder)
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     figures["steps"] = max(row["step"] for row in rows)
     figures["curve"] = [
-        [row["step"], row["eval/rewards/accuracies"], row["eval/logps/chosen"]]
+        [row["step"], row.get("eval/rewards/accuracies"), row["eval/logps/chosen"]]
         for row in rows
         if "eval/loss" in row
     ]
-    for folder in work.glob(f"run-{seed}-*".replace(" ", "-")):
+    events = [json.loads(line) for line in lines_of(result.folder / "events.jsonl")]
+    figures["alarms"] = sorted({event["name"] for event in events if event["event"] == "alarm"})
+    for folder in work.glob(f"{Path(output).name}*"):
         shutil.rmtree(folder)
     return figures
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file that need not be there."""
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def judged(config: RunConfig, adapter: Path | None) -> dict[str, float]:
@@ -253,17 +280,20 @@ def table(found: dict[str, dict], seeds: int) -> str:
 
 def plot(found: dict[str, dict], seeds: int, path: Path) -> None:
     """Held-out accuracy and chosen log-prob of every evaluation, a line a recipe and seed."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2)
+    axes, colours = figure.subplots(1, 2), colormaps["tab20"].colors
     for place, recipe in enumerate(RECIPES):
         for seed in range(seeds):
             steps, accuracy, chosen = zip(*found[f"{recipe} {seed}"]["curve"], strict=True)
+            look = {"color": colours[place], "lw": 1, "label": recipe if seed == 0 else None}
             for axis, values in zip(axes, (accuracy, chosen), strict=True):
-                axis.plot(steps, values, color=f"C{place}", lw=1, label=recipe if seed == 0 else None)
+                if None not in values:
+                    axis.plot(steps, values, **look)
     axes[0].set_ylabel("held-out accuracy against the run's own reference")
     axes[1].set_ylabel("log-probability of held-out chosen answers, nats")
     for axis in axes:
@@ -294,8 +324,9 @@ def main() -> None:
             figures = judged(config, None) if recipe == "base" else trained(options.work, recipe, seed)
             write_text(path, json.dumps(figures))
         if path.exists():
-            found[f"{recipe} {seed}"] = json.loads(path.read_text())
-            print(recipe, seed, {n: round(found[f"{recipe} {seed}"][n], 3) for n in FIGURES}, flush=True)
+            own = found[f"{recipe} {seed}"] = json.loads(path.read_text())
+            told = {name: round(own[name], 3) for name in FIGURES}
+            print(recipe, seed, told, own.get("alarms"), own.get("advice"), flush=True)
     if parts > 1 or len(options.only) < len(RECIPES):
         return
     print(table(found, options.seeds))

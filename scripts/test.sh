@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check of this repository: format, lint, tests.   scripts/test.sh [PYTEST ARGUMENTS]
+# Format, lint, tests; of like combinations a few, all with MLX_DPO_EVERY_COMBINATION=1.   scripts/test.sh [PYTEST ARGUMENTS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh dev

@@ -107,3 +107,25 @@ def test_answers_that_repeat_themselves_are_told_and_end_the_run(configure, writ
     shares = [row["eval/samples/distinct_4"] for row in held_out]
     assert held_out[-1]["step"] == found["answers repeat"]
     assert shares[-1] < 0.8 * shares[0] <= np.min(shares[:-1])
+
+
+def test_answers_that_run_on_are_told(configure, write_rows, pair_rows):
+    """A model that has learnt to answer in two words is taught to say thirty; the held-out pairs stay short."""
+
+    def rows(name, chosen, some):
+        return write_rows(name, [{"prompt": r["prompt"], "chosen": chosen, "rejected": "No."} for r in some])
+
+    short = rows("short.jsonl", "So so", pair_rows[:40])
+    long = rows("long.jsonl", " ".join(["so"] * 30), pair_rows[:40])
+    valid = rows("short_valid.jsonl", "So so", pair_rows[40:46])
+    shared = (f"data.valid={valid}", "optimizer.learning_rate=2e-2", "training.samples=4")
+    shared += ("training.sample_tokens=48", "training.eval_steps=2", "training.patience=null")
+    first = configure("llama", f"data.train={short}", *shared, "loss.name=sft", "training.select=last")
+    begun = train_run(first).folder.rename(short.parent / "begun")
+    more = ("loss.name=[sigmoid, sft]", f"model.adapter={begun}", "training.epochs=4", "training.guard=warn")
+    folder = train_run(configure("llama", f"data.train={long}", *shared, *more)).folder
+    _, held_out = rows_of(folder)
+    tokens = {row["step"]: row["eval/samples/tokens"] for row in held_out}
+    grown = alarms_of(folder)["answers grow"]
+    assert tokens[0] <= 4 and tokens[grown] > 8
+    assert all(tokens[step] <= 8 for step in tokens if step < grown)

@@ -101,6 +101,16 @@ def test_what_changed_can_be_accepted(stopped, tmp_path):
     assert [row["step"] for row in rows_of(folder)[0]] == [1, 2, 3, 4]
 
 
+def test_a_layout_that_is_set_counts_where_one_was_settled_before(stopped, tmp_path):
+    smaller = again(stopped, tmp_path, ["training.gradient_checkpointing=on"])
+    folder = train_run(smaller, accept_changes=True).folder
+    settled = {
+        facts["step"]: facts["layout"]["gradient_checkpointing"]
+        for facts in (json.loads(p.read_text()) for p in folder.glob("checkpoints/*/state.json"))
+    }
+    assert settled[2] == "off" and settled[4] == "on"
+
+
 def test_settings_that_do_not_change_what_is_computed_may_change(stopped, tmp_path):
     free = ["training.save_minutes=1", "training.keep_checkpoints=5", "generate.seed=7", "pairs.limit=3"]
     shutil.move(tmp_path / "train.jsonl", tmp_path / "moved.jsonl")

@@ -208,7 +208,10 @@ def test_when_memory_runs_out_the_message_says_what_would_need_less_and_nothing_
         with pytest.raises(DpoError, match="the memory ran out") as error:
             train_run(config)
         patch.undo()
-    assert error.value.hint == "set training.gradient_checkpointing=off and training.branches=separate"
+    assert error.value.hint == (
+        "set training.gradient_checkpointing=off and training.branches=separate; "
+        "--accept-changes then goes on from the last checkpoint"
+    )
     assert outcome(train_run(config).folder) == whole
 
 

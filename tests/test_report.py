@@ -3,7 +3,6 @@
 import json
 import re
 from functools import partial
-from html.parser import HTMLParser
 
 import pytest
 
@@ -14,113 +13,10 @@ from mlx_dpo.cli.report import report
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.report import report_run
-from mlx_dpo.report.charts import COLOURS, Mark, charts, draw, drawings, points
+from mlx_dpo.report.charts import COLOURS, points
 
 from .mistakes import lines
-
-STEPS = 12
-VOID = {"meta", "br", "hr", "img", "input", "link", "use", "path", "rect"}
-
-
-def train_row(step, **more):
-    return {
-        "step": step,
-        "epoch": round(step / STEPS, 4),
-        "loss": 0.7 - 0.02 * step + 0.01 * (step % 3),
-        "rewards/chosen": 0.01 * step,
-        "rewards/rejected": -0.03 * step,
-        "rewards/margins": 0.04 * step,
-        "rewards/accuracies": min(1.0, 0.5 + 0.05 * step),
-        "logps/chosen": -40.0 + step,
-        "logps/rejected": -50.0 - step,
-        "beta": 0.1,
-        "tokens_per_second": 900.0 + step,
-        "pairs_per_second": 3.0,
-        "learning_rate": 1e-5 * step,
-        "grad_norm": 2.0 - 0.1 * step,
-        "tokens": 3000 * step,
-        "peak_memory_gb": 1.5,
-        **more,
-    }
-
-
-def eval_row(step):
-    return {
-        "step": step,
-        "eval/loss": 0.6931 - 0.015 * step,
-        "eval/rewards/chosen": 0.01 * step,
-        "eval/rewards/rejected": -0.02 * step,
-        "eval/rewards/margins": 0.03 * step,
-        "eval/rewards/accuracies": 0.875 if step else 0.0,
-        "eval/logps/chosen": -41.0,
-        "eval/logps/rejected": -52.0,
-        "eval/pairs": 96,
-    }
-
-
-ROWS = [
-    row
-    for step in range(STEPS + 1)
-    for row in ([train_row(step)] if step else []) + ([eval_row(step)] if step % 4 == 0 else [])
-]
-TOLD = [
-    {
-        name: value
-        for name, value in row.items()
-        if re.search("step|epoch|loss|pairs|margins|accuracies", name)
-    }
-    for row in ROWS
-]
-"""What the summary looks at."""
-FEW = [{"step": step, "epoch": 1.0, "loss": 0.6} for step in (1, 2)]
-"""Enough for a page with one curve."""
-
-
-class Page(HTMLParser):
-    """A page taken apart: its elements as (tag, attributes), and the text within each that has an id."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.elements, self.open, self.text = [], [], {}
-        self.feed(html)
-        self.close()
-        assert self.open == [], "an element was not closed"
-
-    def handle_starttag(self, tag, attributes):
-        self.handle_data(" " if tag == "br" else "")
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append((tag, dict(attributes).get("id")))
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            self.handle_data(" ")
-            assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for _, name in self.open:
-            if name:
-                self.text[name] = self.text.get(name, "") + data
-
-    def having(self, tag, attribute):
-        return [a[attribute] for t, a in self.elements if t == tag and attribute in a]
-
-
-def page_of(folder, rows=FEW, overrides=(), **files):
-    """Write a run's folder: settings, rows and further files; its page, and the page's HTML."""
-    folder.mkdir(exist_ok=True)
-    save_config(load_config(None, ["model.path=models/granite", *overrides]), folder / "config.yaml")
-    (folder / "metrics.jsonl").write_text(lines(*rows))
-    for name, content in files.items():
-        if name == "inspection":
-            (folder / "inspection.json").write_text(json.dumps(content))
-        else:
-            (folder / f"{name}.jsonl").write_text(lines(*content))
-    html = report_run(folder).read_text()
-    return Page(html), html
+from .pages import FEW, ROWS, TOLD, Page, drawn, eval_row, page_of, places, train_row
 
 
 @pytest.fixture
@@ -211,74 +107,6 @@ def test_colours_are_the_pages_in_light_and_in_dark(whole):
     assert set(re.findall(r"var\((--\w+)\)", html)) == wanted
     svgs = "".join(re.findall(r"<svg.*?</svg>", html, re.S))
     assert set(re.findall(r"(?:fill|stroke): ?(#\w+)", svgs)) == set()
-
-
-def places(svg, gid):
-    """The corners of a chart's line, in the picture's units."""
-    path = re.search(rf'id="{gid}">\s*<path d="([^"]*)"', svg)[1]
-    return [(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", path)]
-
-
-def drawn(name, rows=ROWS, marks=()):
-    """The SVG of one chart."""
-    return draw(next(chart for chart in charts(rows) if chart.name == name), rows, marks)
-
-
-@pytest.mark.parametrize(
-    ("chart", "metric"),
-    [
-        ("loss", "loss"),
-        ("loss", "eval/loss"),
-        ("accuracy", "rewards/accuracies"),
-        ("logps", "logps/rejected"),
-    ],
-)
-def test_a_line_has_a_corner_at_every_row_and_nowhere_else(chart, metric):
-    corners = places(drawn(chart), f"{chart}-{metric}")
-    data = [(row["step"], row[metric]) for row in ROWS if metric in row]
-    data = data[1:] if "accuracies" in metric else data
-    assert len(corners) == len(data)
-    for axis in (0, 1):
-        values, spots = [d[axis] for d in data], [d[axis] for d in corners]
-        low, high = values.index(min(values)), values.index(max(values))
-        scale = (spots[high] - spots[low]) / (values[high] - values[low])
-        assert (scale > 0) == (axis == 0)  # an SVG's y points down
-        assert spots == pytest.approx([spots[low] + scale * (v - values[low]) for v in values], abs=1e-4)
-
-
-def test_lines_of_one_chart_share_its_axes():
-    """Held-out loss 0.6931 at step 0, train loss 0.69 at step 1: one place on one scale."""
-    svg = drawn("loss")
-    train, held = places(svg, "loss-loss"), places(svg, "loss-eval/loss")
-    a_step = (train[-1][0] - train[0][0]) / (STEPS - 1)
-    assert held[0][0] == pytest.approx(train[0][0] - a_step, abs=1e-4)
-    a_nat = (train[-1][1] - train[0][1]) / (ROWS[-2]["loss"] - ROWS[1]["loss"])
-    assert held[0][1] == pytest.approx(train[0][1] + a_nat * (0.6931 - ROWS[1]["loss"]), abs=1e-4)
-
-
-def test_every_event_is_a_line_at_its_step_on_every_curve():
-    marks = [Mark(3, "alarm"), Mark(9, "alarm"), Mark(8, "best")]
-    for drawing in drawings(ROWS, marks):
-        metric = trained_metric(drawing.name)
-        places_of = dict(
-            zip(points(ROWS, metric)[0], places(drawing.svg, f"{drawing.name}-{metric}"), strict=True)
-        )
-        for kind in ("alarm", "best"):
-            group = re.search(rf'id="{drawing.name}-mark-{kind}".*?</g>', drawing.svg, re.S)[0]
-            lines_at = [float(x) for x in re.findall(r'd="M (\S+) ', group)]
-            steps = [mark.step for mark in marks if mark.kind == kind]
-            assert lines_at == pytest.approx([places_of[step][0] for step in steps], abs=1e-4)
-
-
-def test_events_do_not_move_the_curves():
-    marks = [Mark(3, "alarm"), Mark(8, "best")]
-    for name in ("logps", "learning-rate"):
-        gid = f"{name}-{trained_metric(name)}"
-        assert places(drawn(name, marks=marks), gid) == places(drawn(name), gid)
-
-
-def trained_metric(name):
-    return next(chart.series[0].metric for chart in charts(ROWS) if chart.name == name)
 
 
 def test_beta_is_drawn_when_it_moves_with_every_number_of_its_rule(run):

@@ -27,22 +27,6 @@ model_option = click.option(
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a run that is there already.")
 
 
-def continue_options(command: Callable) -> Callable:
-    """--resume and --accept-changes, for commands that train; neither goes with --overwrite."""
-    command = click.option(
-        "--accept-changes", is_flag=True, help="Go on with a run although data, model or settings changed."
-    )(command)
-    return click.option(
-        "--resume", is_flag=True, help="Go on with the run that is there; without one it is an error."
-    )(command)
-
-
-def check_exclusive(overwrite: bool, resume: bool, accept_changes: bool) -> None:
-    """Whether a run is to begin anew or to go on, not both."""
-    if overwrite and (resume or accept_changes):
-        raise click.UsageError("--overwrite begins anew: it goes neither with --resume nor --accept-changes")
-
-
 def setting_option(flag: str, name: str, help: str) -> Callable:
     """A flag that is short for --set NAME=VALUE."""
 

@@ -91,5 +91,6 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
 
 
 def with_layout(config: RunConfig, layout: Mapping[str, str]) -> RunConfig:
-    """The settings with what an earlier plan settled."""
-    return replace(config, training=replace(config.training, **layout))
+    """The settings with what an earlier plan settled, where they leave it open."""
+    free = {name: value for name, value in layout.items() if getattr(config.training, name) == "auto"}
+    return replace(config, training=replace(config.training, **free))

@@ -202,7 +202,7 @@ def save_adapter_weights(model: nn.Module, folder: Path) -> None:
         raise DpoError(
             "the adapter holds numbers that are not finite",
             where=folder,
-            hint="lower optimizer.learning_rate; the run folder holds the adapter of the last evaluation",
+            hint="lower optimizer.learning_rate; the run folder holds the last good adapter",
         )
     with_replacement(
         folder / WEIGHTS, lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"})

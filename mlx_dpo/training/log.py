@@ -7,7 +7,8 @@ from typing import Any
 
 from ..console import say
 from ..errors import DpoError
-from ..files import sync, unwritable
+from ..files import sync
+from ..jsonl import append_jsonl
 from .alarms import Alarm
 from .samples import SAMPLES
 
@@ -24,18 +25,18 @@ class RunLog:
 
     def row(self, metrics: dict[str, float]) -> None:
         """Write one report: keys as in DESIGN, held-out ones with eval/ before them."""
-        self._append(METRICS, metrics)
+        append_jsonl(self.folder / METRICS, [metrics])
         say(self._train_line(metrics) if "loss" in metrics else self._eval_line(metrics))
 
     def note(self, step: int, event: str, what: str) -> None:
         """Write what happened besides, and say it."""
-        self._append(EVENTS, {"step": step, "event": event, "what": what})
+        append_jsonl(self.folder / EVENTS, [{"step": step, "event": event, "what": what}])
         say(what)
 
     def alarm(self, step: int, alarm: Alarm) -> None:
         """Write an alarm, and say it."""
         told = {"name": alarm.name, "what": alarm.seen, "meaning": alarm.meaning, "remedy": alarm.remedy}
-        self._append(EVENTS, {"step": step, "event": ALARM, **told})
+        append_jsonl(self.folder / EVENTS, [{"step": step, "event": ALARM, **told}])
         say(f"ALARM, {alarm.name}: {alarm.seen}\n  {alarm.meaning}\n  {alarm.remedy}")
 
     def rows(self) -> list[dict[str, float]]:
@@ -49,13 +50,6 @@ class RunLog:
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def _append(self, name: str, row: dict[str, Any]) -> None:
-        try:
-            with open(self.folder / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise unwritable(self.folder / name, error) from None
 
     def reported(self) -> bool:
         """Whether the file of metrics holds a report of training."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import make_folder, unwritable, write_text
+from ..jsonl import append_jsonl
 
 MARGINS = "margins"
 _SAMPLE = 32
@@ -25,10 +26,9 @@ def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> N
     row = margin_summary(margins) | {"epoch": epoch, "step": step, "npy": path.name}
     try:
         np.save(path, margins)
-        with open(below / "margins.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise unwritable(path, error) from None
+    append_jsonl(below / "margins.jsonl", [row])
 
 
 def rewind_margins(folder: Path, step: int) -> None:

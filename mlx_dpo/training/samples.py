@@ -1,13 +1,12 @@
 """Answers of the policy to a few held-out prompts, as training goes on: does it still speak?"""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.nn as nn
 
-from ..files import unwritable
+from ..jsonl import append_jsonl
 from ..metrics import distinct_n
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..randomness import random_untouched
@@ -54,12 +53,6 @@ def write_samples(folder: Path, step: int, texts: Iterable[str], answers: Iterab
     Raises:
         DpoError: it cannot be written.
     """
-    rows: list[Mapping[str, Any]] = [
-        {"step": step, "prompt": text, "answer": answer.text}
-        for text, answer in zip(texts, answers, strict=True)
-    ]
-    try:
-        with open(folder / SAMPLES, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    except OSError as error:
-        raise unwritable(folder / SAMPLES, error) from None
+    asked = zip(texts, answers, strict=True)
+    rows = [{"step": step, "prompt": text, "answer": answer.text} for text, answer in asked]
+    append_jsonl(folder / SAMPLES, rows)

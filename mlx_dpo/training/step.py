@@ -13,7 +13,7 @@ from ..data.tokenize import TokenizedPair
 from ..losses import LossFunction, PairLogps
 from ..models.forward import Forward
 
-DIVERGED = "look at these rows, or lower optimizer.learning_rate; the run folder holds the last good adapter"
+DIVERGED = "lower optimizer.learning_rate; the run folder holds the last good adapter"
 
 
 class PairGradient(NamedTuple):

@@ -190,7 +190,7 @@ def _skip(
             if state.skipped > 1
             else f"{what} at step {state.step}",
             where=places,
-            hint=DIVERGED,
+            hint=f"look at these rows, or {DIVERGED}",
         )
 
 
