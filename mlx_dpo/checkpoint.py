@@ -6,6 +6,7 @@ state.json                                   facts, and the checksums of all fil
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from mlx.utils import tree_flatten
 
 from .console import say
 from .errors import DpoError, first_line
+from .files import unwritable
 from .losses.beta import exact
 from .models.adapters import WEIGHTS, read_adapter_config, trainable
 from .randomness import random_untouched
@@ -26,6 +28,8 @@ from .sealed import DAMAGE, Sealed, seal, sha256, unseal
 
 CHECKPOINTS = "checkpoints"
 _FACTS, _ARRAYS = "state.json", "state.npz"
+_LEFT = re.compile(r"\.(adapters|adapter_config|config|inspection|report|\d{6,})\.\d+(\.\w+)?")
+"""Names of what is written beside its place in a run's folder, see `files`: name, process, suffix."""
 
 
 def save_checkpoint(
@@ -81,6 +85,35 @@ def read_arrays(checkpoint: Sealed) -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def checkpoint_of(run: Path, step: int) -> Sealed | None:
+    """The checkpoint of `step`, where it is there and whole."""
+    try:
+        return unseal(_folder(run, step), _FACTS, sha256)
+    except DAMAGE:
+        return None
+
+
+def remove_checkpoints(run: Path, after: int = -1) -> None:
+    """Remove those of steps beyond `after`, the last one first.
+
+    Raises:
+        DpoError: the disk refused.
+    """
+    for step in sorted(_steps(run), reverse=True):
+        if step > after:
+            try:
+                shutil.rmtree(_folder(run, step))
+            except OSError as error:
+                raise unwritable(_folder(run, step), error) from None
+
+
+def holds_others(run: Path) -> bool:
+    """Whether the folder of checkpoints holds what is none."""
+    below = run / CHECKPOINTS
+    names = [found.name for found in below.iterdir()] if below.is_dir() else []
+    return not all(name.isdigit() or _LEFT.fullmatch(name) for name in names)
+
+
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and that of step `best`."""
     steps = sorted(_steps(run))
@@ -90,9 +123,18 @@ def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a process that was killed has left half-written in the run's folder."""
+    """Remove what a process that was killed has left half-written in the run's folder.
+
+    A checkpoint that was set aside for one of the same step is put back where that one did not come.
+    """
+    for left in (run / CHECKPOINTS).glob(".*.before"):
+        step = left.name.split(".")[1]
+        if step.isdigit() and not _folder(run, int(step)).exists():
+            os.rename(left, _folder(run, int(step)))
     for folder in (run, run / CHECKPOINTS):
-        for left in folder.glob(".*.*"):
+        for left in [*folder.glob(".*.*")]:
+            if not _LEFT.fullmatch(left.name):
+                continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
@@ -108,8 +150,8 @@ def _steps(run: Path) -> list[int]:
 
 
 @contextmanager
-def only_process(run: Path) -> Iterator[None]:
-    """Hold the run's folder; the system lets go of it when the process ends, however it ends.
+def only_process(run: Path) -> Iterator[bool]:
+    """Hold the run's folder, True; the system lets go of it when the process ends, however it ends.
 
     Raises:
         DpoError: another process holds it.
@@ -127,7 +169,7 @@ def only_process(run: Path) -> Iterator[None]:
                     where=run,
                     hint="wait for it, or choose another folder with --output",
                 ) from None
-        yield
+        yield True
     finally:
         os.close(handle)
 

@@ -15,14 +15,21 @@ def write_text(path: Path, text: str) -> None:
     with_replacement(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
-def with_replacement(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `path` (same suffix), then fsync and rename it to `path`."""
+def with_replacement(
+    path: Path, write: Callable[[Path], Any], first: Callable[[], None] = lambda: None
+) -> None:
+    """Let `write` make a file beside `path` (same suffix), then fsync and rename it to `path`.
+
+    Args:
+        first: called when the new file is whole, before it takes the old one's place.
+    """
     path = Path(path)
     make_folder(path.parent)
     beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write(beside)
         sync(beside)
+        first()
         os.replace(beside, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes

@@ -110,7 +110,7 @@ def test_answers_that_repeat_themselves_are_told_and_end_the_run(configure, writ
 
 
 def test_answers_that_run_on_are_told(configure, write_rows, pair_rows):
-    """A model that has learnt to answer in two words is taught to say thirty; the held-out pairs stay short."""
+    """A model that has learnt to answer in two words is taught to say thirty; held-out pairs stay short."""
 
     def rows(name, chosen, some):
         return write_rows(name, [{"prompt": r["prompt"], "chosen": chosen, "rejected": "No."} for r in some])

@@ -3,6 +3,7 @@
 import pytest
 
 from mlx_dpo.training.alarms import CHECKS, About, alarms
+from mlx_dpo.training.state import TrainState
 
 ABOUT = About(steps=100, chosen_tokens=50.0, logistic=True)
 
@@ -116,3 +117,12 @@ def test_an_alarm_says_what_was_seen_what_it_means_and_what_to_do():
     (alarm,) = alarms([], [evaluation(0), evaluation(40, margin=0.001)], ABOUT)
     assert alarm.seen == "after 40 of 100 updates the held-out margin is +0.0010"
     assert "ln 2" in alarm.meaning and "learning_rate" in alarm.remedy and not alarm.ruin
+
+
+def test_patience_ends_a_run_also_where_the_evaluation_at_its_end_was_ruinous():
+    """The guard may only warn: of four without a lower loss, the third is ruinous and the fourth is not."""
+    state = TrainState(beta=None, random=None)
+    for loss, ruin in ((0.5, ""), (0.6, ""), (0.6, ""), (0.6, "margins")):
+        state = state.after_evaluation({"step": 0, "eval/loss": loss}, 3, ruin)
+        assert not state.stopped
+    assert state.after_evaluation({"step": 0, "eval/loss": 0.6}, 3).stopped

@@ -80,7 +80,7 @@ def test_a_run_does_not_go_on_as_another_and_says_what_differs(stopped, tmp_path
     change, settings, named = CHANGES[case]
     change(tmp_path)
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    config = again(stopped, tmp_path, settings)
+    config = again(stopped, tmp_path, *settings)
     with pytest.raises(DpoError) as error:
         train_run(config)
     assert error.value.what.startswith("the run in this folder is another one: ")
@@ -89,7 +89,7 @@ def test_a_run_does_not_go_on_as_another_and_says_what_differs(stopped, tmp_path
     assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
-def again(config, tmp_path, settings=()):
+def again(config, tmp_path, *settings):
     """The same settings but for these; the files that they name stay as they are."""
     save_config(config, tmp_path / "given.yaml")
     return load_config(tmp_path / "given.yaml", settings)
@@ -102,11 +102,11 @@ def test_what_changed_can_be_accepted(stopped, tmp_path):
 
 
 def test_a_layout_that_is_set_counts_where_one_was_settled_before(stopped, tmp_path):
-    smaller = again(stopped, tmp_path, ["training.gradient_checkpointing=on"])
+    smaller = again(stopped, tmp_path, "training.gradient_checkpointing=on", "training.keep_checkpoints=9")
     folder = train_run(smaller, accept_changes=True).folder
     settled = {
         facts["step"]: facts["layout"]["gradient_checkpointing"]
-        for facts in (json.loads(p.read_text()) for p in folder.glob("checkpoints/*/state.json"))
+        for facts in (json.loads(p.read_text())["facts"] for p in folder.glob("checkpoints/*/state.json"))
     }
     assert settled[2] == "off" and settled[4] == "on"
 
@@ -115,7 +115,33 @@ def test_settings_that_do_not_change_what_is_computed_may_change(stopped, tmp_pa
     free = ["training.save_minutes=1", "training.keep_checkpoints=5", "generate.seed=7", "pairs.limit=3"]
     shutil.move(tmp_path / "train.jsonl", tmp_path / "moved.jsonl")
     free += [f"data.train={tmp_path / 'moved.jsonl'}"]
-    folder = train_run(again(stopped, tmp_path, free)).folder
+    folder = train_run(again(stopped, tmp_path, *free)).folder
+    assert [row["step"] for row in rows_of(folder)[0]] == [1, 2, 3, 4]
+
+
+def test_settings_that_end_a_run_earlier_end_it_where_it_is(stopped, tmp_path):
+    short = again(stopped, tmp_path, "training.accumulation=16")  # one update; it has made two
+    folder = train_run(short, accept_changes=True).folder
+    assert [row["step"] for row in rows_of(folder)[0]] == [1, 2]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert train_run(short).folder == folder  # finished
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_settings_that_a_run_wrote_go_on_with_it(stopped, tmp_path):
+    """They name what a plan made of auto."""
+    written = load_config(tmp_path / "run" / "config.yaml")
+    assert written.training.branches != stopped.training.branches == "auto"
+    folder = train_run(written).folder
+    assert [row["step"] for row in rows_of(folder)[0]] == [1, 2, 3, 4]
+    assert train_run(written).folder == folder  # finished: nothing to refuse
+
+
+def test_a_checkpoint_that_was_set_aside_for_one_that_never_came_is_put_back(stopped, tmp_path, capsys):
+    newest = sorted((tmp_path / "run" / CHECKPOINTS).iterdir())[-1]
+    newest.rename(newest.with_name(f".{newest.name}.4711.before"))
+    folder = train_run(stopped).folder
+    assert f"going on from {newest}" in capsys.readouterr().err
     assert [row["step"] for row in rows_of(folder)[0]] == [1, 2, 3, 4]
 
 

@@ -133,6 +133,26 @@ def at_update(monkeypatch):
     return happen
 
 
+def test_a_second_ctrl_c_in_the_middle_of_an_update_costs_only_the_way_back(configure, monkeypatch):
+    """The optimiser has moved the policy, and nothing else knows of it: what is saved is from before."""
+    settings = ("llama", *EPOCHS, "training.eval_steps=3")
+    whole = outcome(train_run(configure(*settings, train=16)).folder)
+    config, own, calls = configure(*settings, train=16, output="again"), trainer.update, []
+
+    def update(*arguments):
+        norm = own(*arguments)
+        calls.append(norm)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return norm
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "update", update)
+        train_run(config)
+    assert newest_checkpoint(Path(config.run.output)).facts["step"] == 3
+    assert outcome(train_run(config).folder) == whole
+
+
 def fill(folder):
     """Leave no room."""
     with open(folder / "filler", "wb", buffering=0) as file:

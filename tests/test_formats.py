@@ -245,6 +245,13 @@ def test_a_row_that_is_no_curated_answer_is_refused_by_place(row, what):
     assert (caught.value.what, caught.value.where) == (what, WHERE)
 
 
+def test_a_prompt_of_no_turns_is_empty():
+    turns = [user("Q"), assistant("A")]
+    row = {"prompt": [], "chosen": turns, "rejected": [user("Q"), assistant("B")]}
+    with pytest.raises(DpoError, match="'prompt' is empty"):
+        to_preference(row, WHERE)
+
+
 def test_a_file_keeps_its_order_and_the_line_of_each_row(tmp_path):
     path = tmp_path / "pairs.jsonl"
     line = '{"prompt": "é", "chosen": "yes", "rejected": "no"%s}\n'

@@ -21,6 +21,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import fit
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.training.interrupt import Stop
 from mlx_dpo.training.state import TrainState
 
 from .conftest import CLOCK, rows_of, some
@@ -68,7 +69,7 @@ def interrupted(monkeypatch):
             nonlocal count
             count -= 1
             if count < 0:
-                raise KeyboardInterrupt
+                raise Stop
 
         yield check
 
@@ -77,7 +78,7 @@ def interrupted(monkeypatch):
             patch.setattr(fit, "between_micro_batches", lambda: after(count))
             try:
                 train_run(config)
-            except KeyboardInterrupt:
+            except Stop:
                 return True
             return False
 

@@ -10,10 +10,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.cli import main
+from mlx_dpo.config import load_config, save_config
 from mlx_dpo.data.formats import to_answer
 from mlx_dpo.errors import DpoError
+from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.losses import build_loss
+from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import attach
 from mlx_dpo.models.forward import PLAIN, SHARED
 from mlx_dpo.models.load import load_model
@@ -123,3 +125,20 @@ def test_held_out_answers_become_likelier_and_dpo_starts_from_there(configure, c
     reports, first = rows_of(tmp_path / "dpo")
     assert reports[0]["loss"] == pytest.approx(math.log(2), abs=5e-7)
     assert first[0]["eval/logps/chosen"] == pytest.approx(best["eval/logps/chosen"], abs=1e-3)
+
+
+def test_the_settings_of_pairs_need_not_be_taken_out_of_a_file(configure, tmp_path):
+    """What inspect advises is the same file with another command."""
+    of_pairs = ("loss.name=[sigmoid, robust]", "loss.weights=[1, 2]", "loss.label_smoothing=0.1")
+    of_pairs += ("beta.rule=risk", "beta.risk.warmup_steps=1", "training.reference_sync_steps=2")
+    config = configure("llama", *of_pairs)
+    save_config(config, tmp_path / "pairs.yaml")
+    with pytest.raises(SystemExit) as stop:
+        main(["sft", "--config", str(tmp_path / "pairs.yaml")])
+    assert stop.value.code == 0
+    assert load_config(tmp_path / "run" / "config.yaml").loss == LossConfig(name="sft")
+
+
+def test_answers_alone_are_not_for_inspect(configure):
+    with pytest.raises(DpoError, match="learns answers alone; inspect looks at pairs"):
+        inspect_pairs(configure("llama", SFT))

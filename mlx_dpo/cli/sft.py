@@ -1,5 +1,7 @@
 """mlx-dpo sft"""
 
+import json
+
 import click
 
 from .training import run_training, training_options
@@ -10,12 +12,23 @@ from .training import run_training, training_options
 def sft(config_file, overrides, **options):
     """Train an adapter on the curated answers alone, before pairs.
 
-    Rows are curated ones (prompt, answer), or pairs, of which the chosen answer is learnt. What comes out is
-    an adapter folder; train starts from it with model.adapter, and then it is the reference too.
+    Rows are curated ones (prompt, answer), or pairs, of which the chosen answer is learnt. Settings of the
+    loss, of beta's rule and of a moving reference are of pairs, and left aside. What comes out is an adapter
+    folder; train starts from it with model.adapter, and then it is the reference too.
 
     \b
     Example:
       mlx-dpo sft --config config/granite_sft.yaml
       mlx-dpo train --config config/granite_dpo.yaml --set model.adapter=runs/granite-sft
     """
-    run_training("train --set model.adapter=", config_file, [*overrides, "loss.name=sft"], **options)
+    run_training("train --set model.adapter=", config_file, [*overrides, *_of_answers()], **options)
+
+
+def _of_answers() -> list[str]:
+    """Settings that leave nothing of a loss of pairs, so that the file may be that of train."""
+    from ..losses import LossConfig
+    from ..settings import as_plain
+
+    loss = {f"loss.{name}": value for name, value in as_plain(LossConfig(name="sft")).items()}
+    others = {"beta.rule": "fixed", "training.reference_sync_steps": None}
+    return [f"{name}={json.dumps(value)}" for name, value in (loss | others).items()]

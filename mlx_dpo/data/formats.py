@@ -127,6 +127,8 @@ def _messages(value: Any, key: str, where: str) -> tuple[Message, ...]:
 def _prompt(value: Any, where: str) -> tuple[Message, ...]:
     if isinstance(value, list):
         messages = _messages(value, "prompt", where)
+        if not messages:
+            raise DpoError("'prompt' is empty", where=where, hint="fill it in or remove it")
         _check_prompt(messages, where)
         return messages
     return ({"role": "user", "content": _text(value, "prompt", where)},)

@@ -19,6 +19,7 @@ from ..checkpoint import (
     check_saved,
     prune_checkpoints,
     read_arrays,
+    remove_checkpoints,
     remove_leftovers,
     save_checkpoint,
 )
@@ -37,7 +38,7 @@ from ..settings import as_plain
 from ..trackers import TRACKERS, open_trackers
 from ..training.alarms import About
 from ..training.arrange import Arrangement
-from ..training.interrupt import between_micro_batches
+from ..training.interrupt import Stop, between_micro_batches
 from ..training.log import FILES, RunLog
 from ..training.margins import MARGINS, rewind_margins, write_margins
 from ..training.samples import Asked, sample_answers, sample_metrics, write_samples
@@ -47,7 +48,7 @@ from ..training.step import DIVERGED, pair_gradient
 from ..training.trainer import Data, evaluation_metrics, first_state, train
 from ..training.watch import Watch
 from ..training.window import Objective
-from .resume import LAYOUT
+from .resume import LAYOUT, changed_settings, same_measure
 
 SETTINGS, INSPECTION = "config.yaml", "inspection.json"
 
@@ -84,7 +85,6 @@ class Prepared:
 def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
     """Train in `folder`, from a checkpoint or from the beginning; on an interrupt save and pass it on."""
     config, policy = run.config, run.policy
-    _start_folder(run, folder, anew=checkpoint is None)
     steps = config.training.steps(len(run.data.pairs))
     log = RunLog(folder, steps)
     loss, rule = build_loss(config.loss), beta_rule(config.beta)
@@ -95,6 +95,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
     state = first_state(objective, config.training)
     if checkpoint:
         state = _restored(checkpoint, run, optimizer, state, log)
+    _start_folder(run, folder, anew=checkpoint is None)
     mx.reset_peak_memory()
     total = config.training.epochs * len(run.data.pairs)
     with (
@@ -102,7 +103,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
         between_micro_batches() as check_interrupt,
         progress("training", total, "pairs", state.pairs) as advance,
     ):
-        watch = Watch(log, _about(run, steps), config.training.guard, trackers.row)
+        watch = Watch(log, _about(run, steps), config.training.guard, trackers.row, state.forgotten)
         try:
             state = train(
                 policy,
@@ -120,10 +121,14 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
                 advance=advance,
                 check_interrupt=check_interrupt,
             )
-        except KeyboardInterrupt:
-            say(f"interrupted: {folder / CHECKPOINTS} holds all of it; the same command goes on from there")
+        except KeyboardInterrupt as stop:
+            held = "all of it" if isinstance(stop, Stop) else "the run as it was last saved"
+            say(
+                f"interrupted: {folder / CHECKPOINTS} holds {held}; "
+                "the same command goes on from there (without --overwrite)"
+            )
             raise
-    _say_end(state, steps, config, log)
+        _say_end(state, steps, config, log)
     return TrainResult(folder, selected(state.best and {"row": state.best.row}, state.held_out, config))
 
 
@@ -144,18 +149,25 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     remove_leftovers(folder)
     kept = config.training.keep_checkpoints + 2  # the best one, and one that is being written
     adapter = sum(value.nbytes for value in trainable(policy).values())
-    check_writable(folder, need_bytes=(3 * kept + 1) * adapter)
+    there = sum(file.stat().st_size for file in (folder / CHECKPOINTS).glob("*/*"))
+    check_writable(folder, need_bytes=max(0, (3 * kept + 1) * adapter - there))
     make_folder(folder / CHECKPOINTS)  # first: it says that this is a run, however soon the process ends
     if anew:
-        save_adapter_weights(policy, folder)  # the largest: where there is no room, an older run is whole
-        for old in (*(folder / CHECKPOINTS).iterdir(), *(folder / name for name in (MARGINS, *TRACKERS))):
-            shutil.rmtree(old, ignore_errors=True)
-        for old in FILES:
-            (folder / old).unlink(missing_ok=True)
+        # The largest: where there is no room, an older run is whole.
+        save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
     save_adapter_config(policy, config.adapter, config.model.path, folder)
     save_config(config, folder / SETTINGS)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove an older run but for the files that are about to be replaced."""
+    remove_checkpoints(folder)
+    for old in (MARGINS, *TRACKERS):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for old in FILES:
+        (folder / old).unlink(missing_ok=True)
 
 
 def _restored(
@@ -172,22 +184,34 @@ def _restored(
     """
     facts, policy = checkpoint.facts, run.policy
     load_adapter(policy, checkpoint.folder, run.config.adapter.dropout)
+    same_beta = not changed_settings(facts["key"], run.key, "beta.", "loss.")
+    arrays, parameters = read_arrays(checkpoint), policy.trainable_parameters()
     try:
-        state = from_snapshot(read_arrays(checkpoint), facts, optimizer, policy.trainable_parameters(), first)
+        state = from_snapshot(arrays, facts, optimizer, parameters, first, same_beta=same_beta)
     except KeyError as error:
         raise DpoError(
             f"holds no {error.args[0]}: it is of a run with other settings",
             where=checkpoint.folder,
             hint="start anew with --overwrite",
         ) from None
-    if facts["key"] != run.key:  # accepted changes: what was best may not be, what ended need not
-        state = replace(state, best=None, stopped="")
     if facts["versions"] != _versions():
         say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)
+    remove_checkpoints(log.folder, after=state.step)
     log.note(state.step, "resumed", f"going on from {checkpoint.folder}")
-    return state
+    return state if facts["key"] == run.key else _with_changes(state, facts["key"], run.key, log)
+
+
+def _with_changes(
+    state: TrainState, before: Mapping[str, Any], now: Mapping[str, Any], log: RunLog
+) -> TrainState:
+    """The state after changes were accepted: what ended the run need not, what was best may not be."""
+    best = state.best and state.best._replace(since=0)
+    if same_measure(before, now):
+        return replace(state, stopped="", best=best)
+    past = sum("eval/loss" in row for row in log.rows())
+    return replace(state, stopped="", best=None, evaluated=-1, held_out=None, forgotten=past)
 
 
 def _versions() -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress
+from ..errors import DpoError
 from ..inspection.checks import build_context
 from ..inspection.kinds import counted
 from ..inspection.masks import masked
@@ -30,8 +31,11 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         ask_model: load the weights and score some pairs; else only the tokenizer is loaded.
 
     Raises:
-        DpoError: files, rows apart, or a model that cannot be used.
+        DpoError: files, rows apart, or a model that cannot be used; or settings of `sft`, which has no pairs.
     """
+    if config.loss.answers_only:
+        hint = "give the settings of mlx-dpo train, or --set loss.name=sigmoid"
+        raise DpoError("learns answers alone; inspect looks at pairs", where="loss.name", hint=hint)
     paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
     for path in paths:
         check_file(path)

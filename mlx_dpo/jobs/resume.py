@@ -68,11 +68,7 @@ def _dotted(values: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What tells two keys apart, in words; nothing where they are the same."""
     old, new = before["settings"], now["settings"]
-    found = [
-        f"{name} is {new.get(name)}, was {old.get(name)}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name)
-    ]
+    found = [f"{name} is {new.get(name)}, was {old.get(name)}" for name in changed_settings(before, now, "")]
     return found + [f"{what} changed" for part, what in _PARTS.items() if before[part] != now[part]]
 
 
@@ -88,6 +84,47 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
             where=folder,
             hint="undo it to go on, go on all the same with --accept-changes, or start anew with --overwrite",
         )
+
+
+def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[str, str]) -> dict[str, Any]:
+    """Key `now` with `auto` where it names what an earlier plan made of that: config.yaml repeats its run."""
+    settings = dict(now["settings"])
+    for name, value in layout.items():
+        if before["settings"][f"training.{name}"] == "auto" and settings[f"training.{name}"] == value:
+            settings[f"training.{name}"] = "auto"
+    return {**now, "settings": settings}
+
+
+def check_acceptable(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Check that a run of key `before` can go on as one of key `now` where changes are accepted.
+
+    Raises:
+        DpoError: the adapter would have another form.
+    """
+    form = [name for name in changed_settings(before, now, "adapter.") if name != "adapter.dropout"]
+    if form:
+        old, new = before["settings"], now["settings"]
+        raise DpoError(
+            "an adapter keeps its form: "
+            + ", ".join(f"{name} is {new.get(name)}, was {old.get(name)}" for name in form),
+            where=folder,
+            hint="undo it to go on, or train another run with --output",
+        )
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], *prefixes: str) -> list[str]:
+    """Names of the settings that differ and begin with one of these."""
+    old, new = before["settings"], now["settings"]
+    names = dict.fromkeys([*old, *new])
+    return [name for name in names if name.startswith(prefixes) and old.get(name) != new.get(name)]
+
+
+def same_measure(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether held-out figures of both can be compared: same pairs, reference, tokens and loss."""
+    parts = [part for part in _PARTS if part != "train"]
+    return all(before[part] == now[part] for part in parts) and not changed_settings(
+        before, now, "loss.", "beta.value", "data."
+    )
 
 
 def with_layout(config: RunConfig, layout: Mapping[str, str]) -> RunConfig:

@@ -11,7 +11,14 @@ import mlx.nn as nn
 import numpy as np
 from rich.table import Table
 
-from ..checkpoint import CHECKPOINTS, newest_checkpoint, only_process
+from ..checkpoint import (
+    CHECKPOINTS,
+    checkpoint_of,
+    holds_others,
+    newest_checkpoint,
+    only_process,
+    remove_leftovers,
+)
 from ..config import RunConfig
 from ..console import console, say
 from ..data.index import RowIndex
@@ -35,7 +42,7 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..sealed import Sealed
-from ..trackers import check_trackers
+from ..trackers import TRACKERS, check_trackers
 from ..training.arrange import arrange
 from ..training.checks import (
     check_as_before,
@@ -48,12 +55,13 @@ from ..training.checks import (
 from ..training.faults import explained
 from ..training.log import METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
+from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, starting_adapter
 from .inspect import plan_of
 from .plan import less_memory, settled
-from .resume import check_same, run_key, with_layout
+from .resume import as_asked, check_acceptable, check_same, run_key, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
 _FEW = 8
@@ -82,11 +90,13 @@ def train_run(
     check_trackers(config.run.report_to)
     if config.run.short_gpu_work:
         shorten_gpu_work()
-    with only_process(folder) if folder.exists() else nullcontext():
-        return _run(config, folder, overwrite, resume, accept_changes)
+    with only_process(folder) if folder.exists() else nullcontext(False) as locked:
+        return _run(config, folder, overwrite, resume, accept_changes, locked)
 
 
-def _run(config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_changes: bool) -> TrainResult:
+def _run(
+    config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_changes: bool, locked: bool
+) -> TrainResult:
     """All that can be known before the first weight is loaded; then the rest."""
     checkpoint = None if overwrite else _checkpoint_in(folder)
     if resume and not checkpoint:
@@ -103,14 +113,18 @@ def _run(config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_
     key = run_key(config, base, pairs, held)
     if checkpoint:
         facts = checkpoint.facts
+        key = as_asked(key, facts["key"], facts["layout"])
         if not accept_changes:
             check_same(facts["key"], key, folder)
         if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
             say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
+        if facts["key"] != key:
+            check_acceptable(facts["key"], key, folder)
+            checkpoint = _last_good(folder, checkpoint)
         config = with_layout(config, facts["layout"])
     with explained(lambda: less_memory(config, base, pairs, held)), awake(config.run.keep_awake):
-        return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint)
+        return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint, locked)
 
 
 def _load_and_train(
@@ -122,8 +136,13 @@ def _load_and_train(
     folder: Path,
     key: Mapping[str, Any],
     checkpoint: Sealed | None,
+    locked: bool,
 ) -> TrainResult:
-    """The slow part, from the first weight on."""
+    """The slow part, from the first weight on.
+
+    Args:
+        locked: the folder is this process's; it was not there else.
+    """
     config = settled(asked, base, pairs, held)
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(
@@ -148,9 +167,11 @@ def _load_and_train(
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
     prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key, inspection)
-    new = not folder.exists()
     make_folder(folder)
-    with only_process(folder) if new else nullcontext():
+    with nullcontext() if locked else only_process(folder):
+        if not locked and _checkpoint_in(folder):
+            hint = "choose another folder with --output, or give the command again to go on with that one"
+            raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
         return fit(prepared, folder, checkpoint)
 
 
@@ -189,9 +210,9 @@ def _output_folder(config: RunConfig) -> Path:
         raise DpoError("names no folder", where="run.output", hint="name the folder of the run: --output")
     folder = Path(config.run.output)
     check_writable(folder, need_bytes=50_000_000)
-    if config.model.adapter and folder.resolve() == Path(config.model.adapter).resolve():
+    if config.model.adapter and Path(config.model.adapter).resolve().is_relative_to(folder.resolve()):
         raise DpoError(
-            "is the adapter that the run starts from, its reference",
+            "is or holds the adapter that the run starts from, its reference",
             where=folder,
             hint="choose another folder with --output",
         )
@@ -204,16 +225,19 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
     Raises:
         DpoError: it holds something else that a run would replace.
     """
+    remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):
         return checkpoint
-    held = [name for name in (WEIGHTS, METRICS, SETTINGS) if (folder / name).exists()]
+    files = [name for name in (WEIGHTS, METRICS, SETTINGS) if (folder / name).exists()]
+    folders = [name for name in (MARGINS, *TRACKERS) if (folder / name).exists()]
+    held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
     # A process that ended before its first checkpoint has left nothing that took time.
     begun = (folder / CHECKPOINTS).is_dir() and not RunLog(folder, 0).reported()
-    if held and not begun:
+    if held and not (begun and files and held == [*files, *folders]):
         raise DpoError(
-            f"holds a {SETTINGS}, which a run would replace"
-            if held == [SETTINGS]
-            else "holds a run without checkpoints, which cannot go on",
+            "holds a run without checkpoints, which cannot go on"
+            if {WEIGHTS, METRICS} & {*files}
+            else f"holds {', '.join(held)}, which a run would replace",
             where=folder,
             hint="choose another folder with --output, or replace it with --overwrite",
         )
@@ -221,7 +245,20 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
 
 
 def _is_finished(facts: Mapping[str, Any], steps: int) -> bool:
-    return bool(facts["stopped"]) or facts["step"] == facts["evaluated"] == steps
+    return bool(facts["stopped"]) or facts["step"] == facts["evaluated"] >= steps
+
+
+def _last_good(folder: Path, newest: Sealed) -> Sealed:
+    """Where a run goes on with other settings: where it ended early, that is its best checkpoint."""
+    facts = newest.facts
+    best = (
+        checkpoint_of(folder, int(facts["best"]["row"]["step"]))
+        if facts["stopped"] and facts["best"]
+        else None
+    )
+    if best and best.folder != newest.folder:
+        say(f"the run ended early ({facts['stopped']}): it goes on from the best checkpoint, {best.folder}")
+    return best or newest
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -257,8 +294,8 @@ def _load_policy(
         check_attachable(model, config.adapter)
     sample = sample_pairs(model, pairs)
     before = score_pairs(model, sample, PLAIN, singles(sample))
+    mx.random.seed(config.training.seed)
     if not config.model.adapter:
-        mx.random.seed(config.training.seed)
         attach(model, config.adapter)
     _say_adapted(model, config.adapter)
     if checkpointing(config, model):

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,8 +191,8 @@ def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, An
     return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
 
 
-def save_adapter_weights(model: nn.Module, folder: Path) -> None:
-    """Write adapters.safetensors whole: beside, fsync, rename.
+def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], None] = lambda: None) -> None:
+    """Write adapters.safetensors whole: beside, fsync, then `first()`, rename.
 
     Raises:
         DpoError: a number that is not finite; what was there before is untouched.
@@ -205,7 +205,9 @@ def save_adapter_weights(model: nn.Module, folder: Path) -> None:
             hint="lower optimizer.learning_rate; the run folder holds the last good adapter",
         )
     with_replacement(
-        folder / WEIGHTS, lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"})
+        folder / WEIGHTS,
+        lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"}),
+        first,
     )
 
 

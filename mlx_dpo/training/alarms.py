@@ -163,7 +163,7 @@ def gradient_spike(reports: Sequence[Row], evaluations: Sequence[Row], about: Ab
 )
 def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/distinct_4"
-    if len(evaluations) < 2 or name not in evaluations[-1]:
+    if len(evaluations) < 2 or not all(name in row for row in (evaluations[0], evaluations[-1])):
         return ""
     first, now = evaluations[0][name], evaluations[-1][name]
     if first < SPEAKS or evaluations[-1]["eval/samples/tokens"] < ENOUGH or now >= REPEATING * first:
@@ -178,7 +178,7 @@ def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: Ab
 )
 def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/tokens"
-    if len(evaluations) < 2 or name not in evaluations[-1]:
+    if len(evaluations) < 2 or not all(name in row for row in (evaluations[0], evaluations[-1])):
         return ""
     usual, now = max(evaluations[0][name], about.chosen_tokens), evaluations[-1][name]
     return f"sampled answers have {now:.0f} tokens, expected were {usual:.0f}" if now > GROWN * usual else ""

@@ -61,7 +61,7 @@ class TrainingConfig:
     guard: str = setting(
         "stop",
         "what is done when a run's own figures say that the policy is being damaged: warn says it, stop "
-        "also ends the run with the best adapter from before",
+        "also ends the run, where select is best with the best adapter from before",
         choices=("stop", "warn", "off"),
     )
     samples: int = setting(

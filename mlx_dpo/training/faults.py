@@ -9,7 +9,8 @@ _MEMORY = ("malloc", "Unable to allocate", "Insufficient Memory", "OutOfMemory",
 _WATCHDOG = ("GPU Timeout", "ErrorTimeout", "Interactivity", "GPU Hang", "0000000e:Internal Error")
 SHORTER = (
     "macOS ended a piece of GPU work that held up the display: set run.short_gpu_work=true, close other "
-    "programs that draw, or let the display sleep; the same command then goes on from the last checkpoint"
+    "programs that draw, or let the display sleep; the same command, without --overwrite, then goes on from "
+    "the last checkpoint"
 )
 
 

@@ -9,9 +9,13 @@ from types import FrameType
 from ..console import say
 
 
+class Stop(KeyboardInterrupt):
+    """A stop that was asked for and comes between two micro-batches: no update is half-done."""
+
+
 @contextmanager
 def between_micro_batches() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt if a stop was asked for since the last call."""
+    """Yield a function that raises Stop if a stop was asked for since the last call."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread may set handlers
         return
@@ -31,7 +35,7 @@ def between_micro_batches() -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if asked:
-            raise KeyboardInterrupt
+            raise Stop
 
     try:
         yield check

@@ -11,7 +11,7 @@ from ..checkpoint import flattened, refilled
 from ..randomness import set_random_key
 from .state import Best, Interval, TrainState
 
-_PLAIN = ("step", "pairs", "tokens", "skipped", "evaluated", "held_out", "stopped")
+_PLAIN = ("step", "pairs", "tokens", "skipped", "evaluated", "held_out", "forgotten", "stopped")
 _COLUMNS = ("policy", "reference", "losses", "betas")
 
 
@@ -42,12 +42,15 @@ def from_snapshot(
     optimizer: optimizers.Optimizer,
     parameters: Any,
     first: TrainState,
+    *,
+    same_beta: bool = True,
 ) -> TrainState:
     """The state that was saved; the optimiser's and MLX's random key are set to theirs.
 
     Args:
         parameters: the policy's trainable ones, for their names.
         first: the state before the first update, for its structure.
+        same_beta: beta's rule goes on; else it begins anew.
 
     Raises:
         KeyError: the policy, the optimiser or beta's rule are of another kind.
@@ -58,7 +61,7 @@ def from_snapshot(
     set_random_key(random)
     interval = {name: arrays[f"interval.{name}"] for name in _COLUMNS}
     return TrainState(
-        beta=refilled(first.beta, arrays, "beta"),
+        beta=refilled(first.beta, arrays, "beta") if same_beta else first.beta,
         random=random,
         reference=refilled(parameters, arrays, "reference") if facts["moved"] else None,
         best=facts["best"] and Best(**facts["best"]),

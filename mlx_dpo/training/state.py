@@ -73,7 +73,8 @@ class TrainState:
 
     `beta`: the state of beta's rule. `random`: MLX's own key. `reference`: the parameters that a moving
     reference took last. `skipped`: windows skipped in a row. `evaluated`: the step of the last evaluation,
-    `held_out` its row of metrics. `stopped`: why the run ended before its last update; else empty.
+    `held_out` its row of metrics. `forgotten`: the run's first evaluations, with which later ones cannot be
+    compared, because what they measure was changed. `stopped`: why the run ended before its last update.
     """
 
     beta: Any
@@ -86,6 +87,7 @@ class TrainState:
     evaluated: int = -1
     held_out: Mapping[str, float] | None = None
     best: Best | None = None
+    forgotten: int = 0
     stopped: str = ""
     interval: Interval = field(default_factory=Interval)
 
@@ -107,5 +109,9 @@ class TrainState:
         if self.best is None or row["eval/loss"] < self.best.row["eval/loss"]:
             return replace(state, best=Best(row))
         best = self.best._replace(since=self.best.since + 1)
-        ended = f"no lower held-out loss in {best.since} evaluations" if best.since == patience else ""
+        ended = (
+            f"no lower held-out loss in {best.since} evaluations"
+            if patience and best.since >= patience
+            else ""
+        )
         return replace(state, best=best, stopped=ended)

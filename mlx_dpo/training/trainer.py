@@ -18,6 +18,7 @@ from ..losses import LossFunction, PairLogps
 from ..metrics import pair_metrics
 from ..randomness import random_key
 from .config import TrainingConfig
+from .interrupt import Stop
 from .machine import process_memory
 from .moving import MovingReference
 from .state import Interval, TrainState
@@ -76,13 +77,12 @@ def train(
         state: where to begin; policy, optimiser and MLX's random key are as they were there.
         evaluate: called with the step at the start, every `eval_steps` updates and after the last; the row of
             held-out metrics, or None where there are no held-out pairs, and what is ruining the policy.
-        save: called after every evaluation, when `save_minutes` have passed, and before an interrupt is
-            passed on.
+        save: called after every evaluation, when `save_minutes` have passed, and before a Stop is passed on.
         log: takes one row of metrics.
         note: takes step, kind and text of what happened besides.
         keep_margins: takes the epoch, from 0, the step and the margins (n,) of each window.
         advance: called with the pairs of each window.
-        check_interrupt: called before every micro-batch; may raise KeyboardInterrupt.
+        check_interrupt: called before every micro-batch; may raise Stop.
 
     Raises:
         DpoError: too many windows in a row had no finite loss and gradient.
@@ -94,7 +94,8 @@ def train(
     windows, saved = _windows(data, config, state.step), time.monotonic()
     try:
         while True:
-            due = state.step % eval_steps == 0 or state.step == steps
+            done = state.step >= steps  # more where settings that end it earlier were accepted
+            due = done or state.step % eval_steps == 0 or state.evaluated < 0
             if due and state.evaluated < state.step:
                 row, ruin = evaluate(state.step)
                 state = state.after_evaluation(row, config.patience, ruin)
@@ -103,7 +104,7 @@ def train(
             if due or time.monotonic() - saved > 60 * config.save_minutes:
                 save(state)
                 saved = time.monotonic()
-            if state.stopped or state.step == steps:
+            if state.stopped or done:
                 return state
 
             start, (epoch, window) = time.perf_counter(), next(windows)
@@ -153,7 +154,7 @@ def train(
                     }
                 )
                 state = replace(state, interval=Interval())
-    except KeyboardInterrupt:
+    except Stop:
         save(state)
         raise
 

@@ -10,13 +10,18 @@ _REPORTS = 64
 
 
 class Watch:
-    """Writes the rows of a run, hands them on, and looks for alarms; rows that are there already count."""
+    """Writes the rows of a run, hands them on, and looks for alarms; rows that are there already count.
 
-    def __init__(self, log: RunLog, about: About, guard: str, also: Callable[[Row], None]):
+    But for the first so many evaluations that are `forgotten`.
+    """
+
+    def __init__(
+        self, log: RunLog, about: About, guard: str, also: Callable[[Row], None], forgotten: int = 0
+    ):
         self._log, self._about, self._guard, self._also = log, about, guard, also
         rows = log.rows()
         self._reports = [row for row in rows if "loss" in row][-_REPORTS:]
-        self._evaluations = [row for row in rows if "eval/loss" in row]
+        self._evaluations = [row for row in rows if "eval/loss" in row][forgotten:]
         self._told = {event["name"] for event in log.events() if event["event"] == ALARM}
 
     def report(self, row: Row) -> None:
