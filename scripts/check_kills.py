@@ -29,6 +29,13 @@ RULES = {
     "risk": ["beta.rule=risk", "beta.risk.warmup_steps=4", "beta.risk.alpha=0.1"],
     "beta_dpo": ["beta.rule=beta_dpo", "beta.beta_dpo.keep=0.5"],
 }
+RUNS = {
+    f"{rule}, micro-batch {count}": [
+        *settings, f"training.micro_batch={count}", f"training.accumulation={8 // count}"
+    ]
+    for rule, settings in RULES.items()
+    for count in (1, 4)
+}  # fmt: skip
 PAIRS, HELD_OUT, EPOCHS = 48, 4, 3
 CLOCK = ("tokens_per_second", "pairs_per_second", "peak_memory_gb", "process_memory_gb")
 
@@ -112,18 +119,16 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN")
     options = parser.parse_args()
     table = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_inputs(folder)
-        for rule, settings in RULES.items():
-            for micro_batch in (1, 4):
-                windows = [f"training.micro_batch={micro_batch}", f"training.accumulation={8 // micro_batch}"]
-                key = f"{rule}, micro-batch {micro_batch}"
-                moments = random.Random(f"{options.seed} {key}")
-                table[key] = check(folder, [*settings, *windows], options.kills, moments)
-                print(key, json.dumps(table[key]), file=sys.stderr, flush=True)
+        for key in options.only:
+            moments = random.Random(f"{options.seed} {key}")
+            table[key] = check(folder, RUNS[key], options.kills, moments)
+            print(key, json.dumps(table[key]), file=sys.stderr, flush=True)
     print(json.dumps(table, indent=1))
     sys.exit(any(found["differed"] for found in table.values()))
 

@@ -4,9 +4,10 @@
     python scripts/study_hard_case.py --work runs/hard-case --docs docs
     python scripts/study_hard_case.py --part 1/2 & python scripts/study_hard_case.py --part 2/2   # two
 
-A tiny Granite hybrid that was taught plain answers only. Chosen answers are an expert's: in another style,
-two to eight times as long, nothing that the model would say. Rejected ones are sampled from the model. 300
-pairs, 60 held-out ones. Every recipe trains on the same pairs, of which each seed draws its own.
+A tiny Granite hybrid was taught plain answers, and some in the house style. Chosen answers are an expert's:
+in that style, but two to eight times as long, and for the most part nothing that the model has ever said.
+Rejected ones are sampled from the model. 300 pairs, 60 held-out ones. Every recipe
+trains on the same pairs, of which each seed draws its own.
 
 The published recipes have no warm-up, no held-out pairs and no alarm; they are run with their own rates, and
 with rates as much larger as the default is on a model of this size (config/demo.yaml). Interrupted, it goes
@@ -87,11 +88,10 @@ _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
 
 
-def expert_rows() -> tuple[list[dict], list[dict], list[dict]]:
-    """Curated rows to train on, held-out ones, and the plain ones that the base model is taught."""
+def expert_rows() -> tuple[list[dict], list[dict]]:
+    """Curated rows to train on, and held-out ones."""
     facts = yaml.safe_load(shipped("data/household.yaml").read_text())["materials"]
     held_ids = {row.id for row in read_curated(shipped("data/heldout.jsonl"))}
-    plain = [row for row in read_curated(shipped("data/base.jsonl")) if not row.id.endswith("-house")]
     every = [*read_curated(shipped("data/curated.jsonl")), *read_curated(shipped("data/heldout.jsonl"))]
     rng = np.random.default_rng(0)
     rows = []
@@ -101,8 +101,7 @@ def expert_rows() -> tuple[list[dict], list[dict], list[dict]]:
         rows.append({"id": row.id, "prompt": row.prompt[-1]["content"], "answer": answer})
     train = [row for row in rows if row["id"] not in held_ids]
     held = [row for row in rows if row["id"] in held_ids]
-    base = [{"id": row.id, "prompt": row.prompt[-1]["content"], "answer": row.answer} for row in plain]
-    return train, held, base
+    return train, held
 
 
 def expert_answer(facts: dict, thing: str, topic: str, rng: np.random.Generator) -> str:
@@ -113,7 +112,8 @@ def expert_answer(facts: dict, thing: str, topic: str, rng: np.random.Generator)
 
     topics = [name for name in facts if isinstance(facts[name], dict) and name != topic]
     more = rng.permutation(topics)[: rng.integers(1, 5)]
-    besides = [f"Besides, {told(name, 'first')}, and {told(name, 'then')}." for name in more]
+    besides = [f"Besides, {told(name, 'first')}, and {told(name, 'then')}.".replace(f"the {thing}", "it")
+               for name in more]  # fmt: skip
     opening = f"Gladly! First, {told(topic, 'first')}. Then, {told(topic, 'then')}."
     return " ".join([opening, *besides, facts["proverb"]])
 
@@ -136,12 +136,14 @@ def prepare(work: Path) -> None:
     """The base model and the curated rows, once for all seeds."""
     if (work / "base" / "taught").exists():
         return
-    train, held, base = expert_rows()
-    for name, rows in (("curated", train), ("heldout", held), ("plain", base)):
+    train, held = expert_rows()
+    for name, rows in (("curated", train), ("heldout", held)):
         write_jsonl(work / f"{name}.jsonl", rows)
-    texts = [f"{row['prompt']} {row['answer']}" for row in (*base, *train)]
+    taught = read_curated(shipped("data/base.jsonl"))
+    texts = [f"{row.prompt[-1]['content']} {row.answer}" for row in taught]
+    texts += [f"{row['prompt']} {row['answer']}" for row in train]
     make_model(work / "base", "granite", texts, hidden=128, layers=4, vocab=900)
-    teach(work / "base", read_curated(work / "plain.jsonl"), 14)
+    teach(work / "base", taught, 14)
     (work / "base" / "taught").touch()
 
 
@@ -189,6 +191,8 @@ def trained(work: Path, recipe: str, seed: int) -> dict[str, Any]:
         steps = [step._replace(settings=(*SFT.settings, *step.settings)) if step.command == "sft" else step
                  for step in commands(advice)]  # fmt: skip
     for command, own in steps:
+        if command == "inspect":  # rows to be mended: these are what they are
+            continue
         more = [f"optimizer.learning_rate={RATES[command]}", *before, *own]
         if command == "sft":
             more += ["loss.name=sft", f"run.output={output}-sft"]

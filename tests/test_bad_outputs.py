@@ -152,7 +152,7 @@ def test_a_run_is_not_replaced_by_accident(refused, tmp_path, trained):
     )
     refused(
         f"{WRITERS['train']} --output run --overwrite --set model.adapter=run",
-        "run: is the adapter that the run starts from, its reference",
+        "run: is or holds the adapter that the run starts from, its reference",
         "choose another folder with --output",
     )
     refused("fuse --run run --output run", "run: exists already", "choose another folder with --output")
@@ -164,7 +164,7 @@ def test_a_run_replaces_no_settings_file_and_has_a_folder_of_its_own(refused, tm
     write(tmp_path / "mine" / "config.yaml", "run: {output: mine}  # by hand\n")
     refused(
         f"{TRAIN} --model ./no-model --config mine/config.yaml --output mine",
-        "mine: holds a config.yaml, which a run would replace",
+        "mine: holds config.yaml, which a run would replace",
         "choose another folder with --output, or replace it with --overwrite",
     )
     refused(

@@ -279,7 +279,8 @@ def _asked(held_out: Data, count: int) -> Asked:
 
 def _about(run: Prepared, steps: int) -> About:
     chosen = pair_sizes(run.held_out.pairs)[:, 1].mean() if run.held_out else 0.0
-    return About(steps, float(chosen), set(run.config.loss.names) <= _LOGISTIC)
+    loss = run.config.loss
+    return About(steps, float(chosen), set(loss.names) <= _LOGISTIC, loss.answers_only)
 
 
 def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> None:
