@@ -16,6 +16,7 @@ on with the runs that --work lacks. Writes hard_case.md and, with matplotlib, ha
 """
 
 import argparse
+import fcntl
 import json
 import math
 import shutil
@@ -132,7 +133,17 @@ def score(answer: str, curated: str) -> float:
     return 0.5 * sum(style) / 3 + 0.5 * sum(right) / 2
 
 
-def prepare(work: Path) -> None:
+def prepare(work: Path, seeds: int) -> None:
+    """The base model, and every seed's pairs; another part that starts meanwhile waits for them."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        make_base(work)
+        for seed in range(seeds):
+            make_pairs(work, seed)
+
+
+def make_base(work: Path) -> None:
     """The base model and the curated rows, once for all seeds."""
     if (work / "base" / "taught").exists():
         return
@@ -282,6 +293,63 @@ def table(found: dict[str, dict], seeds: int) -> str:
     return "\n".join(lines)
 
 
+PAGE = """# The hard case
+
+`scripts/study_hard_case.py`, {seeds} seeds ({versions}). An attempt at this very task was published and
+failed in every run: {pairs} pairs, chosen answers an expert's, far longer than the model's own, which are
+the rejected ones; LoRA of rank 8 and scale 10 by DPO, without warm-up, held-out pairs or alarms (A: rate
+5e-6, beta 0.3; B: 1e-4, 0.5; C: 2e-5, 0.2; D: 1e-5, 0.1). Rebuilt here in small: a tiny Granite hybrid,
+{pairs} pairs and {held} held-out ones a seed, chosen answers in a style that the model rarely uses and for
+the most part nothing that it has ever said. Two epochs each as published, one of DPO by our defaults, two
+of `mlx-dpo sft`; ours at {larger} times the usual rate, which a model of this size bears, the published
+ones at theirs and at that.
+
+Mean over seeds and half of its 95 % interval. Accuracy: of held-out pairs, against the base model.
+Distinct-4: share of a greedy answer's runs of four tokens that are different ones. Style and correctness:
+half for greeting, second step and closing proverb, half for the two facts of the question (`score` in the
+script). Win rate: its share of held-out prompts above the base model's answer, ties half.
+
+{table}
+
+![held-out accuracy and log-probability of chosen answers](hard_case.png)
+
+`mlx-dpo inspect` on each seed's pairs advised: {advice}.
+
+| recipe | least accuracy of a seed | least distinct-4 against the base's | alarms (seeds) |
+|---|---|---|---|
+{least}
+"""
+
+
+def page(found: dict[str, dict], seeds: int) -> str:
+    """The study as a document."""
+    advice: dict[str, int] = {}
+    for seed in range(seeds):
+        for code in found[f"{ADVISED} {seed}"]["advice"]:
+            advice[code] = advice.get(code, 0) + 1
+    least = []
+    for recipe in RECIPES:
+        own = [found[f"{recipe} {seed}"] for seed in range(seeds)]
+        share = [
+            found[f"{recipe} {s}"]["distinct_4"] / found[f"base {s}"]["distinct_4"] for s in range(seeds)
+        ]
+        alarms = {
+            name: sum(name in figures["alarms"] for figures in own) for f in own for name in f["alarms"]
+        }
+        told = ", ".join(f"{name} ({count})" for name, count in alarms.items())
+        least.append(f"| {recipe} | {min(f['accuracy'] for f in own):.3f} | {min(share):.3f} | {told} |")
+    return PAGE.format(
+        seeds=seeds,
+        versions=", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo")),
+        pairs=PAIRS,
+        held=HELD_OUT,
+        larger=LARGER,
+        table=table(found, seeds),
+        advice=", ".join(f"`{code}` ({count} of {seeds})" for code, count in advice.items()),
+        least="\n".join(least),
+    )
+
+
 def plot(found: dict[str, dict], seeds: int, path: Path) -> None:
     """Held-out accuracy and chosen log-prob of every evaluation, a line a recipe and seed."""
     from matplotlib import colormaps
@@ -317,13 +385,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
-    options.work.mkdir(parents=True, exist_ok=True)
-    prepare(options.work)
+    prepare(options.work, options.seeds)
     found = {}
     for number, (seed, recipe) in enumerate(product(range(options.seeds), ("base", *options.only))):
         path = options.work / f"{recipe}-{seed}.json".replace(" ", "-").replace(",", "")
         if number % parts == part - 1 and not path.exists():
-            make_pairs(options.work, seed)
             config = settings(options.work, seed, "base", [])
             figures = judged(config, None) if recipe == "base" else trained(options.work, recipe, seed)
             write_text(path, json.dumps(figures))
@@ -335,11 +401,7 @@ def main() -> None:
         return
     print(table(found, options.seeds))
     if options.docs:
-        versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo"))
-        text = (
-            f"# The hard case\n\n({versions})\n\n{table(found, options.seeds)}\n\n![curves](hard_case.png)\n"
-        )
-        (options.docs / "hard_case.md").write_text(text)
+        (options.docs / "hard_case.md").write_text(page(found, options.seeds))
         plot(found, options.seeds, options.docs / "hard_case.png")
 
 
