@@ -227,6 +227,13 @@ def test_a_starting_adapter_trained_with_dropout_goes_on_with_the_runs_own(confi
     assert load_config(second / "config.yaml").adapter.dropout == 0
 
 
+def test_a_run_from_an_adapter_draws_the_same_dropout_again(configure):
+    first = train_run(configure("llama", train=4)).folder
+    again = ("llama", f"model.adapter={first}", "adapter.dropout=0.3", "data.valid=null")
+    one, other = (train_run(configure(*again, train=8, output=name)).folder for name in ("one", "other"))
+    assert all(np.array_equal(w, weights_of(other)[n]) for n, w in weights_of(one).items())
+
+
 def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkeypatch):
     """Scored are held-out pairs, and these after an update: there the first is the last."""
     scored, own = [], fit.score_pairs
