@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv beside this repository, installs mlx_dpo into it, and on Linux sees to a fast BLAS.
+# Makes .venv in this repository, installs mlx_dpo into it, and on Linux sees to a fast BLAS.
 #   scripts/setup.sh [EXTRAS]     for example: scripts/setup.sh dev,report
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -38,7 +38,7 @@ from mlx_dpo.demo.base import teach
 from mlx_dpo.demo.story import shipped
 from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.files import write_text
-from mlx_dpo.inspection.verdict import Step, commands
+from mlx_dpo.inspection.verdict import SFT_EPOCHS, SFT_RATE, Step, commands
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
@@ -62,11 +62,10 @@ AS_PUBLISHED = [
     *("adapter.rank=8", "adapter.scale=10", "optimizer.warmup_ratio=0", "optimizer.schedule=constant"),
     *("training.epochs=2", "training.guard=off", "training.select=last", "training.patience=null"),
 ]
-RATES = {"sft": 1e-4 * LARGER, "train": 2e-5 * LARGER}
-"""As in config/granite_sft.yaml and config/granite_dpo.yaml, for a model of this size."""
-SFT = Step("sft", ("training.epochs=2",))
+RATE = 2e-5 * LARGER
+"""The default, for a model of this size."""
+SFT = Step("sft", (f"optimizer.learning_rate={SFT_RATE * RATE}", f"training.epochs={SFT_EPOCHS}"))
 DEFAULTS = Step("train")
-ADVISED = "as inspect advises"
 
 
 def published(run: str, times: float) -> list[Step]:
@@ -82,9 +81,9 @@ RECIPES: dict[str, list[Step]] = {
     "defaults, anchored": [Step("train", ("loss.name=[sigmoid, sft]",))],
     "sft": [SFT],
     "sft, then defaults": [SFT, DEFAULTS],
-    ADVISED: [],
+    "sft, then a token, anchored": [SFT, Step("train", ("loss.name=[sigmoid_norm, sft]", "beta.value=5"))],
 }
-"""Commands, one after the other, with the settings that they need besides the rates."""
+"""Commands, one after the other, with the settings that they need besides the defaults."""
 _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantile of Student's t by degrees of freedom."""
 
@@ -174,6 +173,7 @@ def settings(work: Path, seed: int, name: str, more: list[str]) -> RunConfig:
             "generate.max_tokens=160",
             f"generate.seed={seed}",
             f"training.seed={seed}",
+            f"optimizer.learning_rate={RATE}",
             f"run.output={work / f'run-{seed}-{name}'.replace(' ', '-').replace(',', '')}",
             *more,
         ],
@@ -194,23 +194,15 @@ def make_pairs(work: Path, seed: int) -> None:
 
 def trained(work: Path, recipe: str, seed: int) -> dict[str, Any]:
     """Figures of one recipe on held-out pairs and prompts."""
-    config, steps, figures = settings(work, seed, recipe, []), RECIPES[recipe], {}
-    output, before = config.run.output, []
-    if recipe == ADVISED:
-        advice = inspect_pairs(config).advice
-        figures["advice"] = {one.code: one.why for one in advice}
-        steps = [step._replace(settings=(*SFT.settings, *step.settings)) if step.command == "sft" else step
-                 for step in commands(advice)]  # fmt: skip
-    for command, own in steps:
-        if command == "inspect":  # rows to be mended: these are what they are
-            continue
-        more = [f"optimizer.learning_rate={RATES[command]}", *before, *own]
+    output, before = settings(work, seed, recipe, []).run.output, []
+    for command, own in RECIPES[recipe]:
+        more = [*before, *own]
         if command == "sft":
             more += ["loss.name=sft", f"run.output={output}-sft"]
             before = [f"model.adapter={output}-sft"]
         config = settings(work, seed, recipe, more)
         result = train_run(config)
-    figures |= judged(config, result.folder)
+    figures = judged(config, result.folder)
     rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
     figures["steps"] = max(row["step"] for row in rows)
     figures["curve"] = [
@@ -220,9 +212,23 @@ def trained(work: Path, recipe: str, seed: int) -> dict[str, Any]:
     ]
     events = [json.loads(line) for line in lines_of(result.folder / "events.jsonl")]
     figures["alarms"] = sorted({event["name"] for event in events if event["event"] == "alarm"})
-    for folder in work.glob(f"{Path(output).name}*"):
-        shutil.rmtree(folder)
+    for folder in (output, f"{output}-sft"):
+        shutil.rmtree(folder, ignore_errors=True)
     return figures
+
+
+def advised(work: Path, seed: int) -> str:
+    """The recipe that `mlx-dpo inspect` advises for a seed's pairs; else its commands.
+
+    What it says of rows to be mended is left out: these are what they are.
+    """
+    config = settings(work, seed, "base", [])
+    steps = [
+        Step(command, tuple(s for s in own if not s.startswith(("run.output=", "model.adapter="))))
+        for command, own in commands(inspect_pairs(config).advice)
+        if command != "inspect"
+    ]
+    return next((recipe for recipe, own in RECIPES.items() if own == steps), str(steps))
 
 
 def lines_of(path: Path) -> list[str]:
@@ -313,7 +319,7 @@ script). Win rate: its share of held-out prompts above the base model's answer, 
 
 ![held-out accuracy and log-probability of chosen answers](hard_case.png)
 
-`mlx-dpo inspect` on each seed's pairs advised: {advice}.
+What `mlx-dpo inspect` advised, of {seeds} seeds: {advice}.
 
 | recipe | least accuracy of a seed | least distinct-4 against the base's | alarms (seeds) |
 |---|---|---|---|
@@ -323,10 +329,7 @@ script). Win rate: its share of held-out prompts above the base model's answer, 
 
 def page(found: dict[str, dict], seeds: int) -> str:
     """The study as a document."""
-    advice: dict[str, int] = {}
-    for seed in range(seeds):
-        for code in found[f"{ADVISED} {seed}"]["advice"]:
-            advice[code] = advice.get(code, 0) + 1
+    advice = [found[f"base {seed}"]["advised"] for seed in range(seeds)]
     least = []
     for recipe in RECIPES:
         own = [found[f"{recipe} {seed}"] for seed in range(seeds)]
@@ -345,7 +348,7 @@ def page(found: dict[str, dict], seeds: int) -> str:
         held=HELD_OUT,
         larger=LARGER,
         table=table(found, seeds),
-        advice=", ".join(f"`{code}` ({count} of {seeds})" for code, count in advice.items()),
+        advice=", ".join(f"{recipe} ({advice.count(recipe)})" for recipe in dict.fromkeys(advice)),
         least="\n".join(least),
     )
 
@@ -391,12 +394,15 @@ def main() -> None:
         path = options.work / f"{recipe}-{seed}.json".replace(" ", "-").replace(",", "")
         if number % parts == part - 1 and not path.exists():
             config = settings(options.work, seed, "base", [])
-            figures = judged(config, None) if recipe == "base" else trained(options.work, recipe, seed)
+            if recipe == "base":
+                figures = judged(config, None) | {"advised": advised(options.work, seed)}
+            else:
+                figures = trained(options.work, recipe, seed)
             write_text(path, json.dumps(figures))
         if path.exists():
             own = found[f"{recipe} {seed}"] = json.loads(path.read_text())
             told = {name: round(own[name], 3) for name in FIGURES}
-            print(recipe, seed, told, own.get("alarms"), own.get("advice"), flush=True)
+            print(recipe, seed, told, own.get("alarms"), own.get("advised"), flush=True)
     if parts > 1 or len(options.only) < len(RECIPES):
         return
     print(table(found, options.seeds))

@@ -21,7 +21,8 @@ def sft(config_file, overrides, **options):
       mlx-dpo sft --config config/granite_sft.yaml
       mlx-dpo train --config config/granite_dpo.yaml --set model.adapter=runs/granite-sft
     """
-    run_training("train --set model.adapter=", config_file, [*overrides, *_of_answers()], **options)
+    following = "mlx-dpo train with the settings of your pairs and --set model.adapter={}"
+    run_training(following, config_file, [*overrides, *_of_answers()], **options)
 
 
 def _of_answers() -> list[str]:

@@ -16,7 +16,7 @@ def train(config_file, overrides, **options):
       mlx-dpo train --config config/granite_dpo.yaml --set beta.value=0.2 --output runs/beta-0.2
 
     A run that was stopped, killed or cut off goes on from its last checkpoint when the same command is given
-    again, without --overwrite. With --accept-changes it goes on with other settings or data; one that was
-    ended because the policy was being damaged goes on from its best checkpoint.
+    again, without --overwrite. With --accept-changes it goes on with other settings or data; one that had
+    ended early goes on from its best checkpoint.
     """
-    run_training("eval --run ", config_file, overrides, **options)
+    run_training("mlx-dpo eval --run {}", config_file, overrides, **options)

@@ -52,7 +52,7 @@ def run_training(
     """Train as configured, write the report where its libraries are installed, say what lies where.
 
     Args:
-        following: the command that comes next, up to the run's folder.
+        following: what comes next, with {} for the run's folder.
     """
     if overwrite and (resume or accept_changes):
         raise click.UsageError("--overwrite begins anew: it goes neither with --resume nor --accept-changes")
@@ -74,4 +74,4 @@ def run_training(
     click.echo(f"run: {folder}")
     if report:
         click.echo(f"report: {report}")
-    click.echo(f"next: mlx-dpo {following}{shlex.quote(str(folder))}")
+    click.echo(f"next: {following.format(shlex.quote(str(folder)))}")

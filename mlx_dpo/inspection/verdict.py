@@ -22,6 +22,8 @@ TOLD_BY_LENGTH = 0.9
 """Accuracy from which on they are told apart by length alone."""
 MOST_EPOCHS, MOST_EPOCHS_TOLD_APART = 3, 1
 """Passes over the pairs after which more only raise the margins; the same where style tells all."""
+SFT_RATE, SFT_EPOCHS = 5, 2
+"""Times the rate of DPO for fine-tuning before it, and passes over the answers: config/granite_sft.yaml."""
 NORMALISED_BETA = 5
 """beta.value of the loss sigmoid_norm in Lambert et al. 2024 (Tülu 3), arXiv:2411.15124."""
 
@@ -57,11 +59,12 @@ class Advice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The settings of a run that advice depends on: training.epochs, the section loss, run.output."""
+    """The settings that advice depends on: training.epochs, loss, run.output, optimizer.learning_rate."""
 
     epochs: int
     loss: LossConfig
     output: str
+    rate: float
 
 
 def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:
@@ -74,7 +77,8 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
         *_mend(found, rows),
         *_sft_first(figures, plan),
         *_on_policy(figures, plan),
-        *_other_losses(figures, plan.loss),
+        # After fine-tuning the figures are others: plain DPO first, or inspect again from that adapter.
+        *(() if _far_off_policy(figures) else _other_losses(figures, plan.loss)),
         *_fewer_epochs(figures, plan),
     ]
     unasked = "" if figures.likelihood else "; the model was not asked how likely the answers are"
@@ -99,7 +103,8 @@ def _mend(found: Mapping[str, int], rows: int) -> Iterator[Advice]:
 
 def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
     if _far_off_policy(figures):
-        fine_tune = Step("sft", (f"run.output={plan.output}-sft",))
+        own = (f"optimizer.learning_rate={SFT_RATE * plan.rate:g}", f"training.epochs={SFT_EPOCHS}")
+        fine_tune = Step("sft", (f"run.output={plan.output}-sft", *own))
         yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), _adapter(figures, plan), (fine_tune,))
 
 
@@ -145,7 +150,7 @@ def _other_losses(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
                 (_setting(loss), f"beta.value={NORMALISED_BETA}"),
             )
     why = []
-    if likely and OFF_POLICY < likely.off_policy <= FAR_OFF_POLICY:
+    if likely and likely.off_policy > OFF_POLICY:
         why.append(_off_policy(figures, OFF_POLICY))
     if _told_apart(figures):
         why.append(_by_style(figures))

@@ -16,7 +16,7 @@ class TrainingConfig:
     accumulation: int = setting(8, "micro-batches an update; micro_batch · accumulation pairs make a window")
     gradient_checkpointing: str = setting(
         "auto",
-        "keep only each block's input and compute the rest again: far less memory, about a fifth slower; "
+        "keep only each block's input and compute the rest again: far less memory, about half as slow again; "
         "auto: where it would not fit otherwise",
         choices=("auto", "on", "off"),
     )
@@ -52,7 +52,8 @@ class TrainingConfig:
     )
     select: str = setting(
         "best",
-        "the adapter that the run folder ends with; best: that of the lowest held-out loss; last: the last",
+        "the adapter that the run folder ends with; best: that of the lowest held-out loss, leaving out "
+        "evaluations with an alarm that the policy is being damaged; last: the last",
         choices=("best", "last"),
     )
     patience: int | None = setting(
