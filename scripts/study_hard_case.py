@@ -64,7 +64,7 @@ AS_PUBLISHED = [
 ]
 RATE = 2e-5 * LARGER
 """The default, for a model of this size."""
-SFT = Step("sft", (f"optimizer.learning_rate={SFT_RATE * RATE}", f"training.epochs={SFT_EPOCHS}"))
+SFT = Step("sft", (f"optimizer.learning_rate={SFT_RATE * RATE:g}", f"training.epochs={SFT_EPOCHS}"))
 DEFAULTS = Step("train")
 
 

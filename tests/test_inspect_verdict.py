@@ -148,8 +148,14 @@ def test_another_loss_is_not_advised_where_length_is_seen_to_already():
 
 def test_advice_is_ordered_and_of_the_closed_set():
     found = {code: N for code in KINDS}
-    advice = verdict(found, N, of(off_policy=2.0, rejected=-3.0, style=1.0, length=1.0), plan(epochs=9))
-    assert [a.code for a in advice] == [code for code in ADVICE if code != "train"]
+    given = []
+    for distance in (FAR_OFF_POLICY, FAR_OFF_POLICY + ABOVE):
+        figures = of(off_policy=distance, rejected=-3.0, style=1.0, length=1.0)
+        given.append([a.code for a in verdict(found, N, figures, plan(epochs=9))])
+    codes = [code for code in ADVICE if code != "train"]
+    # Fine-tuning comes before any word on the loss: the figures after it are others.
+    assert given[0] == [code for code in codes if code != "sft_first"]
+    assert given[1] == [code for code in codes if code not in ("length", "anchor")]
 
 
 def test_settings_that_are_advised_can_be_set():
