@@ -3,6 +3,7 @@
 import pytest
 
 from mlx_dpo.config import RunConfig, load_config
+from mlx_dpo.inspection import scan  # noqa: F401  (it registers every kind)
 from mlx_dpo.inspection.kinds import KINDS
 from mlx_dpo.inspection.measures import Figures, LengthBias, Likelihood
 from mlx_dpo.inspection.style import Separability
