@@ -81,7 +81,7 @@ RECIPES: dict[str, list[Step]] = {
     "defaults, anchored": [Step("train", ("loss.name=[sigmoid, sft]",))],
     "sft": [SFT],
     "sft, then defaults": [SFT, DEFAULTS],
-    "sft, then a token, anchored": [SFT, Step("train", ("loss.name=[sigmoid_norm, sft]", "beta.value=5"))],
+    "sft, then sigmoid_norm and sft": [SFT, Step("train", ("loss.name=[sigmoid_norm, sft]", "beta.value=5"))],
 }
 """Commands, one after the other, with the settings that they need besides the defaults."""
 _T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -359,7 +359,7 @@ def plot(found: dict[str, dict], seeds: int, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes, colours = figure.subplots(1, 2), colormaps["tab20"].colors
     for place, recipe in enumerate(RECIPES):
@@ -367,13 +367,13 @@ def plot(found: dict[str, dict], seeds: int, path: Path) -> None:
             steps, accuracy, chosen = zip(*found[f"{recipe} {seed}"]["curve"], strict=True)
             look = {"color": colours[place], "lw": 1, "label": recipe if seed == 0 else None}
             for axis, values in zip(axes, (accuracy, chosen), strict=True):
-                if None not in values:
-                    axis.plot(steps, values, **look)
+                if None not in values:  # at step 0 every pair is a tie
+                    axis.plot(steps[1:], values[1:], **look)
     axes[0].set_ylabel("held-out accuracy against the run's own reference")
     axes[1].set_ylabel("log-probability of held-out chosen answers, nats")
     for axis in axes:
         axis.set_xlabel("updates")
-    axes[1].legend(fontsize=7)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     figure.savefig(path, dpi=110)
 
 
