@@ -108,10 +108,10 @@ def remove_checkpoints(run: Path, after: int = -1) -> None:
 
 
 def holds_others(run: Path) -> bool:
-    """Whether the folder of checkpoints holds what is none."""
+    """Whether the folder of checkpoints holds what is none, hidden files aside."""
     below = run / CHECKPOINTS
-    names = [found.name for found in below.iterdir()] if below.is_dir() else []
-    return not all(name.isdigit() or _LEFT.fullmatch(name) for name in names)
+    names = [found.name for found in below.glob("[!.]*")]
+    return not all(map(_is_step, names))
 
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
@@ -146,7 +146,11 @@ def _folder(run: Path, step: int) -> Path:
 
 
 def _steps(run: Path) -> list[int]:
-    return [int(f.name) for f in (run / CHECKPOINTS).glob("[0-9]*") if f.is_dir() and f.name.isdigit()]
+    return [int(f.name) for f in (run / CHECKPOINTS).glob("[0-9]*") if f.is_dir() and _is_step(f.name)]
+
+
+def _is_step(name: str) -> bool:
+    return name.isdigit() and name == f"{int(name):06d}"
 
 
 @contextmanager

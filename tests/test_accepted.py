@@ -76,3 +76,32 @@ def test_an_adapter_of_another_form_is_refused_and_the_run_stays_as_it_was(half,
     with pytest.raises(DpoError, match=r"an adapter keeps its form: adapter\.rank is 8, was 4"):
         train_run(wider, accept_changes=True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_is_to_end_with_its_best_adapter_after_all_does(configure, tmp_path):
+    """It was to end with its last one, which the guard has found to be ruined."""
+    config = configure("llama", *EASY, "training.epochs=8", "training.select=last", train=40)
+    folder = train_run(config).folder
+    best = sorted((folder / CHECKPOINTS).iterdir())[-2]
+    assert not same_weights(folder, best)
+    stuck = again(
+        config, tmp_path, "training.select=best", "optimizer.learning_rate=1e-30", "training.epochs=7"
+    )
+    train_run(stuck, accept_changes=True)
+    assert same_weights(folder, best)
+
+
+def same_weights(one, other):
+    name = "adapters.safetensors"
+    return (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_alarms_about_samples_begin_anew_with_longer_ones(half, tmp_path):
+    """A first evaluation with answers of 2 tokens, all of them different, says nothing of longer ones."""
+    more = ("training.samples=2", "training.patience=null", "training.sample_tokens=")
+    train_run(again(half, tmp_path, *more[:2], f"{more[2]}2", "training.epochs=1"), accept_changes=True)
+    folder = train_run(
+        again(half, tmp_path, *more[:2], f"{more[2]}40", "training.epochs=2"), accept_changes=True
+    ).folder
+    (*_, newest) = sorted((folder / CHECKPOINTS).iterdir())
+    assert json.loads((newest / "state.json").read_text())["facts"]["forgotten"] > 0

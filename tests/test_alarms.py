@@ -5,7 +5,7 @@ import pytest
 from mlx_dpo.training.alarms import CHECKS, About, alarms
 from mlx_dpo.training.state import TrainState
 
-ABOUT = About(steps=100, chosen_tokens=50.0, logistic=True)
+ABOUT = About(steps=100, chosen_tokens=50.0, rejected_tokens=25.0, logistic=True)
 
 
 def evaluation(step, **figures):
@@ -134,3 +134,12 @@ def test_patience_ends_a_run_also_where_the_evaluation_at_its_end_was_ruinous():
         state = state.after_evaluation({"step": 0, "eval/loss": loss}, 3, ruin)
         assert not state.stopped
     assert state.after_evaluation({"step": 0, "eval/loss": 0.6}, 3).stopped
+
+
+def test_margins_are_those_that_the_loss_compares():
+    """20 and -10 over 50 and 25 tokens: 0.4 and -0.4 a token."""
+    row = evaluation(10, margin=30.0) | {"eval/rewards/chosen": 20.0, "eval/rewards/rejected": -10.0}
+    assert names([], [evaluation(0), row]) == ["margins too large"]
+    assert names([], [evaluation(0), row], ABOUT._replace(per_token=True)) == []
+    far = row | {"eval/rewards/chosen": 260.0, "eval/rewards/rejected": -125.0}  # 5.2 + 5
+    assert names([], [evaluation(0), far], ABOUT._replace(per_token=True)) == ["margins too large"]

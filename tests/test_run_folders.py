@@ -11,7 +11,17 @@ from mlx_dpo.jobs.train import train_run
 
 
 @pytest.mark.parametrize(
-    "names", [["checkpoints/mine.ckpt"], ["checkpoints/000001/a", "wandb/run"], ["margins/a"], ["trackio/a"]]
+    "names",
+    [
+        ["checkpoints/mine.ckpt"],
+        ["checkpoints/500/a"],
+        ["checkpoints/000001/a"],
+        ["checkpoints/.hidden", "wandb/run"],
+        ["wandb/run"],
+        ["margins/a"],
+        ["samples.jsonl"],
+        ["checkpoints/.hidden", "events.jsonl", "trackio/a"],
+    ],
 )
 def test_folders_of_others_are_not_replaced(configure, names):
     config = configure("llama", train=4)

@@ -17,6 +17,7 @@ import numpy as np
 from ..checkpoint import (
     CHECKPOINTS,
     check_saved,
+    checkpoint_of,
     prune_checkpoints,
     read_arrays,
     remove_checkpoints,
@@ -27,9 +28,9 @@ from ..config import RunConfig, save_config
 from ..console import progress, say
 from ..data.tokenize import pair_sizes
 from ..errors import DpoError
-from ..files import check_writable, make_folder, write_text
+from ..files import check_writable, make_folder, with_replacement, write_text
 from ..losses import beta_rule, build_loss
-from ..models.adapters import load_adapter, save_adapter_config, save_adapter_weights, trainable
+from ..models.adapters import WEIGHTS, load_adapter, save_adapter_config, save_adapter_weights, trainable
 from ..optimizers import build_optimizer
 from ..records import prompt_text
 from ..scoring import score_pairs, singles
@@ -122,7 +123,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
                 check_interrupt=check_interrupt,
             )
         except KeyboardInterrupt as stop:
-            held = "all of it" if isinstance(stop, Stop) else "the run as it was last saved"
+            held = "all of it" if isinstance(stop, Stop) else "what was saved before"
             say(
                 f"interrupted: {folder / CHECKPOINTS} holds {held}; "
                 "the same command goes on from there (without --overwrite)"
@@ -196,9 +197,9 @@ def _restored(
         ) from None
     if facts["versions"] != _versions():
         say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
+    remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)
-    remove_checkpoints(log.folder, after=state.step)
     log.note(state.step, "resumed", f"going on from {checkpoint.folder}")
     return state if facts["key"] == run.key else _with_changes(state, facts["key"], run.key, log)
 
@@ -207,11 +208,15 @@ def _with_changes(
     state: TrainState, before: Mapping[str, Any], now: Mapping[str, Any], log: RunLog
 ) -> TrainState:
     """The state after changes were accepted: what ended the run need not, what was best may not be."""
-    best = state.best and state.best._replace(since=0)
-    if same_measure(before, now):
-        return replace(state, stopped="", best=best)
     past = sum("eval/loss" in row for row in log.rows())
-    return replace(state, stopped="", best=None, evaluated=-1, held_out=None, forgotten=past)
+    if changed_settings(before, now, "training.sample"):
+        state = replace(state, forgotten=past)
+    kept = state.best and checkpoint_of(log.folder, state.best.step)
+    if not kept or not same_measure(before, now):
+        return replace(state, stopped="", best=None, evaluated=-1, held_out=None, forgotten=past)
+    if now["settings"]["training.select"] == "best":  # the folder's may be a later one
+        with_replacement(log.folder / WEIGHTS, lambda beside: shutil.copyfile(kept.folder / WEIGHTS, beside))
+    return replace(state, stopped="", best=state.best._replace(since=0))
 
 
 def _versions() -> str:
@@ -278,9 +283,9 @@ def _asked(held_out: Data, count: int) -> Asked:
 
 
 def _about(run: Prepared, steps: int) -> About:
-    chosen = pair_sizes(run.held_out.pairs)[:, 1].mean() if run.held_out else 0.0
+    _, chosen, rejected = pair_sizes(run.held_out.pairs).mean(axis=0).tolist() if run.held_out else (0.0,) * 3
     loss = run.config.loss
-    return About(steps, float(chosen), set(loss.names) <= _LOGISTIC, loss.answers_only)
+    return About(steps, chosen, rejected, set(loss.names) <= _LOGISTIC, loss.per_token, loss.answers_only)
 
 
 def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> None:

@@ -26,8 +26,6 @@ from .inputs import read_rows, starting_adapter
 _GIB = 2**30
 _SHARES = (0.75, 0.5, 0.375, 0.25)
 """Of the longest row: lengths that are tried when nothing fits."""
-_UNTRACEABLE = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError)
-"""What a model's own code raises where it looks at the values of arrays that have none."""
 
 
 @dataclass(frozen=True)
@@ -290,9 +288,10 @@ def less_memory(
         run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
         limit = int(0.8 * plan_memory(run, config, run_limit(config)).need.peak)
         what = nearest(plan_memory(run, config, limit, every=True), run, config)
-    except (DpoError, MemoryError, *_UNTRACEABLE):
+    except Exception:  # whatever a model's own code raises on arrays without values
         what = "set training.gradient_checkpointing=on and training.micro_batch=1, or shorten data.max_length"
-    return f"{what}; --accept-changes then goes on from the last checkpoint"
+    going_on = "; --accept-changes then goes on from the last checkpoint"
+    return what + (going_on if what.startswith(("set training.", "set data.", "set adapter.")) else "")
 
 
 def run_limit(config: RunConfig, memory: float | None = None) -> int:

@@ -53,7 +53,7 @@ from ..training.checks import (
     sample_pairs,
 )
 from ..training.faults import explained
-from ..training.log import METRICS, RunLog
+from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
 from ..training.trainer import Data
@@ -84,7 +84,7 @@ def train_run(
 
     Raises:
         DpoError: anything a user can mend, before slow work where it can be known before.
-        KeyboardInterrupt: after a checkpoint was written.
+        KeyboardInterrupt: a stop was asked for, after a checkpoint was written; or asked for twice.
     """
     folder = _output_folder(config)
     check_trackers(config.run.report_to)
@@ -170,7 +170,7 @@ def _load_and_train(
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
         if not locked and _checkpoint_in(folder):
-            hint = "choose another folder with --output, or give the command again to go on with that one"
+            hint = "choose another folder with --output"
             raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
         return fit(prepared, folder, checkpoint)
 
@@ -228,12 +228,12 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
     remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):
         return checkpoint
-    files = [name for name in (WEIGHTS, METRICS, SETTINGS) if (folder / name).exists()]
+    files = [name for name in (WEIGHTS, *FILES, SETTINGS) if (folder / name).exists()]
     folders = [name for name in (MARGINS, *TRACKERS) if (folder / name).exists()]
     held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
     # A process that ended before its first checkpoint has left nothing that took time.
     begun = (folder / CHECKPOINTS).is_dir() and not RunLog(folder, 0).reported()
-    if held and not (begun and files and held == [*files, *folders]):
+    if held and not (begun and WEIGHTS in files and held == [*files, *folders]):
         raise DpoError(
             "holds a run without checkpoints, which cannot go on"
             if {WEIGHTS, METRICS} & {*files}

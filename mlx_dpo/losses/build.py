@@ -118,6 +118,11 @@ class LossConfig:
         return any(LOSSES[name].of != "policy" for name in self.names)
 
     @property
+    def per_token(self) -> bool:
+        """Whether any of them compares log-probabilities a token."""
+        return any(LOSSES[name].per_token for name in self.names)
+
+    @property
     def of_margins(self) -> bool:
         """Whether a pair's margin is all that they look at."""
         return self.divergence == "reverse_kl" and all(LOSSES[name].of == "margins" for name in self.names)

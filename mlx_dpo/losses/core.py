@@ -53,13 +53,14 @@ class Loss(NamedTuple):
 
     `of`: all it looks at. "margins", or both "ratios" to the reference: then a divergence can change these;
     "logps" of policy and reference; "policy": no reference is needed. `window`: a pair's loss depends on the
-    other pairs of the window.
+    other pairs of the window. `per_token`: it divides by the answers' lengths before it compares them.
     """
 
     function: Callable[..., mx.array]
     source: str
     of: str
     window: bool
+    per_token: bool
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,11 +72,13 @@ class Loss(NamedTuple):
 LOSSES: dict[str, Loss] = {}
 
 
-def register_loss(name: str, *, source: str, of: str = "margins", window: bool = False) -> Callable:
+def register_loss(
+    name: str, *, source: str, of: str = "margins", window: bool = False, per_token: bool = False
+) -> Callable:
     """Add a loss under `name`, with the paper and equation that define it; see `Loss`."""
 
     def add(function):
-        LOSSES[name] = Loss(function, source, of, window)
+        LOSSES[name] = Loss(function, source, of, window, per_token)
         return function
 
     return add

@@ -35,7 +35,12 @@ def hinge(pairs: PairLogps, beta: mx.array) -> mx.array:
     return mx.maximum(0, 1 - beta * pairs.margins)
 
 
-@register_loss("ipo", source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios a token", of="ratios")
+@register_loss(
+    "ipo",
+    source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios a token",
+    of="ratios",
+    per_token=True,
+)
 def ipo(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Squared distance of the margin a token from 1/(2 beta): (B,)."""
     return mx.square(pairs.mean_margins - 1 / (2 * beta))
@@ -68,7 +73,9 @@ def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) ->
     return mx.exp(share - z) - nn.log_sigmoid(z) * mx.sigmoid(-z / discopop_tau)
 
 
-@register_loss("sigmoid_norm", source="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124", of="ratios")
+@register_loss(
+    "sigmoid_norm", source="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124", of="ratios", per_token=True
+)
 def sigmoid_norm(pairs: PairLogps, beta: mx.array) -> mx.array:
     """The sigmoid loss on log-ratios a token: (B,)."""
     return -nn.log_sigmoid(beta * pairs.mean_margins)

@@ -15,7 +15,7 @@ def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
     return -pairs.chosen / pairs.mean_length
 
 
-@register_loss("simpo", source="Meng et al. 2024, arXiv:2405.14734, eq. 6", of="policy")
+@register_loss("simpo", source="Meng et al. 2024, arXiv:2405.14734, eq. 6", of="policy", per_token=True)
 def simpo(pairs: PairLogps, beta: mx.array, *, simpo_gamma: float = 0.5) -> mx.array:
     """The sigmoid loss on log-probabilities a token, less a margin: (B,). Wants beta 2 to 10."""
     return -nn.log_sigmoid(beta * mean_difference(pairs) - simpo_gamma)
@@ -32,7 +32,7 @@ def cpo(pairs: PairLogps, beta: mx.array, *, cpo_alpha: float = 1.0) -> mx.array
     return cpo_alpha * sft(pairs, beta) - nn.log_sigmoid(beta * (pairs.chosen - pairs.rejected))
 
 
-@register_loss("orpo", source="Hong et al. 2024, arXiv:2403.07691, eq. 6", of="policy")
+@register_loss("orpo", source="Hong et al. 2024, arXiv:2403.07691, eq. 6", of="policy", per_token=True)
 def orpo(pairs: PairLogps, beta: mx.array) -> mx.array:
     """`sft`, and beta times the sigmoid loss on the log odds ratio: (B,)."""
     chosen = log_odds(pairs.chosen / pairs.chosen_lengths)

@@ -41,13 +41,16 @@ class Alarm(NamedTuple):
 class About(NamedTuple):
     """What is known of a run besides its rows.
 
-    `chosen_tokens`: mean of held-out chosen answers. `logistic`: the loss vanishes as margins grow.
+    `chosen_tokens`, `rejected_tokens`: means of held-out answers. `per_token`: the loss divides by lengths
+    before it compares. `logistic`: the loss vanishes as margins grow.
     `answers_only`: one answer a prompt is learnt; its held-out loss then says all, and nothing is ruin.
     """
 
     steps: int
     chosen_tokens: float
+    rejected_tokens: float
     logistic: bool
+    per_token: bool = False
     answers_only: bool = False
 
 
@@ -114,8 +117,18 @@ def chosen_falls(reports: Sequence[Row], evaluations: Sequence[Row], about: Abou
     ruin=True,
 )
 def margins_too_large(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
-    margin = evaluations[-1].get("eval/rewards/margins", 0.0) if evaluations else 0.0
+    margin = _compared(evaluations[-1], about) if evaluations else 0.0
     return f"the mean held-out margin is {margin:+.1f}, beyond {LARGE:g}" if abs(margin) > LARGE else ""
+
+
+def _compared(row: Row, about: About) -> float:
+    """The mean held-out margin, times beta, that the loss sees; 0 where there are no pairs."""
+    if "eval/rewards/margins" not in row:
+        return 0.0
+    if not about.per_token:
+        return row["eval/rewards/margins"]
+    chosen, rejected = (row[f"eval/rewards/{answer}"] for answer in ("chosen", "rejected"))
+    return chosen / about.chosen_tokens - rejected / about.rejected_tokens
 
 
 @_check(
@@ -127,7 +140,7 @@ def margins_too_large(reports: Sequence[Row], evaluations: Sequence[Row], about:
 def all_right_and_growing(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     if len(evaluations) < 2 or evaluations[-1].get("eval/rewards/accuracies") != 1:
         return ""
-    before, now = (row["eval/rewards/margins"] for row in evaluations[-2:])
+    before, now = (_compared(row, about) for row in evaluations[-2:])
     if now <= EXPLODING or now < 1.5 * before:
         return ""
     return f"held-out accuracy is 1.00 and the margin went from {before:+.1f} to {now:+.1f}"
@@ -166,10 +179,11 @@ def gradient_spike(reports: Sequence[Row], evaluations: Sequence[Row], about: Ab
 )
 def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/distinct_4"
-    if len(evaluations) < 2 or not all(name in row for row in (evaluations[0], evaluations[-1])):
+    rows = [row for row in evaluations if name in row]
+    if len(rows) < 2:
         return ""
-    first, now = evaluations[0][name], evaluations[-1][name]
-    if first < SPEAKS or evaluations[-1]["eval/samples/tokens"] < ENOUGH or now >= REPEATING * first:
+    first, now = rows[0][name], rows[-1][name]
+    if first < SPEAKS or rows[-1]["eval/samples/tokens"] < ENOUGH or now >= REPEATING * first:
         return ""
     return f"of 4-grams in sampled answers {now:.0%} are distinct; it was {first:.0%} at the start"
 
@@ -181,7 +195,8 @@ def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: Ab
 )
 def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/tokens"
-    if len(evaluations) < 2 or not all(name in row for row in (evaluations[0], evaluations[-1])):
+    rows = [row for row in evaluations if name in row]
+    if len(rows) < 2:
         return ""
-    usual, now = max(evaluations[0][name], about.chosen_tokens), evaluations[-1][name]
+    usual, now = max(rows[0][name], about.chosen_tokens), rows[-1][name]
     return f"sampled answers have {now:.0f} tokens, expected were {usual:.0f}" if now > GROWN * usual else ""

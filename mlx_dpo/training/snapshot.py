@@ -66,5 +66,5 @@ def from_snapshot(
         reference=refilled(parameters, arrays, "reference") if facts["moved"] else None,
         best=facts["best"] and Best(**facts["best"]),
         interval=Interval(**interval, **facts["interval"]),
-        **{name: facts[name] for name in _PLAIN},
+        **{name: facts[name] for name in _PLAIN if name in facts},
     )
