@@ -104,7 +104,7 @@ def test_everything_as_json(mlx_dpo_command, models, rows):
     measured = found["figures"]
     assert [measured[name]["n"] for name in ("lengths", "style", "repetition", "likelihood")] == [39] * 4
     assert measured["lengths"]["chosen_longer"] == measured["style"]["accuracy"] == 1
-    assert [a["code"] for a in found["advice"]] == ["mend", "on_policy", "length", "anchor"]
+    assert [a["code"] for a in found["advice"]] == ["mend", "on_policy", "anchor"]
     assert all(command.startswith("mlx-dpo ") for command in found["commands"])
 
 

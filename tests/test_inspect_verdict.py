@@ -54,7 +54,7 @@ ABOVE = 1e-6
         (of(off_policy=OFF_POLICY), of(off_policy=OFF_POLICY + ABOVE), "anchor"),
         (of(rejected=FOREIGN), of(rejected=FOREIGN - ABOVE), "on_policy"),
         (of(style=TOLD_APART - ABOVE), of(style=TOLD_APART), "anchor"),
-        (of(length=TOLD_BY_LENGTH - ABOVE), of(length=TOLD_BY_LENGTH), "length"),
+        (of(length=TOLD_BY_LENGTH - ABOVE), of(length=TOLD_BY_LENGTH), "anchor"),
     ],
     ids=["far off-policy", "off-policy", "foreign", "told apart", "told by length"],
 )
@@ -121,10 +121,11 @@ def test_pairs_are_made_anew_by_the_model_that_starts_the_run():
     ]
 
 
-def test_an_anchor_joins_the_loss_that_length_asks_for():
-    advice = verdict({}, N, of(style=1.0, length=0.95), plan())
-    assert [a.code for a in advice] == ["length", "anchor"]
-    assert commands(advice) == [Step("train", ("loss.name=[sigmoid_norm, sft]", "beta.value=5"))]
+def test_an_anchor_names_all_that_asks_for_it():
+    (advice,) = verdict({}, N, of(off_policy=0.5, style=1.0, length=0.95), plan())
+    assert advice.code == "anchor"
+    assert [why.split()[0] for why in advice.why.split("; ")] == ["chosen", '"the', "style"]
+    assert commands([advice]) == [Step("train", ("loss.name=[sigmoid, sft]",))]
 
 
 @pytest.mark.parametrize(
@@ -142,9 +143,10 @@ def test_an_anchor_is_not_advised_where_there_is_one_or_none_can_be(loss):
     assert codes(of(style=1.0), run=plan(**loss)) == ["train"]
 
 
-def test_another_loss_is_not_advised_where_length_is_seen_to_already():
-    for loss in ({"ld_alpha": 0.5}, {"name": "simpo"}, {"label_smoothing": 0.1}):
+def test_length_says_nothing_where_the_loss_sees_to_it_already():
+    for loss in ({"ld_alpha": 0.5}, {"name": "simpo"}, {"name": "sigmoid_norm"}):
         assert codes(of(length=1.0), run=plan(**loss)) == ["train"]
+    assert codes(of(length=1.0), run=plan(label_smoothing=0.1)) == ["anchor"]
 
 
 def test_advice_is_ordered_and_of_the_closed_set():
@@ -156,12 +158,11 @@ def test_advice_is_ordered_and_of_the_closed_set():
     codes = [code for code in ADVICE if code != "train"]
     # Fine-tuning comes before any word on the loss: the figures after it are others.
     assert given[0] == [code for code in codes if code != "sft_first"]
-    assert given[1] == [code for code in codes if code not in ("length", "anchor")]
+    assert given[1] == [code for code in codes if code != "anchor"]
 
 
 def test_settings_that_are_advised_can_be_set():
     advice = verdict({}, N, of(off_policy=0.5, style=1.0, length=1.0), plan(epochs=9))
     config = load_config(None, commands(advice)[-1].settings)
-    assert config.loss.names == ["sigmoid_norm", "sft"]
-    assert (config.beta.value, config.training.epochs) == (5.0, 1)
+    assert (config.loss.names, config.training.epochs) == (["sigmoid", "sft"], 1)
     assert RunConfig().loss.names == ["sigmoid"]

@@ -24,8 +24,6 @@ MOST_EPOCHS, MOST_EPOCHS_TOLD_APART = 3, 1
 """Passes over the pairs after which more only raise the margins; the same where style tells all."""
 SFT_RATE, SFT_EPOCHS = 5, 2
 """Times the rate of DPO for fine-tuning before it, and passes over the answers: config/granite_sft.yaml."""
-NORMALISED_BETA = 5
-"""beta.value of the loss sigmoid_norm in Lambert et al. 2024 (Tülu 3), arXiv:2411.15124."""
 
 _ANCHORED = {"sft", "cpo", "orpo"}
 """Losses that hold the chosen answers up: they have a supervised part."""
@@ -34,7 +32,6 @@ ADVICE = {
     "mend": "mend the rows, then inspect again",
     "sft_first": "fine-tune on the chosen answers first, and start from that adapter",
     "on_policy": "sample the rejected answers from the model that is trained",
-    "length": "take log-probabilities a token, so that length counts less",
     "anchor": "add the supervised loss, which holds the chosen answers up",
     "fewer_epochs": "train for fewer epochs",
     "train": "train as it is",
@@ -78,7 +75,7 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
         *_sft_first(figures, plan),
         *_on_policy(figures, plan),
         # After fine-tuning the figures are others: plain DPO first, or inspect again from that adapter.
-        *(() if _far_off_policy(figures) else _other_losses(figures, plan.loss)),
+        *(() if _far_off_policy(figures) else _anchor(figures, plan.loss)),
         *_fewer_epochs(figures, plan),
     ]
     unasked = "" if figures.likelihood else "; the model was not asked how likely the answers are"
@@ -136,22 +133,16 @@ def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
         )
 
 
-def _other_losses(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
+def _anchor(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
     """Advice on the loss, as far as the other settings of its section allow it."""
-    lengths, likely = figures.lengths, figures.likelihood
-    if lengths and lengths.accuracy >= TOLD_BY_LENGTH and loss.ld_alpha is None and "sigmoid" in loss.names:
-        normalised = _named(loss, ["sigmoid_norm" if name == "sigmoid" else name for name in loss.names])
-        if normalised:
-            loss = normalised
-            yield Advice(
-                "length",
-                f'"the {lengths.rule} one is chosen" is right in {lengths.accuracy:.0%} of the pairs '
-                f"(n {lengths.n:,}), from {TOLD_BY_LENGTH:.0%} on",
-                (_setting(loss), f"beta.value={NORMALISED_BETA}"),
-            )
-    why = []
+    lengths, likely, why = figures.lengths, figures.likelihood, []
     if likely and likely.off_policy > OFF_POLICY:
         why.append(_off_policy(figures, OFF_POLICY))
+    if lengths and lengths.accuracy >= TOLD_BY_LENGTH and loss.ld_alpha is None and not loss.per_token:
+        why.append(
+            f'"the {lengths.rule} one is chosen" is right in {lengths.accuracy:.0%} of the pairs '
+            f"(n {lengths.n:,}), from {TOLD_BY_LENGTH:.0%} on"
+        )
     if _told_apart(figures):
         why.append(_by_style(figures))
     anchored = _named(loss, [*loss.names, "sft"])
