@@ -18,7 +18,6 @@ on with the runs that --work lacks. Writes hard_case.md and, with matplotlib, ha
 import argparse
 import fcntl
 import json
-import math
 import shutil
 import statistics
 from dataclasses import replace
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from intervals import SEEDS, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.index import index_rows
@@ -84,8 +84,6 @@ RECIPES: dict[str, list[Step]] = {
     "sft, then sigmoid_norm and sft": [SFT, Step("train", ("loss.name=[sigmoid_norm, sft]", "beta.value=5"))],
 }
 """Commands, one after the other, with the settings that they need besides the defaults."""
-_T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""97.5 % quantile of Student's t by degrees of freedom."""
 
 
 def expert_rows() -> tuple[list[dict], list[dict]]:
@@ -262,12 +260,6 @@ def judged(config: RunConfig, adapter: Path | None) -> dict[str, float]:
     }
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half of its 95 % interval."""
-    half = _T[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.3f} ± {half:.3f}"
-
-
 FIGURES = {
     "accuracy": "held-out accuracy",
     "chosen": "chosen, nats a token",
@@ -289,11 +281,13 @@ def table(found: dict[str, dict], seeds: int) -> str:
     for recipe in ("base", *RECIPES):
         own = [found[f"{recipe} {seed}"] for seed in range(seeds)]
         base = [found[f"base {seed}"] for seed in range(seeds)]
-        cells = [interval([figures[name] for figures in own]) for name in FIGURES]
+        cells = [with_interval([figures[name] for figures in own]) for name in FIGURES]
         if recipe == "base":
             cells = ["", *cells[1:], "", ""]
         else:
-            cells.append(interval([wins(a["scores"], b["scores"]) for a, b in zip(own, base, strict=True)]))
+            cells.append(
+                with_interval([wins(a["scores"], b["scores"]) for a, b in zip(own, base, strict=True)])
+            )
             cells.append(f"{statistics.mean(figures['steps'] for figures in own):.0f}")
         lines.append("| " + " | ".join([recipe, *cells]) + " |")
     return "\n".join(lines)
@@ -383,7 +377,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("runs/hard-case"), help="runs and results go here")
     parser.add_argument("--docs", type=Path, help="write hard_case.md and hard_case.png here")
-    parser.add_argument("--seeds", type=int, default=5, choices=range(5, 11))
+    parser.add_argument("--seeds", type=int, default=5, choices=SEEDS)
     parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()

@@ -13,12 +13,12 @@ are 95 % over seeds (Student's t).
 
 import argparse
 import json
-import math
 import shutil
-import statistics
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+
+from intervals import SEEDS, interval
 
 from mlx_dpo.config import load_config
 from mlx_dpo.demo.story import shipped
@@ -41,8 +41,6 @@ _FLIPS = 20_240_711
 """Flips have a stream of their own: `default_rng(seed)` is the order of the first epoch, so that all flipped
 pairs would come first."""
 FIGURES = {"eval/rewards/accuracies": "accuracy", "eval/rewards/margins": "margin", "beta": "last beta"}
-_T = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""97.5 % quantile of Student's t by degrees of freedom."""
 
 
 def flipped(source: Path, target: Path, share: float, seed: int) -> Path:
@@ -79,12 +77,6 @@ def trained(demo: Path, work: Path, way: str, share: float, seed: int) -> dict[s
     shutil.rmtree(run)
     data.unlink()
     return {name: {**result.held_out, "beta": beta}[name] for name in FIGURES}
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half of its 95 % interval."""
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values), _T[len(values) - 1] * spread
 
 
 def table(found: dict[str, dict[str, float]], seeds: int) -> str:
@@ -156,7 +148,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="a finished demo")
     parser.add_argument("--work", type=Path, default=Path("runs/noise"), help="runs and results go here")
     parser.add_argument("--docs", type=Path, help="write noise.md and noise.png here")
-    parser.add_argument("--seeds", type=int, default=5, choices=range(5, 11))
+    parser.add_argument("--seeds", type=int, default=5, choices=SEEDS)
     parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
