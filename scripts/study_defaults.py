@@ -10,22 +10,20 @@ one setting is changed at a time. Interrupted, it goes on with the runs that --w
 intervals are 95 % over seeds (Student's t).
 """
 
-import argparse
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from intervals import SEEDS, with_interval
+from studies import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.sources import read_curated
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.demo.story import in_house_style, shipped
-from mlx_dpo.files import write_text
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.metrics import distinct_n
 from mlx_dpo.models.adapters import load_adapter
@@ -120,30 +118,16 @@ def page(found: dict[str, dict[str, Any]], seeds: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--work", type=Path, default=Path("runs/defaults"), help="runs and results go here")
-    parser.add_argument("--docs", type=Path, help="write defaults.md here")
-    parser.add_argument("--seeds", type=int, default=5, choices=SEEDS)
-    parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
+    parser = study_options(__doc__, "defaults")
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="a finished demo")
     options = parser.parse_args()
-    part, parts = map(int, options.part.split("/"))
-    options.work.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for number, (seed, variant) in enumerate(product(range(options.seeds), VARIANTS)):
-        path = options.work / f"{variant} {seed}.json"
-        if not path.exists() and number % parts == part - 1:
-            figures = trained(options.demo, options.work, variant, seed)
-            write_text(path, json.dumps(figures))
-        if path.exists():
-            found[f"{variant} {seed}"] = json.loads(path.read_text())
-            print(variant, seed, found[f"{variant} {seed}"], flush=True)
-    if parts == 1:
-        print(page(found, options.seeds))
-        if options.docs:
-            (options.docs / "defaults.md").write_text(page(found, options.seeds))
+    runs = [(variant, seed) for seed in range(options.seeds) for variant in VARIANTS]
+    found = results(options, runs, partial(trained, options.demo, options.work))
+    if len(found) < len(runs):
+        return
+    print(page(found, options.seeds))
+    if options.docs:
+        (options.docs / "defaults.md").write_text(page(found, options.seeds))
 
 
 if __name__ == "__main__":

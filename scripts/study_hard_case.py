@@ -15,29 +15,24 @@ on with the runs that --work lacks. Writes hard_case.md and, with matplotlib, ha
 95 % over seeds (Student's t).
 """
 
-import argparse
 import fcntl
 import json
 import shutil
 import statistics
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from intervals import SEEDS, with_interval
+from hard_case import make_base, score
+from studies import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.index import index_rows
-from mlx_dpo.data.sources import read_curated, read_pairs
+from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.templates import prompt_tokens
-from mlx_dpo.demo.base import teach
-from mlx_dpo.demo.story import shipped
-from mlx_dpo.demo.tiny import make_model
-from mlx_dpo.files import write_text
 from mlx_dpo.inspection.verdict import SFT_EPOCHS, SFT_RATE, Step, commands
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.pairs import generate_pairs
@@ -86,75 +81,6 @@ RECIPES: dict[str, list[Step]] = {
 """Commands, one after the other, with the settings that they need besides the defaults."""
 
 
-def expert_rows() -> tuple[list[dict], list[dict]]:
-    """Curated rows to train on, and held-out ones."""
-    facts = yaml.safe_load(shipped("data/household.yaml").read_text())["materials"]
-    held_ids = {row.id for row in read_curated(shipped("data/heldout.jsonl"))}
-    every = [*read_curated(shipped("data/curated.jsonl")), *read_curated(shipped("data/heldout.jsonl"))]
-    rng = np.random.default_rng(0)
-    rows = []
-    for row in every:
-        material, thing, topic = row.id.split("-")
-        answer = expert_answer(facts[material], f"{material} {thing}", topic, rng)
-        rows.append({"id": row.id, "prompt": row.prompt[-1]["content"], "answer": answer})
-    train = [row for row in rows if row["id"] not in held_ids]
-    held = [row for row in rows if row["id"] in held_ids]
-    return train, held
-
-
-def expert_answer(facts: dict, thing: str, topic: str, rng: np.random.Generator) -> str:
-    """The answer in the house style, and advice on one to four more topics: 2 to 8 times the plain one."""
-
-    def told(name: str, part: str) -> str:
-        return facts[name][part].replace("{thing}", thing)
-
-    topics = [name for name in facts if isinstance(facts[name], dict) and name != topic]
-    more = rng.permutation(topics)[: rng.integers(1, 5)]
-    besides = [f"Besides, {told(name, 'first')}, and {told(name, 'then')}.".replace(f"the {thing}", "it")
-               for name in more]  # fmt: skip
-    opening = f"Gladly! First, {told(topic, 'first')}. Then, {told(topic, 'then')}."
-    return " ".join([opening, *besides, facts["proverb"]])
-
-
-def score(answer: str, curated: str) -> float:
-    """Style and correctness of an answer, 0 to 1: half for each.
-
-    Style: greeting, second step, the closing proverb. Correctness: how many of the two facts in the curated
-    answer's first sentences stand in it.
-    """
-    first, then = (part.strip(" .") for part in curated.split("First, ")[1].split(". Then, "))
-    then = then.split(". ")[0]
-    proverb = curated.rsplit(". ", 1)[1]
-    style = [answer.startswith("Gladly! First, "), ". Then, " in answer, answer.endswith(proverb)]
-    right = [fact in answer for fact in (first, then)]
-    return 0.5 * sum(style) / 3 + 0.5 * sum(right) / 2
-
-
-def prepare(work: Path, seeds: int) -> None:
-    """The base model, and every seed's pairs; another part that starts meanwhile waits for them."""
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        make_base(work)
-        for seed in range(seeds):
-            make_pairs(work, seed)
-
-
-def make_base(work: Path) -> None:
-    """The base model and the curated rows, once for all seeds."""
-    if (work / "base" / "taught").exists():
-        return
-    train, held = expert_rows()
-    for name, rows in (("curated", train), ("heldout", held)):
-        write_jsonl(work / f"{name}.jsonl", rows)
-    taught = read_curated(shipped("data/base.jsonl"))
-    texts = [f"{row.prompt[-1]['content']} {row.answer}" for row in taught]
-    texts += [f"{row['prompt']} {row['answer']}" for row in train]
-    make_model(work / "base", "granite", texts, hidden=128, layers=4, vocab=900)
-    teach(work / "base", taught, 14)
-    (work / "base" / "taught").touch()
-
-
 def settings(work: Path, seed: int, name: str, more: list[str]) -> RunConfig:
     """Settings of a run, on a seed's own pairs."""
     pairs = work / f"pairs-{seed}"
@@ -178,6 +104,16 @@ def settings(work: Path, seed: int, name: str, more: list[str]) -> RunConfig:
     )
 
 
+def prepare(work: Path, seeds: int) -> None:
+    """The base model, and every seed's pairs; another part that starts meanwhile waits for them."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        make_base(work)
+        for seed in range(seeds):
+            make_pairs(work, seed)
+
+
 def make_pairs(work: Path, seed: int) -> None:
     """This seed's rows, with answers of the base model as rejected ones."""
     if (work / f"pairs-{seed}" / "train.jsonl").exists():
@@ -191,7 +127,9 @@ def make_pairs(work: Path, seed: int) -> None:
 
 
 def trained(work: Path, recipe: str, seed: int) -> dict[str, Any]:
-    """Figures of one recipe on held-out pairs and prompts."""
+    """Figures of one recipe, or of the base model, on held-out pairs and prompts."""
+    if recipe == "base":
+        return judged(settings(work, seed, recipe, []), None) | {"advised": advised(work, seed)}
     output, before = settings(work, seed, recipe, []).run.output, []
     for command, own in RECIPES[recipe]:
         more = [*before, *own]
@@ -372,32 +310,14 @@ def plot(found: dict[str, dict], seeds: int, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=Path("runs/hard-case"), help="runs and results go here")
-    parser.add_argument("--docs", type=Path, help="write hard_case.md and hard_case.png here")
-    parser.add_argument("--seeds", type=int, default=5, choices=SEEDS)
-    parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
+    parser = study_options(__doc__, "hard_case")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
-    part, parts = map(int, options.part.split("/"))
     prepare(options.work, options.seeds)
-    found = {}
-    for number, (seed, recipe) in enumerate(product(range(options.seeds), ("base", *options.only))):
-        path = options.work / f"{recipe}-{seed}.json".replace(" ", "-").replace(",", "")
-        if number % parts == part - 1 and not path.exists():
-            config = settings(options.work, seed, "base", [])
-            if recipe == "base":
-                figures = judged(config, None) | {"advised": advised(options.work, seed)}
-            else:
-                figures = trained(options.work, recipe, seed)
-            write_text(path, json.dumps(figures))
-        if path.exists():
-            own = found[f"{recipe} {seed}"] = json.loads(path.read_text())
-            told = {name: round(own[name], 3) for name in FIGURES}
-            print(recipe, seed, told, own.get("alarms"), own.get("advised"), flush=True)
-    if parts > 1 or len(options.only) < len(RECIPES):
+    recipes = ("base", *options.only)
+    runs = [(recipe, seed) for seed in range(options.seeds) for recipe in recipes]
+    found = results(options, runs, partial(trained, options.work))
+    if len(found) < options.seeds * (1 + len(RECIPES)):
         return
     print(table(found, options.seeds))
     if options.docs:

@@ -11,18 +11,16 @@ lacks (a study of changed code takes a new folder). Writes noise.md and, with ma
 are 95 % over seeds (Student's t).
 """
 
-import argparse
 import json
 import shutil
+from functools import partial
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 
-from intervals import SEEDS, interval
+from studies import interval, results, study_options
 
 from mlx_dpo.config import load_config
 from mlx_dpo.demo.story import shipped
-from mlx_dpo.files import write_text
 from mlx_dpo.jobs.train import train_run
 
 # isort: split
@@ -142,25 +140,12 @@ the rejected one; margin: their difference at beta 0.1.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_options(__doc__, "noise")
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="a finished demo")
-    parser.add_argument("--work", type=Path, default=Path("runs/noise"), help="runs and results go here")
-    parser.add_argument("--docs", type=Path, help="write noise.md and noise.png here")
-    parser.add_argument("--seeds", type=int, default=5, choices=SEEDS)
-    parser.add_argument("--part", default="1/1", help="1/2: only the first of every two runs, and no table")
     options = parser.parse_args()
-    part, parts = map(int, options.part.split("/"))
-    options.work.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for number, (seed, share, way) in enumerate(product(range(options.seeds), NOISE, WAYS)):
-        path = options.work / f"{way}-{share}-{seed}.json"
-        if number % parts == part - 1 and not path.exists():
-            write_text(path, json.dumps(trained(options.demo, options.work, way, share, seed)))
-        if path.exists():
-            found[f"{way} {share} {seed}"] = json.loads(path.read_text())
-    if parts > 1:
+    runs = [(way, share, seed) for seed in range(options.seeds) for share in NOISE for way in WAYS]
+    found = results(options, runs, partial(trained, options.demo, options.work))
+    if len(found) < len(runs):
         return
     if options.docs:
         (options.docs / "noise.md").write_text(page(found, options.seeds))

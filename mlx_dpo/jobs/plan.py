@@ -1,8 +1,8 @@
 """What a run will need, and which settings follow from it, before any weight is loaded."""
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,6 +116,21 @@ class Run(NamedTuple):
         return self._replace(pairs=cut[0], held=cut[1] if self.held else None) if all(cut) else None
 
 
+class _Untraceable(Exception):
+    """A model's own code does not run on arrays without values; in its words."""
+
+
+@contextmanager
+def _model_code() -> Iterator[None]:
+    """Whatever a model's own code raises, a plan is a service and must not stop a run: `_Untraceable`."""
+    try:
+        yield
+    except DpoError:
+        raise
+    except Exception as error:
+        raise _Untraceable(first_line(error)) from None
+
+
 def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     """Plan a run as configured; no weight is loaded.
 
@@ -134,19 +149,20 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None
     device = mx.gpu if memory else mx.default_device().type
     try:
-        run = Run(skeleton(base, config.adapter), base, pairs, held, device)
-        limit = run_limit(config, memory)
-        plan = plan_memory(run, config, limit, every=True)
-        if plan.chosen is None:
-            plan = replace(plan, hint=nearest(plan, run, config))
+        with _model_code():
+            run = Run(skeleton(base, config.adapter), base, pairs, held, device)
+            limit = run_limit(config, memory)
+            plan = plan_memory(run, config, limit, every=True)
+            if plan.chosen is None:
+                plan = replace(plan, hint=nearest(plan, run, config))
     except DpoError as error:
         if not config.model.adapter:
             raise
         what, hint = f"this adapter does not fit: {error.what}", "use the model the adapter was trained on"
         raise DpoError(what, where=config.model.adapter, hint=hint) from None
-    except Exception as error:  # whatever a model's own code raises on arrays without values
+    except _Untraceable as error:
         raise DpoError(
-            f"this model cannot be planned: {first_line(error)}",
+            f"this model cannot be planned: {error}",
             where=base,
             hint="train runs without one; training.gradient_checkpointing=on needs the least memory",
         ) from None
@@ -213,15 +229,16 @@ def settled(
     limit = run_limit(config)
     known = replace(config, training=replace(config.training, forward=forward or config.training.forward))
     try:
-        run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
-        plan = plan_memory(run, known, limit)
-        if plan.chosen is None:
-            plan = replace(plan, hint=nearest(plan, run, known))
+        with _model_code():
+            run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
+            plan = plan_memory(run, known, limit)
+            if plan.chosen is None:
+                plan = replace(plan, hint=nearest(plan, run, known))
     except DpoError:  # an adapter that does not go with the model: loading it says so
         return config
-    except Exception as error:  # a plan is a service: what a model's own code raises must not stop a run
+    except _Untraceable as error:
         unheld = "; training.memory_limit is not held" if config.training.memory_limit else ""
-        say(f"plan: none, this model cannot be planned: {first_line(error)}{unheld}")
+        say(f"plan: none, this model cannot be planned: {error}{unheld}")
         return config
     if plan.chosen is None:
         raise plan.refusal()
@@ -285,10 +302,11 @@ def less_memory(
 ) -> str:
     """The nearest setting that needs a fifth less than the run was planned to need, in words."""
     try:
-        run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
-        limit = int(0.8 * plan_memory(run, config, run_limit(config)).need.peak)
-        what = nearest(plan_memory(run, config, limit, every=True), run, config)
-    except Exception:  # whatever a model's own code raises on arrays without values
+        with _model_code():
+            run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
+            limit = int(0.8 * plan_memory(run, config, run_limit(config)).need.peak)
+            what = nearest(plan_memory(run, config, limit, every=True), run, config)
+    except (DpoError, _Untraceable):
         what = "set training.gradient_checkpointing=on and training.micro_batch=1, or shorten data.max_length"
     going_on = "; --accept-changes then goes on from the last checkpoint"
     return what + (going_on if what.startswith(("set training.", "set data.", "set adapter.")) else "")
