@@ -70,18 +70,16 @@ def shared_score(
     model: nn.Module, batch: SharedBatch, *, gradient: bool, agreement: bool = False
 ) -> mx.array:
     """Every prompt once; its branches continue from what the blocks remember of it."""
+    scores: list[mx.array] = []
     with lean(gradient):
-        return mx.concatenate(
-            [score for family in batch.families for score in _family(model, family, gradient, agreement)]
-        )[batch.order]
-
-
-def _family(model: nn.Module, family: Family, gradient: bool, agreement: bool) -> list[mx.array]:
-    prompts, state = len(family.prompts), prompt_state(model, family)
-    return [
-        _segment(model, segment, forked(state, len(segment.inputs) // prompts), gradient, agreement)
-        for segment in family.segments
-    ]
+        for family in batch.families:
+            prompts, state = len(family.prompts), prompt_state(model, family)
+            for segment in family.segments:
+                if gradient:
+                    scores[-1:], state = _one_by_one(scores[-1:], state)
+                own = forked(state, len(segment.inputs) // prompts)
+                scores.append(_segment(model, segment, own, gradient, agreement))
+    return mx.concatenate(scores)[batch.order]
 
 
 def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
@@ -93,6 +91,32 @@ def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
         with only_memory(model.layers[-1]) if once else nullcontext():
             hidden_states(model, family.prompts, state)
     return state
+
+
+def _one_by_one(done: list[mx.array], state: list[Memory]) -> tuple[list[mx.array], list[Memory]]:
+    """The same, but what continues `state` comes after `done`, and in the backward pass before it.
+
+    It comes before what made `state`, too. Else MLX takes the last blocks of one beside the first ones of the
+    other, and holds what both work with.
+    """
+    given = [memory.arrays() for memory in state]
+    present = [a for arrays in given for a in arrays if a is not None]
+    if not present:
+        return done, state
+    kept = iter(_in_turn(*done, *present))
+    done = [next(kept) for _ in done]
+    rebuilt = [[a if a is None else next(kept) for a in arrays] for arrays in given]
+    return done, [memory.rebuilt(arrays) for memory, arrays in zip(state, rebuilt, strict=True)]
+
+
+@custom_function
+def _in_turn(*arrays: mx.array) -> tuple[mx.array, ...]:
+    return tuple(mx.depends(list(arrays), list(arrays)))
+
+
+@_in_turn.vjp
+def _in_turn_vjp(primals, cotangents, outputs):
+    return tuple(mx.depends(list(cotangents), list(cotangents)))
 
 
 def _segment(

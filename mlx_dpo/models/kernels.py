@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from .custom import checkpoint, custom_function
-from .state import Keys
+from .state import Keys, after_prompt
 
 _BLOCK = 128
 """Queries attended at a time, or so: they see no key after their last one, which saves half of the work."""
@@ -92,10 +92,10 @@ def attention(
     Args:
         queries: (N, heads, L, D).
         keys, values: (N, key heads, T, D), as the cache gave them.
-        cache: where it is a `Keys`, a prompt's keys are attended once for all its branches, uncopied.
+        cache: where it is a `Keys`, a prompt's keys are kept once for all its branches.
     """
     prompt = None
-    if isinstance(cache, Keys) and cache.is_forked(keys, values):
+    if isinstance(cache, Keys) and cache.has_fetched(keys, values):
         prompt, keys, values = cache.prompt, cache.keys, cache.values
     if not (isinstance(mask, str) and mask == "causal") or sinks is not None:
         if prompt:
@@ -110,22 +110,23 @@ def attention(
     return attend(queries, keys, values, *(prompt or ()))[0].flatten(1, 2)
 
 
-def _attended(queries: mx.array, *pieces: mx.array) -> tuple[mx.array, ...]:
+def _attended(queries: mx.array, keys: mx.array, values: mx.array, *prompt: mx.array) -> tuple[mx.array, ...]:
     """Scaled queries (N, K, R, L, D) to outputs (N, K, R, L, E), and the softmax weights of every block.
 
-    `pieces` are keys and values, (N, K, T, D) and (N, K, T, E), then perhaps a prompt's, (G, K, P, D) and
-    (G, K, P, E), which stand before them.
+    Keys and values are (N, K, T, D) and (N, K, T, E), the prompt's, which stand before them, (G, K, P, D) and
+    (G, K, P, E).
     """
+    keys, values = after_prompt((keys, values), prompt)
     outputs, weights = [], []
-    for block, seen in _blocks(queries, pieces):
+    for part, end in _blocks(queries, keys):
+        block = queries[:, :, :, part]
         if outputs:  # one block after the other, as in the backward pass
             block = mx.depends([block], outputs[-1:])[0]
-        scores = [_product(block, keys.swapaxes(-1, -2)) for keys, _ in seen]
-        count, end = scores[-1].shape[-2:]
-        hidden = mx.pad(_causal(count, scores[-1].dtype), [(0, 0), (end - count, 0)])
-        scores[-1] = scores[-1] + hidden
-        weights.append(mx.softmax(_joined(scores), axis=-1, precise=True))
-        outputs.append(_over(_cut(weights[-1], seen), [values for _, values in seen]))
+        scores = _product(block, keys[:, :, :end].swapaxes(-1, -2))
+        count = block.shape[3]
+        hidden = mx.pad(_causal(count, scores.dtype), [(0, 0), (end - count, 0)])
+        weights.append(mx.softmax(scores + hidden, axis=-1, precise=True))
+        outputs.append(_product(weights[-1], values[:, :, :end]))
     return _joined(outputs, axis=3), *weights
 
 
@@ -135,91 +136,58 @@ _attend = custom_function(_attended)
 
 @_attend.vjp
 def _attend_vjp(primals, cotangents, outputs):
-    queries, *pieces = primals
+    queries, *own = primals[:3]
+    prompt = primals[3:]
     (output, *weights), cotangent = outputs, cotangents[0]
+    keys, values = after_prompt(mx.depends(own, [cotangent]), prompt)
     # sum over keys of weight · d weight, by way of the output (Dao et al. 2022, arXiv:2205.14135, B.4)
     through = (cotangent * output).astype(mx.float32).sum(axis=-1, keepdims=True)
-    slopes: list[mx.array | None] = [None] * len(pieces)
-    query_slopes, start = [], 0
-    for (block, seen), weight in zip(_blocks(queries, pieces), weights, strict=True):
-        part = slice(start, start + block.shape[3])
-        start += block.shape[3]
-        outward = cotangent[:, :, :, part]
+    query_slopes: list[mx.array] = []
+    slopes: list[mx.array | None] = [None, None]
+    for (part, end), weight in zip(_blocks(queries, keys), weights, strict=True):
+        block, outward = queries[:, :, :, part], cotangent[:, :, :, part]
         if query_slopes:  # one block after the other, else MLX holds the scores of all of them
             outward = mx.depends([outward], [query_slopes[-1], *slopes])[0]
-        inward = _joined([_product(outward, values.swapaxes(-1, -2)) for _, values in seen])
+        inward = _product(outward, values[:, :, :end].swapaxes(-1, -2))
         inward = (weight * (inward - through[:, :, :, part])).astype(weight.dtype)
-        query_slopes.append(_over(_cut(inward, seen), [keys for keys, _ in seen]))
-        # Pieces come as own keys, own values, prompt's keys, prompt's values; `seen` has the prompt first.
-        for place, g, w in zip(
-            range(2 * len(seen) - 2, -1, -2), _cut(inward, seen), _cut(weight, seen), strict=True
-        ):
-            for i, left, right in ((place, g, block), (place + 1, w, outward)):
-                slopes[i] = _added(slopes[i], _summed(left, right, len(pieces[i])), pieces[i].shape[2])
-    found = _joined(query_slopes, axis=3), *slopes
+        query_slopes.append(_product(inward, keys[:, :, :end]))
+        slopes = [
+            _summed(slope, left, right)
+            for slope, left, right in zip(slopes, (inward, weight), (block, outward), strict=True)
+        ]
+    found = [_joined(query_slopes, axis=3), *(slope[:, :, -own[0].shape[2] :] for slope in slopes)]
+    for slope, primal in zip(slopes, prompt, strict=False):
+        branches = slope.reshape(len(primal), -1, *slope.shape[1:])[:, :, :, : primal.shape[2]]
+        found.append(reduce(mx.add, [branches[:, i] for i in range(branches.shape[1])]))
     return tuple(slope.astype(primal.dtype) for slope, primal in zip(found, primals, strict=True))
 
 
-def _blocks(
-    queries: mx.array, pieces: Sequence[mx.array]
-) -> Iterator[tuple[mx.array, list[tuple[mx.array, ...]]]]:
-    """Blocks of queries, each with the (keys, values) it sees: the prompt's, then its own up to its last."""
-    own, prompt = pieces[:2], pieces[2:]
+def _blocks(queries: mx.array, keys: mx.array) -> Iterator[tuple[slice, int]]:
+    """Blocks of queries, each with the number of keys that it sees: those up to its last query's own."""
     length = queries.shape[3]
-    before = own[0].shape[2] - length
+    before = keys.shape[2] - length
     size = -(-length // max(1, round(length / _BLOCK)))
     for start in range(0, length, size):
-        end = before + min(start + size, length)
-        seen = tuple(piece[:, :, :end] for piece in own)
-        yield queries[:, :, :, start : start + size], [*([tuple(prompt)] if prompt else []), seen]
+        stop = min(start + size, length)
+        yield slice(start, stop), before + stop
 
 
-def _joined(arrays: Sequence[mx.array], axis: int = -1) -> mx.array:
+def _joined(arrays: Sequence[mx.array], axis: int) -> mx.array:
     return arrays[0] if len(arrays) == 1 else mx.concatenate(arrays, axis=axis)
 
 
-def _cut(array: mx.array, seen: Sequence[tuple[mx.array, ...]]) -> list[mx.array]:
-    """The last axis cut into what belongs to each piece."""
-    if len(seen) == 1:
-        return [array]
-    prompt = seen[0][0].shape[2]
-    return [array[..., :prompt], array[..., prompt:]]  # mx.compile cannot merge two equal mx.split
-
-
-def _folded(a: mx.array, prompts: int) -> mx.array:
-    """(N, K, R, L, X) -> (G, K, N/G·R·L, X): rows of one prompt, heads of one key head, in one."""
-    n, groups, repeats, length, width = a.shape
-    if n == prompts:
-        return a.reshape(n, groups, repeats * length, width)
-    a = a.reshape(prompts, n // prompts, groups, repeats * length, width)
-    return a.swapaxes(1, 2).reshape(prompts, groups, -1, width)
-
-
 def _product(a: mx.array, b: mx.array) -> mx.array:
-    """(N, K, R, L, X) @ (G, K, X, Y) -> (N, K, R, L, Y)."""
-    n, groups, repeats, length, _ = a.shape
-    prompts = len(b)
-    product = _folded(a, prompts) @ b
-    if n != prompts:
-        product = product.reshape(prompts, groups, n // prompts, repeats * length, -1).swapaxes(1, 2)
-    return product.reshape(n, groups, repeats, length, -1)
+    """(N, K, R, L, X) @ (N, K, X, Y) -> (N, K, R, L, Y)."""
+    return (a.flatten(2, 3) @ b).reshape(*a.shape[:4], -1)
 
 
-def _summed(a: mx.array, b: mx.array, prompts: int) -> mx.array:
-    """(N, K, R, L, X), (N, K, R, L, Y) -> (G, K, X, Y): summed over queries, heads and rows of one prompt."""
-    return _folded(a, prompts).swapaxes(-1, -2) @ _folded(b, prompts)
-
-
-def _over(parts: Sequence[mx.array], pieces: Sequence[mx.array]) -> mx.array:
-    """Products of each part with its piece, added up."""
-    return reduce(mx.add, map(_product, parts, pieces))
-
-
-def _added(total: mx.array | None, part: mx.array, length: int) -> mx.array:
-    """`part`, that of the first positions of `length`, added to `total`."""
-    missing = length - part.shape[2]
-    part = mx.pad(part, [(0, 0), (0, 0), (0, missing), (0, 0)]) if missing else part
-    return part if total is None else total + part
+def _summed(total: mx.array | None, a: mx.array, b: mx.array) -> mx.array:
+    """(N, K, R, L, X), (N, K, R, L, Y) -> (N, K, X, Y): summed over R and L, added to that of fewer X."""
+    a, b = a.flatten(2, 3).swapaxes(-1, -2), b.flatten(2, 3)
+    if total is None:
+        return a @ b
+    more = a.shape[2] - total.shape[2]
+    return mx.addmm(mx.pad(total, [(0, 0), (0, 0), (0, more), (0, 0)]), a, b)
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 Every step is plain array arithmetic, so that gradients flow from a continuation back into the prompt.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -42,20 +43,13 @@ class Keys(ConcatenateKVCache):
         return fetched
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """Prompt and own together; not evaluated where `kernels.attention` takes them apart."""
-        self.fetched = self.keys, self.values
-        if self.prompt:
-            repeats = self.keys.shape[0] // self.prompt[0].shape[0]
-            self.fetched = tuple(
-                mx.concatenate([mx.repeat(p, repeats, axis=0) if repeats > 1 else p, own], axis=-2)
-                for p, own in zip(self.prompt, self.fetched, strict=True)
-            )
+        """Prompt and own together; not evaluated where `kernels.attention` joins them itself."""
+        self.fetched = after_prompt((self.keys, self.values), self.prompt or ())
         return self.fetched
 
-    def is_forked(self, keys: mx.array, values: mx.array) -> bool:
-        """Whether these are what was fetched last, for several branches of a prompt."""
-        ours = self.fetched and keys is self.fetched[0] and values is self.fetched[1]
-        return bool(ours and self.prompt and len(self.prompt[0]) < len(self.keys))
+    def has_fetched(self, keys: mx.array, values: mx.array) -> bool:
+        """Whether these are what was fetched last."""
+        return bool(self.fetched) and keys is self.fetched[0] and values is self.fetched[1]
 
     def maybe_trim_front(self) -> None:
         """Asked of a ChunkedKVCache. Nothing is dropped: the model's mask hides tokens of earlier chunks."""
@@ -85,6 +79,20 @@ class Keys(ConcatenateKVCache):
     def forked(self, branches: int) -> "Keys":
         """The start of continuations of every row, however many; no copy is made."""
         return Keys(self.window, None if self.keys is None else (self.keys, self.values))
+
+
+def after_prompt(own: Sequence[mx.array], prompt: Sequence[mx.array]) -> tuple[mx.array, ...]:
+    """Keys and values (N, heads, L, D), each behind its prompt's (G, heads, P, D): (N, heads, P + L, D)."""
+    if not prompt:
+        return tuple(own)
+    return tuple(map(_after, own, prompt))
+
+
+def _after(own: mx.array, prompt: mx.array) -> mx.array:
+    g, heads, length, width = prompt.shape
+    own = own.reshape(g, -1, *own.shape[1:])
+    before = mx.broadcast_to(prompt[:, None], (*own.shape[:2], heads, length, width))
+    return mx.concatenate([before, own], axis=-2).flatten(0, 1)
 
 
 class Arrays(ArraysCache):

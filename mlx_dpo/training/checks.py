@@ -10,11 +10,12 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..console import say
-from ..data.batches import PairBatch, build_batch
+from ..data.batches import build_batch
 from ..data.store import PairStore
 from ..data.templates import end_of_turn, render
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
+from ..logps import token_logps
 from ..models.checkpointing import suspended
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
 from ..models.load import compute_dtype
@@ -167,7 +168,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
-def shortened(pair: TokenizedPair, prompt: int = 80, answer: int = 16) -> TokenizedPair:
+def shortened(pair: TokenizedPair, prompt: int = 68, answer: int = 12) -> TokenizedPair:
     """The end of its prompt and the start of its answers; by default what any proof has room for."""
     return replace(
         pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
@@ -225,8 +226,9 @@ _SHARES = mx.array([1.0, -0.5])
 
 def own_score(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
     """Log-probability of one branch by the model's own call on it alone."""
-    batch = PLAIN.build([pair])
-    return PLAIN.score(model, PairBatch(*(rows[branch : branch + 1] for rows in batch)), gradient=True).sum()
+    answer = (pair.chosen, pair.rejected)[branch]
+    tokens = mx.array(np.concatenate([pair.prompt, answer])[None])
+    return token_logps(model(tokens[:, :-1])[:, -len(answer) :], tokens[:, -len(answer) :]).sum()
 
 
 def block_gradient(model: nn.Module, score: Callable[[], mx.array]) -> list[mx.array]:
