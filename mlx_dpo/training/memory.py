@@ -37,13 +37,13 @@ class Layout(NamedTuple):
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
-_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.05, 1.13), strict=True))
+_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.05, 1.07), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
 `scripts/bench_plan.py` measures what remains."""
-_APART = 0.10
-"""And so much more where checkpointed joint branches are computed apart: blocks of two may be at work."""
+_APART = 0.04
+"""And so much more where checkpointed joint branches are computed apart: a prompt may be at work beside."""
 _ADDED = 0.4
-"""Of what is trained: branches' gradients in flight while they are added up, beyond what a trace counts."""
+"""Of what is trained: gradients of prompts and branches in flight while added up, uncounted in a trace."""
 _WIDTHS, _WIDTHS_APART = (16, WIDTH), (16, WIDTH, 24)
 """The worst of some orders counts: MLX's own, and near ones, for a trace does not show every view."""
 
@@ -246,7 +246,7 @@ def _step(
     # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
     found = inside + outside
     known = min(found, skeleton.trained * (2 if layout.separate else 1))
-    added = skeleton.trained * _ADDED if layout.separate else 0
+    added = skeleton.trained * _ADDED
     factor = _MARGINS[layout] + (_APART if apart else 0)
     margin = (known + added + factor * (found - known)) / max(1, found)
     return int(margin * inside), int(margin * outside), state
