@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from .custom import checkpoint
+from .custom import checkpoint, is_float
 from .kernels import as_now
 from .state import Arrays, Keys, Several
 
@@ -69,7 +69,7 @@ def _checkpointed(kind: type) -> type:
             aside = only and isinstance(output, mx.array)
             return _apart((floats[0] if aside else output, [memory.arrays() for memory in own]))
 
-        floats = [leaf for leaf in leaves if _is_float(leaf)]
+        floats = [leaf for leaf in leaves if is_float(leaf)]
         state = [memory.arrays() for memory in memories]
         output, left = checkpoint(run, owner=self)(self.trainable_parameters(), floats, state)
         for memory, arrays in zip(memories, left, strict=True):
@@ -98,12 +98,8 @@ def _filled(given: Any, floats: Iterator[mx.array], own: Iterator[Any]) -> Any:
     """The same arguments with other floating arrays and memories; whole numbers and masks stay."""
 
     def fill(leaf):
-        if _is_float(leaf):
+        if is_float(leaf):
             return next(floats)
         return next(own) if isinstance(leaf, Keys | Arrays | Several) else leaf
 
     return tree_map(fill, given)
-
-
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)

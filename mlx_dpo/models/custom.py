@@ -97,3 +97,8 @@ def filled(tree: Any, arrays: Iterable[mx.array]) -> Any:
     """A tree of the same structure with other arrays."""
     others = iter(arrays)
     return tree_map(lambda a: next(others) if isinstance(a, mx.array) else a, tree)
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether gradients may flow through it."""
+    return isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)

@@ -16,7 +16,7 @@ from ..data.tokenize import TokenizedPair
 from ..logps import completion_logps, token_logps
 from .checkpointing import only_memory
 from .completions import mean_agreement, score_and_agreement, score_tokens
-from .custom import custom_function
+from .custom import custom_function, is_float
 from .kernels import lean
 from .state import Memory, empty_state, forked
 from .trunk import hidden_states
@@ -100,12 +100,12 @@ def _one_by_one(done: list[mx.array], state: list[Memory]) -> tuple[list[mx.arra
     other, and holds what both work with.
     """
     given = [memory.arrays() for memory in state]
-    present = [a for arrays in given for a in arrays if a is not None]
+    present = [a for arrays in given for a in arrays if is_float(a)]
     if not present:
         return done, state
     kept = iter(_in_turn(*done, *present))
     done = [next(kept) for _ in done]
-    rebuilt = [[a if a is None else next(kept) for a in arrays] for arrays in given]
+    rebuilt = [[next(kept) if is_float(a) else a for a in arrays] for arrays in given]
     return done, [memory.rebuilt(arrays) for memory, arrays in zip(state, rebuilt, strict=True)]
 
 
@@ -154,7 +154,7 @@ def _with_gradient(
     names, values = zip(*tree_flatten(parameters), strict=True)
     sizes = [len(memory.arrays()) for memory in state]
     given = [a for memory in state for a in memory.arrays()]
-    present = [i for i, a in enumerate(given) if a is not None and mx.issubdtype(a.dtype, mx.floating)]
+    present = [i for i, a in enumerate(given) if is_float(a)]
 
     def score(*arrays):
         model.update(tree_unflatten(list(zip(names, arrays, strict=False))))

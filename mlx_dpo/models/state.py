@@ -90,7 +90,7 @@ def after_prompt(own: Sequence[mx.array], prompt: Sequence[mx.array]) -> tuple[m
 
 def _after(own: mx.array, prompt: mx.array) -> mx.array:
     g, heads, length, width = prompt.shape
-    own = own.reshape(g, -1, *own.shape[1:])
+    own = own.reshape(g, len(own) // g, *own.shape[1:])
     before = mx.broadcast_to(prompt[:, None], (*own.shape[:2], heads, length, width))
     return mx.concatenate([before, own], axis=-2).flatten(0, 1)
 
