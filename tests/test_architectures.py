@@ -26,6 +26,8 @@ DIFFERENT = {
     "gemma4_text": "blocks that hand their keys and values on, with nothing of their own to remember",
     "kimi_k3": "residuals kept in an object that blocks change",
     "nanbeige": "every block runs twice",
+    "longcat_flash_ngram": "token ids among what is remembered",
+    "minimax_m3_vl": "keys without values",
     "rwkv7": "a recurrence in plain operations, blocks that hand over two arrays",
 }
 

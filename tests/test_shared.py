@@ -239,3 +239,23 @@ def test_scoring_keeps_no_softmax_of_attention():
         peaks.append(mx.get_peak_memory() - before)
     assert mx.array_equal(*outputs)
     assert 2 * peaks[1] < 268e6 < peaks[0]
+
+
+def test_checkpointed_answers_and_their_prompt_go_back_one_after_the_other(monkeypatch):
+    """MLX left to itself holds what a block of the prompt and one of the answers work with, at once."""
+    model = checkpointed("llama", "lora", None)
+    pairs = [pair(400, 300, 90, 0)]
+
+    def peak():
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        gradient = gradient_of(model, pairs, SHARED, 1)
+        return mx.get_peak_memory() - before, gradient
+
+    peak()
+    own, gradient = peak()
+    monkeypatch.setattr("mlx_dpo.models.forward._one_by_one", lambda done, state: (done, state))
+    unordered, expected = peak()
+    assert own < 0.8 * unordered
+    assert_same(gradient, expected, 1e-5)
