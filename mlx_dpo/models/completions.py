@@ -12,8 +12,8 @@ from .custom import checkpoint, custom_function
 from .trunk import head
 from .vocabulary import Vocabulary, outside_blocks
 
-_PIECE = {mx.cpu: (512, 2048), mx.gpu: (1024, 4096)}
-"""Tokens, words: logits formed at a time. That is 4 MB in float32, on a GPU 16 MB; about ten are in flight.
+_PIECE = {mx.cpu: (256, 2048), mx.gpu: (1024, 4096)}
+"""Tokens, words: logits formed at a time. That is 2 MB in float32, on a GPU 16 MB; about ten are in flight.
 As many words in any batch, so that a pair scores the same in all of them, to the bit."""
 _planned: list[mx.DeviceType] = []
 
