@@ -272,9 +272,9 @@ def test_a_long_row_proves_its_gradient_on_a_short_part():
     """What is proved without checkpointing must fit wherever training does."""
     pair = bench.build_pairs(bench.Case("llama", (500, 300, 20)))[0]
     short = shortened(pair)
-    assert [len(short.prompt), len(short.chosen), len(short.rejected)] == [68, 12, 12]
-    assert short.prompt.tolist() == pair.prompt[-68:].tolist()
-    assert short.chosen.tolist() == pair.chosen[:12].tolist()
+    assert [len(short.prompt), len(short.chosen), len(short.rejected)] == [76, 16, 16]
+    assert short.prompt.tolist() == pair.prompt[-76:].tolist()
+    assert short.chosen.tolist() == pair.chosen[:16].tolist()
 
 
 def test_at_granites_real_shape_the_checks_need_no_more_than_a_checkpointed_step():

@@ -13,7 +13,8 @@ from .trunk import head
 from .vocabulary import Vocabulary, outside_blocks
 
 _PIECE = {mx.cpu: (256, 2048), mx.gpu: (1024, 4096)}
-"""Tokens, words: logits formed at a time. That is 2 MB in float32, on a GPU 16 MB; about ten are in flight.
+"""Tokens, words: logits formed at a time. That is 2 MB in float32, on a GPU 16 MB. About ten are in
+flight; on a CPU, which lets arrays go late, up to seventy where a vocabulary has as many stretches.
 As many words in any batch, so that a pair scores the same in all of them, to the bit."""
 _planned: list[mx.DeviceType] = []
 

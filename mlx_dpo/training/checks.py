@@ -168,7 +168,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
-def shortened(pair: TokenizedPair, prompt: int = 68, answer: int = 12) -> TokenizedPair:
+def shortened(pair: TokenizedPair, prompt: int = 76, answer: int = 16) -> TokenizedPair:
     """The end of its prompt and the start of its answers; by default what any proof has room for."""
     return replace(
         pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
