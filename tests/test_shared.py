@@ -241,6 +241,20 @@ def test_scoring_keeps_no_softmax_of_attention():
     assert 2 * peaks[1] < 268e6 < peaks[0]
 
 
+def test_what_attention_keeps_does_not_grow_with_the_number_of_lengths():
+    def attended(length):
+        given = mx.ones((1, 2, length, 4))
+        with lean():
+            mx.eval(mx.grad(lambda q: attention(q, given, given, None, 0.5, "causal").sum())(given))
+
+    for length in (64, 128, 191):
+        attended(length)
+    before = mx.get_active_memory()
+    for length in range(1, 191, 6):
+        attended(length)
+    assert mx.get_active_memory() == before
+
+
 def test_checkpointed_answers_and_their_prompt_go_back_one_after_the_other(monkeypatch):
     """MLX left to itself holds what a block of the prompt and one of the answers work with, at once."""
     model = checkpointed("llama", "lora", None)

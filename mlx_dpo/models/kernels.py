@@ -190,10 +190,15 @@ def _summed(total: mx.array | None, a: mx.array, b: mx.array) -> mx.array:
     return mx.addmm(mx.pad(total, [(0, 0), (0, 0), (0, more), (0, 0)]), a, b)
 
 
-@lru_cache(maxsize=64)
 def _causal(count: int, dtype: mx.Dtype) -> mx.array:
     """(count, count): 0 where a token may look at another, else -inf."""
-    return mx.array(np.where(np.tri(count), 0.0, -np.inf), dtype=dtype)
+    return _causal_square(-(-count // 64) * 64, dtype)[:count, :count]
+
+
+@lru_cache(maxsize=8)
+def _causal_square(size: int, dtype: mx.Dtype) -> mx.array:
+    """A few sizes serve all counts, so that what is kept does not change with the lengths of the data."""
+    return mx.array(np.where(np.tri(size), 0.0, -np.inf), dtype=dtype)
 
 
 def scan(
