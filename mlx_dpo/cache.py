@@ -66,7 +66,7 @@ def kept(
 def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
     """The entry of `key`, checked; None where there is none. A damaged one is removed, which is said."""
     folder = entry_folder(kind, key)
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return None
     try:
         entry = _read(folder, key)
@@ -129,7 +129,11 @@ def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
     with _of_the_cache(folder):
         _make_private(folder.parent)
         check_writable(folder)
-    with open(lock, "ab") as file:
+    try:
+        held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise unwritable_cache(lock, error) from None
+    with os.fdopen(held, "r+b") as file:
         with suppress(OSError):  # a file system without locks: the last rename still leaves one whole entry
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

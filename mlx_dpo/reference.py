@@ -4,7 +4,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,8 +161,13 @@ def _record(row: int, scores: np.ndarray) -> bytes:
 def _whole_records(path: Path) -> np.ndarray:
     """Scores (k, 2) of the first k pairs, up to the first record that is damaged or not finite."""
     records = np.empty(0, _RECORD)
-    with suppress(FileNotFoundError):
+    try:
         content = path.read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise unwritable_cache(path, error) from None
+    else:
         records = np.frombuffer(content[: len(content) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
     for row, (scores, check) in enumerate(records):
         if zlib.crc32(scores.tobytes(), row) != check or not np.isfinite(scores).all():

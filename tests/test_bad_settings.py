@@ -171,6 +171,11 @@ USAGE = {
     "an argument too many": ("train rows.jsonl", "Got unexpected extra argument (rows.jsonl)"),
     "eval without a run": ("eval", "Missing option '--run'."),
     "fuse without an output": ("fuse --run runs/a", "Missing option '--output'."),
+    "an amount that is none": (
+        "plan --memory nan",
+        "Invalid value for '--memory': nan is no amount of memory.",
+    ),
+    "an endless amount": ("plan --memory inf", "Invalid value for '--memory': inf is no amount of memory."),
     "a number out of range": (
         "eval --run runs/a --samples -1",
         "Invalid value for '--samples': -1 is not in the range x>=0.",

@@ -66,6 +66,7 @@ DAMAGE = {
     ),
     "bytes for a list of files": lambda f: (f / "entry.json").write_bytes(b"\xff\xfe\xff"),
     "an array for a list of files": lambda f: (f / "entry.json").write_text("[]"),
+    "a link to nowhere for a folder": lambda f: (f.rename(f.with_name("away")), f.symlink_to("nowhere")),
     "a file for a folder": lambda f: (f.rename(f.with_name("away")), f.write_text("")),
 }
 
@@ -158,6 +159,15 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_the_variables_name(tmp_
         kept("kind", KEY, write, "a test")
     assert caught.value.hint == "set MLX_DPO_CACHE to a folder that can be written, on a disk with room"
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error_with_the_variables_name():
+    folder = entry_folder("kind", KEY)
+    folder.with_name(f"{folder.name}.lock").mkdir(parents=True)
+    with pytest.raises(DpoError, match="cannot be written: Is a directory") as caught:
+        kept("kind", KEY, write, "a test")
+    assert caught.value.where.endswith(".lock")
+    assert "MLX_DPO_CACHE" in caught.value.hint
 
 
 def test_a_disk_without_room_is_an_error_before_the_work():

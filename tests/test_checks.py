@@ -100,6 +100,27 @@ def test_half_precision_bases_share_their_prompts_in_every_layout(architecture, 
     assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is forward
 
 
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AssertionError, KeyError])
+def test_a_model_that_cannot_be_continued_is_not_shared_whatever_it_raises(error, monkeypatch, capsys):
+    model = policy("llama")
+
+    def refuse(self, branches):
+        raise error("no continuation")
+
+    monkeypatch.setattr(Keys, "forked", refuse)
+    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    assert "forward: not shared: the architecture does not allow it (" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_in_the_proof_says_nothing_about_the_model(monkeypatch):
+    def full(self, branches):
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes.")
+
+    monkeypatch.setattr(Keys, "forked", full)
+    with pytest.raises(RuntimeError, match="Unable to allocate"):
+        checks.choose_forward(policy("llama"), PAIRS, "auto")
+
+
 def test_the_models_own_call_is_proved_too_where_its_blocks_are_checkpointed(monkeypatch):
     """A block that is computed again, and gives its parameters no gradient."""
     model = checkpointed("llama", "lora")

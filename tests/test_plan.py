@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -206,6 +207,30 @@ def test_where_only_dropout_keeps_blocks_from_being_checkpointed_it_is_named(con
     monkeypatch.setattr(planning, "memory_limit", lambda memory=None: least.peak)
     hint = plan_run(configure("adapter.dropout=0.1")).hint
     assert hint.startswith("set adapter.dropout=0, training.gradient_checkpointing=on and training.branches=")
+
+
+def test_where_one_change_is_not_enough_two_are_named_and_they_fit(configure, monkeypatch):
+    least = min(n.peak for n in dict(plan_run(configure("data.max_length=96")).needs).values())
+    monkeypatch.setattr(planning, "memory_limit", lambda memory=None: least)
+    hint = plan_run(configure("training.micro_batch=2", "training.accumulation=2")).hint
+    words = r"set (training\.micro_batch=1), (training\.accumulation=4) and (data\.max_length=\d+), with "
+    assert plan_run(configure(*re.match(words, hint).groups())).chosen
+
+
+def test_a_plan_draws_no_random_number(configure):
+    """Else each trace of dropout would hold all traces before it."""
+    mx.random.seed(3)
+    plan_run(configure("adapter.dropout=0.1"))
+    assert mx.random.state[0].tolist() == [0, 3]
+
+
+def test_a_remedy_that_other_settings_forbid_is_not_tried_and_the_run_is_refused(configure, monkeypatch):
+    """Micro-batches of one pair would score pairs twice under this loss, which dropout does not allow."""
+    forbidding = ("training.micro_batch=2", "training.accumulation=1", "loss.name=aot", "adapter.dropout=0.1")
+    monkeypatch.setattr(planning, "memory_limit", lambda memory=None: 1000)
+    with pytest.raises(DpoError, match="does not fit") as caught:
+        train_run(configure(*forbidding))
+    assert caught.value.hint.startswith("choose a smaller model; ")
 
 
 def test_a_mac_lets_its_gpu_use_two_thirds_or_three_quarters():

@@ -344,6 +344,15 @@ def test_scores_that_are_not_finite_are_not_kept(job):
     assert np.isfinite(reference.scores).all()
 
 
+def test_a_half_pass_that_cannot_be_read_is_an_error_with_the_remedy(job):
+    job()
+    remove("reference", job.key)
+    partial(job).mkdir()
+    with pytest.raises(DpoError, match="cannot be written: Is a directory") as caught:
+        job()
+    assert "MLX_DPO_CACHE" in caught.value.hint
+
+
 def test_a_cache_without_room_is_an_error_with_the_remedy(job, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")

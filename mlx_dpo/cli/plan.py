@@ -1,10 +1,17 @@
 """mlx-dpo plan"""
 
 import json
+import math
 
 import click
 
 from .options import config_option, json_option, resolve, set_option, setting_option
+
+
+def _finite(context, option, value):
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no amount of memory.")
+    return value
 
 
 @click.command()
@@ -14,6 +21,7 @@ from .options import config_option, json_option, resolve, set_option, setting_op
     "--memory",
     metavar="GB",
     type=click.FloatRange(min=1),
+    callback=_finite,
     help="Plan for a Mac with so much memory; by default for this machine.",
 )
 @set_option

@@ -230,12 +230,14 @@ def settled(
     known = replace(config, training=replace(config.training, forward=forward or config.training.forward))
     try:
         with _model_code():
-            run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
+            try:
+                model = skeleton(base, config.adapter)
+            except DpoError:  # an adapter that does not go with the model: loading it says so
+                return config
+            run = Run(model, base, pairs, held, mx.default_device().type)
             plan = plan_memory(run, known, limit)
             if plan.chosen is None:
                 plan = replace(plan, hint=nearest(plan, run, known))
-    except DpoError:  # an adapter that does not go with the model: loading it says so
-        return config
     except _Untraceable as error:
         unheld = "; training.memory_limit is not held" if config.training.memory_limit else ""
         say(f"plan: none, this model cannot be planned: {error}{unheld}")
@@ -268,30 +270,43 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
     layout = min(plan.needs, key=lambda row: row[1].peak)[0]
     layout = Layout(layout.checkpointing or not config.adapter.dropout, layout.separate)
 
-    def peak(run, config=config):
+    def peak(run, config):
         step = _step_need(run, config, layout).peak
         return max(step, _scoring_need(run, config).peak) if step <= plan.limit else step
 
-    if config.training.micro_batch > 1:
+    variants = [(config, "")]
+    if single := _one_pair_at_a_time(config):
         window = config.training.window
-        single = replace(config, training=replace(config.training, micro_batch=1, accumulation=window))
         if peak(run, single) <= plan.limit:
             return f"set training.micro_batch=1 and training.accumulation={window}, with {layout}"
+        variants.append((single, f"training.micro_batch=1, training.accumulation={window} and "))
     longest = int(max(pair_lengths(some).max() for some in run.all()))
-    for share in _SHARES:
-        length = int(longest * share) // 32 * 32
-        short = run.shortened(length)
-        if short and peak(short) <= plan.limit:
-            return f"set data.max_length={length}, with {layout}"
+    for changed, also in variants:
+        for share in _SHARES:
+            length = int(longest * share) // 32 * 32
+            short = run.shortened(length)
+            if short and peak(short, changed) <= plan.limit:
+                return f"set {also}data.max_length={length}, with {layout}"
     settings = read_model_config(run.base)
     if not settings.get("quantization") and config.adapter.type != "full":
         quantised = {**settings, "quantization": {"group_size": 64, "bits": 4}}
         smaller = run._replace(model=skeleton(quantised, config.adapter))
-        if (size := peak(smaller)) <= plan.limit:
-            command = f"python -m mlx_lm convert -q --hf-path {config.model.path}"
-            need = f"{size / 1e9:.1f} GB with {layout}"
-            return f"set model.path to a 4-bit copy of the model: {need}; make one with: {command}"
+        for changed, also in variants:
+            if (size := peak(smaller, changed)) <= plan.limit:
+                command = f"python -m mlx_lm convert -q --hf-path {config.model.path}"
+                need = f"{size / 1e9:.1f} GB with {layout}"
+                return f"set {also}model.path to a 4-bit copy of the model: {need}; make one with: {command}"
     return "choose a smaller model"
+
+
+def _one_pair_at_a_time(config: RunConfig) -> RunConfig | None:
+    """The same window in micro-batches of one pair; None if it has them or other settings forbid it."""
+    training = config.training
+    try:
+        single = replace(config, training=replace(training, micro_batch=1, accumulation=training.window))
+    except DpoError:
+        return None
+    return single if training.micro_batch > 1 else None
 
 
 def less_memory(

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
+from ..randomness import random_untouched
 from .custom import arrays_of, filled, observed, parameters_first
 from .kernels import as_now
 from .marks import FIRST_MARK, Array, Call, Marked, Part, Reader, Step, ancestors, described
@@ -157,7 +158,8 @@ class _Tracer:
         """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
         records: list[dict[str, Any]] = []
         try:
-            with observed(self._observe):
+            # Dropout leaves a key that hangs on all that was traced: the next trace would hold it, too.
+            with random_untouched(), observed(self._observe):
                 mx.export_function(records.append, lambda *arrays: fun(arrays), *given)
         finally:
             self._forget()

@@ -22,6 +22,7 @@ from ..models.load import compute_dtype
 from ..records import Preference
 from ..reference import forget_reference, reference_scores
 from ..scoring import score_pairs, singles
+from .faults import refused_by_the_system
 
 _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
 
@@ -194,7 +195,9 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
             if not (worst <= tolerance(model, theirs, _token_counts(some))).all():
                 return f"scores differ by {worst.max():.3g} nats"
         error = _gradient_error(model, shortened(rows[0]), forward)
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # a model's own code may raise anything where it is continued
+        if isinstance(error, DpoError) or refused_by_the_system(error):
+            raise
         return f"the architecture does not allow it ({first_line(error)})"
     allowed = 1e-3 if compute_dtype(model) == mx.float32 else 0.1
     return None if error <= allowed else f"gradients differ by {error:.3g} of their size"

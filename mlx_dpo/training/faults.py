@@ -14,6 +14,12 @@ SHORTER = (
 )
 
 
+def refused_by_the_system(error: Exception) -> bool:
+    """Whether memory or the GPU's time ran out; else the code that ran is at fault."""
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(sign in text for sign in (*_MEMORY, *_WATCHDOG))
+
+
 @contextmanager
 def explained(remedy: Callable[[], str]) -> Iterator[None]:
     """Turn the system's refusals of memory or GPU time into what a user can do; other errors pass.
