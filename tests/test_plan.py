@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model
 from mlx_dpo.models.skeleton import skeleton
+from mlx_dpo.models.trace import trace
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.training import checks
 from mlx_dpo.training.checks import shortened
@@ -217,10 +219,10 @@ def test_where_one_change_is_not_enough_two_are_named_and_they_fit(configure, mo
     assert plan_run(configure(*re.match(words, hint).groups())).chosen
 
 
-def test_a_plan_draws_no_random_number(configure):
+def test_a_trace_draws_no_random_number():
     """Else each trace of dropout would hold all traces before it."""
     mx.random.seed(3)
-    plan_run(configure("adapter.dropout=0.1"))
+    trace(nn.Dropout(0.5), [mx.zeros((4,))])
     assert mx.random.state[0].tolist() == [0, 3]
 
 
