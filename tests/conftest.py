@@ -169,6 +169,7 @@ def configure(tmp_path, models, pair_rows, write_rows):
             "data.max_length=128",
             "adapter.rank=4",
             "training.accumulation=4",
+            "training.epochs=1",
             "optimizer.learning_rate=1e-3",
             "training.samples=0",
             f"run.output={tmp_path / output}",

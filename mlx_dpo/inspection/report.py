@@ -9,7 +9,7 @@ import numpy as np
 from .kinds import ERROR, KINDS, WARNING, Defect, counted, of_severity
 from .masks import Masked
 from .measures import Figures, Pairs, figures, likelihood
-from .verdict import ADVICE, Advice, Plan, Step, commands, verdict
+from .verdict import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict
 
 _NAMED = 10
 """Defects of a kind that the text names; the others are counted."""
@@ -42,8 +42,10 @@ class Inspection:
 
 def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
     """Everything, for a script."""
+    whole = _of_the_set(found)
     kinds = {
-        code: {"count": count, **KINDS[code]._asdict()} for code, count in counted(found.defects).items()
+        code: {"count": count, **KINDS[code]._asdict(), "of_the_set": code in whole}
+        for code, count in counted(found.defects).items()
     }
     return {
         "files": [asdict(file) for file in found.files],
@@ -66,16 +68,25 @@ def as_text(found: Inspection, shell: Shell) -> str:
     advice = [f"  {a.code}: {ADVICE[a.code]}\n    {a.why}" for a in found.advice]
     measured = [f"  {line}" for line in figure_lines(found.figures)]
     then = [f"  {shell(step)}" for step in commands(found.advice)]
+    whole = _of_the_set(found)
+    rows = sum(file.rows for file in found.files)
+    single = [defect for defect in found.defects if defect.code not in whole]
+    common = [f"  {code} ({count:,} of {rows:,}): {KINDS[code].meaning}" for code, count in whole.items()]
     parts = [
         files,
-        _named(found.defects, ERROR, "errors: a run refuses or drops these rows"),
-        _named(found.defects, WARNING, "warnings: a run trains on these rows"),
+        _named(single, ERROR, "errors: a run refuses or drops these rows"),
+        _named(single, WARNING, "warnings: a run trains on these rows"),
+        ["the set as a whole: nothing to mend row by row", *common] if common else [],
         ["figures", *measured] if measured else [],
         shown,
         ["advice", *advice],
         ["then", *then],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _of_the_set(found: Inspection) -> dict[str, int]:
+    return of_the_set(counted(found.defects), sum(file.rows for file in found.files), found.figures)
 
 
 def _named(defects: Sequence[Defect], severity: str, title: str) -> list[str]:
@@ -109,6 +120,11 @@ def figure_lines(found: Figures) -> list[str]:
         lines.append(
             f"repetition  different runs of 4 words: chosen {same.chosen:.2f}, rejected {same.rejected:.2f}  "
             f"n {same.n:,}"
+        )
+    if own := found.own:
+        lines.append(
+            f"own         rejected {own.rejected:.2f} nats a token, answers that the model gives itself "
+            f"{own.sampled:.2f}  n {own.n:,}"
         )
     if likely := found.likelihood:
         lines.append(

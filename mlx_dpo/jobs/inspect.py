@@ -62,7 +62,9 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
 
 def plan_of(config: RunConfig) -> Plan:
     """The settings that advice depends on."""
-    return Plan(config.training.epochs, config.loss, config.run.output, config.optimizer.learning_rate)
+    return Plan(
+        config.training.epochs or 1, config.loss, config.run.output, config.data.train, config.data.valid
+    )
 
 
 def asked(config: RunConfig, base: Path, pairs: FoundPairs) -> Likelihood:
