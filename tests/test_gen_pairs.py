@@ -20,7 +20,8 @@ from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jsonl import read_jsonl
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.pairs.generate import COMPLETIONS, PairsConfig, drop_reason, make_pairs, request_key
+from mlx_dpo.pairs.completions import COMPLETIONS, Said, request_key
+from mlx_dpo.pairs.generate import PairsConfig, drop_reason, make_pairs
 from mlx_dpo.records import Curated
 
 from .conftest import curated_rows
