@@ -96,7 +96,7 @@ def test_other_tokens_or_another_form_need_another_version(tmp_path):
     rows = pair(), pair(prompt=" Où? ", chosen="x" * 99), pair(system="Be brief."), pair(rejected_cut=True)
     file.write_text(lines(*rows))
     pairs = open_pairs(index_rows(file), load_tokenizer(tmp_path), 64)
-    golden = "ef3c90366ae13b9e"
+    golden = "44f27660f95d25f5"
     assert (store_module._VERSION, pairs.content[:16]) == (2, golden)
 
 

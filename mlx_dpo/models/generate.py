@@ -15,7 +15,7 @@ from ..settings import setting
 class GenerateConfig:
     """How answers are sampled."""
 
-    max_tokens: int = setting(512, "longest answer, in tokens")
+    max_tokens: int = setting(512, "longest answer, in tokens; gen-pairs continues answers when it is raised")
     temperature: float = setting(0.7, "0 always takes the likeliest token; higher is more varied")
     top_p: float = setting(0.95, "sample from the likeliest tokens that hold this much probability")
     batch_size: int = setting(16, "prompts answered at a time; more is faster and needs more memory")
