@@ -274,3 +274,22 @@ def trained(tmp_path_factory, models, pair_rows):
         return run
 
     return get
+
+
+@pytest.fixture
+def pairs_settings(tmp_path, models, write_rows):
+    """Settings of gen-pairs on 48 curated rows, greedy, as `--set` assignments."""
+    source = write_rows("curated.jsonl", curated_rows("curated.jsonl")[::10])
+
+    def make(model="granite", output="pairs", **more):
+        values = {
+            "model.path": models(model),
+            "pairs.source": source,
+            "pairs.output": tmp_path / output,
+            "generate.max_tokens": 24,
+            "generate.temperature": 0,
+            **{k.replace("__", "."): v for k, v in more.items()},
+        }
+        return [f"{name}={value}" for name, value in values.items()]
+
+    return make

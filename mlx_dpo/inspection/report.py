@@ -22,11 +22,15 @@ Shell = Callable[[Step], str]
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read: its rows that are not blank, and those of them that a run would train on."""
+    """A file that was read: its rows that are not blank, and those of them that a run would train on.
+
+    `cut_off`: pairs with an answer that is marked as cut off, of which no end is scored.
+    """
 
     path: str
     rows: int
     pairs: int
+    cut_off: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
 def as_text(found: Inspection, shell: Shell) -> str:
     """For a person: defects by kind, figures, some rows as the model gets them, advice and its commands."""
     files = [
-        f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}"
+        f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}{_cut_off(file)}"
         for file, use in zip(found.files, ("train on", "judge by"), strict=False)
     ]
     shown = ["what is scored, between bars", *(row.text() for row in found.shown)] if found.shown else []
@@ -87,6 +91,10 @@ def as_text(found: Inspection, shell: Shell) -> str:
 
 def _of_the_set(found: Inspection) -> dict[str, int]:
     return of_the_set(counted(found.defects), sum(file.rows for file in found.files), found.figures)
+
+
+def _cut_off(file: File) -> str:
+    return f", {file.cut_off:,} with a cut-off answer, scored without an end" if file.cut_off else ""
 
 
 def _named(defects: Sequence[Defect], severity: str, title: str) -> list[str]:

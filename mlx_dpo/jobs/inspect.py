@@ -52,10 +52,13 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     likely = asked(config, base, train.pairs) if ask_model and train.pairs else None
     found = figures(train.pairs, likely)
     return Inspection(
-        files=[File(str(one.index.path), one.rows, len(one.pairs)) for one in scans],
+        files=[File(str(one.index.path), one.rows, len(one.pairs), one.cut_off) for one in scans],
         defects=defects,
         figures=found,
-        shown=[masked(pair, tokenizer) for pair in train.pairs[:shown]],
+        shown=[
+            masked(pair, row, tokenizer)
+            for pair, row in zip(train.pairs[:shown], train.pairs.texts[:shown], strict=True)
+        ],
         advice=verdict(counted(defects), sum(one.rows for one in scans), found, plan_of(config)),
     )
 

@@ -309,7 +309,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
 def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
     pairs = open_pairs(rows, tokenizer, max_length)
     say(f"{name}: {pairs.counts}")
-    check_masks(pairs.texts, pairs, tokenizer)
+    check_masks(pairs.texts, pairs, tokenizer, max_length)
     return pairs
 
 
