@@ -61,7 +61,7 @@ def evaluate_run(
 
     Args:
         data: pairs to judge by; the run's own held-out pairs by default.
-        samples: how many prompts both models answer, greedily; 0 for none.
+        samples: how many prompts both models answer, greedily, as with the command of `ask_run`; 0 for none.
         model: where the base model lies now; by default where it lay when the run was made.
 
     Raises:
