@@ -7,8 +7,8 @@ from typing import Any
 from ..errors import DpoError, first_line
 from ..records import Message
 
-# Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation.
-_RENDER = {"tokenize": False, "enable_thinking": False}
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+"""Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation."""
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> str:
@@ -21,7 +21,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bo
         return "\n\n".join(m["content"] for m in messages) + ("\n\n" if generation_prompt else "")
     try:
         return tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=generation_prompt, **_RENDER
+            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **TEMPLATE_OPTIONS
         )
     except Exception as error:  # templates are code of the model's author and may raise anything
         raise DpoError(

@@ -41,6 +41,7 @@ from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..randomness import random_untouched
+from ..models.stops import end_note
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..sealed import Sealed
@@ -111,6 +112,8 @@ def _run(
     base = find_model(config.model.path)
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base)
+    if note := end_note(base, tokenizer):
+        say(note)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
     key = run_key(config, base, pairs, held)
