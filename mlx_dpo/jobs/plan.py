@@ -1,7 +1,7 @@
 """What a run will need, and which settings follow from it, before any weight is loaded."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..data.tokenize import TokenizedPair, pair_lengths, pair_sizes
 from ..errors import DpoError, first_line
 from ..losses import build_loss
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
+from ..models.fused import BLOCKS, FUSED, attending
 from ..models.load import find_model, load_tokenizer, read_model_config
 from ..models.skeleton import Skeleton, skeleton
 from ..training.arrange import Arrangement, arrange
@@ -359,18 +360,34 @@ def _group_limits() -> list[int]:
 
 def _step_need(run: Run, config: RunConfig, layout: Layout) -> Need:
     training = config.training
-    return need(
-        run.model,
-        run.pairs,
-        training.micro_batch,
-        layout,
-        training.forward,
-        build_loss(config.loss),
-        config.optimizer,
-        kept=_kept(config),
-        bucket=_arrangement(config, run.pairs, layout, run.device).bucket,
-        device=run.device,
+    bucket = _arrangement(config, run.pairs, layout, run.device).bucket
+    return _with_any_attention(
+        run,
+        config,
+        lambda: need(
+            run.model,
+            run.pairs,
+            training.micro_batch,
+            layout,
+            training.forward,
+            build_loss(config.loss),
+            config.optimizer,
+            kept=_kept(config),
+            bucket=bucket,
+            device=run.device,
+        ),
     )
+
+
+def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -> Need:
+    """What a run needs with its attention; the most, where a GPU that is not here has yet to settle it."""
+    setting = config.training.attention
+    ways = [BLOCKS, FUSED] if setting == "auto" and run.device == mx.gpu else [setting]
+    found = []
+    for how in ways:
+        with attending(how):
+            found.append(look())
+    return max(found, key=lambda need: need.peak)
 
 
 def _kept(config: RunConfig) -> int:
@@ -382,14 +399,18 @@ def _kept(config: RunConfig) -> int:
 
 def _scoring_need(run: Run, config: RunConfig) -> Need:
     training = config.training
-    return scoring_need(
-        run.model,
-        run.pairs,
-        run.held,
-        training.forward,
-        build_loss(config.loss),
-        config.optimizer,
-        run.device,
+    return _with_any_attention(
+        run,
+        config,
+        lambda: scoring_need(
+            run.model,
+            run.pairs,
+            run.held,
+            training.forward,
+            build_loss(config.loss),
+            config.optimizer,
+            run.device,
+        ),
     )
 
 

@@ -28,8 +28,8 @@ _PARTS = {
     "train": "the pairs (data.train)",
     "valid": "the held-out pairs (data.valid)",
 }
-LAYOUT = ("gradient_checkpointing", "branches")
-"""Settings of `training` that a plan settles; a run goes on with those it began with."""
+LAYOUT = ("gradient_checkpointing", "branches", "attention")
+"""Settings of `training` that the start settles; a run goes on with those it began with."""
 
 
 def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | None) -> dict[str, Any]:

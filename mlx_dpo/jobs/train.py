@@ -38,6 +38,7 @@ from ..models.adapters import (
 )
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
+from ..models.fused import attending
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
@@ -57,6 +58,7 @@ from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
 from ..training.trainer import Data
+from .attention import with_attention
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, starting_adapter
 from .inspect import plan_of
@@ -123,7 +125,12 @@ def _run(
             check_acceptable(facts["key"], key, folder)
             checkpoint = _last_good(folder, checkpoint)
         config = with_layout(config, facts["layout"])
-    with explained(lambda: less_memory(config, base, pairs, held)), awake(config.run.keep_awake):
+    config = with_attention(config, base, pairs)
+    with (
+        explained(lambda: less_memory(config, base, pairs, held)),
+        awake(config.run.keep_awake),
+        attending(config.training.attention),
+    ):
         return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint, locked)
 
 
