@@ -22,7 +22,7 @@ from ..models.load import find_model, load_tokenizer, read_model_config
 from ..models.skeleton import Skeleton, skeleton
 from ..training.arrange import Arrangement, arrange
 from ..training.memory import LAYOUTS, Layout, Need, need, scoring_need
-from .inputs import read_rows, starting_adapter
+from .inputs import read_rows, say_if_slow, starting_adapter
 
 _GIB = 2**30
 _SHARES = (0.75, 0.5, 0.375, 0.25)
@@ -153,6 +153,8 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         with _model_code():
             run = Run(skeleton(base, config.adapter), base, pairs, held, device)
             limit = run_limit(config, memory)
+            if memory is None:
+                say_if_slow(run.model.model, config.model.path)
             plan = plan_memory(run, config, limit, every=True)
             if plan.chosen is None:
                 plan = replace(plan, hint=nearest(plan, run, config))

@@ -60,7 +60,7 @@ from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .attention import with_attention
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
-from .inputs import read_rows, starting_adapter
+from .inputs import read_rows, say_if_slow, starting_adapter
 from .inspect import plan_of
 from .plan import less_memory, settled
 from .resume import as_asked, check_acceptable, check_same, run_key, with_layout
@@ -295,6 +295,7 @@ def _load_policy(
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
     mx.set_cache_limit(_CACHE_BYTES)
     model, _ = load_model(base)
+    say_if_slow(model, config.model.path)
     if config.model.adapter:
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
