@@ -39,9 +39,9 @@ def slow_products(model: nn.Module, path: str) -> str | None:
     dequantize = " --dequantize" if isinstance(layer, nn.QuantizedLinear) else ""
     return (
         f"slow: this device takes {seconds * 1e3:.0f} ms for one {_kind(layer)} layer ({rows:,} x {width:,}) "
-        f"and {_TOKENS} tokens, in float32 {in_float32 * 1e3:.1f} ms. A float32 copy of the model is faster "
-        f"here, if it fits into memory: python -m mlx_lm convert --hf-path {path}{dequantize} --dtype float32 "
-        "--mlx-path FOLDER"
+        f"and {_TOKENS} tokens, in float32 {in_float32 * 1e3:.1f} ms. A float32 copy of the model is "
+        f"faster here, if it fits into memory: python -m mlx_lm convert --hf-path {path}{dequantize} "
+        "--dtype float32 --mlx-path FOLDER"
     )
 
 
