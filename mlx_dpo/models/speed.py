@@ -1,19 +1,21 @@
 """Whether this device is slow in the types that a model computes in."""
 
 from collections.abc import Callable
+from copy import copy
 from time import perf_counter
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from .load import compute_dtype
 
-_TOKENS, _REPEATS = 32, 3
+_TOKENS, _REPEATS = 128, 3
 _TIMES, _LEAST = 3.0, 0.01
 
 
 def is_slow(seconds: float, in_float32: float) -> bool:
-    """Whether one layer's product for 32 tokens is slow: three times float32's time, and at least 10 ms."""
+    """Whether one layer's product for 128 tokens is slow: three times float32's time, and at least 10 ms."""
     return seconds >= max(_LEAST, _TIMES * in_float32)
 
 
@@ -32,7 +34,8 @@ def slow_products(model: nn.Module, path: str) -> str | None:
     rows, width = len(layer.weight), _width(layer)
     given = mx.zeros((_TOKENS, width), compute_dtype(model))
     other, weight = given.astype(mx.float32), mx.zeros((rows, width))
-    seconds = _fastest(_product(layer, given))
+    bare = _bare(layer)
+    seconds = _fastest(lambda: bare(given))
     in_float32 = _fastest(lambda: other @ weight.T)
     if not is_slow(seconds, in_float32):
         return None
@@ -58,25 +61,11 @@ def _width(layer: nn.Module) -> int:
     return layer.weight.shape[1] * packed
 
 
-def _product(layer: nn.Module, given: mx.array) -> Callable[[], mx.array]:
-    """The layer's product with weights of its own shapes: those of a plan are not there."""
-    parts = {
-        name: mx.zeros(value.shape, value.dtype)
-        for name, value in layer.items()
-        if isinstance(value, mx.array)
-    }
-    if not isinstance(layer, nn.QuantizedLinear):
-        return lambda: given @ parts["weight"].T
-    return lambda: mx.quantized_matmul(
-        given,
-        parts["weight"],
-        parts["scales"],
-        parts.get("biases"),
-        transpose=True,
-        group_size=layer.group_size,
-        bits=layer.bits,
-        mode=layer.mode,
-    )
+def _bare(layer: nn.Module) -> nn.Module:
+    """A layer of the same shapes whose weights are 0: those of a plan are not there."""
+    bare = copy(layer)
+    bare.update(tree_map(lambda a: mx.zeros(a.shape, a.dtype), layer.parameters()))
+    return bare
 
 
 def _fastest(product: Callable[[], mx.array]) -> float:
