@@ -39,9 +39,10 @@ from ..models.adapters import (
 )
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
+from ..models.fused import attending
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
-from ..randomness import random_untouched
 from ..models.stops import end_note
+from ..randomness import random_untouched
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..sealed import Sealed
@@ -62,8 +63,9 @@ from ..training.margins import MARGINS
 from ..training.rate import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 from ..training.trainer import Data
+from .attention import with_attention
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
-from .inputs import read_rows, starting_adapter, with_length
+from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
 from .resume import as_asked, check_acceptable, check_same, run_key, with_layout
@@ -132,7 +134,12 @@ def _run(
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
             checkpoint = _last_good(folder, checkpoint)
-    with explained(lambda: less_memory(config, base, pairs, held)), awake(config.run.keep_awake):
+    config = with_attention(config, base, pairs)
+    with (
+        explained(lambda: less_memory(config, base, pairs, held)),
+        awake(config.run.keep_awake),
+        attending(config.training.attention),
+    ):
         return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint, locked)
 
 
@@ -325,6 +332,7 @@ def _load_policy(
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
     mx.set_cache_limit(_CACHE_BYTES)
     model, _ = load_model(base)
+    say_if_slow(model, config.model.path)
     if config.model.adapter:
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:

@@ -29,6 +29,11 @@ def chunks_as_on(device: mx.DeviceType) -> Iterator[None]:
         _planned.pop()
 
 
+def planned_device() -> mx.DeviceType:
+    """The device that is planned for; else the one that computes here."""
+    return _planned[-1] if _planned else mx.default_device().type
+
+
 def score_tokens(
     model: nn.Module, hidden: mx.array, targets: mx.array, mask: mx.array, *, gradient: bool
 ) -> mx.array:
@@ -107,7 +112,7 @@ def _with_squares(model: nn.Module, hidden: mx.array, targets: mx.array) -> tupl
 
 
 def _piece() -> tuple[int, int]:
-    return _PIECE[_planned[-1] if _planned else mx.default_device().type]
+    return _PIECE[planned_device()]
 
 
 def _scored(

@@ -105,7 +105,7 @@ def need(
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
     """
     device = device or mx.default_device().type
-    steps = _first_possible(
+    steps = first_possible(
         forward_of(forward, layout, bucket),
         lambda choice: [
             _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
@@ -170,7 +170,7 @@ def _scored(
             )
         return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
-    return _first_possible(forwards, top)
+    return first_possible(forwards, top)
 
 
 def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tuple[int, int]:
@@ -185,7 +185,7 @@ def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tu
     return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
 
-def _first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
+def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
     """What `look` finds for the first forward that the model's own code allows."""
     for forward in forwards:
         try:
