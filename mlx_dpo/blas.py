@@ -1,11 +1,15 @@
 """A fast BLAS for MLX on Linux CPUs, loaded before `mlx.core` is."""
 
+import _ctypes
 import ctypes
 import os
 import sys
 from pathlib import Path
 
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
+CORE_TYPE = "OPENBLAS_CORETYPE"
+_UNKNOWN = b"Prescott"
+"""The kernels that OpenBLAS takes on an x86 processor newer than itself: SSE3, about 10 times slower."""
 _REMEDY = "apt-get install libopenblas0-pthread, or: pip install mkl"
 
 
@@ -24,11 +28,42 @@ def preload() -> str | None:
         return "mlx.core was imported before mlx_dpo, so no fast BLAS could be loaded (import mlx_dpo first)"
     for name in (*LIBRARIES, *_mkl()):
         try:
-            ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
+        unknown = _core_name(library) == _UNKNOWN and CORE_TYPE not in os.environ
+        if unknown and (core := core_type(_cpu_flags())):
+            # OpenBLAS reads the variable when it is loaded. Programs that this one starts inherit it.
+            os.environ[CORE_TYPE] = core
+            _ctypes.dlclose(library._handle)
+            ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
         return None
     return f"no OpenBLAS or MKL found: float32 on this CPU is about 40 times slower ({_REMEDY})"
+
+
+def core_type(flags: set[str]) -> str | None:
+    """The OpenBLAS kernels for an x86 processor with these flags; None for one without AVX2."""
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags:
+        return "SkylakeX"
+    return "Haswell" if {"avx2", "fma"} <= flags else None
+
+
+def _core_name(library: ctypes.CDLL) -> bytes | None:
+    """The kernels that OpenBLAS chose; None for another library."""
+    name = getattr(library, "openblas_get_corename", None)
+    if name is None:
+        return None
+    name.restype = ctypes.c_char_p
+    return name()
+
+
+def _cpu_flags() -> set[str]:
+    """What the first processor can do, as the kernel lists it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
 def _mkl() -> list[Path]:

@@ -25,7 +25,6 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.jobs.plan import memory_limit
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
@@ -36,6 +35,7 @@ from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.models.state import empty_state
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.scoring import score_pairs
+from mlx_dpo.training.machine import memory_limit
 from mlx_dpo.training.memory import LAYOUTS, Layout, need, scoring_need
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient

@@ -91,6 +91,42 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def real_models(request):
+    """Folders of SmolLM2-135M-Instruct, in float32 and in 4 bits, fetched once into the user's cache."""
+    script = ROOT / "scripts" / "get_smollm2.py"
+    environment = {k: v for k, v in os.environ.items() if k != "MLX_DPO_CACHE"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        pytest.skip(f"no real model: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def smollm2(real_models):
+    """The real model in float32."""
+    return real_models[0]
+
+
+@pytest.fixture(scope="session")
+def smollm2_4bit(real_models):
+    """The real model in 4 bits."""
+    return real_models[1]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many tests ran on the real model, and why some did not."""
+    reports = [r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])]
+    real = [report for report in reports if "real" in report.keywords]
+    skipped = [report for report in real if report.skipped]
+    if real:
+        terminalreporter.write_line(
+            f"on the real model: {len(real) - len(skipped)} tests ran, {len(skipped)} did not"
+        )
+    for reason in sorted({report.longrepr[2] for report in skipped}):
+        terminalreporter.write_line(f"  {reason}")
+
+
+@pytest.fixture(scope="session")
 def pair_rows():
     """Pairs of unequal lengths from the project's own data: house style against plain."""
     plain = {r["id"]: r for r in curated_rows("base.jsonl")}

@@ -41,3 +41,44 @@ def test_without_one_the_remedy_is_named(monkeypatch, tmp_path):
 @linux
 def test_mlx_imported_first_is_said():
     assert "import mlx_dpo first" in python("import mlx.core, mlx_dpo; print(mlx_dpo.blas_note)")
+
+
+@pytest.mark.parametrize(
+    ("flags", "core"),
+    [
+        ("sse2 avx avx2 fma avx512f avx512bw avx512dq avx512vl", "SkylakeX"),
+        ("sse2 avx avx2 fma avx512f", "Haswell"),
+        ("sse2 avx avx2 fma", "Haswell"),
+        ("sse2 avx", None),
+    ],
+)
+def test_the_kernels_follow_from_what_the_processor_can_do(flags, core):
+    assert blas.core_type(set(flags.split())) == core
+
+
+_CORE = """
+import ctypes, mlx_dpo
+from mlx_dpo import blas
+library = ctypes.CDLL("libopenblas.so.0")
+print(blas._core_name(library).decode(), blas.core_type(blas._cpu_flags()))
+"""
+
+
+@linux
+def test_a_processor_that_openblas_does_not_know_gets_its_fast_kernels(monkeypatch):
+    monkeypatch.delenv(blas.CORE_TYPE, raising=False)
+    try:
+        used, best = python(_CORE).split()
+    except AssertionError:
+        pytest.skip("no OpenBLAS here")
+    assert used != "Prescott" or best == "None"
+
+
+@linux
+def test_kernels_that_the_user_names_are_kept(monkeypatch):
+    """Prescott is what OpenBLAS takes for a processor that it does not know."""
+    try:
+        used, _ = python(_CORE, OPENBLAS_CORETYPE="Prescott").split()
+    except AssertionError:
+        pytest.skip("no OpenBLAS here")
+    assert used == "Prescott"

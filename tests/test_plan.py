@@ -20,7 +20,8 @@ from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import plan as planning
 from mlx_dpo.jobs import train as train_module
-from mlx_dpo.jobs.plan import allowed, memory_limit, plan_run, settled
+from mlx_dpo.jobs.needs import allowed
+from mlx_dpo.jobs.plan import plan_run, settled
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
@@ -31,6 +32,7 @@ from mlx_dpo.models.trace import trace
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.training import checks
 from mlx_dpo.training.checks import shortened
+from mlx_dpo.training.machine import memory_limit
 from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest, need, scoring_need
 
 from .conftest import ROOT

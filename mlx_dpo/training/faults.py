@@ -16,8 +16,19 @@ SHORTER = (
 
 def refused_by_the_system(error: Exception) -> bool:
     """Whether memory or the GPU's time ran out; else the code that ran is at fault."""
-    text = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or any(sign in text for sign in (*_MEMORY, *_WATCHDOG))
+    return _memory_ran_out(error) or _time_ran_out(error)
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _says(error, _MEMORY)
+
+
+def _time_ran_out(error: Exception) -> bool:
+    return _says(error, _WATCHDOG)
+
+
+def _says(error: Exception, signs: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 @contextmanager
@@ -33,12 +44,11 @@ def explained(remedy: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if any(sign in text for sign in _WATCHDOG):
+        if _time_ran_out(error):
             raise DpoError(
                 f"the GPU's watchdog: {first_line(error)}", where="training", hint=SHORTER
             ) from None
-        if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
+        if _memory_ran_out(error):
             what = f"the memory ran out: {first_line(error)}"
             raise DpoError(what, where="training", hint=remedy()) from None
         raise

@@ -1,4 +1,4 @@
-"""What a long run asks of the machine: to stay awake, to take GPU work in short pieces, and its own size."""
+"""What a long run asks of the machine: to stay awake, GPU work in short pieces, how much memory there is."""
 
 import ctypes
 import os
@@ -7,7 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
+
+_GIB = 2**30
 _OPERATIONS = "8"
 """Operations in one piece of GPU work where it is to be short; MLX puts some tens into one."""
 _FOOTPRINT = 72
@@ -46,3 +50,27 @@ def process_memory() -> int:
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def memory_limit(memory: float | None = None) -> int:
+    """Bytes a run may use: of a Mac with `memory` GiB, or of this machine.
+
+    macOS lets the GPU use two thirds of 36 GiB or less, and three quarters of more.
+    """
+    if memory:
+        return int(memory * _GIB * (2 / 3 if memory <= 36 else 0.75))
+    if mx.default_device().type == mx.gpu:
+        facts: dict[str, Any] = mx.device_info()
+        for name in ("max_recommended_working_set_size", "total_memory", "memory_size"):
+            if facts.get(name):
+                return int(facts[name])
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits()])
+
+
+def _group_limits() -> list[int]:
+    """What a container or a batch system lets this process use (Linux)."""
+    found = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            found.append(int(Path(path).read_text()))
+    return found
