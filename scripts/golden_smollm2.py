@@ -5,10 +5,12 @@
     python -m venv torch && torch/bin/pip install torch==2.13.0 safetensors==0.8.0 numpy
     torch/bin/python scripts/golden_smollm2.py truth MODEL tests/golden/smollm2.json
 
-MODEL is the float32 folder. `rows` takes twelve curated rows as chosen answers and lets the model itself answer
-their prompts, greedily, for the rejected ones, cut to 60 to 247 tokens. `truth` scores them in an environment
-of its own (torch is no dependency): the model is written out below, in float64 from end to end, because the one
-in transformers computes norms and positions in float32.
+MODEL is the float32 folder. `rows` takes twelve curated rows as chosen answers and lets the model itself
+answer their prompts, greedily, for the rejected ones, cut to 60 to 247 tokens. `truth` scores them in an
+environment of its own (torch is no dependency). The model is written out below, in float64 from end to end,
+because the one in transformers computes norms and positions in float32.
+
+Of the gradient, each array's length is stored, and its products with 32 vectors of signs (`directions`).
 """
 
 import json
@@ -30,7 +32,7 @@ LINEAR = (
 
 
 def lora(shapes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    """Float32 adapter arrays, as mlx_lm names and lays them out, for linear layers (outputs, inputs) by name."""
+    """Float32 adapter arrays, as mlx_lm lays them out, for linear layers (outputs, inputs) by name."""
     made = {}
     for name, (outputs, inputs) in shapes.items():
         rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -40,7 +42,7 @@ def lora(shapes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
 
 
 def directions(name: str, size: int) -> np.ndarray:
-    """(32, size): signs. The mean square of a vector's products with them is its squared length, within 25 %."""
+    """Signs (32, size). The mean square of a vector's products with them estimates its squared length."""
     return np.random.default_rng(zlib.crc32(name.encode())).choice([-1.0, 1.0], (DIRECTIONS, size))
 
 

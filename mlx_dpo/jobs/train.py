@@ -40,7 +40,6 @@ from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..reference import reference_key
-from ..scoring import score_pairs, singles
 from ..sealed import Sealed
 from ..trackers import TRACKERS, check_trackers
 from ..training.arrange import arrange
@@ -56,6 +55,7 @@ from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
+from ..training.proof import Tokens, own_tokens
 from ..training.trainer import Data
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, starting_adapter
@@ -279,10 +279,8 @@ def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> Pai
     return pairs
 
 
-def _load_policy(
-    config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]
-) -> tuple[nn.Module, np.ndarray]:
-    """The model with its adapter, and sample scores from before a fresh adapter was attached."""
+def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[nn.Module, Tokens]:
+    """The model with its adapter, and what it gave before a fresh adapter was attached."""
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
@@ -292,8 +290,7 @@ def _load_policy(
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
-    sample = sample_pairs(model, pairs)
-    before = score_pairs(model, sample, PLAIN, singles(sample))
+    before = own_tokens(model, sample_pairs(pairs))
     mx.random.seed(config.training.seed)
     if not config.model.adapter:
         attach(model, config.adapter)
