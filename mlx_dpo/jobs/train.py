@@ -44,7 +44,6 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import end_note
 from ..randomness import random_untouched
 from ..reference import reference_key
-from ..scoring import score_pairs, singles
 from ..sealed import Sealed
 from ..trackers import TRACKERS, check_trackers
 from ..training.arrange import Arrangement, arrange
@@ -60,6 +59,7 @@ from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
+from ..training.proof import Tokens, own_tokens
 from ..training.rate import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 from ..training.trainer import Data
@@ -323,10 +323,8 @@ def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> Pai
     return pairs
 
 
-def _load_policy(
-    config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]
-) -> tuple[nn.Module, np.ndarray]:
-    """The model with its adapter, and sample scores from before a fresh adapter was attached."""
+def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[nn.Module, Tokens]:
+    """The model with its adapter, and what it gave before a fresh adapter was attached."""
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
@@ -337,8 +335,7 @@ def _load_policy(
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
-    sample = sample_pairs(model, pairs)
-    before = score_pairs(model, sample, PLAIN, singles(sample))
+    before = own_tokens(model, sample_pairs(pairs))
     mx.random.seed(config.training.seed)
     if not config.model.adapter:
         attach(model, config.adapter)
