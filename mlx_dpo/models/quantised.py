@@ -41,12 +41,17 @@ def product(layer: nn.Module, x: mx.array) -> mx.array:
         return _quantised(layer, x)
     size = max(1, _STRETCH // x.shape[-1])
     parts = [slice(start, start + size) for start in range(0, len(layer.weight), size)]
+    # Taken now: where a head answers for some words, the layer holds others when the backward pass is built.
+    arrays, group_size, bits = (
+        [layer[n] for n in ("weight", "scales", "biases")],
+        layer.group_size,
+        layer.bits,
+    )
 
     def dense(part: slice, after: mx.array) -> mx.array:
-        given = [layer[name][part] for name in ("weight", "scales", "biases")]
-        weight, scales, biases = mx.depends(given, [after])
+        weight, scales, biases = mx.depends([a[part] for a in arrays], [after])
         scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-        return mx.dequantize(weight, scales, biases, group_size=layer.group_size, bits=layer.bits)
+        return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
 
     @custom_function
     def multiplied(x):
