@@ -117,7 +117,7 @@ def own_answers(
     config = replace(config, max_tokens=OWN_TOKENS, batch_size=len(few))
     end = end_of_turn(tokenizer)
     answers = sorted(generate_answers(policy, tokenizer, [pair.prompt.tolist() for pair in few], config))
-    said = [[*answer.tokens, *([] if answer.capped else [end])] for answer in answers]
+    said = [[*answer.ids, *([] if answer.capped else [end])] for answer in answers]
     compared = [
         replace(pair, chosen=np.array(own, np.int32), rejected=pair.rejected[:OWN_TOKENS])
         for pair, own in zip(few, said, strict=True)
