@@ -130,7 +130,7 @@ def test_a_score_that_is_not_the_sum_of_its_tokens_is_no_score():
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "qwen3_next"])
 def test_a_half_precision_model_can_be_computed_in_float32(architecture):
-    """It gives what the same weights give in float32; experts, too, which a CPU multiplies in float32 only."""
+    """It gives what the same weights give in float32. A CPU multiplies experts in float32 only."""
     half = policy.__wrapped__(architecture, "lora", None, mx.bfloat16)
     with proof.in_float32(half):
         ours = proof.own_tokens(half, PAIRS)
