@@ -13,15 +13,17 @@ def sft(config_file, overrides, **options):
     """Train an adapter on the curated answers alone, before pairs.
 
     Rows are curated ones (prompt, answer), or pairs, of which the chosen answer is learnt. Settings of the
-    loss, of beta's rule and of a moving reference are of pairs, and left aside. What comes out is an adapter
-    folder; train starts from it with model.adapter, and then it is the reference too.
+    loss, of beta's rule and of a moving reference are of pairs, and left aside. Without a learning rate
+    (optimizer.learning_rate=null) a short test on four rows finds one; without training.epochs the run makes
+    about 100 updates, and it ends when the held-out loss stops falling. The result is an adapter folder;
+    train starts from it with model.adapter, and then it is the reference too.
 
     \b
     Example:
       mlx-dpo sft --config config/granite_sft.yaml
-      mlx-dpo train --config config/granite_dpo.yaml --set model.adapter=runs/granite-sft
+      mlx-dpo inspect --config config/granite_dpo.yaml --set model.adapter=runs/granite-sft
     """
-    following = "mlx-dpo train with the settings of your pairs and --set model.adapter={}"
+    following = "mlx-dpo inspect with the settings of your pairs and --set model.adapter={}"
     run_training(following, config_file, [*overrides, *_of_answers()], **options)
 
 
