@@ -25,8 +25,10 @@ from mlx_dpo.jobs.plan import plan_run, settled
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
+from mlx_dpo.models.custom import custom_function
 from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model
+from mlx_dpo.models.schedule import order
 from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.models.trace import trace
 from mlx_dpo.optimizers import OptimizerConfig
@@ -83,14 +85,60 @@ def replace_forward(config, name):
     return replace(config, training=replace(config.training, forward=name))
 
 
-@pytest.mark.parametrize(("name", "checkpointing"), [("llama", True), ("granite", False)])
-def test_a_plan_is_never_below_the_measured_peak_nor_far_above(folder, name, checkpointing):
-    case = bench.Case(name, bench.UNEQUAL, checkpointing)
+@pytest.mark.parametrize(
+    ("name", "checkpointing", "loss"),
+    [("llama", True, "sigmoid"), ("granite", False, "sigmoid"), ("llama", False, "sft")],
+)
+def test_a_plan_is_never_below_the_measured_peak_nor_far_above(folder, name, checkpointing, loss):
+    case = bench.Case(name, bench.UNEQUAL, checkpointing, loss=loss)
     plan, _, _ = bench.planned(case, folder(name))
     gc.collect()
     measured = bench.measured(case, folder(name))
     gc.collect()
     assert measured <= plan <= 1.15 * measured
+
+
+@pytest.mark.parametrize("forward", ["shared", "completion", "plain"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_loss_whose_gradient_needs_no_score_is_planned_like_one_whose_gradient_does(
+    folder, forward, layout
+):
+    """sft is minus the score: no backward pass waits for a score, and yet each has its forward pass."""
+    pairs = bench.build_pairs(bench.Case("llama", bench.SHORT, loss="sft"))
+    model = skeleton(folder("llama"), AdapterConfig(rank=8))
+    linear, curved = (
+        need(model, pairs, 1, layout, forward, build_loss(LossConfig(name=name)), OptimizerConfig()).peak
+        for name in ("sft", "sigmoid")
+    )
+    assert linear == pytest.approx(curved, rel=0.1)
+
+
+@pytest.mark.real
+def test_sft_on_a_real_model_is_planned(smollm2):
+    """30 blocks; to leave logits for the backward pass would take 40 % more than the weights."""
+    pairs = bench.build_pairs(bench.Case("smollm2", (40, 35, 250), loss="sft"))
+    model = skeleton(smollm2, AdapterConfig(rank=8))
+    checkpointed = Layout(True, False)
+    found = need(model, pairs, 1, checkpointed, "shared", build_loss(LossConfig(name="sft")), OptimizerConfig())
+    assert found.weights == 538_060_032
+    assert found.weights < found.peak < 1.2 * found.weights
+
+
+def test_a_gradient_alone_is_traced_with_the_forward_pass_that_it_needs():
+    """Nothing else needs what the function gives, nor does its cotangent of ones."""
+
+    @custom_function
+    def root(x):
+        return mx.sqrt(x)
+
+    @root.vjp
+    def root_vjp(primals, cotangents, outputs):
+        return cotangents / (2 * outputs)
+
+    graph = trace(mx.grad(lambda x: root(3 * x).sum()), [mx.ones((5,))])
+    names = [operation.name for operation in order(graph)]
+    assert names.count("Sqrt") == names.count("Divide") == 1
+    assert names.index("Sqrt") < names.index("Divide")
 
 
 def test_a_plan_holds_no_weights_in_memory(folder):
