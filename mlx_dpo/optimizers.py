@@ -9,14 +9,19 @@ import mlx.optimizers as optimizers
 
 from .settings import setting
 
+PAIRS_RATE = 2e-5
+"""The learning rate for adapters on pairs where none is set."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How the adapter is updated."""
 
     name: str = setting("adamw", "the optimiser", choices=("adamw", "adam", "lion"))
-    learning_rate: float = setting(
-        2.0e-5, "peak; for adapters 5e-6 to 5e-5 is usual, for full training a tenth of that"
+    learning_rate: float | None = setting(
+        None,
+        "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 "
+        "for pairs, and for sft the rate that a short test on your rows finds",
     )
     schedule: str = setting("cosine", "shape after the warm-up", choices=("cosine", "linear", "constant"))
     warmup_ratio: float = setting(0.1, "share of the run's updates that ramp up, 0 to 1")
@@ -24,7 +29,7 @@ class OptimizerConfig:
     grad_clip: float = setting(1.0, "largest norm of the whole gradient; 0 switches clipping off")
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 <= self.warmup_ratio <= 1:
             raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
@@ -58,12 +63,18 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[mx.
 
 
 def build_optimizer(config: OptimizerConfig, steps: int) -> optimizers.Optimizer:
-    """The configured optimiser for a run of `steps` updates.
+    """The configured optimiser for a run of `steps` updates; its learning rate is a number."""
+    return optimizer_at(config, learning_rate_schedule(config, steps))
+
+
+def optimizer_at(
+    config: OptimizerConfig, rate: float | Callable[[mx.array], mx.array]
+) -> optimizers.Optimizer:
+    """The configured optimiser at a learning rate of its own: a number, or a function of the update.
 
     Adam and AdamW correct their bias: MLX's default does not, and then the first update is
     0.1 / sqrt(0.001) = 3.2 times too large.
     """
-    rate = learning_rate_schedule(config, steps)
     if config.name == "adam":
         return optimizers.Adam(rate, bias_correction=True)
     if config.name == "lion":

@@ -19,7 +19,10 @@ class Curated:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt with a chosen and a rejected completion, all text."""
+    """A prompt with a chosen and a rejected completion, all text.
+
+    `chosen_cut`, `rejected_cut`: the answer was cut off where it was made; no end of turn is scored after it.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
@@ -27,6 +30,8 @@ class Preference:
     id: str
     where: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    chosen_cut: bool = False
+    rejected_cut: bool = False
 
 
 def prompt_text(prompt: tuple[Message, ...]) -> str:

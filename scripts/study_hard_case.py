@@ -33,7 +33,7 @@ from mlx_dpo.data.index import index_rows
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.templates import prompt_tokens
-from mlx_dpo.inspection.verdict import SFT_EPOCHS, SFT_RATE, Step, commands
+from mlx_dpo.inspection.verdict import Step, commands
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
@@ -59,7 +59,7 @@ AS_PUBLISHED = [
 ]
 RATE = 2e-5 * LARGER
 """The default, for a model of this size."""
-SFT = Step("sft", (f"optimizer.learning_rate={SFT_RATE * RATE:g}", f"training.epochs={SFT_EPOCHS}"))
+SFT = Step("sft", (f"optimizer.learning_rate={5 * RATE:g}", "training.epochs=2"))
 DEFAULTS = Step("train")
 
 

@@ -169,6 +169,7 @@ def configure(tmp_path, models, pair_rows, write_rows):
             "data.max_length=128",
             "adapter.rank=4",
             "training.accumulation=4",
+            "training.epochs=1",
             "optimizer.learning_rate=1e-3",
             "training.samples=0",
             f"run.output={tmp_path / output}",
@@ -273,3 +274,22 @@ def trained(tmp_path_factory, models, pair_rows):
         return run
 
     return get
+
+
+@pytest.fixture
+def pairs_settings(tmp_path, models, write_rows):
+    """Settings of gen-pairs on 48 curated rows, greedy, as `--set` assignments."""
+    source = write_rows("curated.jsonl", curated_rows("curated.jsonl")[::10])
+
+    def make(model="granite", output="pairs", **more):
+        values = {
+            "model.path": models(model),
+            "pairs.source": source,
+            "pairs.output": tmp_path / output,
+            "generate.max_tokens": 24,
+            "generate.temperature": 0,
+            **{k.replace("__", "."): v for k, v in more.items()},
+        }
+        return [f"{name}={value}" for name, value in values.items()]
+
+    return make

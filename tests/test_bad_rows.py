@@ -130,6 +130,16 @@ PAIRS = {
         "rows.jsonl:3: the id 'a' stands at rows.jsonl:1 too",
         "ids must differ; rows without one are called line-1, line-2, ...",
     ),
+    "a word for a mark": (
+        lines(pair(), pair(rejected_cut="yes")),
+        "rows.jsonl:2: 'rejected_cut' must be true or false, got str",
+        "true says that the answer was cut off and has no end; leave it out for whole answers",
+    ),
+    "a number for a mark": (
+        lines(pair(chosen_cut=0)),
+        "rows.jsonl:1: 'chosen_cut' must be true or false, got int",
+        "true says that the answer was cut off and has no end; leave it out for whole answers",
+    ),
     "a list for an id": (
         lines(pair(id=["a"])),
         "rows.jsonl:1: 'id' must be text or a whole number",

@@ -105,7 +105,7 @@ def test_a_layout_that_is_set_counts_where_one_was_settled_before(stopped, tmp_p
     smaller = again(stopped, tmp_path, "training.gradient_checkpointing=on", "training.keep_checkpoints=9")
     folder = train_run(smaller, accept_changes=True).folder
     settled = {
-        facts["step"]: facts["layout"]["gradient_checkpointing"]
+        facts["step"]: facts["layout"]["training.gradient_checkpointing"]
         for facts in (json.loads(p.read_text())["facts"] for p in folder.glob("checkpoints/*/state.json"))
     }
     assert settled[1] == "off" and settled[2] == settled[4] == "on"

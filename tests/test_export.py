@@ -89,11 +89,13 @@ def test_fusing_into_a_4_bit_base_loses_nothing_to_rounding(trained, tmp_path, c
     assert not any(hasattr(m, "bits") for m in fused.modules())
 
 
-def test_the_fused_folder_has_the_tokenizer_the_template_and_the_end_tokens(trained, tmp_path):
+def test_the_fused_folder_has_the_tokenizer_and_the_template(trained, tmp_path):
+    """And the base's config files, where these list the end of turn; test_stops has the others."""
     base, run = trained("granite", "lora")
     fuse_run(str(base), run, tmp_path / "fused")
     one, other = (json.loads((f / "config.json").read_text()) for f in (base, tmp_path / "fused"))
     assert one == other
+    assert not (tmp_path / "fused" / "generation_config.json").exists()
     assert load_tokenizer(base).chat_template == load_tokenizer(tmp_path / "fused").chat_template
     assert load_tokenizer(base).eos_token_ids == load_tokenizer(tmp_path / "fused").eos_token_ids
 

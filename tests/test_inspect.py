@@ -18,9 +18,11 @@ from mlx_dpo.inspection.kinds import ERROR, KINDS, WARNING
 from mlx_dpo.inspection.masks import masked
 from mlx_dpo.inspection.refusals import refused
 from mlx_dpo.inspection.repeats import first_with
+from mlx_dpo.inspection.report import as_text
 from mlx_dpo.inspection.scan import scan
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.models.load import load_tokenizer
+from mlx_dpo.pairs.completions import Said
 from mlx_dpo.pairs.generate import PairsConfig, drop_reason
 
 from .conftest import ROOT
@@ -233,7 +235,9 @@ def test_what_is_alike_is_what_gen_pairs_drops(pair_rows):
     for least in (0.6, 0.8, 0.9, 0.95, 1.0):
         config = PairsConfig(max_similarity=least)
         found = [alike(a, b, least) for a in answers for b in answers]
-        assert found == [drop_reason(a, b, False, config) is not None for a in answers for b in answers]
+        assert found == [
+            drop_reason(a, Said(b, cut=False), config) is not None for a in answers for b in answers
+        ]
         assert True in found and False in found
 
 
@@ -272,8 +276,10 @@ def test_a_row_is_shown_as_the_model_gets_it(tokenizer, write_rows):
     rows = [
         pair(prompt=chat(("system", "Be brief."), ("user", "How?")), rejected="Thus it\nis."),
         pair(chosen="Rub it. " * 60, prompt="Why?"),
+        pair(rejected="Thus it is and", rejected_cut=True),
     ]
-    whole, cut = (masked(p, tokenizer) for p in scanned(write_rows("rows.jsonl", rows), tokenizer).pairs)
+    found = scanned(write_rows("rows.jsonl", rows), tokenizer).pairs
+    whole, cut, open_end = (masked(p, row, tokenizer) for p, row in zip(found, found.texts, strict=True))
     role, end = "<|start_of_role|>{}<|end_of_role|>", "<|end_of_text|>"
     assert whole.prompt == (
         f"{role.format('system')}Be brief.{end}\n{role.format('user')}How?{end}\n{role.format('assistant')}"
@@ -284,3 +290,45 @@ def test_a_row_is_shown_as_the_model_gets_it(tokenizer, write_rows):
         f"  rejected |Thus it⏎is.{end}|  {whole.tokens[2]} tokens",
     ]
     assert end not in cut.chosen and cut.tokens[0] + cut.tokens[1] == MAX_LENGTH
+    assert (open_end.chosen, open_end.rejected) == (f"So.{end}", "Thus it is and")
+    assert (
+        open_end.text().splitlines()[3]
+        == f"  rejected |Thus it is and|  {open_end.tokens[2]} tokens, cut off"
+    )
+    assert cut.text().count("cut off") == whole.text().count("cut off") == 0
+
+
+CUT_OFF = "Take a soft cloth. Then rub the copper with lemon and"
+
+
+def test_how_an_answer_ends_is_no_defect_where_it_is_marked_as_cut_off(tokenizer, write_rows):
+    code = "Run this program.\n```python\nprint(1)\nprint("
+    long = "Rub it. " * 100
+    rows = [
+        pair(prompt=f"{number} how?", chosen="Rub it with lemon and salt, and rinse it.", rejected=answer)
+        for number, answer in enumerate((CUT_OFF, code, long))
+    ]
+    found = [
+        [(d.line, d.code) for d in scanned(write_rows("rows.jsonl", given), tokenizer).defects]
+        for given in (rows, [row | {"rejected_cut": True} for row in rows])
+    ]
+    plain = [(1, "ends-mid-sentence"), (2, "open-code-block"), (3, "cut")]
+    assert [d for d in found[0] if d in plain] == plain
+    assert found[1] == [d for d in found[0] if d not in plain]
+    whole = [row | {"chosen_cut": True} for row in rows]
+    marked = scanned(write_rows("rows.jsonl", whole), tokenizer).defects
+    assert [(d.line, d.code) for d in marked] == found[0], "of the other answer nothing is said"
+
+
+def test_an_inspection_counts_the_pairs_with_a_cut_off_answer(models, write_rows):
+    rows = [pair(prompt=f"{i}?", rejected_cut=i % 3 == 0) for i in range(10)]
+    settings = [
+        f"model.path={models('granite')}",
+        f"data.train={write_rows('rows.jsonl', rows)}",
+        "data.valid=null",
+    ]
+    found = inspect_pairs(load_config(None, settings), ask_model=False)
+    assert found.files[0].cut_off == 4
+    first = as_text(found, lambda step: "").splitlines()[0]
+    assert first.endswith("10 pairs to train on, 4 with a cut-off answer, scored without an end")
+    assert [row.cut_off for row in found.shown] == [(False, True), (False, False), (False, False)]

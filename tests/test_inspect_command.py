@@ -88,7 +88,7 @@ def test_everything_as_json(mlx_dpo_command, models, rows):
     done = mlx_dpo_command("inspect", "--data", rows, "--model", models("granite"), "--json", "--rows", 2)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["files"] == [{"path": str(rows), "rows": 40, "pairs": 39}]
+    assert found["files"] == [{"path": str(rows), "rows": 40, "pairs": 39, "cut_off": 0}]
     assert found["defects"] == [
         {
             "severity": "error",

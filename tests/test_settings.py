@@ -118,7 +118,7 @@ def test_on_is_not_a_word_where_it_is_no_choice(write_yaml):
         ("model.adapter", "runs/sft", "runs/sft"),
         ("data.train", "C: pairs", "C: pairs"),
         ("adapter.targets", "[q_proj, mamba.in_proj]", ["q_proj", "mamba.in_proj"]),
-        ("pairs.keep_capped", "true", True),
+        ("pairs.keep_capped", "false", False),
         ("pairs.limit", "7", 7),
         ("model.adapter", "", ""),
     ],
@@ -223,7 +223,7 @@ CHANGED = [
     "training.gradient_checkpointing=off",
     "training.eval_steps=7",
     "pairs.limit=3",
-    "pairs.keep_capped=true",
+    "pairs.keep_capped=false",
     "run.output='2024-01-01'",
 ]
 

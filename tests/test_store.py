@@ -93,10 +93,11 @@ def test_other_tokens_or_another_form_need_another_version(tmp_path):
     write_tokenizer(tmp_path, GRANITE, ["a"], 256 + len(GRANITE.special))  # one token a byte
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
     file = tmp_path / "pairs.jsonl"
-    file.write_text(lines(pair(), pair(prompt=" Où? ", chosen="x" * 99), pair(system="Be brief.")))
+    rows = pair(), pair(prompt=" Où? ", chosen="x" * 99), pair(system="Be brief."), pair(rejected_cut=True)
+    file.write_text(lines(*rows))
     pairs = open_pairs(index_rows(file), load_tokenizer(tmp_path), 64)
-    golden = "ef3c90366ae13b9e"
-    assert (store_module._VERSION, pairs.content[:16]) == (1, golden)
+    golden = "44f27660f95d25f5"
+    assert (store_module._VERSION, pairs.content[:16]) == (2, golden)
 
 
 # ---- made once

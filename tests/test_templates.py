@@ -1,18 +1,21 @@
 """What is scored is the answer and one end-of-turn, whatever the family's chat template puts around it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlx_dpo.data.batches import build_batch
+from mlx_dpo.data.shared import build_shared
 from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens, render, template_hash
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, make_model, write_tokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.pairs.completions import cut_text
 from mlx_dpo.records import Preference
 from mlx_dpo.training.checks import check_masks
 
@@ -155,7 +158,120 @@ def test_what_is_scored_decodes_to_the_answer_and_one_end_of_turn(folders, famil
     for row, pair in zip(rows, pairs, strict=True):
         assert_scored(tokenizer, family, pair, (row.chosen, row.rejected))
         assert decode(tokenizer, pair.prompt).endswith(HEADER[family])
-    check_masks(rows, pairs, tokenizer)
+    check_masks(rows, pairs, tokenizer, 2048)
+
+
+@pytest.mark.parametrize(("family", "prompt"), [(f, n) for f in FAMILIES for n in prompts_of(f)])
+def test_of_a_cut_off_answer_all_its_text_is_scored_and_no_end(folders, family, prompt):
+    tokenizer = load_tokenizer(folders(family))
+    spelt = [text.format(end=end) for text in SPELT for end in END.values()]
+    answers = [a[: max(1, 2 * len(a) // 3)] for a in REAL] + ODD + spelt
+    rows = [
+        row_of(PROMPTS[prompt], f"Whole {number}.", answer, f"pairs.jsonl:{number}")
+        for number, answer in enumerate(answers, 1)
+    ]
+    rows = [replace(row, rejected_cut=True) for row in rows]
+    pairs, counts = tokenize_pairs(rows, tokenizer, 2048)
+    assert (counts.kept, counts.cut, counts.cut_off) == (len(rows), 0, len(rows))
+    for row, pair in zip(rows, pairs, strict=True):
+        batch = build_batch([pair])
+        targets, mask = np.array(batch.targets), np.array(batch.mask)
+        chosen, rejected = (targets[branch][mask[branch]] for branch in (0, 1))
+        assert decode(tokenizer, chosen) == row.chosen + END[family]
+        assert decode(tokenizer, rejected) == shown(family, row.rejected).rstrip()
+        assert not set(rejected.tolist()) & tokenizer.eos_token_ids
+        shared = build_shared([pair])
+        assert np.array(shared.lengths).tolist() == [len(chosen), len(rejected)]
+    check_masks(rows, pairs, tokenizer, 2048)
+
+
+EXOTIC = [
+    "Grüße aus Zürich – 東京で会いましょう。Привет! नमस्ते",
+    "👩‍👩‍👧‍👦 family, 🇨🇭 flag 🙂",
+    "a.\n\n\nb\n\n- c",
+]
+
+
+def test_wherever_an_answer_is_cut_off_its_text_becomes_the_first_of_its_tokens(tokenizer):
+    """In the middle of a character, a word or white space: at most an unfinished last character is lost."""
+    end = end_of_turn(tokenizer)
+    for answer in REAL[::4] + EXOTIC:
+        whole = completion_tokens(tokenizer, (USER,), answer, end)
+        for count in range(4, len(whole)):
+            text = cut_text(tokenizer, (USER,), whole[:count], end)
+            scored = completion_tokens(tokenizer, (USER,), text, end, cut=True)
+            assert scored == whole[: len(scored)]
+            lost = tokenizer.decode(whole[len(scored) : count])
+            assert not lost.replace("\ufffd", "").strip(), (answer, count, lost)
+
+
+def test_a_line_break_in_one_token_with_the_full_stop_is_left_off_with_it(tmp_path):
+    """White space at the end is stripped: without it the full stop is another token than the model's."""
+    from tokenizers import Tokenizer, decoders, models
+
+    words = ["<unk>", "</s>", ":", ".", "\n", *"Rub", " ", *"it", ".\n"]
+    tokenizer = Tokenizer(
+        models.BPE({w: i for i, w in enumerate(words)}, [(".", "\n")], unk_token="<unk>", fuse_unk=False)
+    )
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ '</s>' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '' }}{% endif %}"
+    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": template}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
+    loaded = load_tokenizer(tmp_path)
+    end, prompt = end_of_turn(loaded), ({"role": "user", "content": ":"},)
+    ids = loaded.encode("Rub it.\n", add_special_tokens=False)
+    assert ids[-1] == words.index(".\n")
+    assert cut_text(loaded, prompt, ids, end) == "Rub it"
+    assert cut_text(loaded, prompt, [*ids[:-1], words.index("."), words.index("\n")], end) == "Rub it."
+
+
+def test_an_answer_that_begins_with_white_space_keeps_its_end(tokenizer):
+    """White space is stripped from the start, so its first token becomes another; all others stay."""
+    end = end_of_turn(tokenizer)
+    ids = tokenizer.encode(" Gladly! First, rub the copper pan with", add_special_tokens=False)
+    assert cut_text(tokenizer, (USER,), ids, end) == "Gladly! First, rub the copper pan with"
+
+
+FAULTS = {
+    "an end after an answer that was cut off": lambda pair, end: replace(
+        pair, rejected=np.append(pair.rejected, np.int32(end))
+    ),
+    "the last token of an answer that was cut off": lambda pair, end: replace(
+        pair, rejected=pair.rejected[:-1]
+    ),
+    "no end after a whole answer": lambda pair, end: replace(pair, chosen=pair.chosen[:-1]),
+    "two ends": lambda pair, end: replace(pair, chosen=np.append(pair.chosen, np.int32(end))),
+    "another token": lambda pair, end: replace(pair, rejected=pair.rejected[::-1].copy()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_check_of_masks_finds_each_fault(fault, tokenizer):
+    row = replace(row_of((USER,), "Rub it with lemon.", "Wash it with the"), rejected_cut=True)
+    (pair,), _ = tokenize_pairs([row], tokenizer, 256)
+    check_masks([row], [pair], tokenizer, 256)
+    wrong = FAULTS[fault](pair, end_of_turn(tokenizer))
+    with pytest.raises(DpoError, match="what would be scored is not the"):
+        check_masks([row], [wrong], tokenizer, 256)
+
+
+def test_the_check_of_masks_lets_max_length_cut_answers_of_both_kinds(tokenizer):
+    answer = "Grüße aus Zürich – 東京で会いましょう。 " * 3
+    row = replace(row_of((USER,), answer, "x " + answer), rejected_cut=True)
+    shortest = len(prompt_tokens(tokenizer, row.prompt)) + 2
+    whole, _ = tokenize_pairs([row], tokenizer, 2048)
+    for max_length in range(shortest, shortest + max(len(whole[0].chosen), len(whole[0].rejected)) + 2):
+        pairs, counts = tokenize_pairs([row], tokenizer, max_length)
+        check_masks([row], pairs, tokenizer, max_length)
+        assert counts.cut_off == 1
+        longer = len(whole[0].prompt) + max(len(whole[0].chosen), len(whole[0].rejected))
+        assert counts.cut == (longer > max_length)
 
 
 def test_the_newline_that_granite_renders_after_the_end_is_not_scored(folders):

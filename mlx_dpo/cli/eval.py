@@ -28,7 +28,12 @@ def evaluate(folder, data, model, samples, as_json):
 
     say_blas_note()
     from ..evaluation.preference import evaluation_text
+    from ..jobs.ask import ask_run
     from ..jobs.evaluate import evaluate_run
 
     result = evaluate_run(folder, data, samples, model)
-    click.echo(json.dumps(asdict(result), ensure_ascii=False) if as_json else evaluation_text(result))
+    if as_json:
+        click.echo(json.dumps(asdict(result), ensure_ascii=False))
+        return
+    click.echo(evaluation_text(result))
+    click.echo(f"\nask it: {ask_run(folder, model)}")

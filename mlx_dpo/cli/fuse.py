@@ -1,7 +1,6 @@
 """mlx-dpo fuse"""
 
 import json
-import shlex
 
 import click
 
@@ -21,6 +20,7 @@ def fuse(folder, output, model, as_json):
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
     from ..export.fuse import fuse_run
+    from ..jobs.ask import ask_fused
     from ..jobs.evaluate import load_run
 
     config = load_run(folder, model)
@@ -29,4 +29,4 @@ def fuse(folder, output, model, as_json):
         click.echo(json.dumps({"fused": str(path)}))
     else:
         click.echo(f"fused model: {path}")
-        click.echo(f'next: python -m mlx_lm generate --model {shlex.quote(str(path))} --prompt "..."')
+        click.echo(f"next: {ask_fused(path, config.generate.max_tokens)}")

@@ -60,6 +60,7 @@ def run_training(
     from . import say_blas_note
 
     say_blas_note()
+    from ..jobs.ask import ask_run
     from ..jobs.report import current_report, missing_libraries, report_run
     from ..jobs.train import train_run
 
@@ -74,4 +75,5 @@ def run_training(
     click.echo(f"run: {folder}")
     if report:
         click.echo(f"report: {report}")
+    click.echo(f"ask it: {ask_run(folder)}")
     click.echo(f"next: {following.format(shlex.quote(str(folder)))}")

@@ -1,5 +1,6 @@
 """One JSON object to one record: what a row may look like."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..errors import DpoError
@@ -14,7 +15,8 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
     """A pair: prompt, chosen, rejected as strings or message lists.
 
     Without a prompt, chosen and rejected are whole conversations and the prompt is the messages they share.
-    A `system` string goes before the prompt. Outer white space of every text is stripped.
+    A `system` string goes before the prompt. Outer white space of every text is stripped. `chosen_cut` and
+    `rejected_cut` mark answers that were cut off where they were made.
 
     Raises:
         DpoError: a missing, empty or mistyped field, or unpaired (KTO) rows.
@@ -45,15 +47,24 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
         prompt = _prompt(row["prompt"], where)
         chosen, rejected = _completion(chosen, "chosen", where), _completion(rejected, "rejected", where)
     prompt = _with_system(row, prompt, where)
-    return Preference(prompt, chosen, rejected, _id(row, where), where, _meta(row, where))
+    cut = _flag(row, "chosen_cut", where), _flag(row, "rejected_cut", where)
+    return Preference(prompt, chosen, rejected, _id(row, where), where, _meta(row, where), *cut)
 
 
 def to_curated(row: dict[str, Any], where: str) -> Curated:
     """A question and its answer: prompt/answer, question/answer, prompt/completion, or chat `messages`.
 
+    A pair is one too: its chosen answer is the answer.
+
     Raises:
-        DpoError: none of these, or a missing, empty or mistyped field.
+        DpoError: none of these, or a missing, empty or mistyped field; or a chosen answer that was cut off.
     """
+    if "chosen" in row:
+        pair = to_preference(row, where)
+        if pair.chosen_cut:
+            hint = "a curated answer has an end: complete it, or remove the row"
+            raise DpoError("'chosen' is marked as cut off", where=where, hint=hint)
+        return Curated(pair.prompt, pair.chosen, pair.id, where)
     if "messages" in row:
         messages = _messages(row["messages"], "messages", where)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
@@ -77,7 +88,7 @@ def to_answer(row: dict[str, Any], where: str) -> Preference:
     """
     if "chosen" in row:
         pair = to_preference(row, where)
-        return Preference(pair.prompt, pair.chosen, pair.chosen, pair.id, where, pair.meta)
+        return replace(pair, rejected=pair.chosen, rejected_cut=pair.chosen_cut)
     own = to_curated(row, where)
     return Preference(own.prompt, own.answer, own.answer, own.id, where)
 
@@ -183,6 +194,17 @@ def _id(row: dict[str, Any], where: str) -> str:
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         raise DpoError("'id' must be text or a whole number", where=where, hint="or leave it out")
     return str(value)
+
+
+def _flag(row: dict[str, Any], key: str, where: str) -> bool:
+    value = row.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise DpoError(
+            f"'{key}' must be true or false, got {type(value).__name__}",
+            where=where,
+            hint="true says that the answer was cut off and has no end; leave it out for whole answers",
+        )
+    return bool(value)
 
 
 def _meta(row: dict[str, Any], where: str) -> dict[str, Any]:

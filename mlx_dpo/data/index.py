@@ -20,7 +20,7 @@ from .formats import to_answer, to_preference
 from .sources import doubled_id, no_rows
 from .splits import prompt_key
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when another file would be accepted, or two prompts would count as the same that did not."""
 
 _PROMPT = "S16"

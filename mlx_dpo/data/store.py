@@ -22,7 +22,7 @@ from .lazy import Lazy
 from .templates import end_of_turn, render
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when the same rows become other tokens, or are written in another form."""
 
 _ADVANCE = 64

@@ -7,8 +7,8 @@ from typing import Any
 from ..errors import DpoError, first_line
 from ..records import Message
 
-# Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation.
-_RENDER = {"tokenize": False, "enable_thinking": False}
+TEMPLATE_OPTIONS = {"enable_thinking": False}
+"""Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation."""
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bool) -> str:
@@ -21,7 +21,7 @@ def render(tokenizer: Any, messages: Sequence[Message], *, generation_prompt: bo
         return "\n\n".join(m["content"] for m in messages) + ("\n\n" if generation_prompt else "")
     try:
         return tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=generation_prompt, **_RENDER
+            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **TEMPLATE_OPTIONS
         )
     except Exception as error:  # templates are code of the model's author and may raise anything
         raise DpoError(
@@ -37,7 +37,9 @@ def prompt_tokens(tokenizer: Any, prompt: Sequence[Message]) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
 
 
-def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, end: int) -> list[int]:
+def completion_tokens(
+    tokenizer: Any, prompt: Sequence[Message], answer: str, end: int, *, cut: bool = False
+) -> list[int]:
     """Token ids of the answer and one end-of-turn, nothing after it.
 
     They are what follows the prompt's tokens in the tokens of the whole conversation. Where a tokenizer
@@ -46,28 +48,36 @@ def completion_tokens(tokenizer: Any, prompt: Sequence[Message], answer: str, en
 
     Args:
         end: the end-of-turn token, from `end_of_turn`.
+        cut: the answer was cut off: its tokens end with its text, without an end-of-turn.
 
     Raises:
         DpoError: the template changes the prompt when an answer follows.
     """
-    return pair_tokens(tokenizer, prompt, [answer], end)[1][0]
+    return pair_tokens(tokenizer, prompt, [(answer, cut)], end)[1][0]
 
 
 def pair_tokens(
-    tokenizer: Any, prompt: Sequence[Message], answers: Sequence[str], end: int
+    tokenizer: Any, prompt: Sequence[Message], answers: Sequence[tuple[str, bool]], end: int
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of a prompt, as `prompt_tokens`, and of its answers, as `completion_tokens`.
 
-    The prompt is rendered and tokenised once: most of the work where there are many pairs.
+    `answers` holds each answer's text and whether it was cut off. The prompt is rendered and tokenised once:
+    most of the work where there are many pairs.
     """
     before = render(tokenizer, prompt, generation_prompt=True)
     tokens = tokenizer.encode(before, add_special_tokens=not tokenizer.has_chat_template)
     plain = tokens if tokenizer.has_chat_template else tokenizer.encode(before, add_special_tokens=False)
-    return tokens, [_completion(tokenizer, prompt, before, plain, answer, end) for answer in answers]
+    return tokens, [_completion(tokenizer, prompt, before, plain, *answer, end) for answer in answers]
 
 
 def _completion(
-    tokenizer: Any, prompt: Sequence[Message], before: str, tokens_before: list[int], answer: str, end: int
+    tokenizer: Any,
+    prompt: Sequence[Message],
+    before: str,
+    tokens_before: list[int],
+    answer: str,
+    cut: bool,
+    end: int,
 ) -> list[int]:
     if tokenizer.has_chat_template:
         turn = {"role": "assistant", "content": answer}
@@ -84,6 +94,9 @@ def _completion(
             "the chat template changes this answer",
             hint="some templates cut answers, at </think> for example; remove the row or that part of it",
         )
+    if cut:
+        opened, said, _ = whole[len(before) :].partition(answer.strip())
+        return _encode_after(tokenizer, before, tokens_before, before + opened + said, answer)
     tokens = _encode_after(tokenizer, before, tokens_before, whole, answer)
     return tokens[: tokens.index(end) + 1] if end in tokens else [*tokens, end]
 

@@ -13,7 +13,7 @@ from .templates import end_of_turn, pair_tokens
 
 @dataclass(frozen=True)
 class TokenizedPair:
-    """Token ids, int32 (P,), (C,) and (R,); completions end with the end-of-turn unless they were cut."""
+    """Token ids, int32 (P,), (C,) and (R,); whole completions that fit end with the end-of-turn."""
 
     prompt: np.ndarray
     chosen: np.ndarray
@@ -33,18 +33,24 @@ class TokenizedPair:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What tokenising did to a file's rows."""
+    """What tokenising did to a file's rows.
+
+    Of those kept, `cut` lost tokens to max_length, and `cut_off` have an answer that is marked as cut off.
+    """
 
     rows: int
     kept: int
     cut: int
     same: int
     answers: bool = False
+    cut_off: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.rows:,} {'answers' if self.answers else 'pairs'}: {self.kept:,} kept"]
         if self.cut:
             parts.append(f"{self.cut:,} of them cut to max_length")
+        if self.cut_off:
+            parts.append(f"{self.cut_off:,} with a cut-off answer, scored without an end")
         if self.same:
             parts.append(f"{self.same:,} dropped (identical answers)")
         return ", ".join(parts)
@@ -56,8 +62,8 @@ def tokenize_pairs(
     """Tokenise every row.
 
     The rule of truncation: the prompt is never cut, and both completions keep at most
-    max_length − P tokens from their start. Pairs whose completions are the same tokens, from the
-    start or after the cut, are dropped and counted.
+    max_length − P tokens from their start. An answer that is marked as cut off gets no end-of-turn.
+    Pairs whose completions are the same tokens, from the start or after the cut, are dropped and counted.
 
     Raises:
         DpoError: prompts that leave no room for a completion, the first ten named; or nothing is left.
@@ -75,7 +81,7 @@ class RowTokenizer:
         self._tokenizer, self._max_length, self._end = tokenizer, max_length, end_of_turn(tokenizer)
         self._answers = answers
         self._too_long: list[tuple[str, int]] = []
-        self._rows = self._kept = self._cut = self._same = self._same_once_cut = 0
+        self._rows = self._kept = self._cut = self._cut_off = self._same = self._same_once_cut = 0
         self._where = ""
 
     def pair(self, row: Preference) -> TokenizedPair | None:
@@ -87,7 +93,8 @@ class RowTokenizer:
         self._rows += 1
         self._where = row.where
         try:
-            prompt, branches = pair_tokens(self._tokenizer, row.prompt, (row.chosen, row.rejected), self._end)
+            answers = (row.chosen, row.chosen_cut), (row.rejected, row.rejected_cut)
+            prompt, branches = pair_tokens(self._tokenizer, row.prompt, answers, self._end)
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
         room = self._max_length - len(prompt)
@@ -101,6 +108,7 @@ class RowTokenizer:
             return None
         self._kept += 1
         self._cut += any(len(b) > room for b in branches)
+        self._cut_off += row.chosen_cut or row.rejected_cut
         return TokenizedPair(np.array(prompt, dtype=np.int32), chosen, rejected, row.where)
 
     def counts(self) -> TokenCounts:
@@ -118,7 +126,7 @@ class RowTokenizer:
                 where=self._where.rsplit(":", 1)[0],
                 hint=f"rejected answers must differ from the chosen ones{within}",
             )
-        return TokenCounts(self._rows, self._kept, self._cut, self._same, self._answers)
+        return TokenCounts(self._rows, self._kept, self._cut, self._same, self._answers, self._cut_off)
 
 
 def pair_sizes(pairs: Sequence[TokenizedPair]) -> np.ndarray:

@@ -8,10 +8,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..console import progress, say
+from ..data.templates import end_of_turn
 from ..errors import DpoError
 from ..files import check_writable, replace_folder
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
+from ..models.stops import mlx_lm_stops
+from .ends import list_end
 
 _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
 """Bits of a float32's mantissa that a half-precision dtype does not have."""
@@ -21,12 +24,13 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     """Write base weights plus adapter as a model folder in hub layout, in the base's own dtype.
 
     A quantised base is written in plain precision: rounding the sum to few bits again would erase most of
-    what preference training changed. For half precision see `round_to`.
+    what preference training changed. For half precision see `round_to`. The config files get the end of turn
+    where they lack it.
 
     Raises:
         DpoError: files that do not fit, weights that are not finite, an output that exists, or no room.
     """
-    from mlx_lm.utils import dequantize_model, save
+    from mlx_lm.utils import dequantize_model
 
     output = Path(output)
     if output.exists():
@@ -35,6 +39,7 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     base = find_model(model_path)
     check_writable(output, need_bytes=sum(f.stat().st_size for f in base.glob("model*.safetensors")))
     tokenizer = load_tokenizer(base)
+    end_of_turn(tokenizer)  # one without is refused before the slow part
     model, config = load_model(base)
     dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}
     load_adapter(model, adapter)
@@ -48,9 +53,22 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
         for key in ("quantization", "quantization_config"):
             config.pop(key, None)
     check_writable(output, need_bytes=weight_bytes(model))
-    # mlx_lm writes a model card beside the weights; the folder appears only when all of it is there.
-    replace_folder(output, lambda beside: save(beside, base, model, tokenizer, config, donate_model=False))
+    # The folder appears only when all of it is there.
+    replace_folder(output, lambda beside: _write(beside, base, model, tokenizer, config))
     return output
+
+
+def _write(folder: Path, base: Path, model: nn.Module, tokenizer: Any, config: dict[str, Any]) -> None:
+    from mlx_lm.utils import save
+
+    save(folder, base, model, tokenizer, config, donate_model=False)  # a model card too
+    end = end_of_turn(tokenizer)
+    if list_end(folder, end, mlx_lm_stops(base, tokenizer)):
+        token = tokenizer.convert_ids_to_tokens(end)
+        say(
+            f"the base's config files do not list {token}, the end of turn: the fused model's config.json "
+            "and generation_config.json do, so that mlx_lm stops there"
+        )
 
 
 def fuse_layers(model: nn.Module) -> None:

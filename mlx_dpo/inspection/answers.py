@@ -155,8 +155,9 @@ _OPEN_END = re.compile(r"(?:[^\W_]|[,;(–—-])\Z")
 
 @answer_check(
     "ends-mid-sentence",
-    "the answer was cut off, which is easy to tell from one that was not",
-    "let answers end: raise generate.max_tokens, or remove the row",
+    "the answer was cut off, and its end would be learnt as an end",
+    "let the answer end, or mark it as cut off (data/README.md): then no end is scored",
+    of_ends=True,
 )
 def ends_mid_sentence(text: str) -> str | None:
     """The answer has sentences, and its last line ends in the middle of one; lists, titles, links aside."""
@@ -172,7 +173,8 @@ def ends_mid_sentence(text: str) -> str | None:
 @answer_check(
     "open-code-block",
     "a code block begins and does not end: the answer was cut off",
-    "let answers end: raise generate.max_tokens, or remove the row",
+    "let the answer end, or mark it as cut off (data/README.md): then no end is scored",
+    of_ends=True,
 )
 def open_code_block(text: str) -> str | None:
     """An odd number of fences."""

@@ -33,6 +33,10 @@ class Row(NamedTuple):
     pair: TokenizedPair
     context: Context
 
+    def cut_off(self, branch: str) -> bool:
+        """Whether this answer is marked as cut off where it was made: it has no end to look at."""
+        return getattr(self.text, f"{branch}_cut")
+
 
 Check = Callable[[Row], str | None]
 """What is wrong with the row, in words; None where nothing is."""
@@ -56,13 +60,23 @@ BRANCHES = ("chosen", "rejected")
 
 
 def answer_check(
-    code: str, meaning: str, remedy: str, branches: tuple[str, ...] = BRANCHES
+    code: str,
+    meaning: str,
+    remedy: str,
+    branches: tuple[str, ...] = BRANCHES,
+    *,
+    of_ends: bool = False,
 ) -> Callable[[AnswerCheck], AnswerCheck]:
-    """As `row_check`, for a check of one answer's text, which is made of the answers named in `branches`."""
+    """As `row_check`, for a check of one answer's text, which is made of the answers named in `branches`.
+
+    Args:
+        of_ends: the check is of how answers end; those that are marked as cut off are left out.
+    """
 
     def register(check: AnswerCheck) -> AnswerCheck:
         def of_row(row: Row) -> str | None:
-            return named((name, check(getattr(row.text, name))) for name in branches)
+            checked = [name for name in branches if not (of_ends and row.cut_off(name))]
+            return named((name, check(getattr(row.text, name))) for name in checked)
 
         row_check(code, meaning, remedy)(of_row)
         return check

@@ -66,11 +66,10 @@ def _far(long: int, short: int) -> str | None:
     "raise data.max_length, or shorten the answer",
 )
 def cut(row: Row) -> str | None:
-    """The last token is not the end of the turn."""
+    """The last token is not the end of the turn, in an answer that has one."""
     limit = f"does not end within {row.context.max_length:,} tokens"
-    return named(
-        (name, limit if getattr(row.pair, name)[-1] != row.context.end else None) for name in BRANCHES
-    )
+    ending = [name for name in BRANCHES if not row.cut_off(name)]
+    return named((name, limit if getattr(row.pair, name)[-1] != row.context.end else None) for name in ending)
 
 
 @row_check(

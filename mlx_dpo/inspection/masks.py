@@ -6,6 +6,7 @@ import numpy as np
 
 from ..data.batches import build_batch
 from ..data.tokenize import TokenizedPair
+from ..records import Preference
 
 _BEFORE, _SCORED = 100, 160
 """Characters that are shown of what stands before the answer, and of the answer."""
@@ -15,6 +16,7 @@ class Masked(NamedTuple):
     """One pair, decoded: the tokens before the answers, and those of each answer that are scored.
 
     `tokens`: how many of each. Special tokens are spelt out; an answer that was cut ends without one.
+    `cut_off`: whether chosen and rejected are marked as cut off where they were made.
     """
 
     where: str
@@ -22,6 +24,7 @@ class Masked(NamedTuple):
     chosen: str
     rejected: str
     tokens: tuple[int, int, int]
+    cut_off: tuple[bool, bool]
 
     def text(self) -> str:
         """Scored tokens between bars; the middle of long answers is left out."""
@@ -30,25 +33,26 @@ class Masked(NamedTuple):
             f"{self.where}",
             f"  {'…' * (len(before) > _BEFORE)}{before[-_BEFORE:]}  {self.tokens[0]} tokens",
         ]
-        for name, answer, count in zip(
-            ("chosen", "rejected"), (self.chosen, self.rejected), self.tokens[1:], strict=True
+        for name, answer, count, cut_off in zip(
+            ("chosen", "rejected"), (self.chosen, self.rejected), self.tokens[1:], self.cut_off, strict=True
         ):
             shown = _line(answer)
             if len(shown) > _SCORED:
                 shown = f"{shown[: _SCORED // 2]} … {shown[-_SCORED // 2 :]}"
-            lines.append(f"  {name:<8} |{shown}|  {count} tokens")
+            lines.append(f"  {name:<8} |{shown}|  {count} tokens{', cut off' if cut_off else ''}")
         return "\n".join(lines)
 
 
-def masked(pair: TokenizedPair, tokenizer: Any) -> Masked:
-    """The pair as training lays it out, read back from the arrays that the model is given."""
+def masked(pair: TokenizedPair, row: Preference, tokenizer: Any) -> Masked:
+    """The pair of this row as training lays it out, read back from the arrays that the model is given."""
     batch = build_batch([pair])
     targets, mask = np.array(batch.targets), np.array(batch.mask)
     first = int(np.array(batch.positions)[0, 0]) + 1
     before = np.array(batch.inputs)[0, :first]
     scored = [targets[branch][mask[branch]] for branch in (0, 1)]
     texts = [tokenizer.decode(tokens.tolist(), skip_special_tokens=False) for tokens in (before, *scored)]
-    return Masked(pair.where, *texts, (len(before), len(scored[0]), len(scored[1])))
+    counts = (len(before), len(scored[0]), len(scored[1]))
+    return Masked(pair.where, *texts, counts, (row.chosen_cut, row.rejected_cut))
 
 
 def _line(text: str) -> str:

@@ -89,6 +89,23 @@ def likelihood(scores: np.ndarray, sizes: np.ndarray) -> Likelihood | None:
 
 
 @dataclass(frozen=True)
+class OwnAnswers:
+    """How likely rejected answers are to the model against answers that it gives itself to n of the prompts.
+
+    `rejected`, `sampled`: log-probability a token, nats, means over the prompts.
+    """
+
+    n: int
+    rejected: float
+    sampled: float
+
+    @property
+    def less_likely(self) -> float:
+        """Nats a token by which the rejected answers are less likely."""
+        return self.sampled - self.rejected
+
+
+@dataclass(frozen=True)
 class Figures:
     """What is known of a set of so many pairs; None: nothing is, as of an empty set or without a model."""
 
@@ -97,6 +114,7 @@ class Figures:
     style: Separability | None
     repetition: Repetition | None
     likelihood: Likelihood | None
+    own: OwnAnswers | None = None
 
 
 class Pairs(Protocol):
@@ -109,15 +127,18 @@ class Pairs(Protocol):
     def __len__(self) -> int: ...
 
 
-def figures(pairs: Pairs, likely: Likelihood | None, sample: int = SAMPLE) -> Figures:
+def figures(
+    pairs: Pairs, likely: Likelihood | None, sample: int = SAMPLE, own: OwnAnswers | None = None
+) -> Figures:
     """Lengths of all pairs; style and repetition of a sample of them.
 
     Args:
         likely: as it was measured, or None where no model was asked.
         sample: at most so many pairs, spread evenly.
+        own: as it was measured, or None where no model was asked.
     """
     count = len(pairs)
     rows = np.linspace(0, count - 1, min(sample, count)).round().astype(int).tolist()
     texts = pairs.texts
     some = [texts[row] for row in rows]
-    return Figures(count, length_bias(pairs.sizes), separability(some), repetition(some), likely)
+    return Figures(count, length_bias(pairs.sizes), separability(some), repetition(some), likely, own)

@@ -35,7 +35,7 @@ _REFUSALS = (
     _Refusal("empty-system", "'system' is empty", "the system turn is empty"),
     _Refusal("bad-turn", r"'\w+' has a turn without", "a turn has no role or no content"),
     _Refusal("bad-role", r"'\w+' has the role", "a turn is by nobody known"),
-    _Refusal("wrong-type", r"'\w+' must be (text|an? )", "a field is of another type than it must be"),
+    _Refusal("wrong-type", r"'\w+' must be (text|an? |true)", "a field is of another type than it must be"),
     _Refusal("not-one-answer", r"'\w+' must be one", "an answer is not one assistant turn"),
     _Refusal("prompt-ends-in-answer", "the prompt must end", "nobody asks: the last turn is not the user's"),
     _Refusal("prompt-differs", "'prompt' is not what", "prompt and conversations begin differently"),

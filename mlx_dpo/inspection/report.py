@@ -9,7 +9,7 @@ import numpy as np
 from .kinds import ERROR, KINDS, WARNING, Defect, counted, of_severity
 from .masks import Masked
 from .measures import Figures, Pairs, figures, likelihood
-from .verdict import ADVICE, Advice, Plan, Step, commands, verdict
+from .verdict import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict
 
 _NAMED = 10
 """Defects of a kind that the text names; the others are counted."""
@@ -22,11 +22,15 @@ Shell = Callable[[Step], str]
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read: its rows that are not blank, and those of them that a run would train on."""
+    """A file that was read: its rows that are not blank, and those of them that a run would train on.
+
+    `cut_off`: pairs with an answer that is marked as cut off, of which no end is scored.
+    """
 
     path: str
     rows: int
     pairs: int
+    cut_off: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Inspection:
 
 def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
     """Everything, for a script."""
+    whole = _of_the_set(found)
     kinds = {
-        code: {"count": count, **KINDS[code]._asdict()} for code, count in counted(found.defects).items()
+        code: {"count": count, **KINDS[code]._asdict(), "of_the_set": code in whole}
+        for code, count in counted(found.defects).items()
     }
     return {
         "files": [asdict(file) for file in found.files],
@@ -59,23 +65,36 @@ def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
 def as_text(found: Inspection, shell: Shell) -> str:
     """For a person: defects by kind, figures, some rows as the model gets them, advice and its commands."""
     files = [
-        f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}"
+        f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}{_cut_off(file)}"
         for file, use in zip(found.files, ("train on", "judge by"), strict=False)
     ]
     shown = ["what is scored, between bars", *(row.text() for row in found.shown)] if found.shown else []
     advice = [f"  {a.code}: {ADVICE[a.code]}\n    {a.why}" for a in found.advice]
     measured = [f"  {line}" for line in figure_lines(found.figures)]
     then = [f"  {shell(step)}" for step in commands(found.advice)]
+    whole = _of_the_set(found)
+    rows = sum(file.rows for file in found.files)
+    single = [defect for defect in found.defects if defect.code not in whole]
+    common = [f"  {code} ({count:,} of {rows:,}): {KINDS[code].meaning}" for code, count in whole.items()]
     parts = [
         files,
-        _named(found.defects, ERROR, "errors: a run refuses or drops these rows"),
-        _named(found.defects, WARNING, "warnings: a run trains on these rows"),
+        _named(single, ERROR, "errors: a run refuses or drops these rows"),
+        _named(single, WARNING, "warnings: a run trains on these rows"),
+        ["the set as a whole: nothing to mend row by row", *common] if common else [],
         ["figures", *measured] if measured else [],
         shown,
         ["advice", *advice],
         ["then", *then],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _of_the_set(found: Inspection) -> dict[str, int]:
+    return of_the_set(counted(found.defects), sum(file.rows for file in found.files), found.figures)
+
+
+def _cut_off(file: File) -> str:
+    return f", {file.cut_off:,} with a cut-off answer, scored without an end" if file.cut_off else ""
 
 
 def _named(defects: Sequence[Defect], severity: str, title: str) -> list[str]:
@@ -109,6 +128,11 @@ def figure_lines(found: Figures) -> list[str]:
         lines.append(
             f"repetition  different runs of 4 words: chosen {same.chosen:.2f}, rejected {same.rejected:.2f}  "
             f"n {same.n:,}"
+        )
+    if own := found.own:
+        lines.append(
+            f"own         rejected {own.rejected:.2f} nats a token, answers that the model gives itself "
+            f"{own.sampled:.2f}  n {own.n:,}"
         )
     if likely := found.likelihood:
         lines.append(

@@ -46,12 +46,16 @@ class FoundPairs(Lazy[TokenizedPair]):
 
 
 class Scan(NamedTuple):
-    """A whole file: how many rows it has, what is wrong with them, those that a run could read, its pairs."""
+    """A whole file: how many rows it has, what is wrong with them, those that a run could read, its pairs.
+
+    `cut_off` of the pairs have an answer that is marked as cut off.
+    """
 
     rows: int
     defects: list[Defect]
     index: RowIndex
     pairs: FoundPairs
+    cut_off: int
 
 
 def check_file(path: Path | str) -> None:
@@ -77,7 +81,7 @@ def scan(path: Path | str, context: Context) -> Scan:
     """
     path = Path(path)
     check_file(path)
-    content, rows, columns = content_hash(path), 0, _Columns()
+    content, rows, cut_off, columns = content_hash(path), 0, 0, _Columns()
     defects: list[Defect] = []
     with progress(f"inspecting {path.name}", path.stat().st_size // 1024, "kB") as advance:
         for number, place, line in read_lines(path):
@@ -90,6 +94,7 @@ def scan(path: Path | str, context: Context) -> Scan:
                 pair, found = inspected(text, context)
                 columns.add(number, place, text, pair)
                 defects += found
+                cut_off += pair is not None and (text.chosen_cut or text.rejected_cut)
             if kilobytes := (place + len(line)) // 1024 - place // 1024:
                 advance(kilobytes)
     if not rows:
@@ -97,7 +102,8 @@ def scan(path: Path | str, context: Context) -> Scan:
     check_unchanged(path, content)
     index = columns.index(path, content)
     defects += columns.repeats(index)
-    return Scan(rows, sorted(defects, key=lambda d: d.line), index, columns.pairs(index, context))
+    defects.sort(key=lambda d: d.line)
+    return Scan(rows, defects, index, columns.pairs(index, context), cut_off)
 
 
 class _Columns:

@@ -10,20 +10,22 @@ from .measures import Figures
 
 MUCH_WARNED = 0.1
 """Share of the rows with a warning of one kind above which the rows are to be mended first."""
+OF_THE_SET = 0.5
+"""Share of the rows above which a warning describes the set, and no single row is at fault."""
 FAR_OFF_POLICY = 1.0
 """Nats a token by which chosen answers are less likely than rejected ones; above it, fine-tune first."""
 OFF_POLICY = 0.3
 """The same; above it, DPO may lower the chosen answers with the rejected ones unless something holds them."""
 FOREIGN = -2.5
 """Log-probability a token of rejected answers, nats; below it, the model itself would not say them."""
+NOT_OWN = 0.5
+"""Nats a token by which rejected answers are less likely than the model's own answers to the same prompts."""
 TOLD_APART = 0.95
 """Accuracy from which on chosen and rejected answers are told apart by style alone."""
 TOLD_BY_LENGTH = 0.9
 """Accuracy from which on they are told apart by length alone."""
 MOST_EPOCHS, MOST_EPOCHS_TOLD_APART = 3, 1
 """Passes over the pairs after which more only raise the margins; the same where style tells all."""
-SFT_RATE, SFT_EPOCHS = 5, 2
-"""Times the rate of DPO for fine-tuning before it, and passes over the answers: config/granite_sft.yaml."""
 
 _ANCHORED = {"sft", "cpo", "orpo"}
 """Losses that hold the chosen answers up: they have a supervised part."""
@@ -56,12 +58,13 @@ class Advice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The settings that advice depends on: training.epochs, loss, run.output, optimizer.learning_rate."""
+    """The settings that advice depends on: training.epochs, loss, run.output, data.train, data.valid."""
 
     epochs: int
     loss: LossConfig
     output: str
-    rate: float
+    train: str
+    valid: str | None
 
 
 def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:
@@ -71,7 +74,7 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
         found: defects by code, as `counted`, in so many `rows`.
     """
     advice = [
-        *_mend(found, rows),
+        *_mend(found, rows, figures),
         *_sft_first(figures, plan),
         *_on_policy(figures, plan),
         # After fine-tuning the figures are others: plain DPO first, or inspect again from that adapter.
@@ -88,11 +91,23 @@ def commands(advice: Sequence[Advice]) -> list[Step]:
     return [*(step for a in advice for step in a.before), Step("train", tuple(settings.values()))]
 
 
-def _mend(found: Mapping[str, int], rows: int) -> Iterator[Advice]:
+def of_the_set(found: Mapping[str, int], rows: int, figures: Figures) -> dict[str, int]:
+    """The warnings by code that describe the whole set, and are nothing to mend row by row.
+
+    They are those of most rows, and those of length where length tells the chosen answers apart.
+    """
+    lengths = figures.lengths
+    length = f"far-{lengths.rule}" if lengths and lengths.accuracy >= TOLD_BY_LENGTH else ""
+    warnings = of_severity(found, WARNING).items()
+    return {code: count for code, count in warnings if count > OF_THE_SET * rows or code == length}
+
+
+def _mend(found: Mapping[str, int], rows: int, figures: Figures) -> Iterator[Advice]:
+    whole = of_the_set(found, rows, figures)
     errors = sum(of_severity(found, ERROR).values())
     why = [f"errors: {errors:,} in {rows:,} rows"] if errors else []
     for code, count in of_severity(found, WARNING).items():
-        if count > MUCH_WARNED * rows:
+        if count > MUCH_WARNED * rows and code not in whole:
             why.append(f"{code}: {count:,} in {rows:,} rows, above {MUCH_WARNED:.0%}")
     if why:
         yield Advice("mend", "; ".join(why), before=(Step("inspect"),))
@@ -100,7 +115,7 @@ def _mend(found: Mapping[str, int], rows: int) -> Iterator[Advice]:
 
 def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
     if _far_off_policy(figures):
-        own = (f"optimizer.learning_rate={SFT_RATE * plan.rate:g}", f"training.epochs={SFT_EPOCHS}")
+        own = ("optimizer.learning_rate=null", "training.epochs=null")
         fine_tune = Step("sft", (f"run.output={plan.output}-sft", *own))
         yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), _adapter(figures, plan), (fine_tune,))
 
@@ -121,16 +136,36 @@ def _off_policy(figures: Figures, threshold: float) -> str:
 
 
 def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
-    likely = figures.likelihood
-    if likely and likely.rejected < FOREIGN:
+    if why := _not_its_own(figures):
         folder = f"{plan.output}-pairs"
-        yield Advice(
-            "on_policy",
-            f"rejected answers have {likely.rejected:.2f} nats a token (n {likely.n:,}), below {FOREIGN}: "
-            "the model would not say them",
-            (f"data.train={folder}/train.jsonl", f"data.valid={folder}/valid.jsonl"),
-            (Step("gen-pairs", (*_adapter(figures, plan), f"pairs.output={folder}")),),
+        held = plan.valid is not None
+        source = (
+            f"pairs.source={plan.train}",
+            f"pairs.valid_source={plan.valid or 'null'}",
+            *(() if held else ("pairs.valid_fraction=0",)),
+            f"pairs.output={folder}",
         )
+        pairs = (f"data.train={folder}/train.jsonl", *((f"data.valid={folder}/valid.jsonl",) if held else ()))
+        yield Advice("on_policy", why, pairs, (Step("gen-pairs", (*_adapter(figures, plan), *source)),))
+
+
+def _not_its_own(figures: Figures) -> str:
+    """Why the rejected answers are not what the model to be trained says, or nothing."""
+    likely = figures.likelihood
+    if _far_off_policy(figures):
+        return "after fine-tuning the model no longer gives these rejected answers"
+    if figures.own and figures.own.less_likely > NOT_OWN:
+        own = figures.own
+        return (
+            f"rejected answers have {own.rejected:.2f} nats a token, the model's own answers to the same "
+            f"prompts {own.sampled:.2f} (n {own.n:,}): a difference above {NOT_OWN}"
+        )
+    if likely and not figures.own and likely.rejected < FOREIGN:
+        return (
+            f"rejected answers have {likely.rejected:.2f} nats a token (n {likely.n:,}), below {FOREIGN}: "
+            "the model would not say them"
+        )
+    return ""
 
 
 def _anchor(figures: Figures, loss: LossConfig) -> Iterator[Advice]:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..config import RunConfig, load_config
-from ..console import progress
+from ..console import progress, say
 from ..data.index import RowIndex, index_rows, shared_prompts
 from ..data.store import open_pairs
 from ..data.templates import prompt_tokens
@@ -20,6 +20,7 @@ from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.forward import desensitised
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
+from ..models.stops import end_note
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..training.checks import checked_reference, choose_forward
@@ -60,7 +61,7 @@ def evaluate_run(
 
     Args:
         data: pairs to judge by; the run's own held-out pairs by default.
-        samples: how many prompts both models answer, greedily; 0 for none.
+        samples: how many prompts both models answer, greedily, as with the command of `ask_run`; 0 for none.
         model: where the base model lies now; by default where it lay when the run was made.
 
     Raises:
@@ -81,6 +82,8 @@ def evaluate_run(
         )
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base)
+    if note := end_note(base, tokenizer):
+        say(note)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     first = np.sort(np.unique(rows.prompts, return_index=True)[1])
     chosen = np.linspace(0, len(first) - 1, min(samples, len(first))).round().astype(int)

@@ -42,14 +42,14 @@ from ..training.arrange import Arrangement
 from ..training.interrupt import Stop, between_micro_batches
 from ..training.log import FILES, RunLog
 from ..training.margins import MARGINS, rewind_margins, write_margins
-from ..training.samples import Asked, sample_answers, sample_metrics, write_samples
+from ..training.samples import Asked, first_answers, sample_answers, sample_metrics, write_samples
 from ..training.snapshot import from_snapshot, to_snapshot
 from ..training.state import TrainState
 from ..training.step import DIVERGED, pair_gradient
 from ..training.trainer import Data, evaluation_metrics, first_state, train
 from ..training.watch import Watch
 from ..training.window import Objective
-from .resume import LAYOUT, changed_settings, same_measure
+from .resume import changed_settings, same_measure, settled_layout
 
 SETTINGS, INSPECTION = "config.yaml", "inspection.json"
 
@@ -237,8 +237,7 @@ def _save(
         save_adapter_config(policy, config.adapter, config.model.path, to)
 
     arrays, facts = to_snapshot(state, optimizer)
-    layout = {name: getattr(config.training, name) for name in LAYOUT}
-    facts |= {"key": run.key, "layout": layout, "sizes": log.sizes(), "versions": _versions()}
+    facts |= {"key": run.key, "layout": settled_layout(config), "sizes": log.sizes(), "versions": _versions()}
     saved = save_checkpoint(folder, state.step, arrays, facts, write_adapter)
     check_saved(policy, saved.folder, run.base)
     prune_checkpoints(folder, config.training.keep_checkpoints, state.best and state.best.step)
@@ -263,7 +262,7 @@ def _evaluation(
         if asked.tokens:
             answers = sample_answers(policy, run.tokenizer, asked, config.training.sample_tokens)
             write_samples(folder, step, asked.texts, answers)
-            own = sample_metrics(answers, run.tokenizer)
+            own = sample_metrics(asked, answers, first_answers(folder), run.tokenizer)
             row |= {f"eval/{name}": value for name, value in own.items()}
         return row, watch.evaluation(row)
 

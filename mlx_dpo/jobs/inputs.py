@@ -8,6 +8,7 @@ from ..data.index import RowIndex, index_rows, shared_prompts
 from ..data.sources import NO_ROWS
 from ..errors import DpoError, first_ten
 from ..models.adapters import AdapterConfig, read_adapter_config
+from ..optimizers import PAIRS_RATE
 from ..settings import as_plain
 
 
@@ -38,6 +39,23 @@ def _read_held_out(path: str, answers: bool) -> RowIndex:
             raise
         hint = "set data.valid=null to train without held-out pairs"
         raise DpoError(error.what, where=error.where, hint=hint) from None
+
+
+def with_length(config: RunConfig, rows: int) -> RunConfig:
+    """The settings with a number of epochs for so many rows, and for pairs with a learning rate.
+
+    The learning rate of answers alone stays null: a test with the model finds it.
+    """
+    epochs, rate, answers = config.training.epochs, config.optimizer.learning_rate, config.loss.answers_only
+    if epochs is None:
+        epochs = config.training.sft_epochs(rows) if answers else 1
+    if rate is None and not answers:
+        rate = PAIRS_RATE
+    return replace(
+        config,
+        training=replace(config.training, epochs=epochs),
+        optimizer=replace(config.optimizer, learning_rate=rate),
+    )
 
 
 def starting_adapter(config: RunConfig) -> AdapterConfig:

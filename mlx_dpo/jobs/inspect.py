@@ -1,26 +1,36 @@
 """The whole of inspect: read both files to their ends, measure, ask the model on some pairs, advise."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import mlx.nn as nn
 import numpy as np
 
 from ..config import RunConfig
 from ..console import progress
+from ..data.templates import end_of_turn
+from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
 from ..inspection.checks import build_context
 from ..inspection.kinds import counted
 from ..inspection.masks import masked
-from ..inspection.measures import Likelihood, figures, likelihood
+from ..inspection.measures import Likelihood, OwnAnswers, figures, likelihood
 from ..inspection.report import File, Inspection
 from ..inspection.scan import FoundPairs, check_file, leaks, scan
 from ..inspection.verdict import Plan, verdict
 from ..models.adapters import load_adapter, read_adapter_config
+from ..models.forward import Forward
+from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..scoring import score_pairs, singles
 from ..training.checks import check_unmoved, choose_forward, spread_rows
 
 SCORED = 64
 """Pairs that the model is asked about, from the shortest to the longest."""
+OWN, OWN_TOKENS = 8, 64
+"""Prompts that the model answers itself, and the most tokens of an answer that are compared."""
 
 
 def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) -> Inspection:
@@ -49,24 +59,33 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     defects = [defect for one in scans for defect in one.defects]
     for held in scans[1:]:
         defects += leaks(train.index, held.index)
-    likely = asked(config, base, train.pairs) if ask_model and train.pairs else None
-    found = figures(train.pairs, likely)
+    likely, own = asked(config, base, tokenizer, train.pairs) if ask_model and train.pairs else (None, None)
+    found = figures(train.pairs, likely, own=own)
     return Inspection(
-        files=[File(str(one.index.path), one.rows, len(one.pairs)) for one in scans],
+        files=[File(str(one.index.path), one.rows, len(one.pairs), one.cut_off) for one in scans],
         defects=defects,
         figures=found,
-        shown=[masked(pair, tokenizer) for pair in train.pairs[:shown]],
+        shown=[
+            masked(pair, row, tokenizer)
+            for pair, row in zip(train.pairs[:shown], train.pairs.texts[:shown], strict=True)
+        ],
         advice=verdict(counted(defects), sum(one.rows for one in scans), found, plan_of(config)),
     )
 
 
 def plan_of(config: RunConfig) -> Plan:
     """The settings that advice depends on."""
-    return Plan(config.training.epochs, config.loss, config.run.output, config.optimizer.learning_rate)
+    return Plan(
+        config.training.epochs or 1, config.loss, config.run.output, config.data.train, config.data.valid
+    )
 
 
-def asked(config: RunConfig, base: Path, pairs: FoundPairs) -> Likelihood:
+def asked(
+    config: RunConfig, base: Path, tokenizer: Any, pairs: FoundPairs
+) -> tuple[Likelihood | None, OwnAnswers]:
     """How likely some answers are to the model that a run would start from, scored as a run scores them.
+
+    And how likely rejected answers are against the model's own answers to the same prompts.
 
     Raises:
         DpoError: the model cannot be loaded, or gives no finite log-probabilities.
@@ -82,4 +101,27 @@ def asked(config: RunConfig, base: Path, pairs: FoundPairs) -> Likelihood:
     with progress("base model", len(some), "pairs") as advance:
         scores = score_pairs(policy, some, forward, singles(some), advance)
     check_unmoved(policy, some, forward, scores)
-    return likelihood(scores, np.array(pairs.sizes[rows]))
+    own = own_answers(policy, tokenizer, some, forward, config.generate)
+    return likelihood(scores, np.array(pairs.sizes[rows])), own
+
+
+def own_answers(
+    policy: nn.Module,
+    tokenizer: Any,
+    pairs: Sequence[TokenizedPair],
+    forward: Forward,
+    config: GenerateConfig,
+) -> OwnAnswers:
+    """Rejected answers to a few prompts against answers sampled as gen-pairs samples them, all cut short."""
+    few = [pairs[row] for row in np.linspace(0, len(pairs) - 1, min(OWN, len(pairs))).round().astype(int)]
+    config = replace(config, max_tokens=OWN_TOKENS, batch_size=len(few))
+    end = end_of_turn(tokenizer)
+    answers = sorted(generate_answers(policy, tokenizer, [pair.prompt.tolist() for pair in few], config))
+    said = [[*answer.tokens, *([] if answer.capped else [end])] for answer in answers]
+    compared = [
+        replace(pair, chosen=np.array(own, np.int32), rejected=pair.rejected[:OWN_TOKENS])
+        for pair, own in zip(few, said, strict=True)
+    ]
+    scores = score_pairs(policy, compared, forward, singles(compared)) / pair_sizes(compared)[:, 1:]
+    sampled, rejected = (float(column.mean()) for column in scores.T)
+    return OwnAnswers(len(few), rejected, sampled)

@@ -5,18 +5,18 @@ from pathlib import Path
 from ..config import RunConfig
 from ..console import say
 from ..data.sources import read_curated
+from ..errors import first_ten
 from ..files import check_writable
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.load import find_model, load_model, load_tokenizer
-from ..pairs.generate import (
-    PairCounts,
+from ..pairs.completions import (
     answer_missing,
+    answer_texts,
     check_origin,
-    make_pairs,
     pairs_origin,
     tokenize_prompts,
-    write_pairs,
 )
+from ..pairs.generate import DROPPED, PairCounts, count_pairs, make_pairs, write_pairs
 
 
 def generate_pairs(config: RunConfig) -> PairCounts:
@@ -34,15 +34,26 @@ def generate_pairs(config: RunConfig) -> PairCounts:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base)
-    requests = tokenize_prompts([*rows, *(valid or [])], tokenizer, config.data.max_length)
+    asked = [*rows, *(valid or [])]
+    requests = tokenize_prompts(asked, tokenizer, config.data.max_length)
     origin = pairs_origin(config.model, base, tokenizer, config.generate)
     check_origin(output, origin)
     model, _ = load_model(base)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
-    answers = answer_missing(model, tokenizer, requests, output, config.generate, origin)
-    files, counts = make_pairs(rows, valid, answers, settings, origin, config.generate.seed)
+    done, sampled = answer_missing(model, tokenizer, requests, output, config.generate, origin)
+    say(f"sampled {sampled.tokens:,} tokens: {sampled.begun} new answers, {sampled.continued} continued")
+    answers = answer_texts(asked, done, tokenizer, config.generate.max_tokens)
+    files, dropped = make_pairs(rows, valid, answers, settings, origin, config.generate.seed)
+    counts = count_pairs(files, dropped, sampled.tokens)
+    for reason, places in dropped.items():
+        say(f"dropped {len(places)}, {reason} ({first_ten(places)}): {DROPPED[reason]}")
     write_pairs(files, counts, output)
+    if counts.cut_off:
+        say(
+            f"{counts.cut_off} answers were cut off at {config.generate.max_tokens} tokens and are scored "
+            "without an end; a larger generate.max_tokens continues them from there"
+        )
     if not counts.valid:
         say("no held-out pairs are left: nothing will tell whether training helps; more curated rows would")
     say(f"wrote {output / 'train.jsonl'} and {output / 'valid.jsonl'}")

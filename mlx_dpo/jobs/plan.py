@@ -17,7 +17,7 @@ from ..models.load import find_model, load_tokenizer
 from ..models.skeleton import skeleton
 from ..training.machine import memory_limit
 from ..training.memory import LAYOUTS
-from .inputs import read_rows, starting_adapter
+from .inputs import read_rows, starting_adapter, with_length
 from .needs import Plan, Run, arrangement_of, plan_memory, settings_of
 from .remedy import nearest
 
@@ -53,6 +53,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     tokenizer = load_tokenizer(base)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None
+    config = with_length(config, len(pairs))
     device = mx.gpu if memory else mx.default_device().type
     try:
         with _model_code():

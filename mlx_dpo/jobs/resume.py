@@ -28,8 +28,12 @@ _PARTS = {
     "train": "the pairs (data.train)",
     "valid": "the held-out pairs (data.valid)",
 }
-LAYOUT = ("gradient_checkpointing", "branches")
-"""Settings of `training` that a plan settles; a run goes on with those it began with."""
+LAYOUT = (
+    *("training.gradient_checkpointing", "training.branches"),
+    *("training.epochs", "optimizer.learning_rate"),
+)
+"""Settings that the start settles where they are `auto` or null; a run goes on with those it began with."""
+_OPEN = ("auto", None)
 
 
 def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | None) -> dict[str, Any]:
@@ -86,13 +90,26 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         )
 
 
-def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[str, str]) -> dict[str, Any]:
-    """Key `now` with `auto` where it names what an earlier plan made of that: config.yaml repeats its run."""
+def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[str, Any]) -> dict[str, Any]:
+    """Key `now` with what the run was asked for where it names what the start made of that.
+
+    So config.yaml, which holds the settled values, repeats its run.
+    """
     settings = dict(now["settings"])
     for name, value in layout.items():
-        if before["settings"][f"training.{name}"] == "auto" and settings[f"training.{name}"] == value:
-            settings[f"training.{name}"] = "auto"
+        if before["settings"][name] in _OPEN and settings[name] == value:
+            settings[name] = before["settings"][name]
     return {**now, "settings": settings}
+
+
+def settled_layout(config: RunConfig) -> dict[str, Any]:
+    """The values of LAYOUT, by name."""
+    return {name: _value(config, name) for name in LAYOUT}
+
+
+def _value(config: RunConfig, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
 
 
 def check_acceptable(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -127,7 +144,10 @@ def same_measure(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     )
 
 
-def with_layout(config: RunConfig, layout: Mapping[str, str]) -> RunConfig:
-    """The settings with what an earlier plan settled, where they leave it open."""
-    free = {name: value for name, value in layout.items() if getattr(config.training, name) == "auto"}
-    return replace(config, training=replace(config.training, **free))
+def with_layout(config: RunConfig, layout: Mapping[str, Any]) -> RunConfig:
+    """The settings with what an earlier start settled, where they leave it open."""
+    for name, value in layout.items():
+        section, key = name.split(".")
+        if _value(config, name) in _OPEN:
+            config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+    return config

@@ -20,13 +20,14 @@ from ..checkpoint import (
     remove_leftovers,
 )
 from ..config import RunConfig
-from ..console import console, say
+from ..console import console, progress, say
 from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
 from ..files import check_writable, make_folder
 from ..inspection.report import as_facts, sampled, short_report
+from ..losses import build_loss
 from ..models.adapters import (
     WEIGHTS,
     AdapterConfig,
@@ -39,11 +40,13 @@ from ..models.adapters import (
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
+from ..randomness import random_untouched
+from ..models.stops import end_note
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..sealed import Sealed
 from ..trackers import TRACKERS, check_trackers
-from ..training.arrange import arrange
+from ..training.arrange import Arrangement, arrange
 from ..training.checks import (
     check_as_before,
     check_batching,
@@ -56,9 +59,11 @@ from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
+from ..training.rate import RATES, ROWS, found_rate, rate_test
+from ..training.step import pair_gradient
 from ..training.trainer import Data
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
-from .inputs import read_rows, starting_adapter
+from .inputs import read_rows, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
 from .resume import as_asked, check_acceptable, check_same, run_key, with_layout
@@ -107,22 +112,26 @@ def _run(
     base = find_model(config.model.path)
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base)
+    if note := end_note(base, tokenizer):
+        say(note)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
     held = _tokenize("valid", held_rows, tokenizer, config.data.max_length) if held_rows else None
-    _check_rule(config, len(pairs))
     key = run_key(config, base, pairs, held)
     if checkpoint:
         facts = checkpoint.facts
         key = as_asked(key, facts["key"], facts["layout"])
         if not accept_changes:
             check_same(facts["key"], key, folder)
+        config = with_layout(config, facts["layout"])
+    config = with_length(config, len(pairs))
+    _check_rule(config, len(pairs))
+    if checkpoint:
         if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
             say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
             checkpoint = _last_good(folder, checkpoint)
-        config = with_layout(config, facts["layout"])
     with explained(lambda: less_memory(config, base, pairs, held)), awake(config.run.keep_awake):
         return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint, locked)
 
@@ -166,6 +175,8 @@ def _load_and_train(
         held_out = _with_reference("held-out pairs", policy, base, held, forward, config)
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
+    if config.optimizer.learning_rate is None:
+        config = _with_found_rate(config, policy, pairs, arrangement)
     prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key, inspection)
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
@@ -173,6 +184,32 @@ def _load_and_train(
             hint = "choose another folder with --output"
             raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
         return fit(prepared, folder, checkpoint)
+
+
+def _with_found_rate(
+    config: RunConfig, policy: nn.Module, pairs: PairStore, arrangement: Arrangement
+) -> RunConfig:
+    """The settings with a learning rate that a short test on rows of `pairs` finds.
+
+    Raises:
+        DpoError: no rate lowers the loss.
+    """
+    loss = build_loss(config.loss)
+    gradient = pair_gradient(policy, loss, arrangement.forward, compiled=arrangement.compiled)
+    with random_untouched(), progress("learning rate", len(RATES), "updates") as advance:
+        losses = rate_test(policy, gradient, pairs, config.optimizer, advance)
+    rate = found_rate(losses)
+    if rate is None:
+        raise DpoError(
+            f"no learning rate from {RATES[0]:g} to {RATES[-1]:g} lowers the loss on these rows",
+            where="optimizer.learning_rate",
+            hint="look at the rows (mlx-dpo inspect), or set optimizer.learning_rate",
+        )
+    say(
+        f"learning rate: {rate:.1e}, at which the loss of {min(ROWS, len(pairs))} rows had fallen half-way "
+        f"from {losses[0]:.2f} to {min(losses):.2f} (optimizer.learning_rate sets another)"
+    )
+    return replace(config, optimizer=replace(config.optimizer, learning_rate=rate))
 
 
 def _check_rule(config: RunConfig, pairs: int) -> None:
@@ -275,7 +312,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
 def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
     pairs = open_pairs(rows, tokenizer, max_length)
     say(f"{name}: {pairs.counts}")
-    check_masks(pairs.texts, pairs, tokenizer)
+    check_masks(pairs.texts, pairs, tokenizer, max_length)
     return pairs
 
 

@@ -15,7 +15,7 @@ from ..settings import setting
 class GenerateConfig:
     """How answers are sampled."""
 
-    max_tokens: int = setting(512, "longest answer, in tokens")
+    max_tokens: int = setting(512, "longest answer, in tokens; gen-pairs continues answers when it is raised")
     temperature: float = setting(0.7, "0 always takes the likeliest token; higher is more varied")
     top_p: float = setting(0.95, "sample from the likeliest tokens that hold this much probability")
     batch_size: int = setting(16, "prompts answered at a time; more is faster and needs more memory")
@@ -39,12 +39,17 @@ _PREFILL = 4
 
 
 class Answer(NamedTuple):
-    """One answer: which prompt, its text, its number of tokens, and whether max_tokens cut it off."""
+    """An answer: which prompt, its text, its token ids without the end, and whether max_tokens cut it off."""
 
     index: int
     text: str
-    tokens: int
+    ids: list[int]
     capped: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has, the end not counted."""
+        return len(self.ids)
 
 
 def generate_answers(
@@ -53,6 +58,7 @@ def generate_answers(
     prompts: Sequence[Sequence[int]],
     config: GenerateConfig,
     streams: Sequence[int] | None = None,
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Answer]:
     """Answer every prompt (lists of token ids); yields each answer when it ends, in any order.
 
@@ -60,13 +66,16 @@ def generate_answers(
 
     Args:
         streams: one number per prompt, its own stream of random numbers; defaults to its place.
+        begun: the tokens that each answer has already, fewer than max_tokens. They are part of it, and it
+            goes on from them as if it had never stopped, but for rounding.
     """
     from mlx_lm.generate import BatchGenerator
 
     if not prompts:
         return
     streams = range(len(prompts)) if streams is None else streams
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    begun = [[]] * len(prompts) if begun is None else begun
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(begun[i]))
     model.eval()
     generator = BatchGenerator(
         model,
@@ -76,12 +85,14 @@ def generate_answers(
     )
     try:
         uids = generator.insert(
-            [list(prompts[i]) for i in order],
-            [config.max_tokens] * len(order),
-            samplers=None if config.temperature == 0 else [row_sampler(config, streams[i]) for i in order],
+            [[*prompts[i], *begun[i]] for i in order],
+            [config.max_tokens - len(begun[i]) for i in order],
+            samplers=None
+            if config.temperature == 0
+            else [row_sampler(config, streams[i], len(begun[i])) for i in order],
         )
         index = dict(zip(uids, order, strict=True))
-        tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+        tokens = {uid: list(begun[i]) for uid, i in index.items()}
         while responses := generator.next_generated():
             for response in responses:
                 if response.finish_reason != "stop":
@@ -89,18 +100,23 @@ def generate_answers(
                 if response.finish_reason:
                     ids = tokens.pop(response.uid)
                     text = tokenizer.decode(ids).strip()
-                    yield Answer(index[response.uid], text, len(ids), response.finish_reason == "length")
+                    yield Answer(index[response.uid], text, ids, response.finish_reason == "length")
     finally:
         generator.close()
 
 
-def row_sampler(config: GenerateConfig, stream: int) -> Callable[[mx.array], mx.array]:
-    """Temperature and nucleus sampling for one sequence, from its own key: (1, V) log-probs to (1,)."""
+def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable[[mx.array], mx.array]:
+    """Temperature and nucleus sampling for one sequence, from its own key: (1, V) log-probs to (1,).
+
+    With so many tokens `drawn` already, it goes on with the random numbers that come after theirs.
+    """
     from mlx_lm.sample_utils import apply_top_p
 
     narrow = partial(apply_top_p, top_p=config.top_p) if config.top_p < 1 else lambda logprobs: logprobs
     # An odd multiplier keeps different (stream, seed) apart in 64 bits.
     key = mx.random.key((stream * 0x9E3779B97F4A7C15 + config.seed) % 2**64)
+    for _ in range(drawn):
+        key, _ = mx.random.split(key)
 
     def sample(logprobs: mx.array) -> mx.array:
         nonlocal key

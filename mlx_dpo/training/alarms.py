@@ -16,6 +16,8 @@ LARGE = 10.0
 """Mean held-out margin, times beta, beyond which the loss is flat and the policy only drifts."""
 EXPLODING = 5.0
 """The same where every pair is right already and the margin grew by half since the last evaluation."""
+APART = 1.0
+"""The same, beyond which the policy should answer otherwise than at the start."""
 VANISHED, VANISHED_REPORTS = 0.01, 5
 """Training loss, and reports in a row, below which nothing is left to learn."""
 SPIKE, SPIKE_REPORTS = 20.0, 20
@@ -92,6 +94,23 @@ def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) ->
     if margin is None or last["step"] < UNMOVED_SHARE * about.steps or abs(margin) >= UNMOVED:
         return ""
     return f"after {last['step']} of {about.steps} updates the held-out margin is {margin:+.4f}"
+
+
+@_check(
+    "answers unchanged",
+    "the margins grow, and the policy still gives the answers that it gave at the start: it tells the pairs "
+    "apart already, and they teach it nothing",
+    "sample the rejected answers from the model that is trained: mlx-dpo gen-pairs with the same model.adapter; "
+    "mlx-dpo inspect prints the commands",
+)
+def answers_unchanged(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    last = evaluations[-1] if evaluations else {}
+    if last.get("eval/samples/unchanged") != 1 or last["step"] < UNMOVED_SHARE * about.steps:
+        return ""
+    margin = _compared(last, about)
+    if margin <= APART:
+        return ""
+    return f"the held-out margin is {margin:+.1f}, and every sampled answer is word for word as at the start"
 
 
 @_check(

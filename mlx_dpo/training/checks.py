@@ -71,8 +71,12 @@ def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.nda
     return 0.1 * np.sqrt(tokens)
 
 
-def check_masks(rows: Sequence[Preference], pairs: Sequence[TokenizedPair], tokenizer: Any) -> None:
+def check_masks(
+    rows: Sequence[Preference], pairs: Sequence[TokenizedPair], tokenizer: Any, max_length: int
+) -> None:
     """Invariants 2 and 3: what is scored decodes to the answer and one end-of-turn, after the shared prompt.
+
+    An answer that is marked as cut off has no end-of-turn; one that reaches max_length may have none.
 
     Args:
         rows: the row of text that each pair was made of.
@@ -93,20 +97,28 @@ def check_masks(rows: Sequence[Preference], pairs: Sequence[TokenizedPair], toke
         ):
             raise DpoError("the prompt's tokens are not the rendered prompt", where=pair.where, hint=_REPORT)
         targets, mask = np.array(batch.targets), np.array(batch.mask)
-        for branch, answer in enumerate((row.chosen, row.rejected)):
+        answers = ((row.chosen, row.chosen_cut), (row.rejected, row.rejected_cut))
+        for branch, (answer, cut) in enumerate(answers):
             scored = targets[branch][mask[branch]].tolist()
-            _check_completion(tokenizer, scored, answer, end, pair.where)
+            full = len(pair.prompt) + len(scored) == max_length
+            _check_completion(tokenizer, scored, answer, end, pair.where, cut=cut, full=full)
 
 
-def _check_completion(tokenizer: Any, scored: list[int], answer: str, end: int, where: str) -> None:
+def _check_completion(
+    tokenizer: Any, scored: list[int], answer: str, end: int, where: str, *, cut: bool, full: bool
+) -> None:
+    """Check one answer's scored tokens; those of one that is `full`, up to max_length, may stop anywhere."""
     ends = [t for t in scored if t in tokenizer.eos_token_ids]
-    whole = bool(scored) and scored[-1] == end
-    text = _decode(tokenizer, scored[:-1] if whole else scored)
-    expected = _decode(tokenizer, tokenizer.encode(answer, add_special_tokens=False))
-    same = text.strip() == expected.strip() if whole else expected.strip().startswith(text.strip()[:-4])
-    if len(ends) != whole or not same:
+    ended = scored[-1:] == [end]
+    text = _decode(tokenizer, scored[:-1] if ended else scored).strip()
+    expected = _decode(tokenizer, tokenizer.encode(answer, add_special_tokens=False)).strip()
+    same = text == expected and ended != cut
+    if full and not ended:
+        same = expected.startswith(text.rstrip("\ufffd"))  # half a character decodes to this sign
+    if len(ends) != ended or not same:
+        what = "the cut-off answer without an end-of-turn" if cut else "the answer and one end-of-turn"
         raise DpoError(
-            f"what would be scored is not the answer and one end-of-turn: {text[-60:]!r}",
+            f"what would be scored is not {what}: {_decode(tokenizer, scored)[-60:]!r}",
             where=where,
             hint="the chat template adds or changes text around answers; " + _REPORT,
         )

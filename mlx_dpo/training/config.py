@@ -4,12 +4,19 @@ from dataclasses import dataclass
 
 from ..settings import setting
 
+SFT_UPDATES = 100
+"""Updates after which a style has been learnt from curated answers, if they can teach it."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long, in what portions, and how memory is saved."""
 
-    epochs: int = setting(1, "times every pair is seen")
+    epochs: int | None = setting(
+        None,
+        "times every pair is seen; null: once, and by sft as often as makes 100 updates, 2 to 10 times; the "
+        "run ends earlier when the held-out loss stops falling (patience)",
+    )
     micro_batch: int = setting(
         1, "pairs computed at a time; more needs more memory, results differ by rounding"
     )
@@ -78,7 +85,6 @@ class TrainingConfig:
 
     def __post_init__(self):
         counts = (
-            "epochs",
             "micro_batch",
             "accumulation",
             "report_steps",
@@ -91,7 +97,7 @@ class TrainingConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("eval_steps", "patience", "reference_sync_steps"):
+        for name in ("epochs", "eval_steps", "patience", "reference_sync_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be null or at least 1, got {value}")
@@ -108,5 +114,12 @@ class TrainingConfig:
         return self.micro_batch * self.accumulation
 
     def steps(self, pairs: int) -> int:
-        """Updates of the whole run; a part-filled last window of an epoch is one too."""
-        return self.epochs * -(-pairs // self.window)
+        """Updates of the whole run, where `epochs` is a number; a part-filled last window is one too."""
+        return self.epochs * self._windows(pairs)
+
+    def sft_epochs(self, answers: int) -> int:
+        """Passes over so many answers that make SFT_UPDATES updates, at least 2 and at most 10."""
+        return min(10, max(2, -(-SFT_UPDATES // self._windows(answers))))
+
+    def _windows(self, pairs: int) -> int:
+        return -(-pairs // self.window)

@@ -19,7 +19,7 @@ from ..models.kernels import lean
 from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
-from ..optimizers import OptimizerConfig, build_optimizer
+from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
 from .checks import block_gradient, own_score, sample_pairs, sample_rows, shortened, spread_rows
 from .step import pair_gradient
 
@@ -303,7 +303,7 @@ def _state_bytes(skeleton: Skeleton, batch: SharedBatch) -> int:
 
 def _optimizer_bytes(skeleton: Skeleton, config: OptimizerConfig) -> int:
     """State of the optimiser, for all real blocks."""
-    model, optimizer = skeleton.model, build_optimizer(config, 1)
+    model, optimizer = skeleton.model, optimizer_at(config, PAIRS_RATE)
     optimizer.init(model.trainable_parameters())
     own = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
     held = sum(v.nbytes for _, v in tree_flatten(optimizer.state))
@@ -312,7 +312,7 @@ def _optimizer_bytes(skeleton: Skeleton, config: OptimizerConfig) -> int:
 
 def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.DeviceType) -> Need:
     """Peak of the optimiser's part, the mean gradient at hand."""
-    model, optimizer = skeleton.model, build_optimizer(config, 1)
+    model, optimizer = skeleton.model, optimizer_at(config, PAIRS_RATE)
     parameters = model.trainable_parameters()
     optimizer.init(parameters)
     state = placeholders(optimizer.state)

@@ -1,12 +1,12 @@
 """Answers of the policy to a few held-out prompts, as training goes on: does it still speak?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.nn as nn
 
-from ..jsonl import append_jsonl
+from ..jsonl import append_jsonl, read_jsonl
 from ..metrics import distinct_n
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..randomness import random_untouched
@@ -32,18 +32,32 @@ def sample_answers(policy: nn.Module, tokenizer: Any, asked: Asked, most: int) -
         policy.train(training)
 
 
-def sample_metrics(answers: Sequence[Answer], tokenizer: Any) -> dict[str, float]:
-    """How varied and how long answers are: means over all of them.
+def first_answers(folder: Path) -> dict[str, str]:
+    """The first answer to every prompt in samples.jsonl; empty where there is no such file."""
+    rows = [row for _, row in read_jsonl(folder / SAMPLES)] if (folder / SAMPLES).exists() else []
+    return {row["prompt"]: row["answer"] for row in reversed(rows)}
+
+
+def sample_metrics(
+    asked: Asked, answers: Sequence[Answer], first: Mapping[str, str], tokenizer: Any
+) -> dict[str, float]:
+    """How varied, how long and how new answers are: means over all of them.
+
+    Args:
+        first: the first answer to each prompt, see `first_answers`.
 
     `samples/distinct_4`: share of an answer's runs of four tokens that are different ones, 1 where all are
-    shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off.
+    shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off; `samples/unchanged`: share
+    of answers that are the same as the first ones, word for word.
     """
+    same = [answer.text == first[text] for text, answer in zip(asked.texts, answers, strict=True)]
     ids = [tokenizer.encode(answer.text, add_special_tokens=False) for answer in answers]
     distinct = [share for own in ids if (share := distinct_n(own, 4)) is not None]
     return {
         "samples/distinct_4": sum(distinct) / len(distinct) if distinct else 1.0,
         "samples/tokens": sum(answer.tokens for answer in answers) / len(answers),
         "samples/capped": sum(answer.capped for answer in answers) / len(answers),
+        "samples/unchanged": sum(same) / len(same),
     }
 
 
