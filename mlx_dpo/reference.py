@@ -19,6 +19,7 @@ from .console import progress, say
 from .data.store import PairStore
 from .models.adapters import CONFIG, WEIGHTS
 from .models.forward import Forward
+from .models.fused import scoring_attention
 from .scoring import batch_scores
 
 _KIND, _SCORES = "reference", "scores"
@@ -55,6 +56,7 @@ def reference_key(
         **{name: pairs.key[name] for name in ("tokenizer", "template", "max_length")},
         "forward": forward.name,
         "precision": precision_hash(policy),
+        "attention": scoring_attention(),
         "device": str(mx.default_device().type).rpartition(".")[2],
         **{name: version(name) for name in ("mlx", "mlx-lm")},
         "mlx_dpo": __version__,

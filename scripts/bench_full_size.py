@@ -128,7 +128,7 @@ def planned(
     """What the plan says, MB, peak and parts; `changes` of the config."""
     pair = random_pair(sizes)
     model = skeleton({**H_MICRO, "torch_dtype": "float32", **changes}, AdapterConfig(rank=16))
-    arguments = (layout, "shared", build_loss(LossConfig()), OptimizerConfig())
+    arguments = (layout, "shared", build_loss(LossConfig()), OptimizerConfig(learning_rate=2e-5))
     found = need(model, [pair], 1, *arguments, kept=int(device == mx.gpu), device=device)
     checks = scoring_need(model, [pair], None, "shared", arguments[2], arguments[3], device)
     rows = [("peak", found.peak), *found._asdict().items(), ("checks at the start", checks.peak)]

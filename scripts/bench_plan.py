@@ -110,7 +110,7 @@ def planned(case: Case, folder: Path) -> tuple[float, float, float]:
         Layout(case.checkpointing, case.separate),
         case.forward,
         build_loss(LossConfig(name=case.loss)),
-        OptimizerConfig(),
+        OptimizerConfig(learning_rate=2e-5),
     )
     return found.peak / 1e6, time.perf_counter() - start, mx.get_peak_memory() / 1e6
 
@@ -122,7 +122,8 @@ def measured(case: Case, folder: Path) -> float:
     if case.checkpointing:
         checkpoint_layers(model)
     model.train()
-    pairs, optimizer = build_pairs(case, _words(folder)), build_optimizer(OptimizerConfig(), 10)
+    pairs = build_pairs(case, _words(folder))
+    optimizer = build_optimizer(OptimizerConfig(learning_rate=2e-5), 10)
     forward = forward_of(case.forward, Layout(case.checkpointing, case.separate))[0]
     gradient = pair_gradient(model, build_loss(LossConfig(name=case.loss)), forward)
     window = [list(range(case.micro_batch))] * 2

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.story import in_house_style
+from mlx_dpo.models.forward import SHARED
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
+from mlx_dpo.scoring import score_pairs, singles
 
 # isort: split
-import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
@@ -82,16 +84,11 @@ def answers(
 
 def perplexity(model: nn.Module, tokenizer: Any, text: str) -> float:
     """exp of the mean cross-entropy a token, in chunks of CHUNK tokens."""
-    tokens = np.array(tokenizer.encode(text, add_special_tokens=False))
+    tokens = np.array(tokenizer.encode(text, add_special_tokens=False), np.int32)
     chunks = tokens[: len(tokens) // CHUNK * CHUNK].reshape(-1, CHUNK)
-    model.eval()
-    losses = []
-    for chunk in mx.array(chunks):
-        logits = model(chunk[None, :-1])[0].astype(mx.float32)
-        # mx.logsumexp over a large vocabulary is inexact on a CPU; softmax is not.
-        chances = mx.softmax(logits, axis=-1, precise=True)
-        losses += np.log(np.array(mx.take_along_axis(chances, chunk[1:, None], axis=-1))).flatten().tolist()
-    return math.exp(-statistics.mean(losses))
+    rows = [TokenizedPair(chunk[:1], chunk[1:], chunk[1:], "") for chunk in chunks]
+    scores = score_pairs(model, rows, SHARED, singles(rows))
+    return math.exp(-float(scores[:, 0].sum()) / (len(rows) * (CHUNK - 1)))
 
 
 def measured(model: nn.Module, tokenizer: Any, questions: Sequence[Question], english: str) -> dict[str, Any]:

@@ -61,15 +61,15 @@ def test_the_layout_that_trains_is_the_one_that_is_proved(monkeypatch):
     assert checks.choose_forward(model, PAIRS, "auto", separate=True) is COMPLETION
 
 
-def test_rows_that_the_models_own_call_scores_are_cut_to_bounded_logits(monkeypatch):
-    """Their whole logits exist at once: 2,000 tokens of 320 words are 640,000 of them."""
-    model = policy("llama")
+def test_rows_of_a_proof_are_the_end_of_a_prompt_and_the_start_of_its_answers():
     pairs = [pair(1500, 500, 40, 0), pair(1500, 40, 900, 1), pair(40, 20, 20, 2)]
-    monkeypatch.setattr(checks, "_LOGITS", 320 * 300)
-    cut = checks.sample_pairs(model, pairs)
-    assert [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in cut] == [60, 300]
-    assert cut[0] is pairs[2]
-    assert [len(cut[1].chosen), len(cut[1].rejected)] == [150, 40]
+    cut = checks.sample_pairs(pairs)
+    assert [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in cut] == [(40, 20, 20), (76, 32, 32)]
+    assert (cut[1].prompt == pairs[0].prompt[-76:]).all()
+    long = checks.longest_row(pairs, 2000)
+    assert (long.chosen == pairs[1].rejected).all()
+    assert (len(long.prompt), len(long.rejected)) == (1100, 2)
+    assert checks.longest_row(pairs, 300).tokens <= 302
 
 
 def test_a_branch_that_starts_where_the_other_ended_is_found_out(monkeypatch):

@@ -8,19 +8,23 @@ import sys
 import time
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.data.batches import build_batch
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.templates import end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.pairs.completions import COMPLETIONS, request_key
+from mlx_dpo.pairs.completions import COMPLETIONS, cut_text, request_key
+from mlx_dpo.records import Preference
 from mlx_dpo.training.checks import check_masks
 
 from .conftest import curated_rows
@@ -209,22 +213,30 @@ def test_sft_counts_no_end_of_a_cut_off_answer(configure, write_rows, pair_rows,
 
 
 @pytest.mark.real
-def test_the_real_models_cut_off_answers_are_scored_token_by_token(smollm2, tmp_path, write_rows):
+def test_the_real_models_cut_off_answers_are_scored_token_by_token_and_continued(smollm2):
     """Cut off at 8 tokens, continued to 12: what is scored is the start of what was sampled in one go."""
-    source = write_rows("few.jsonl", curated_rows("curated.jsonl")[:3])
-    ask = [f"model.path={smollm2}", f"pairs.source={source}", "pairs.valid_fraction=0"]
-    tokenizer, made = load_tokenizer(smollm2), {}
-    for most, output in ((12, "whole"), (8, "pairs"), (12, "pairs")):
-        more = [f"generate.max_tokens={most}", f"pairs.output={tmp_path / output}"]
-        made[most, output] = generate_pairs(load_config(None, [*ask, *more]))
-        ids = {row["key"]: row["ids"] for row in rows_of(tmp_path / output / COMPLETIONS)}
-        rows = read_pairs(tmp_path / output / "train.jsonl")
-        pairs, counts = tokenize_pairs(rows, tokenizer, 1024)
-        check_masks(rows, pairs, tokenizer, 1024)
-        assert (len(rows), made[most, output].dropped, counts.cut_off) == (3, {}, 3)
-        for row, pair in zip(rows, pairs, strict=True):
-            scored, said = pair.rejected.tolist(), ids[request_key(row)]
-            assert scored == said[: len(scored)] and len(scored) >= len(said) - 2
-            assert tokenizer.decode(scored, skip_special_tokens=False) == row.rejected
-    assert files_of(tmp_path / "pairs") == files_of(tmp_path / "whole")
-    assert [counts.tokens for counts in made.values()] == [36, 24, 12]
+    model, _ = load_model(smollm2)
+    tokenizer = load_tokenizer(smollm2)
+    end = end_of_turn(tokenizer)
+    rows = [({"role": "user", "content": row["prompt"]},) for row in curated_rows("curated.jsonl")[:3]]
+    prompts = [prompt_tokens(tokenizer, prompt) for prompt in rows]
+    few, more = (GenerateConfig(max_tokens=most) for most in (8, 12))
+    whole = sorted(generate_answers(model, tokenizer, prompts, more))
+    first = sorted(generate_answers(model, tokenizer, prompts, few))
+    begun = [answer.ids for answer in first]
+    assert sorted(generate_answers(model, tokenizer, prompts, more, begun=begun)) == whole
+    pairs = [
+        Preference(
+            prompt, "Gladly!", cut_text(tokenizer, prompt, answer.ids, end), "", "f:1", rejected_cut=True
+        )
+        for answers in (first, whole)
+        for prompt, answer in zip(rows, answers, strict=True)
+    ]
+    tokens, counts = tokenize_pairs(pairs, tokenizer, 1024)
+    check_masks(pairs, tokens, tokenizer, 1024)
+    assert counts.cut_off == 6
+    for pair, scored, answer in zip(pairs, tokens, [*first, *whole], strict=True):
+        batch = build_batch([scored])
+        read = np.array(batch.targets)[1][np.array(batch.mask)[1]].tolist()
+        assert read == answer.ids[: len(read)] and len(read) >= len(answer.ids) - 2
+        assert tokenizer.decode(read, skip_special_tokens=False) == pair.rejected

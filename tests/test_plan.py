@@ -318,7 +318,7 @@ def test_checks_at_the_start_need_no_more_than_planned(folder, forward):
         for i, sizes in enumerate([(64, 32, 32), (64, 48, 40), (96, 40, 64), (64, 32, 48), (900, 600, 500)])
     ]
     small = skeleton(folder("llama"), AdapterConfig(rank=4))
-    loss, optimizer = build_loss(LossConfig()), OptimizerConfig()
+    loss, optimizer = build_loss(LossConfig()), OptimizerConfig(learning_rate=2e-5)
     scoring = scoring_need(small, pairs, None, forward, loss, optimizer, mx.default_device().type)
     proved = need(small, [shortened(pairs[0])], 1, LAYOUTS[0], forward, loss, optimizer)
     model, _ = load_model(folder("llama"))
@@ -357,7 +357,7 @@ def test_a_long_row_proves_its_gradient_on_a_short_part():
 def test_at_granites_real_shape_the_checks_need_no_more_than_a_checkpointed_step():
     pair, device = full_size.random_pair((512, 128, 128)), mx.gpu
     model = skeleton({**full_size.H_MICRO, "torch_dtype": "bfloat16"}, AdapterConfig(rank=16))
-    loss, optimizer = build_loss(LossConfig()), OptimizerConfig()
+    loss, optimizer = build_loss(LossConfig()), OptimizerConfig(learning_rate=2e-5)
     step = need(model, [pair], 1, Layout(True, False), "auto", loss, optimizer, device=device)
     assert scoring_need(model, [pair], None, "auto", loss, optimizer, device).peak <= step.peak
 

@@ -18,6 +18,7 @@ from ..losses import build_loss
 from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.forward import desensitised
+from ..models.fused import attending
 from ..models.generate import generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..models.stops import end_note
@@ -68,6 +69,11 @@ def evaluate_run(
         DpoError: no held-out pairs, or files that do not fit.
     """
     config = load_run(folder, model)
+    with attending(config.training.attention):
+        return _evaluated(config, folder, data, samples)
+
+
+def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples: int) -> Evaluation:
     source = data or config.data.valid
     if not source:
         raise DpoError(

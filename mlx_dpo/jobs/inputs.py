@@ -1,6 +1,8 @@
-"""What a run is given, checked before anything slow: rows, and the adapter it starts from."""
+"""What a run is given, checked before anything slow: rows, the adapter it starts from, the model's types."""
 
 from dataclasses import replace
+
+import mlx.nn as nn
 
 from ..config import RunConfig
 from ..console import say
@@ -8,6 +10,7 @@ from ..data.index import RowIndex, index_rows, shared_prompts
 from ..data.sources import NO_ROWS
 from ..errors import DpoError, first_ten
 from ..models.adapters import AdapterConfig, read_adapter_config
+from ..models.speed import slow_products
 from ..optimizers import PAIRS_RATE
 from ..settings import as_plain
 
@@ -76,3 +79,13 @@ def starting_adapter(config: RunConfig) -> AdapterConfig:
             )
     say(f"adapter: that of {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
     return own
+
+
+def say_if_slow(model: nn.Module, path: str) -> None:
+    """Say at the start where this device is slow in the model's own types, and what to do.
+
+    Args:
+        path: the model's.
+    """
+    if slow := slow_products(model, path):
+        say(slow)

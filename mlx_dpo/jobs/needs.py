@@ -1,6 +1,6 @@
 """What a run needs in each layout of its steps, and the fastest that fits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
 from ..losses import build_loss
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
+from ..models.fused import BLOCKS, FUSED, attending
 from ..models.skeleton import Skeleton
 from ..training.arrange import Arrangement, arrange
 from ..training.memory import LAYOUTS, Layout, Need, need, scoring_need
@@ -146,18 +147,34 @@ def settings_of(layout: Layout) -> dict[str, str]:
 
 def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
     training = config.training
-    return need(
-        run.model,
-        run.pairs,
-        training.micro_batch,
-        layout,
-        training.forward,
-        build_loss(config.loss),
-        config.optimizer,
-        kept=_kept(config),
-        bucket=arrangement_of(config, run.pairs, layout, run.device).bucket,
-        device=run.device,
+    bucket = arrangement_of(config, run.pairs, layout, run.device).bucket
+    return _with_any_attention(
+        run,
+        config,
+        lambda: need(
+            run.model,
+            run.pairs,
+            training.micro_batch,
+            layout,
+            training.forward,
+            build_loss(config.loss),
+            config.optimizer,
+            kept=_kept(config),
+            bucket=bucket,
+            device=run.device,
+        ),
     )
+
+
+def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -> Need:
+    """What a run needs with its attention; the most, where a GPU that is not here has yet to settle it."""
+    setting = config.training.attention
+    ways = [BLOCKS, FUSED] if setting == "auto" and run.device == mx.gpu else [setting]
+    found = []
+    for how in ways:
+        with attending(how):
+            found.append(look())
+    return max(found, key=lambda need: need.peak)
 
 
 def _kept(config: RunConfig) -> int:
@@ -169,14 +186,18 @@ def _kept(config: RunConfig) -> int:
 
 def need_of_scoring(run: Run, config: RunConfig) -> Need:
     training = config.training
-    return scoring_need(
-        run.model,
-        run.pairs,
-        run.held,
-        training.forward,
-        build_loss(config.loss),
-        config.optimizer,
-        run.device,
+    return _with_any_attention(
+        run,
+        config,
+        lambda: scoring_need(
+            run.model,
+            run.pairs,
+            run.held,
+            training.forward,
+            build_loss(config.loss),
+            config.optimizer,
+            run.device,
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from ..pairs.completions import (
     tokenize_prompts,
 )
 from ..pairs.generate import DROPPED, PairCounts, count_pairs, make_pairs, write_pairs
+from .inputs import say_if_slow
 
 
 def generate_pairs(config: RunConfig) -> PairCounts:
@@ -39,6 +40,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     origin = pairs_origin(config.model, base, tokenizer, config.generate)
     check_origin(output, origin)
     model, _ = load_model(base)
+    say_if_slow(model, config.model.path)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
     done, sampled = answer_missing(model, tokenizer, requests, output, config.generate, origin)

@@ -17,7 +17,7 @@ from ..models.load import find_model, load_tokenizer
 from ..models.skeleton import skeleton
 from ..training.machine import memory_limit
 from ..training.memory import LAYOUTS
-from .inputs import read_rows, starting_adapter, with_length
+from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .needs import Plan, Run, arrangement_of, plan_memory, settings_of
 from .remedy import nearest
 
@@ -59,6 +59,8 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         with _model_code():
             run = Run(skeleton(base, config.adapter), base, pairs, held, device)
             limit = run_limit(config, memory)
+            if memory is None:
+                say_if_slow(run.model.model, config.model.path)
             plan = plan_memory(run, config, limit, every=True)
             if plan.chosen is None:
                 plan = replace(plan, hint=nearest(plan, run, config))

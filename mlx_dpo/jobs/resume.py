@@ -29,7 +29,7 @@ _PARTS = {
     "valid": "the held-out pairs (data.valid)",
 }
 LAYOUT = (
-    *("training.gradient_checkpointing", "training.branches"),
+    *("training.gradient_checkpointing", "training.branches", "training.attention"),
     *("training.epochs", "optimizer.learning_rate"),
 )
 """Settings that the start settles where they are `auto` or null; a run goes on with those it began with."""

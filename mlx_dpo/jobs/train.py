@@ -39,11 +39,11 @@ from ..models.adapters import (
 )
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
+from ..models.fused import attending
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
-from ..randomness import random_untouched
 from ..models.stops import end_note
+from ..randomness import random_untouched
 from ..reference import reference_key
-from ..scoring import score_pairs, singles
 from ..sealed import Sealed
 from ..trackers import TRACKERS, check_trackers
 from ..training.arrange import Arrangement, arrange
@@ -59,11 +59,13 @@ from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
+from ..training.proof import Tokens, own_tokens
 from ..training.rate import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 from ..training.trainer import Data
+from .attention import with_attention
 from .fit import SETTINGS, Prepared, TrainResult, fit, selected
-from .inputs import read_rows, starting_adapter, with_length
+from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
 from .resume import as_asked, check_acceptable, check_same, run_key, with_layout
@@ -132,7 +134,12 @@ def _run(
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
             checkpoint = _last_good(folder, checkpoint)
-    with explained(lambda: less_memory(config, base, pairs, held)), awake(config.run.keep_awake):
+    config = with_attention(config, base, pairs)
+    with (
+        explained(lambda: less_memory(config, base, pairs, held)),
+        awake(config.run.keep_awake),
+        attending(config.training.attention),
+    ):
         return _load_and_train(config, base, tokenizer, pairs, held, folder, key, checkpoint, locked)
 
 
@@ -316,21 +323,19 @@ def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> Pai
     return pairs
 
 
-def _load_policy(
-    config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]
-) -> tuple[nn.Module, np.ndarray]:
-    """The model with its adapter, and sample scores from before a fresh adapter was attached."""
+def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[nn.Module, Tokens]:
+    """The model with its adapter, and what it gave before a fresh adapter was attached."""
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
     mx.set_cache_limit(_CACHE_BYTES)
     model, _ = load_model(base)
+    say_if_slow(model, config.model.path)
     if config.model.adapter:
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
-    sample = sample_pairs(model, pairs)
-    before = score_pairs(model, sample, PLAIN, singles(sample))
+    before = own_tokens(model, sample_pairs(pairs))
     mx.random.seed(config.training.seed)
     if not config.model.adapter:
         attach(model, config.adapter)

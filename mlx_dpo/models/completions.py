@@ -7,7 +7,7 @@ from math import prod
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..logps import sum_scored
+from ..logps import log_sum, log_sum_and_softmax, sum_scored
 from .custom import checkpoint, custom_function
 from .trunk import head
 from .vocabulary import Vocabulary, outside_blocks
@@ -27,6 +27,11 @@ def chunks_as_on(device: mx.DeviceType) -> Iterator[None]:
         yield
     finally:
         _planned.pop()
+
+
+def planned_device() -> mx.DeviceType:
+    """The device that is planned for; else the one that computes here."""
+    return _planned[-1] if _planned else mx.default_device().type
 
 
 def score_tokens(
@@ -99,15 +104,15 @@ def _with_squares(model: nn.Module, hidden: mx.array, targets: mx.array) -> tupl
         for start in range(0, vocabulary.size, words):
             logits = vocabulary.logits(rows, slice(start, start + words)).astype(mx.float32)
             picked = picked + _at(logits, targets[first : first + most] - start)
-            total = mx.logaddexp(total, mx.logsumexp(logits, axis=-1))
-            double = mx.logaddexp(double, mx.logsumexp(2 * logits, axis=-1))
+            total = mx.logaddexp(total, log_sum(logits))
+            double = mx.logaddexp(double, log_sum(2 * logits))
             mx.eval(picked, total, double)  # without a gradient nothing is kept: one stretch at a time
         parts.append((picked - total, double - 2 * total))
     return tuple(map(mx.concatenate, zip(*parts, strict=True)))
 
 
 def _piece() -> tuple[int, int]:
-    return _PIECE[_planned[-1] if _planned else mx.default_device().type]
+    return _PIECE[planned_device()]
 
 
 def _scored(
@@ -143,7 +148,7 @@ def _scored_part(
             hidden = mx.depends([hidden], [expected if gradient else total])[0]
         logits = vocabulary.logits(hidden, some)
         picked = picked + _at(logits, targets - start)
-        own_total, chances = _log_sum(logits)
+        own_total, chances = log_sum_and_softmax(logits.astype(mx.float32))
         before, total = total, own_total if total is None else mx.logaddexp(total, own_total)
         if gradient:
             own = vocabulary.slope(hidden, some, chances.astype(logits.dtype)).astype(mx.float32)
@@ -184,17 +189,7 @@ def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.arr
 
 def _logps(logits: mx.array, targets: mx.array) -> mx.array:
     """log p of the targets, float32 (T,)."""
-    return _at(logits, targets) - _log_sum(logits)[0]
-
-
-def _log_sum(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """log of the sum of exponentials (T,), and softmax (T, V), float32; one pass of exponentials gives both.
-
-    The first is the largest logit minus log of the largest chance, which is at least 1/V.
-    """
-    logits = logits.astype(mx.float32)
-    chances = mx.softmax(logits, axis=-1)
-    return logits.max(axis=-1) - mx.log(chances.max(axis=-1)), chances
+    return _at(logits, targets) - log_sum(logits.astype(mx.float32))
 
 
 def _head_is_trained(model: nn.Module) -> bool:

@@ -23,6 +23,11 @@ def observed(observer: Observer) -> Iterator[None]:
         _observers.pop()
 
 
+def is_traced() -> bool:
+    """Whether calls are observed: nothing that is built now will be computed."""
+    return bool(_observers)
+
+
 class custom_function:
     """As `mx.custom_function`, with `vjp(primals, cotangents, outputs)`."""
 

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..data.batches import PairBatch, build_batch
 from ..data.shared import Family, Segment, SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair
-from ..logps import completion_logps, token_logps
+from ..logps import completion_logps, log_sum, token_logps
 from .checkpointing import only_memory
 from .completions import mean_agreement, score_and_agreement, score_tokens
 from .custom import custom_function, is_float
@@ -50,7 +50,7 @@ def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool, agreement
     if not agreement:
         return scores
     logits = logits.astype(mx.float32)
-    squares = mx.logsumexp(2 * logits, axis=-1) - 2 * mx.logsumexp(logits, axis=-1)
+    squares = log_sum(2 * logits) - 2 * log_sum(logits)
     means = mean_agreement(token_logps(logits, batch.targets), squares, batch.mask)
     return mx.stack([scores, means], axis=-1)
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from .custom import checkpoint, custom_function
+from .fused import Call, fused_attention, note, takes_kernel
 from .state import Keys, after_prompt
 
 _BLOCK = 128
@@ -89,24 +90,30 @@ def attention(
 ) -> mx.array:
     """Softmax attention as mlx_lm's `scaled_dot_product_attention`; causal masks are never multiplied out.
 
+    Causal attention is computed in blocks here, or by MLX where `fused.takes_kernel` says so.
+
     Args:
         queries: (N, heads, L, D).
         keys, values: (N, key heads, T, D), as the cache gave them.
         cache: where it is a `Keys`, a prompt's keys are kept once for all its branches.
     """
-    prompt = None
+    prompt, own = None, (keys, values)
     if isinstance(cache, Keys) and cache.has_fetched(keys, values):
-        prompt, keys, values = cache.prompt, cache.keys, cache.values
+        prompt, own = cache.prompt, (cache.keys, cache.values)
     if not (isinstance(mask, str) and mask == "causal") or sinks is not None:
-        if prompt:
-            keys, values = cache.fetched
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks
         )
+    shared = prompt[0].shape[::2] if prompt else (len(queries), 0)
+    note(Call(queries.shape, keys.shape, values.shape, *shared, queries.dtype, scale))
+    gradient = all(_differentiated)
+    if takes_kernel(queries, keys, values, gradient=gradient):
+        return fused_attention(queries, keys, values, scale, gradient=gradient)
+    keys, values = own
     heads = queries.shape[1]
     groups = keys.shape[1]
     queries = (queries * scale).reshape(queries.shape[0], groups, heads // groups, *queries.shape[2:])
-    attend = _attend if all(_differentiated) else _attended
+    attend = _attend if gradient else _attended
     return attend(queries, keys, values, *(prompt or ()))[0].flatten(1, 2)
 
 

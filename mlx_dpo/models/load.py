@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import DpoError, first_line
 from ..settings import setting
+from .quantised import speed_up_products
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     from mlx_lm.utils import load_model
 
     read_model_config(folder)
+    speed_up_products()
     try:
         return load_model(folder)
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:

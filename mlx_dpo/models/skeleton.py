@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from .adapters import AdapterConfig, attach_unevaluated
 from .checkpointing import checkpoint_layers
 from .load import read_model_config
+from .quantised import speed_up_products
 from .state import empty_state
 from .trace import placeholders
 from .trunk import line_to
@@ -38,6 +39,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     Raises:
         DpoError: the adapter does not go with the model.
     """
+    speed_up_products()
     model = _from_config(source) if isinstance(source, dict) else _from_folder(source)
     attach_unevaluated(model, adapter)
     sizes = {name: v.nbytes for name, v in tree_flatten(model.parameters())}

@@ -100,8 +100,8 @@ def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) ->
     "answers unchanged",
     "the margins grow, and the policy still gives the answers that it gave at the start: it tells the pairs "
     "apart already, and they teach it nothing",
-    "sample the rejected answers from the model that is trained: mlx-dpo gen-pairs with the same model.adapter; "
-    "mlx-dpo inspect prints the commands",
+    "sample the rejected answers from the model that is trained (mlx-dpo gen-pairs with the same "
+    "model.adapter); mlx-dpo inspect prints the commands",
 )
 def answers_unchanged(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     last = evaluations[-1] if evaluations else {}

@@ -1,13 +1,15 @@
 """Five things that must hold before the first update, checked on real rows of the run, every time."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 
 from ..console import say
 from ..data.batches import build_batch
@@ -15,14 +17,30 @@ from ..data.store import PairStore
 from ..data.templates import end_of_turn, render
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
-from ..logps import token_logps
-from ..models.checkpointing import suspended
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
 from ..models.load import compute_dtype
 from ..records import Preference
 from ..reference import forget_reference, reference_scores
 from ..scoring import score_pairs, singles
 from .faults import refused_by_the_system
+from .proof import (
+    Tokens,
+    agree,
+    apart,
+    end_tokens,
+    forward_gradient,
+    forward_tokens,
+    in_float32,
+    own_gradient,
+    own_tokens,
+    precisions,
+    relative_error,
+    rounded_otherwise,
+    rounding,
+    slopes_agree,
+    sums_agree,
+    widens_cheaply,
+)
 
 _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
 
@@ -41,34 +59,28 @@ def sample_rows(pairs: Sequence[TokenizedPair]) -> list[int]:
     return list(dict.fromkeys(int(order[k * (len(order) - 1) // 4]) for k in range(3)))
 
 
-def sample_pairs(model: nn.Module, pairs: Sequence[TokenizedPair]) -> list[TokenizedPair]:
-    """These rows as the model's own call scores them: cut where its whole logits would be large."""
-    room = max(128, _LOGITS // model(mx.zeros((1, 1), mx.int32)).shape[-1])
-    return [_within(pairs[row], room) for row in sample_rows(pairs)]
+def sample_pairs(pairs: Sequence[TokenizedPair]) -> list[TokenizedPair]:
+    """These rows as the checks compute them: the end of their prompts and the start of their answers."""
+    return [shortened(pairs[row], answer=32) for row in sample_rows(pairs)]
 
 
-_LOGITS = 2**26
-"""Most logits of one branch that the checks form: 256 MB in float32."""
+def shortened(pair: TokenizedPair, prompt: int = 76, answer: int = 16) -> TokenizedPair:
+    """The end of its prompt and the start of its answers; by default what any proof has room for."""
+    return replace(
+        pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
+    )
 
 
-def _within(pair: TokenizedPair, room: int) -> TokenizedPair:
-    """The pair with at most `room` tokens a branch."""
-    answer = max(len(pair.chosen), len(pair.rejected))
-    if len(pair.prompt) + answer <= room:
-        return pair
-    answer = min(answer, room // 2)
-    return shortened(pair, room - answer, answer)
+def longest_row(pairs: Sequence[TokenizedPair], room: int) -> TokenizedPair:
+    """The longest row: its longer answer is chosen, two tokens of it rejected; at most `room` + 2 tokens."""
+    pair = pairs[spread_rows(pairs, 2)[-1]]
+    answer = max(pair.chosen, pair.rejected, key=len)[: max(END, room // 2)]
+    prompt = pair.prompt[-max(2, room - len(answer)) :]
+    return replace(pair, prompt=prompt, chosen=answer, rejected=answer[:2])
 
 
-def tolerance(model: nn.Module, logps: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """How far two computations of one log-probability may differ, in nats.
-
-    In float32 1e-3 plus 1e-5 of the value; in half precision every token's rounding adds up as a random walk,
-    0.1 nats a token.
-    """
-    if compute_dtype(model) == mx.float32:
-        return 1e-3 + 1e-5 * np.abs(logps)
-    return 0.1 * np.sqrt(tokens)
+END = 32
+"""Of the longest row, so many tokens are compared: the last ones, which see all that came before."""
 
 
 def check_masks(
@@ -167,108 +179,116 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
     Raises:
         DpoError: it does.
     """
-    pair = sample_pairs(model, pairs)[0]
+    pair = sample_pairs(pairs)[0]
     tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
     last = tokens[:, -1:]
     other = mx.concatenate([tokens[:, :-1], mx.where(last > 0, last - 1, last + 1)], axis=1)
-    before, after = (model(t)[:, :-1].astype(mx.float32) for t in (tokens, other))
-    apart = mx.where(before == after, 0.0, mx.abs(before - after)).max().item()
-    if apart > (1e-3 if compute_dtype(model) == mx.float32 else 0.5):  # NaN is named with its row, later
+    dtype = precisions(model)[0]
+    with _computing(model, dtype):
+        before, after = (model(t)[:, :-1].astype(mx.float32) for t in (tokens, other))
+        off = mx.where(before == after, 0.0, mx.abs(before - after)).max().item()
+    if off > (1e-3 if dtype == mx.float32 else 0.5):  # NaN is named with its row, later
         raise DpoError(
-            f"this model looks ahead: a later token changes earlier logits by {apart:.3g}",
+            f"this model looks ahead: a later token changes earlier logits by {off:.3g}",
             where="model.path",
             hint="mlx_lm's own code of this architecture is at fault; choose another model",
         )
 
 
-def shortened(pair: TokenizedPair, prompt: int = 76, answer: int = 16) -> TokenizedPair:
-    """The end of its prompt and the start of its answers; by default what any proof has room for."""
-    return replace(
-        pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
-    )
-
-
-_COMPARED = {COMPLETION.name: 1, PLAIN.name: 0}
-"""Of the two comparisons of scores, those that are not with itself."""
+def _computing(model: nn.Module, dtype: mx.Dtype):
+    """A context in which activations have this dtype, which is float32 or the model's own."""
+    return in_float32(model) if dtype != compute_dtype(model) else nullcontext()
 
 
 def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> str | None:
     """What tells `forward` from the model's own call on some of these pairs; None where nothing does.
 
-    Scores of three pairs; for the shared one, of the longest against the completion forward, which needs less
-    memory; and the gradient of one block's trainable parameters on the shortest, shortened.
+    Compared are every answer token of three short rows, the last tokens of the longest row, and the gradient
+    of one block's trainable parameters on the shortest row: in float32 whatever the weights are, so that no
+    rounding hides a fault. A model in half precision is compared in its own dtype too, on the shortest row.
     """
-    rows = sample_pairs(model, pairs)
-    longest = pairs[spread_rows(pairs, 2)[-1]]
+    first, *others = precisions(model)
     try:
-        for some, other in ((rows, PLAIN), ([longest], COMPLETION))[: _COMPARED.get(forward.name, 2)]:
-            ours, theirs = (score_pairs(model, some, f, singles(some)) for f in (forward, other))
-            worst = np.abs(ours - theirs)
-            if not (worst <= tolerance(model, theirs, _token_counts(some))).all():
-                return f"scores differ by {worst.max():.3g} nats"
-        error = _gradient_error(model, shortened(rows[0]), forward)
+        with _computing(model, first):
+            problem = _problem(model, pairs, forward, first)
+        for dtype in others:
+            row = shortened(sample_pairs(pairs)[0], 24, 12)
+            problem = problem or _scores_problem(model, [row], forward, dtype)
+            problem = problem or _slope_problem(model, row, forward, dtype)
+        return problem
     except Exception as error:  # a model's own code may raise anything where it is continued
         if isinstance(error, DpoError) or refused_by_the_system(error):
             raise
         return f"the architecture does not allow it ({first_line(error)})"
-    allowed = 1e-3 if compute_dtype(model) == mx.float32 else 0.1
-    return None if error <= allowed else f"gradients differ by {error:.3g} of their size"
 
 
-def _gradient_error(model: nn.Module, pair: TokenizedPair, forward: Forward) -> float:
-    """How far the gradient of one block's parameters is from that of the model's own call, relative."""
-    batch = forward.build([pair])
-    ours = block_gradient(model, lambda: (forward.score(model, batch, gradient=True) * _SHARES).sum())
-    mx.eval(ours)
-    with suspended():  # the truth is never checkpointed: that is one of the things to prove
-        theirs = [mx.zeros_like(g) for g in ours]
-        for branch, share in enumerate(_SHARES.tolist()):  # one at a time: half the memory
-            own = block_gradient(model, lambda branch=branch: own_score(model, pair, branch))
-            theirs = [g + share * more for g, more in zip(theirs, own, strict=True)]
-            mx.eval(theirs)
-    if not theirs:
-        return 0.0
-    size = sum(mx.square(g).sum() for g in theirs)
-    if not mx.isfinite(size).item():
-        return 0.0  # the check of the reference names the row
-    difference = sum(mx.square(a - b).sum() for a, b in zip(ours, theirs, strict=True))
-    return float(mx.sqrt(difference / mx.maximum(size, 1e-30)).item())
+_PATIENCE = 20.0
+"""Seconds that one pass over the rows of a proof may take; on slow devices it has fewer and shorter rows."""
 
 
-_SHARES = mx.array([1.0, -0.5])
-"""Of the chosen and the rejected score in what is differentiated: unlike ones tell the branches apart."""
+def _problem(
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, dtype: mx.Dtype
+) -> str | None:
+    rows = sample_pairs(pairs)
+    own_tokens(model, rows[:1])  # what is only done once does not count
+    start = time.perf_counter()
+    own_tokens(model, rows[:1])
+    pace = (time.perf_counter() - start) / _tokens_computed(rows[:1])
+    if pace * _tokens_computed(rows) > _PATIENCE:
+        say(f"forward: {pace:.2g} s a token: proved on one short row, {forward.name}")
+        rows = [shortened(rows[0], 24, 12)]
+    problem = _scores_problem(model, rows, forward, dtype)
+    if not problem and (dtype == compute_dtype(model) or widens_cheaply(model)):
+        problem = _slope_problem(model, shortened(rows[0]), forward, dtype)
+    room = int(_PATIENCE / pace)
+    if problem or forward is PLAIN or room < 2 * END:  # whose whole logits would be large
+        return problem
+    return _long_problem(model, longest_row(pairs, room), forward, dtype)
 
 
-def own_score(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
-    """Log-probability of one branch by the model's own call on it alone."""
-    answer = (pair.chosen, pair.rejected)[branch]
-    tokens = mx.array(np.concatenate([pair.prompt, answer])[None])
-    return token_logps(model(tokens[:, :-1])[:, -len(answer) :], tokens[:, -len(answer) :]).sum()
+def _tokens_computed(pairs: Sequence[TokenizedPair]) -> int:
+    return sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
 
 
-def block_gradient(model: nn.Module, score: Callable[[], mx.array]) -> list[mx.array]:
-    """Gradient in the first block that is trained, float32: what reaches it came through all others.
+def _scores_problem(
+    model: nn.Module, rows: Sequence[TokenizedPair], forward: Forward, dtype: mx.Dtype
+) -> str | None:
+    floor = _floor(model, rows[0])
+    for row in rows:
+        ours, theirs = forward_tokens(model, [row], forward), own_tokens(model, [row])
+        if not agree(ours, theirs, floor, dtype):
+            return _scores_differ(ours, theirs)
+    return None
 
-    Without dropout. Not evaluated.
-    """
-    block = next((layer for layer in model.layers if tree_flatten(layer.trainable_parameters())), None)
-    if block is None:
-        return []
 
-    def changed(parameters):
-        block.update(parameters)
-        return score()
+def _slope_problem(model: nn.Module, row: TokenizedPair, forward: Forward, dtype: mx.Dtype) -> str | None:
+    truth = own_gradient(model, row)
+    error = relative_error(forward_gradient(model, row, forward), truth)
 
-    training, parameters = model.training, block.trainable_parameters()
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
-    try:
-        return [g.astype(mx.float32) for _, g in tree_flatten(mx.grad(changed)(parameters))]
-    finally:
-        block.update(parameters)
-        model.train(training)
+    def floor() -> float:
+        with rounded_otherwise(model):
+            return relative_error(own_gradient(model, row), truth)
+
+    return None if slopes_agree(error, floor, dtype) else f"gradients differ by {error:.3g} of their size"
+
+
+def _floor(model: nn.Module, row: TokenizedPair):
+    """How far rounding puts this row from itself, measured when it is first asked for."""
+    return cache(partial(rounding, model, partial(own_tokens, model, [row])))
+
+
+def _long_problem(model: nn.Module, row: TokenizedPair, forward: Forward, dtype: mx.Dtype) -> str | None:
+    count = min(END, len(row.chosen))
+    theirs = partial(end_tokens, model, row, count)
+    ours, expected = [forward_tokens(model, [row], forward)[0][-count:]], theirs()
+    if agree(ours, expected, partial(rounding, model, theirs), dtype):
+        return None
+    return _scores_differ(ours, expected)
+
+
+def _scores_differ(ours: Tokens, theirs: Tokens) -> str:
+    found = apart(ours, theirs)
+    return f"scores differ by up to {found.most:.3g} nats a token"
 
 
 def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> None:
@@ -277,13 +297,15 @@ def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Fo
     Raises:
         DpoError: with the difference.
     """
-    rows = [pairs[i] for i in sample_rows(pairs)]
-    alone = score_pairs(model, rows, forward, singles(rows))
-    together = score_pairs(model, rows, forward, [range(len(rows))])
-    worst = np.abs(alone - together)
-    if (worst > tolerance(model, alone, _token_counts(rows))).any():
+    rows, dtype = sample_pairs(pairs), precisions(model)[0]
+    with _computing(model, dtype):
+        single = [forward_tokens(model, [row], forward) for row in rows]
+        alone = [tokens[branch] for branch in (0, 1) for tokens in single]
+        together = forward_tokens(model, rows, forward)
+        same = agree(together, alone, _floor(model, rows[0]), dtype)
+    if not same:
         raise DpoError(
-            f"a pair scores differently in a batch than alone, by {worst.max():.3g} nats",
+            f"a pair scores differently in a batch than alone: {_scores_differ(together, alone)}",
             where="training.micro_batch",
             hint="set training.micro_batch=1; " + _REPORT,
         )
@@ -308,35 +330,41 @@ def check_unmoved(
             where=bad.where,
             hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
         )
-    _check_same(model, [pairs[i] for i in rows], forward, reference[rows])
+    some = [pairs[i] for i in rows]
+    policy, expected = score_pairs(model, some, forward, singles(some)), reference[rows]
+    lengths = np.array([[len(p.chosen), len(p.rejected)] for p in some])
+    if not sums_agree(policy, expected, lengths, _floor(model, sample_pairs(pairs)[0]), compute_dtype(model)):
+        _refuse_moved(policy - expected)
 
 
 def check_as_before(
-    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, before: np.ndarray
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, before: Tokens
 ) -> None:
     """Of invariant 1: a fresh adapter changes nothing.
 
     Args:
-        before: scores of `sample_pairs` by the model's own call, before the adapter was attached.
+        before: `own_tokens` of `sample_pairs`, before the adapter was attached.
 
     Raises:
         DpoError: with the largest margin.
     """
-    if np.isfinite(before).all():  # else the check of the reference names the row
-        _check_same(model, sample_pairs(model, pairs), forward, before)
+    rows = sample_pairs(pairs)
+    single = [forward_tokens(model, [row], forward) for row in rows]
+    now = [tokens[branch] for branch in (0, 1) for tokens in single]
+    if not np.isfinite(np.concatenate(before)).all():
+        return  # the check of the reference names the row
+    if not agree(now, before, _floor(model, rows[0]), compute_dtype(model)):
+        moved = np.array([ours.sum() - theirs.sum() for ours, theirs in zip(now, before, strict=True)])
+        _refuse_moved(moved.reshape(2, -1).T)
 
 
-def _check_same(
-    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, expected: np.ndarray
-) -> None:
-    policy = score_pairs(model, pairs, forward, singles(pairs))
-    if not (np.abs(policy - expected) <= tolerance(model, policy, _token_counts(pairs))).all():
-        margins = (policy - expected) @ np.array([1, -1])
-        raise DpoError(
-            f"the unmoved policy is not its reference: margins up to {np.abs(margins).max():.3g} nats",
-            where="model",
-            hint=_REPORT,
-        )
+def _refuse_moved(moved: np.ndarray) -> None:
+    """moved (n, 2): how far scores are from where they were."""
+    raise DpoError(
+        f"the unmoved policy is not its reference: margins up to {np.abs(moved @ [1, -1]).max():.3g} nats",
+        where="model",
+        hint=_REPORT,
+    )
 
 
 def checked_reference(
@@ -364,7 +392,3 @@ def checked_reference(
         reference = reference_scores(policy, pairs, forward, key, label)
         check_unmoved(policy, pairs, forward, reference.scores)
     return reference.scores
-
-
-def _token_counts(pairs: Sequence[TokenizedPair]) -> np.ndarray:
-    return np.array([[len(p.chosen), len(p.rejected)] for p in pairs])

@@ -44,6 +44,12 @@ class TrainingConfig:
         "trace the step once a shape of batch; auto: on a GPU, where many batches share few shapes",
         choices=("auto", "on", "off"),
     )
+    attention: str = setting(
+        "auto",
+        "fused: MLX's kernel; blocks: the toolkit's own, some queries at a time; auto: on a GPU the start "
+        "measures both on the longest pairs and takes the better exact one, on a CPU blocks",
+        choices=("auto", "fused", "blocks"),
+    )
     reference_sync_steps: int | None = setting(
         None,
         "updates after which the adapter as it is becomes the reference, again and again (TR-DPO); each pair "

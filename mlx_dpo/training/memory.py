@@ -1,6 +1,7 @@
 """What a run will need, before weights are loaded: traced from the step itself, without weights."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,11 +17,13 @@ from ..models.completions import chunks_as_on
 from ..models.custom import arrays_of, filled
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
 from ..models.kernels import lean
+from ..models.load import compute_dtype
 from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
-from .checks import block_gradient, own_score, sample_pairs, sample_rows, shortened, spread_rows
+from .checks import END, longest_row, sample_pairs, sample_rows, shortened
+from .proof import block_gradient, in_float32, own_end, own_logps, widens_cheaply
 from .step import pair_gradient
 
 
@@ -105,7 +108,7 @@ def need(
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
     """
     device = device or mx.default_device().type
-    steps = _first_possible(
+    steps = first_possible(
         forward_of(forward, layout, bucket),
         lambda choice: [
             _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
@@ -133,16 +136,21 @@ def scoring_need(
     Raises:
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
     """
-    sample, longest = sample_pairs(skeleton.model, pairs), pair_sizes(pairs).sum(axis=1).max()
+    model, longest = skeleton.model, pair_sizes(pairs).sum(axis=1).max()
     longer = held if held is not None and pair_sizes(held).sum(axis=1).max() > longest else None
     forwards = forward_of(forward, LAYOUTS[0])
-    checks = [
-        _scored(skeleton, [PLAIN], [max(sample, key=lambda pair: pair.tokens)], device),
-        _proof(skeleton, shortened(sample[0]), device),
-        _scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device),
-    ]
-    if forward != PLAIN.name:  # whose truth is the completion forward
-        checks.append(_scored(skeleton, [COMPLETION, PLAIN], [pairs[spread_rows(pairs, 2)[-1]]], device))
+    sample, long = sample_pairs(pairs), longest_row(pairs, int(longest))
+    widest, short = max(sample, key=lambda pair: pair.tokens), shortened(sample[0])
+    checks = [_scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device)]
+    wide = compute_dtype(model) != mx.float32
+    with in_float32(model) if wide else nullcontext():
+        checks.append(_traced(skeleton, lambda: own_logps(model, widest, 0), device))
+        if not wide or widens_cheaply(model):
+            checks.append(_proof(skeleton, short, device))
+        if forward != PLAIN.name:
+            checks.append(_scored(skeleton, [COMPLETION, PLAIN], [long], device))
+            checks.append(_traced(skeleton, lambda: own_end(model, long, min(END, len(long.chosen))), device))
+    checks.append(_proof(skeleton, short, device))
     blocks, head = max(checks, key=sum)
     found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
     if longer:
@@ -170,22 +178,24 @@ def _scored(
             )
         return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
-    return _first_possible(forwards, top)
+    return first_possible(forwards, top)
 
 
 def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tuple[int, int]:
     """Bytes at the peak of the gradient that proves a forward, in the blocks and elsewhere."""
     model = skeleton.model
+    return _traced(skeleton, lambda: block_gradient(model, lambda: own_logps(model, pair, 0).sum()), device)
+
+
+def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak of what a check computes, in the blocks and elsewhere."""
+    model = skeleton.model
     with chunks_as_on(device):
-        graph = trace(
-            lambda: block_gradient(model, lambda: own_score(model, pair, 0)),
-            blocks=model.layers,
-            forget=lambda: model.update(skeleton.parameters),
-        )
+        graph = trace(computed, blocks=model.layers, forget=lambda: model.update(skeleton.parameters))
     return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
 
 
-def _first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
+def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
     """What `look` finds for the first forward that the model's own code allows."""
     for forward in forwards:
         try:

@@ -47,8 +47,8 @@ def sample_metrics(
         first: the first answer to each prompt, see `first_answers`.
 
     `samples/distinct_4`: share of an answer's runs of four tokens that are different ones, 1 where all are
-    shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off; `samples/unchanged`: share
-    of answers that are the same as the first ones, word for word.
+    shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off; `samples/unchanged`:
+    share of answers that are the same as the first ones, word for word.
     """
     same = [answer.text == first[text] for text, answer in zip(asked.texts, answers, strict=True)]
     ids = [tokenizer.encode(answer.text, add_special_tokens=False) for answer in answers]

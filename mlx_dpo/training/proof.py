@@ -1,0 +1,319 @@
+"""One answer computed in two ways: how far apart they are, a token, and how far rounding alone puts them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ..data.shared import SharedBatch
+from ..data.tokenize import TokenizedPair
+from ..logps import token_logps
+from ..models.checkpointing import suspended
+from ..models.custom import is_float
+from ..models.forward import Forward
+from ..models.load import compute_dtype
+from ..models.trunk import head, hidden_states
+
+Tokens = list[np.ndarray]
+"""Log-probabilities of answer tokens in nats, one float64 array (C,) a branch: chosen ones first."""
+
+
+class Apart(NamedTuple):
+    """How far two `Tokens` are apart, in nats a token: root of the mean square, and the most."""
+
+    rms: float
+    most: float
+
+
+_LEAST = Apart(2e-5, 1e-4)
+"""Never refused: what float32 logits of about 30 and their log-sum are rounded to."""
+_MOST = {mx.float32: Apart(1e-3, 1e-2), mx.float16: Apart(0.1, 0.5), mx.bfloat16: Apart(0.5, 2.5)}
+"""Never allowed, however unsteady the model is."""
+_LEAST_SLOPE = 1e-4
+_MOST_SLOPE = {mx.float32: 1e-2, mx.float16: 0.1, mx.bfloat16: 0.5}
+"""The same for gradients, as a share of their size."""
+_FACTOR = 4
+"""Two exact computations are up to 2.1 floors apart on mlx_lm's architectures (docs/checks.md)."""
+
+
+def apart(ours: Tokens, theirs: Tokens) -> Apart:
+    """How far these are apart; infinitely where they have unlike numbers of tokens. NaN agrees with NaN."""
+    if [len(a) for a in ours] != [len(b) for b in theirs]:
+        return Apart(np.inf, np.inf)
+    a, b = np.concatenate(ours), np.concatenate(theirs)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        off = np.where(same, 0.0, np.abs(a - b))
+    off = np.where(np.isnan(off), np.inf, off)
+    return Apart(float(np.sqrt(np.square(off).mean())), float(off.max()))
+
+
+def agree(ours: Tokens, theirs: Tokens, floor: Callable[[], Apart], dtype: mx.Dtype) -> bool:
+    """Whether they are no further apart than four times the floor, within fixed bounds.
+
+    Args:
+        floor: how far rounding puts one token from itself; asked for only where it decides.
+        dtype: of the activations.
+    """
+    found = apart(ours, theirs)
+    return _within(found, _LEAST) or _within(found, allowed(floor(), dtype))
+
+
+def allowed(floor: Apart, dtype: mx.Dtype) -> Apart:
+    """How far apart two exact computations may be."""
+    bounds = zip(floor, _LEAST, _MOST[dtype], strict=True)
+    return Apart(*(max(least, min(_FACTOR * value, most)) for value, least, most in bounds))
+
+
+def _within(found: Apart, limit: Apart) -> bool:
+    return found.rms <= limit.rms and found.most <= limit.most
+
+
+def sums_agree(
+    ours: np.ndarray, theirs: np.ndarray, tokens: np.ndarray, floor: Callable[[], Apart], dtype: mx.Dtype
+) -> bool:
+    """Whether scores, each a sum over so many tokens, are as near: rounding adds up as a random walk."""
+    found = np.abs(ours - theirs) / np.sqrt(tokens)
+    return bool((found <= _LEAST.most).all() or (found <= allowed(floor(), dtype).rms).all())
+
+
+def slopes_agree(error: float, floor: Callable[[], float], dtype: mx.Dtype) -> bool:
+    """As `agree`, of a gradient's relative error."""
+    return error <= _LEAST_SLOPE or error <= allowed_slope(floor(), dtype)
+
+
+def allowed_slope(floor: float, dtype: mx.Dtype) -> float:
+    """As `allowed`, of a gradient's relative error."""
+    return max(_LEAST_SLOPE, min(_FACTOR * floor, _MOST_SLOPE[dtype]))
+
+
+@contextmanager
+def _blocks_called(model: nn.Module, instead: Callable[..., Any]) -> Iterator[None]:
+    """Calls of blocks go to `instead(the block's own call, *args, **kwargs)`, by a change of their class."""
+    kinds = {id(block): (block, type(block)) for block in model.layers}
+
+    def standing_in(kind):
+        def call(self, *args, **kwargs):
+            return instead(lambda *a, **k: kind.__call__(self, *a, **k), *args, **kwargs)
+
+        return type(kind.__name__, (kind,), {"__call__": call})
+
+    for block, kind in kinds.values():
+        block.__class__ = standing_in(kind)
+    try:
+        yield
+    finally:
+        for block, kind in kinds.values():
+            block.__class__ = kind
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Within it, activations are float32 whatever the weights are: rounding no longer hides a fault."""
+
+    def wide(value):
+        return value.astype(mx.float32) if is_float(value) else value
+
+    def call(own, *args, **kwargs):
+        return own(*map(wide, args), **{name: wide(value) for name, value in kwargs.items()})
+
+    with _blocks_called(model, call):
+        yield
+
+
+def runs_in_float32(model: nn.Module) -> bool:
+    """Whether its own code does compute in float32 when it is asked to."""
+    try:
+        with in_float32(model):
+            logits = model(mx.zeros((1, 2), mx.int32))
+            mx.eval(logits)
+    except Exception:  # a model's own code may raise anything; what it then trains in is proved alone
+        return False
+    return logits.dtype == mx.float32
+
+
+@contextmanager
+def rounded_otherwise(model: nn.Module) -> Iterator[None]:
+    """Within it, what each block gives is off by up to one unit in its last place, at random."""
+    keys = iter(mx.random.split(mx.random.key(0), 2**12))
+
+    def off(x):
+        spread = mx.finfo(x.dtype).eps * mx.random.uniform(-1, 1, x.shape, key=next(keys))
+        return (x.astype(mx.float32) * (1 + spread)).astype(x.dtype)
+
+    def call(own, *args, **kwargs):
+        output = own(*args, **kwargs)
+        if is_float(output):
+            return off(output)
+        if type(output) is tuple and is_float(output[0]):
+            return off(output[0]), *output[1:]
+        return output
+
+    with _blocks_called(model, call):
+        yield
+
+
+def own_logps(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
+    """Of one branch's tokens (C,), by the model's own call on prompt and answer alone."""
+    answer = (pair.chosen, pair.rejected)[branch]
+    tokens = mx.array(np.concatenate([pair.prompt, answer])[None])
+    return token_logps(model(tokens[:, :-1])[:, -len(answer) :], tokens[:, -len(answer) :])[0]
+
+
+def own_tokens(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Tokens:
+    """The same of all branches, in evaluation mode."""
+    with _evaluating(model):
+        return [_known(own_logps(model, pair, branch)) for branch in (0, 1) for pair in pairs]
+
+
+def own_end(model: nn.Module, pair: TokenizedPair, count: int) -> mx.array:
+    """Of the last `count` tokens of the chosen answer (count,), by the model's own blocks on it alone.
+
+    Logits of these tokens only are formed.
+    """
+    tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
+    hidden = hidden_states(model, tokens[:, :-1])[0, -count:]
+    return token_logps(head(model, hidden), tokens[0, -count:])
+
+
+def end_tokens(model: nn.Module, pair: TokenizedPair, count: int) -> Tokens:
+    """`own_end` in evaluation mode."""
+    with _evaluating(model):
+        return [_known(own_end(model, pair, count))]
+
+
+def forward_tokens(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> Tokens:
+    """Of all branches, as `forward` scores them in one batch, in evaluation mode.
+
+    A score is a sum over its mask, so a token's log-probability is the score's gradient in the mask. Where a
+    score is not the sum of its own tokens, they are NaN.
+    """
+    batch = forward.build(pairs)
+    shared = isinstance(batch, SharedBatch)
+    given = [s.mask for family in batch.families for s in family.segments] if shared else [batch.mask]
+    rows = np.array(batch.order) if shared else np.arange(2 * len(pairs))
+    once = mx.array(1 / np.bincount(rows)[rows], mx.float32)  # like answers are computed once
+
+    def scores(*masks):
+        left = iter(masks)
+        if shared:
+            families = tuple(
+                f._replace(segments=tuple(s._replace(mask=next(left)) for s in f.segments))
+                for f in batch.families
+            )
+            counted = batch._replace(families=families)
+        else:
+            counted = batch._replace(mask=next(left))
+        return [forward.score(model, counted, gradient=False)]
+
+    with _evaluating(model):
+        masks = [mask.astype(mx.float32) for mask in given]
+        (found_scores,), logps = mx.vjp(scores, masks, [once])
+        mx.eval(found_scores, logps)
+    found = [
+        np.array(row, np.float64)[np.array(counts) != 0]
+        for logps_of, mask in zip(logps, given, strict=True)
+        for row, counts in zip(logps_of, mask, strict=True)
+    ]
+    tokens = [found[row] for row in rows]
+    same = np.isclose([t.sum() for t in tokens], np.array(found_scores), rtol=1e-5, atol=1e-3, equal_nan=True)
+    return [t if ok else np.full_like(t, np.nan) for t, ok in zip(tokens, same, strict=True)]
+
+
+def rounding(model: nn.Module, tokens: Callable[[], Tokens]) -> Apart:
+    """How far rounding in the blocks alone puts `tokens()` from itself."""
+    exact = tokens()
+    with rounded_otherwise(model):
+        return apart(tokens(), exact)
+
+
+def _known(logps: mx.array) -> np.ndarray:
+    mx.eval(logps)
+    return np.array(logps, np.float64)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+SHARES = mx.array([1.0, -0.5])
+"""Of the chosen and the rejected score in what is differentiated: unlike ones tell the branches apart."""
+
+
+def own_gradient(model: nn.Module, pair: TokenizedPair) -> list[mx.array]:
+    """Of the block that `block_gradient` looks at, by the model's own call, never checkpointed."""
+    total: list[mx.array] = []
+    with suspended():
+        for branch, share in enumerate(SHARES.tolist()):  # one at a time: half the memory
+            own = block_gradient(model, lambda branch=branch: own_logps(model, pair, branch).sum())
+            total = [share * g + before for g, before in zip(own, total or [0.0] * len(own), strict=True)]
+            mx.eval(total)
+    return total
+
+
+def forward_gradient(model: nn.Module, pair: TokenizedPair, forward: Forward) -> list[mx.array]:
+    """The same by `forward`."""
+    batch = forward.build([pair])
+    found = block_gradient(model, lambda: (forward.score(model, batch, gradient=True) * SHARES).sum())
+    mx.eval(found)
+    return found
+
+
+def relative_error(ours: list[mx.array], theirs: list[mx.array]) -> float:
+    """Size of the difference as a share of the size of `theirs`; 0 where that is not finite."""
+    size = sum((mx.square(g).sum() for g in theirs), mx.array(0.0))
+    if not theirs or not mx.isfinite(size).item():
+        return 0.0  # a check of the reference names the row
+    difference = sum(mx.square(a - b).sum() for a, b in zip(ours, theirs, strict=True))
+    return float(mx.sqrt(difference / mx.maximum(size, 1e-30)).item())
+
+
+def block_gradient(model: nn.Module, score: Callable[[], mx.array]) -> list[mx.array]:
+    """Gradient in the first block that is trained, float32: what reaches it came through all others.
+
+    Without dropout. Not evaluated.
+    """
+    block = next((layer for layer in model.layers if tree_flatten(layer.trainable_parameters())), None)
+    if block is None:
+        return []
+
+    def changed(parameters):
+        block.update(parameters)
+        return score()
+
+    training, parameters = model.training, block.trainable_parameters()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    try:
+        return [g.astype(mx.float32) for _, g in tree_flatten(mx.grad(changed)(parameters))]
+    finally:
+        block.update(parameters)
+        model.train(training)
+
+
+def precisions(model: nn.Module) -> list[mx.Dtype]:
+    """What a forward is proved in: float32 wherever the model's code can, and the model's own dtype."""
+    own = compute_dtype(model)
+    return [mx.float32, own] if own != mx.float32 and runs_in_float32(model) else [own]
+
+
+def widens_cheaply(model: nn.Module) -> bool:
+    """Whether a gradient in float32 has room: it holds weights of half precision once more, in float32."""
+    half = (mx.float16, mx.bfloat16)
+    return sum(w.nbytes for _, w in tree_flatten(model.parameters()) if w.dtype in half) <= _WIDENED
+
+
+_WIDENED = 10**9
+"""Bytes."""

