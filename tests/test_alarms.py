@@ -20,6 +20,10 @@ def report(step, loss=0.5, norm=1.0):
     return {"step": step, "loss": loss, "grad_norm": norm}
 
 
+def memory(peak, **more):
+    return report(1) | {"peak_memory_gb": peak, **more}
+
+
 def names(reports=(), evaluations=(), about=ABOUT):
     return [alarm.name for alarm in alarms(list(reports), list(evaluations), about)]
 
@@ -98,6 +102,10 @@ BORDERS = {
             ([], [evaluation(0, tokens=60.0), evaluation(20, tokens=119.0)]),
         ],
     ),
+    "memory above the plan": (
+        ([memory(1.0011, planned_memory_gb=1.0)], []),
+        [([memory(1.0009, planned_memory_gb=1.0)], []), ([memory(9.0)], [])],  # no plan, no alarm
+    ),
 }
 
 
@@ -111,6 +119,12 @@ def test_an_alarm_is_raised_at_its_border_and_not_before(name):
     assert names(*raised) == [name]
     for rows in quiet:
         assert names(*rows) == []
+
+
+def test_memory_counts_from_the_start_up_checks_on_and_without_what_was_held_before():
+    above, within = [memory(0.5, planned_memory_gb=1.0)], [memory(1.2, planned_memory_gb=1.0)]
+    assert names(above, about=ABOUT._replace(start_gb=1.1)) == ["memory above the plan"]
+    assert names(within, about=ABOUT._replace(held_gb=0.2)) == []
 
 
 def test_losses_that_do_not_vanish_have_no_such_alarm():

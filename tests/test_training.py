@@ -87,7 +87,7 @@ def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
     published = (
         "step epoch loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen "
         "logps/rejected beta learning_rate grad_norm tokens tokens_per_second pairs_per_second "
-        "peak_memory_gb process_memory_gb"
+        "peak_memory_gb process_memory_gb planned_memory_gb"
     )
     assert all(set(published.split()) == set(row) for row in reports)
     assert [row["step"] for row in reports] == [1, 2, 3, 4, 5, 6]

@@ -64,6 +64,27 @@ class TrainResult(NamedTuple):
     held_out: Mapping[str, float] | None
 
 
+class Memory(NamedTuple):
+    """Bytes: planned for the run, None where the model cannot be planned; and held before it began."""
+
+    planned: int | None
+    before: int
+
+    def row(self) -> dict[str, float]:
+        """What a report says of the plan."""
+        return {} if self.planned is None else {"planned_memory_gb": self.planned / 1e9}
+
+    def summary(self, start: int, training: int) -> str:
+        """Planned beside measured, from the peaks (bytes) of the start-up checks and of training."""
+        peak = max(start, training) - self.before
+        measured = f"the peak memory was {peak / 1e9:.3f} GB"
+        if self.planned is None:
+            return f"{measured}; this model could not be planned"
+        return (
+            f"{measured}; the plan was {self.planned / 1e9:.3f} GB ({self.planned / peak:.2f} times as much)"
+        )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
@@ -81,6 +102,7 @@ class Prepared:
     arrangement: Arrangement
     key: Mapping[str, Any]
     inspection: Mapping[str, Any] | None
+    memory: Memory
 
 
 def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
@@ -97,6 +119,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
     if checkpoint:
         state = _restored(checkpoint, run, optimizer, state, log)
     _start_folder(run, folder, anew=checkpoint is None)
+    start = mx.get_peak_memory()
     mx.reset_peak_memory()
     total = config.training.epochs * len(run.data.pairs)
     with (
@@ -104,7 +127,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
         between_micro_batches() as check_interrupt,
         progress("training", total, "pairs", state.pairs) as advance,
     ):
-        watch = Watch(log, _about(run, steps), config.training.guard, trackers.row, state.forgotten)
+        watch = Watch(log, _about(run, steps, start), config.training.guard, trackers.row, state.forgotten)
         try:
             state = train(
                 policy,
@@ -116,7 +139,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
                 state,
                 evaluate=_evaluation(run, folder, watch, check_interrupt),
                 save=partial(_save, run, folder, optimizer, log),
-                log=watch.report,
+                log=lambda row: watch.report({**row, **run.memory.row()}),
                 note=log.note,
                 keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
                 advance=advance,
@@ -130,6 +153,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
             )
             raise
         _say_end(state, steps, config, log)
+        log.note(state.step, "memory", run.memory.summary(start, mx.get_peak_memory()))
     return TrainResult(folder, selected(state.best and {"row": state.best.row}, state.held_out, config))
 
 
@@ -281,10 +305,19 @@ def _asked(held_out: Data, count: int) -> Asked:
     return Asked(texts, [held_out.pairs[row].prompt.tolist() for row in chosen])
 
 
-def _about(run: Prepared, steps: int) -> About:
+def _about(run: Prepared, steps: int, start: int) -> About:
     _, chosen, rejected = pair_sizes(run.held_out.pairs).mean(axis=0).tolist() if run.held_out else (0.0,) * 3
     loss = run.config.loss
-    return About(steps, chosen, rejected, set(loss.names) <= _LOGISTIC, loss.per_token, loss.answers_only)
+    return About(
+        steps,
+        chosen,
+        rejected,
+        set(loss.names) <= _LOGISTIC,
+        loss.per_token,
+        loss.answers_only,
+        held_gb=run.memory.before / 1e9,
+        start_gb=start / 1e9,
+    )
 
 
 def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> None:

@@ -93,10 +93,10 @@ def settled(
     pairs: Sequence[TokenizedPair],
     held: Sequence[TokenizedPair] | None,
     forward: str | None = None,
-) -> RunConfig:
-    """The settings with `auto` replaced by what fits this machine; says what it will need.
+) -> tuple[RunConfig, int | None]:
+    """The settings with `auto` replaced by what fits this machine, and the bytes planned; says both.
 
-    A model that cannot be planned is left to the rule of thumb.
+    A model that cannot be planned is left to the rule of thumb, with None for bytes.
 
     Args:
         forward: the only one that is exact on this model, where that is known.
@@ -111,7 +111,7 @@ def settled(
             try:
                 model = skeleton(base, config.adapter)
             except DpoError:  # an adapter that does not go with the model: loading it says so
-                return config
+                return config, None
             run = Run(model, base, pairs, held, mx.default_device().type)
             plan = plan_memory(run, known, limit)
             if plan.chosen is None:
@@ -119,11 +119,12 @@ def settled(
     except _Untraceable as error:
         unheld = "; training.memory_limit is not held" if config.training.memory_limit else ""
         say(f"plan: none, this model cannot be planned: {error}{unheld}")
-        return config
+        return config, None
     if plan.chosen is None:
         raise plan.refusal()
     say(f"plan: {plan}")
-    return replace(config, training=replace(config.training, **settings_of(plan.chosen)))
+    chosen = replace(config, training=replace(config.training, **settings_of(plan.chosen)))
+    return chosen, plan.need.peak
 
 
 def less_memory(

@@ -64,7 +64,7 @@ from ..training.rate import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 from ..training.trainer import Data
 from .attention import with_attention
-from .fit import SETTINGS, Prepared, TrainResult, fit, selected
+from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
@@ -159,13 +159,15 @@ def _load_and_train(
     Args:
         locked: the folder is this process's; it was not there else.
     """
-    config = settled(asked, base, pairs, held)
+    held_before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    config, planned = settled(asked, base, pairs, held)
     policy, before = _load_policy(config, base, pairs)
     forward = choose_forward(
         policy, pairs, config.training.forward, separate=config.training.branches == "separate"
     )
     if config.training.forward != "plain" and forward in (COMPLETION, PLAIN):
-        config, forward = _settled_again(asked, config, base, pairs, held, policy, forward)
+        config, planned, forward = _settled_again(asked, config, base, pairs, held, policy, forward)
     arrangement = arrange(forward, config.training, pairs)
     check_batching(policy, pairs, arrangement.forward)
     check_as_before(policy, pairs, arrangement.forward, before)
@@ -184,7 +186,8 @@ def _load_and_train(
 
     if config.optimizer.learning_rate is None:
         config = _with_found_rate(config, policy, pairs, arrangement)
-    prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key, inspection)
+    memory = Memory(planned, held_before)
+    prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key, inspection, memory)
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
         if not locked and _checkpoint_in(folder):
@@ -361,18 +364,18 @@ def _settled_again(
     held: PairStore | None,
     policy: nn.Module,
     forward: Forward,
-) -> tuple[RunConfig, Forward]:
-    """The settings where prompts cannot be shared after all, which needs more memory; and what is exact then.
+) -> tuple[RunConfig, int | None, Forward]:
+    """Settings and bytes where prompts cannot be shared after all, which needs more; and what is exact then.
 
     Raises:
         DpoError: it does not fit.
     """
-    again = settled(asked, base, pairs, held, forward.name)
+    again, planned = settled(asked, base, pairs, held, forward.name)
     if checkpointing(again, policy) and not checkpointing(config, policy):
         checkpoint_layers(policy)
         separate = again.training.branches == "separate"
         forward = choose_forward(policy, pairs, again.training.forward, separate=separate)
-    return again, forward
+    return again, planned, forward
 
 
 def _say_adapted(model: nn.Module, config: AdapterConfig) -> None:

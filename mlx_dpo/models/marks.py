@@ -1,6 +1,6 @@
 """What mlx records of a trace, read back: operations over numbered arrays, and the calls that left marks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, NamedTuple
@@ -77,15 +77,53 @@ def described(array: mx.array) -> Array:
 
 def ancestors(part: Part, results: Sequence[int]) -> list[bool]:
     """For every step, whether one of `results` needs it."""
-    needed, used = set(results), [False] * len(part.steps)
-    for number in range(len(part.steps) - 1, -1, -1):
-        step = part.steps[number]
-        marked = isinstance(step, Marked)
-        outputs = step.outputs.values() if marked else step.outputs
-        if any(i in needed for i in outputs):
+    before, used = _before(part.steps), [False] * len(part.steps)
+    wanted = set(results)
+    stack = [n for n, step in enumerate(part.steps) if not wanted.isdisjoint(_outputs(step))]
+    while stack:
+        number = stack.pop()
+        if not used[number]:
             used[number] = True
-            needed.update(step.inputs.values() if marked else step.inputs)
+            stack.extend(before[number])
     return used
+
+
+def in_order(steps: Sequence[Any]) -> list[Any]:
+    """The steps, each after those that it needs."""
+    before, done, ordered = _before(steps), [False] * len(steps), []
+    for number in range(len(steps)):
+        stack = [number]
+        while stack:
+            missing = [n for n in before[stack[-1]] if not done[n]]
+            if missing:
+                stack.extend(missing)
+                continue
+            last = stack.pop()
+            if not done[last]:
+                done[last] = True
+                ordered.append(steps[last])
+    return ordered
+
+
+def _before(steps: Sequence[Any]) -> list[list[int]]:
+    """For every step, the numbers of the steps that it needs.
+
+    A backward pass needs its forward pass, whether or not its cotangents come from there: those of a sum, or
+    of a loss that is linear in the scores, do not.
+    """
+    makers = {local: number for number, step in enumerate(steps) for local in _outputs(step)}
+    forward = {s.call: n for n, s in enumerate(steps) if isinstance(s, Marked) and not s.backward}
+    found = []
+    for step in steps:
+        marked = isinstance(step, Marked)
+        inputs = step.inputs.values() if marked else step.inputs
+        own = [makers[i] for i in inputs if i in makers]
+        found.append([*own, forward[step.call]] if marked and step.backward else own)
+    return found
+
+
+def _outputs(step: Any) -> Collection[int]:
+    return step.outputs.values() if isinstance(step, Marked) else step.outputs
 
 
 class Reader:
@@ -104,8 +142,8 @@ class Reader:
         self._growing: dict[int, tuple[int, ...]] = {}
         self._outside: dict[int, tuple[int, int]] = {}
 
-    def read(self, records: Sequence[dict[str, Any]]) -> Part:
-        """The part; steps that no result needs are left out."""
+    def read(self, records: Sequence[dict[str, Any]], count: int) -> Part:
+        """The part, with the first `count` results; steps that none of them needs are left out."""
         given, results = [], []
         for record in records:
             kind = record["type"]
@@ -118,10 +156,10 @@ class Reader:
                     self._constant(self._local((name, value.shape, value.dtype)), value)
             elif kind == "primitive":
                 self._operation(record)
-        results = [self._alias.get(i, i) for i in results]
-        part = Part(self._arrays, self._steps, given, results, [], self._outside)
+        results = [self._alias.get(i, i) for i in results[:count]]
+        part = Part(self._arrays, in_order(self._steps), given, results, [], self._outside)
         used = ancestors(part, results)
-        steps = [step for step, needed in zip(self._steps, used, strict=True) if needed]
+        steps = [step for step, needed in zip(part.steps, used, strict=True) if needed]
         return part._replace(steps=steps, forward=[True] * len(steps))
 
     def _local(self, described: tuple[str, Any, mx.Dtype]) -> int:

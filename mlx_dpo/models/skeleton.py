@@ -105,9 +105,11 @@ def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
     """Leave out most of the blocks that are like others; (their places, their real number), a row a kind."""
     layers = list(model.layers)
     own, adapted = _kinds(model, layers, trained=False), _kinds(model, layers, trained=True)
+    # Of a prompt the last block computes only what it remembers, so it holds less than others of its kind.
+    adapted[-1] = ("last", adapted[-1])
     # Models look at their first blocks for what masks they need, so a beginning stays as it is.
     start = max(own.index(kind) for kind in set(own)) + 1
-    start = max(start, next((i + 1 for i in range(len(own)) if own[: i + 1].count(own[0]) == 3), start))
+    start = max(start, next((i + 1 for i in range(len(own)) if own[: i + 1].count(own[0]) == 2), start))
     kept = list(range(min(start, len(layers))))
     for kind in dict.fromkeys(adapted):
         places = [i for i, k in enumerate(adapted) if k == kind]

@@ -84,6 +84,7 @@ class _Tracer:
         self._blocks = {id(block): place for place, block in enumerate(blocks)}
         self._recomputed, self._forget = recomputed, forget
         self._calls: list[Call] = []
+        self._made: list[mx.array] = []
         self._marks: dict[int, tuple[int, str, int]] = {}
         self._scalars: dict[int, mx.array] = {}
         self._next = FIRST_MARK
@@ -112,7 +113,9 @@ class _Tracer:
         key = self._key(fun, primals) if block is None else None
         results = self._results.get(key) if key else None
         if results is None:
+            made = len(self._made)
             results = self._results[key] = fun(*args)
+            del self._made[made:]  # only shapes were asked for
         arrays = arrays_of(results)
         number = len(self._calls)
         self._calls.append(
@@ -133,6 +136,7 @@ class _Tracer:
             part = array.sum().astype(mx.float32) * self._mark(number, "in", i)
             total = part if total is None else total + part
         total = total * self._mark(number, "call", 0)
+        self._made.append(total)
         marked = [
             mx.broadcast_to((total * self._mark(number, "out", j)).astype(a.dtype), a.shape)
             for j, a in enumerate(arrays)
@@ -157,13 +161,23 @@ class _Tracer:
     def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> Part:
         """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
         records: list[dict[str, Any]] = []
+        count = 0
+
+        def recorded(*arrays):
+            nonlocal count
+            self._made = []
+            results = fun(arrays)
+            count = len(results)
+            # mlx records what results need. A gradient alone may need no call's result, only its marks.
+            return [*results, *self._made]
+
         try:
             # Dropout leaves a key that hangs on all that was traced: the next trace would hold it, too.
             with random_untouched(), observed(self._observe):
-                mx.export_function(records.append, lambda *arrays: fun(arrays), *given)
+                mx.export_function(records.append, recorded, *given)
         finally:
             self._forget()
-        return Reader(self._marks, self._calls, first).read(records)
+        return Reader(self._marks, self._calls, first).read(records, count)
 
     def _part(self, call: Call, wanted: tuple[int, ...]) -> Part:
         """Forward and backward of a call: outputs, then gradients of all inputs, from inputs and cotangents.

@@ -29,6 +29,9 @@ SPEAKS, ENOUGH = 0.7, 32
 GROWN = 2.0
 """Times the tokens of first samples, or of longer chosen answers, beyond which answers run on."""
 
+UNPLANNED = 0.001
+"""GB that a plan leaves out: token ids, masks, scalars."""
+
 
 class Alarm(NamedTuple):
     """What was seen; what it means; what to do. `ruin`: the policy is being damaged."""
@@ -46,6 +49,7 @@ class About(NamedTuple):
     `chosen_tokens`, `rejected_tokens`: means of held-out answers. `per_token`: the loss divides by lengths
     before it compares. `logistic`: the loss vanishes as margins grow.
     `answers_only`: one answer a prompt is learnt; its held-out loss then says all, and nothing is ruin.
+    `held_gb`: memory that the process held before the run. `start_gb`: peak memory of the start-up checks.
     """
 
     steps: int
@@ -54,6 +58,8 @@ class About(NamedTuple):
     logistic: bool
     per_token: bool = False
     answers_only: bool = False
+    held_gb: float = 0.0
+    start_gb: float = 0.0
 
 
 class Check(NamedTuple):
@@ -219,3 +225,19 @@ def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: Abou
         return ""
     usual, now = max(rows[0][name], about.chosen_tokens), rows[-1][name]
     return f"sampled answers have {now:.0f} tokens, expected were {usual:.0f}" if now > GROWN * usual else ""
+
+
+@_check(
+    "memory above the plan",
+    "the plan is too low for this model and these rows: a run that should fit can run out of memory",
+    "if memory is short, set training.gradient_checkpointing=on and training.branches=separate, or shorten "
+    "data.max_length; --accept-changes then goes on from the last checkpoint",
+)
+def memory_above_the_plan(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
+    planned = reports[-1].get("planned_memory_gb") if reports else None
+    if planned is None:
+        return ""
+    peak = max(reports[-1]["peak_memory_gb"], about.start_gb) - about.held_gb
+    if peak <= planned + UNPLANNED:
+        return ""
+    return f"the peak memory is {peak:.3f} GB; the plan was {planned:.3f} GB"
