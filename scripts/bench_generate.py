@@ -3,9 +3,9 @@
     python scripts/bench_generate.py [--batch 16] [--prompts 48] [--tokens 64] [--repeats 3]
     python scripts/bench_generate.py --models "$(python scripts/get_smollm2.py | head -1)"
 
-Models of 20 million parameters with random weights (Llama; Granite hybrid), or a model's folder, which answers
-questions of data/curated.jsonl; all answers have the same length. Rounds are interleaved; prints JSON: medians,
-spread, ratio, versions, hardware.
+Models of 20 million parameters with random weights (Llama; Granite hybrid), or a model's folder, which
+answers questions of data/curated.jsonl; all answers have the same length. Rounds are interleaved;
+prints JSON: medians, spread, ratio, versions, hardware.
 """
 
 import argparse

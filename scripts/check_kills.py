@@ -5,11 +5,11 @@
     python scripts/check_kills.py --kills 10 --only "fixed, micro-batch 1" --pairs 16 \
         --model "$(python scripts/get_smollm2.py | head -1)"
 
-For every rule of beta and micro-batches of 1 and 4: a run of a tiny model, or of the one that --model names,
-with a checkpoint after every update, is killed at a random moment, started again, killed again; when it has
-come to its end, its adapter and its metrics must be those of an uninterrupted run, byte by byte but for clocks
-and memory; then the next run begins, until there were so many kills. Prints JSON: kills, how many left a checkpoint half-written, runs
-that ended, runs that differed. Exit 1 if one did.
+For every rule of beta and micro-batches of 1 and 4: a run of a tiny model, or of the one that --model
+names, with a checkpoint after every update, is killed at a random moment, started again, killed again;
+when it has come to its end, its adapter and its metrics must be those of an uninterrupted run, byte by
+byte but for clocks and memory; then the next run begins, until there were so many kills. Prints JSON:
+kills, how many left a checkpoint half-written, runs that ended, runs that differed. Exit 1 if one did.
 """
 
 import argparse

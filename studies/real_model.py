@@ -11,7 +11,6 @@ mlx-dpo commands. Figures of finished runs lie in studies/results, a file each, 
 
 import argparse
 import json
-import re
 import shutil
 import statistics
 import subprocess
@@ -211,23 +210,24 @@ def _cell(values: Sequence[float]) -> str:
 
 PAGE = """# A real model
 
-`studies/real_model.py`: SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}).
-Of data/curated.jsonl each seed draws {rows} rows, and of data/heldout.jsonl {held} questions. gen-pairs samples up to
-128 tokens an answer from the base model, keeps answers that are cut off there, and holds ten rows out to watch
-the runs. All settings are the defaults, except those that a recipe names. Means over seeds, in brackets the
-least and the largest.
+`studies/real_model.py`: SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}). Of
+data/curated.jsonl each seed draws {rows} rows, and of data/heldout.jsonl {held} questions. gen-pairs
+samples up to 128 tokens an answer from the base model, keeps answers that are cut off there, and holds
+ten rows out to watch the runs. All settings are the defaults, except those that a recipe names. Means
+over seeds, in brackets the least and the largest.
 
 {table}
 
-- **in style**: share of the held-out questions whose greedy answer greets, gives two steps and closes with one
-  sentence.
-- **words right**: share of the different words of the curated answer's two facts that the answer has, without
-  words of the question and words like "the" (`correctness` in `studies/measure.py`). **right**: share of answers
-  that have 80 % of them. Some of the held-out questions ask for a fact that no training row tells: no recipe can
-  know it.
+- **in style**: share of the held-out questions whose greedy answer greets, gives two steps and closes
+  with one sentence.
+- **words right**: share of the different words of the curated answer's two facts that the answer has,
+  without words of the question and words like "the" (`correctness` in `studies/measure.py`). **right**:
+  share of answers that have 80 % of them. Some of the held-out questions ask for a fact that no
+  training row tells: no recipe can know it.
 - **accuracy**, **margin**: of the last held-out evaluation of the recipe's DPO, margins times beta.
 - **distinct-4**: different runs of four tokens as a share of all, over all answers together: of held-out
-  questions, and of ten other prompts of everyday life. **ended**: share of answers that end before 256 tokens.
+  questions, and of ten other prompts of everyday life.
+- **ended**: share of answers that end before 256 tokens.
 - **perplexity** of 50,000 characters of English (Moby-Dick, from chapter 1 on), in chunks of 512 tokens.
 - **updates** of the last run, **seconds** of all commands, **GB**: peak memory of MLX in the last run.
 
