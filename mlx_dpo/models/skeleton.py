@@ -109,7 +109,7 @@ def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
     adapted[-1] = ("last", adapted[-1])
     # Models look at their first blocks for what masks they need, so a beginning stays as it is.
     start = max(own.index(kind) for kind in set(own)) + 1
-    start = max(start, next((i + 1 for i in range(len(own)) if own[: i + 1].count(own[0]) == 2), start))
+    start = max(start, next((i + 1 for i in range(len(own)) if own[: i + 1].count(own[0]) == 3), start))
     kept = list(range(min(start, len(layers))))
     for kind in dict.fromkeys(adapted):
         places = [i for i, k in enumerate(adapted) if k == kind]
