@@ -11,6 +11,7 @@ mlx-dpo commands. Figures of finished runs lie in studies/results, a file each, 
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -66,6 +67,11 @@ RECIPES: dict[str, list[Step]] = {
 }
 
 
+def slug(recipe: str) -> str:
+    """A recipe's name as a file is called."""
+    return re.sub(r"[^A-Za-z]+", "-", recipe)
+
+
 class Work:
     """The folder of one seed: its rows, its pairs, the adapters of recipes that others begin with."""
 
@@ -105,30 +111,35 @@ class Work:
         lines = (self.folder / "heldout.jsonl").read_text().splitlines()
         return [Question(row["prompt"], row["answer"]) for row in map(json.loads, lines)]
 
-    def run(self, recipe: Sequence[Step]) -> dict[str, Any]:
+    def run(self, recipe: str) -> dict[str, Any]:
         """Run a recipe's commands, one after the other; where its adapter lies, and what they said."""
         before: list[str] = []
         facts: dict[str, Any] = {"adapter": None, "seconds": 0.0, "peak_memory_gb": 0.0}
-        for number, (command, own) in enumerate(recipe):
+        for command, own in RECIPES[recipe]:
             start = time.monotonic()
             if command == "gen-pairs":
-                pairs = self.folder / "own-pairs"
+                folder = pairs = self.folder / "own-pairs"
                 source = (f"pairs.source={self.folder / 'pairs' / 'train.jsonl'}",)
                 source += (f"pairs.valid_source={self.folder / 'pairs' / 'valid.jsonl'}",)
                 counts = generate_pairs(self.settings(*before, *source, *own, f"pairs.output={pairs}"))
                 before += [f"data.{name}={pairs / name}.jsonl" for name in ("train", "valid")]
                 facts["pairs"] = counts.train
             else:
-                folder = self.folder / ("sft" if command == "sft" else "dpo")
+                folder = self.folder / ("sft" if command == "sft" else f"dpo-{slug(recipe)}")
                 more = ["loss.name=sft"] if command == "sft" else []
-                folder = train_run(
-                    self.settings(*before, *more, *own, f"run.output={folder}"), overwrite=number > 0
-                ).folder
+                folder = train_run(self.settings(*before, *more, *own, f"run.output={folder}")).folder
                 facts |= self._read(folder)
                 before.append(f"model.adapter={folder}")
                 facts["adapter"] = folder
-            facts["seconds"] += time.monotonic() - start
+            facts["seconds"] += self._seconds(command, folder, time.monotonic() - start)
         return facts
+
+    def _seconds(self, command: str, folder: Path, seconds: float) -> float:
+        """What a command took when it was run: recipes share what comes before them."""
+        kept = folder / f"{command}.seconds"
+        if not kept.exists():
+            kept.write_text(f"{seconds}")
+        return float(kept.read_text())
 
     def _read(self, folder: Path) -> dict[str, Any]:
         """What a run's files say of its end."""
@@ -149,8 +160,7 @@ class Work:
 
 def figures(work: Work, recipe: str, english: str) -> dict[str, Any]:
     """All figures of one recipe on one seed's rows."""
-    steps = RECIPES[recipe]
-    facts = work.run(steps)
+    facts = work.run(recipe)
     model, _ = load_model(MODEL)
     tokenizer = load_tokenizer(MODEL)
     adapter = facts.pop("adapter")
@@ -317,7 +327,7 @@ def main() -> None:
     for seed in range(options.seeds):
         work = Work(options.work.absolute(), seed)
         for recipe in RECIPES:
-            path = RESULTS / f"real-model-{seed}-{recipe.replace(' ', '-').replace(',', '')}.json"
+            path = RESULTS / f"real-model-{seed}-{slug(recipe)}.json"
             if recipe in options.only and not path.exists():
                 work.prepare()
                 write_text(path, json.dumps(figures(work, recipe, english), indent=1) + "\n")

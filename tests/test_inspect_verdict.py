@@ -41,8 +41,8 @@ def of(off_policy=0.0, rejected=-1.0, style=0.5, length=0.5, likely=True, rule="
     )
 
 
-def plan(epochs=1, output="runs/dpo", valid="valid.jsonl", **loss):
-    return Plan(epochs, LossConfig(**loss), output, "train.jsonl", valid)
+def plan(epochs=1, output="runs/dpo", valid="valid.jsonl", train="train.jsonl", adapter=None, **loss):
+    return Plan(epochs, LossConfig(**loss), output, train, valid, adapter)
 
 
 def codes(figures=None, found=None, run=None):
@@ -84,10 +84,16 @@ def test_one_error_is_enough_and_warnings_are_not_before_a_tenth():
     assert advice.why == "errors: 3 in 100 rows; refusal: 11 in 100 rows, above 10%"
 
 
-def test_what_holds_for_most_rows_is_a_property_of_the_set_and_nothing_to_mend():
-    assert of_the_set({"repeats": 51, "refusal": 50, "not-json": 90}, N, of()) == {"repeats": 51}
-    assert codes(found={"repeats": 51}) == ["train"]
-    assert codes(found={"repeats": 50}) == ["mend"]
+def test_unlike_lengths_in_most_rows_are_a_property_of_the_set_and_nothing_to_mend():
+    assert of_the_set({"far-shorter": 51, "far-longer": 50}, N, of()) == {"far-shorter": 51}
+    assert codes(found={"far-shorter": 51}) == ["train"]
+    assert codes(found={"far-shorter": 50}) == ["mend"]
+
+
+def test_a_fault_of_another_kind_is_to_be_mended_however_many_rows_have_it():
+    others = [code for code in KINDS if code not in ("far-longer", "far-shorter")]
+    assert of_the_set(dict.fromkeys(others, N), N, of()) == {}
+    assert codes(found={"special-token-in-answer": N}) == ["mend"]
 
 
 def test_short_chosen_answers_are_no_defects_where_shorter_ones_are_chosen():
@@ -170,6 +176,15 @@ def test_without_held_out_pairs_none_are_held_out_of_what_was_learnt():
         ),
         Step("train", ("data.train=runs/dpo-pairs/train.jsonl",)),
     ]
+
+
+def test_a_second_round_writes_into_folders_that_it_does_not_read_from():
+    """The pairs inspected are those of the first round, and the run starts from its adapter."""
+    again = plan(train="runs/dpo-pairs/train.jsonl", adapter="runs/dpo-sft")
+    sft, pairs, train = commands(verdict({}, N, of(off_policy=2.0), again))
+    assert "run.output=runs/dpo-sft-2" in sft.settings
+    assert {"model.adapter=runs/dpo-sft-2", "pairs.output=runs/dpo-pairs-2"} <= {*pairs.settings}
+    assert "data.train=runs/dpo-pairs-2/train.jsonl" in train.settings
 
 
 def test_an_anchor_names_all_that_asks_for_it():

@@ -6,6 +6,7 @@ from mlx.utils import tree_flatten
 
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import train as job
+from mlx_dpo.jobs.resume import layout_for, up_to_date
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import build_loss
 from mlx_dpo.models.adapters import attach
@@ -29,10 +30,33 @@ def test_between_two_updates_the_rate_is_interpolated_by_its_logarithm():
     assert found_rate(losses) == pytest.approx(np.sqrt(RATES[9] * RATES[10]))
 
 
-def test_a_loss_that_never_falls_gives_no_rate():
+def test_a_loss_that_never_falls_clearly_gives_no_rate():
+    """Half precision rounds a loss by some thousandths."""
     assert found_rate([4.0, 4.0, 4.1]) is None
+    assert found_rate([4.15, 4.1499, 4.1501]) is None
     assert found_rate([4.0]) is None
     assert found_rate([4.0, float("nan")]) is None
+
+
+def test_noise_of_the_first_updates_does_not_give_the_rate():
+    losses = [4.15, 4.1501, 4.1499, 4.1502, *np.linspace(4.1, 1.0, 20), 9.0]
+    assert found_rate(losses) == pytest.approx(RATES[12], rel=0.3)
+
+
+def test_the_policy_is_in_training_mode_while_it_is_differentiated(configure, models):
+    """Some models run a kernel without a gradient in evaluation mode, in which mlx_lm loads them."""
+    config = configure("llama", *SFT)
+    model, _ = load_model(models("llama"))
+    attach(model, config.adapter)
+    gradient, modes = pair_gradient(model, build_loss(config.loss), SHARED), []
+
+    def compute(*arguments):
+        modes.append(model.training)
+        return gradient.compute(*arguments)
+
+    rate_test(model, gradient._replace(compute=compute), train_pairs(config), config.optimizer)
+    assert modes and all(modes)
+    assert not model.training
 
 
 def test_the_test_leaves_the_policy_as_it_was(configure, models):
@@ -82,3 +106,18 @@ def test_pairs_have_their_usual_rate_and_one_epoch(configure):
     reports, _ = rows_of(train_run(config).folder)
     assert len(reports) == 2
     assert max(row["learning_rate"] for row in reports) == pytest.approx(2e-5)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_with_todays_names_and_defaults():
+    old = {"key": {"settings": {"loss.name": "sft"}}, "layout": {"branches": "joint"}, "step": 3}
+    now = up_to_date(old)
+    assert now["layout"] == {"training.branches": "joint"}
+    assert now["key"]["settings"]["training.attention"] == "auto"
+    assert (now["key"]["settings"]["loss.name"], now["step"]) == ("sft", 3)
+
+
+def test_with_another_loss_the_rate_and_the_passes_of_the_old_one_do_not_count():
+    layout = {"training.branches": "joint", "optimizer.learning_rate": 8e-4, "training.epochs": 10}
+    facts = {"key": {"settings": {"loss.name": "sft"}}, "layout": layout}
+    assert layout_for(facts, {"settings": {"loss.name": "sft"}}) == layout
+    assert layout_for(facts, {"settings": {"loss.name": "sigmoid"}}) == {"training.branches": "joint"}
