@@ -76,7 +76,8 @@ class Plan(NamedTuple):
     def beside(self, what: str) -> str:
         """A folder beside the run's for what comes before it; not one that these settings read from."""
         used = {Path(name).absolute() for name in (str(Path(self.train).parent), self.adapter) if name}
-        names = (f"{self.output}-{what}{number}" for number in ("", *(f"-{n}" for n in itertools.count(2))))
+        first = f"{self.output}-{what}"
+        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
         return next(name for name in names if Path(name).absolute() not in used)
 
 
