@@ -181,8 +181,8 @@ def _kept(config: RunConfig) -> int:
     """Copies of what is trained that are held beside it and the gradient being computed."""
     training = config.training
     gradients = training.window if config.passes == "deferred" else int(training.accumulation > 1)
-    start_of_test = config.optimizer.learning_rate is None  # sft looks for one, and goes back after it
-    return gradients + bool(training.reference_sync_steps) + start_of_test
+    finds_rate = config.loss.answers_only and config.optimizer.learning_rate is None  # and goes back after it
+    return gradients + bool(training.reference_sync_steps) + finds_rate
 
 
 def need_of_scoring(run: Run, config: RunConfig) -> Need:
