@@ -1,8 +1,8 @@
 """Five things that must hold before the first update, checked on real rows of the run, every time."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -24,6 +24,7 @@ from ..reference import forget_reference, reference_scores
 from ..scoring import score_pairs, singles
 from .faults import refused_by_the_system
 from .proof import (
+    Apart,
     Tokens,
     agree,
     apart,
@@ -188,7 +189,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
-def _computing(model: nn.Module, dtype: mx.Dtype):
+def _computing(model: nn.Module, dtype: mx.Dtype) -> AbstractContextManager[None]:
     """A context in which activations have this dtype, which is float32 or the model's own."""
     return in_float32(model) if dtype != compute_dtype(model) else nullcontext()
 
@@ -272,7 +273,7 @@ def _slope_problem(model: nn.Module, row: TokenizedPair, forward: Forward, dtype
     return None if slopes_agree(error, floor, dtype) else f"gradients differ by {error:.3g} of their size"
 
 
-def _floor(model: nn.Module, row: TokenizedPair):
+def _floor(model: nn.Module, row: TokenizedPair) -> Callable[[], Apart]:
     """How far rounding puts this row from itself, measured when it is first asked for."""
     return cache(partial(rounding, model, partial(own_tokens, model, [row])))
 
