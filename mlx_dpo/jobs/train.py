@@ -53,7 +53,7 @@ from ..training.checks import (
     check_masks,
     checked_reference,
     choose_forward,
-    sample_pairs,
+    short_row,
 )
 from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
@@ -338,7 +338,7 @@ def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) 
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
-    before = own_tokens(model, sample_pairs(pairs))
+    before = own_tokens(model, [short_row(pairs)])
     mx.random.seed(config.training.seed)
     if not config.model.adapter:
         attach(model, config.adapter)
