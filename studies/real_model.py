@@ -169,7 +169,8 @@ def figures(work: Work, recipe: str, english: str) -> dict[str, Any]:
     found = measured(model, tokenizer, work.questions(), english)
     if recipe in ("base", "sft"):
         more = [f"model.adapter={adapter}"] if adapter else []
-        found["advised"] = [list(step) for step in commands(inspect_pairs(work.settings(*more)).advice)]
+        advice = inspect_pairs(work.settings(*more)).advice
+        found["advised"] = [[step.command, relative(step.settings)] for step in commands(advice)]
     mx.clear_cache()
     return {**facts, **found}
 
@@ -225,6 +226,7 @@ data/curated.jsonl each seed draws {rows} rows, and of data/heldout.jsonl {held}
 samples up to 128 tokens an answer from the base model, keeps answers that are cut off there, and holds
 ten rows out to watch the runs. All settings are the defaults, except those that a recipe names. Means
 over seeds, in brackets the least and the largest.
+Recipes and seeds that are not in the table have not been run.
 
 {table}
 
@@ -292,18 +294,15 @@ def page(found: dict[str, list[dict[str, Any]]], questions: Sequence[Question]) 
         held=HELD_OUT,
         table=table(found),
         right="\n".join(right),
-        advised="\n".join(_relative(advised)),
+        advised="\n".join(advised),
         alarms="\n".join(alarms),
         answers="\n".join(answers),
     )
 
 
-def _relative(lines: Sequence[str]) -> list[str]:
+def relative(lines: Sequence[str]) -> list[str]:
     """Lines without the folder that the study happened to work in."""
-    return [
-        " ".join(word.rpartition("seed-")[2] if "seed-" in word else word for word in line.split(" "))
-        for line in lines
-    ]
+    return [re.sub(r"/\S*/seed-", "seed-", line) for line in lines]
 
 
 def _quoted(text: str, most: int = 300) -> str:
