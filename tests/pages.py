@@ -104,7 +104,10 @@ class Page(HTMLParser):
 def page_of(folder, rows=FEW, overrides=(), **files):
     """Write a run's folder: settings, rows and further files; its page, and the page's HTML."""
     folder.mkdir(exist_ok=True)
-    save_config(load_config(None, ["model.path=models/granite", *overrides]), folder / "config.yaml")
+    settled = ["training.epochs=1", "optimizer.learning_rate=2e-5"]
+    save_config(
+        load_config(None, ["model.path=models/granite", *settled, *overrides]), folder / "config.yaml"
+    )
     (folder / "metrics.jsonl").write_text(lines(*rows))
     for name, content in files.items():
         if name == "inspection":

@@ -138,10 +138,12 @@ def drawn_token(logprobs: np.ndarray, temperature: float, top_p: float, uniform:
     Args:
         logprobs: (V,), nats; the nucleus is taken before the temperature, as mlx_lm does.
     """
-    order = np.argsort(-logprobs)
-    sorted_logprobs = logprobs[order].astype(np.float64)
-    chances = np.exp(sorted_logprobs)
-    above = np.cumsum(chances) - chances
-    kept = sorted_logprobs[above < top_p * chances.sum()] if top_p < 1 else sorted_logprobs
-    ends = np.cumsum(np.exp((kept - kept[0]) / temperature))
-    return int(order[np.searchsorted(ends, uniform * ends[-1], side="right")])
+    kept = np.ones(len(logprobs), bool)
+    if top_p < 1:
+        falling = np.sort(logprobs)[::-1]
+        chances = np.exp(falling, dtype=np.float64)
+        above = np.cumsum(chances) - chances
+        kept = logprobs >= falling[above < top_p * chances.sum()][-1]
+    # In the order of token ids: in that of their chances, rounding would exchange tokens of like chances.
+    ends = np.cumsum(np.where(kept, np.exp((logprobs - logprobs.max()) / temperature, dtype=np.float64), 0.0))
+    return int(np.searchsorted(ends, uniform * ends[-1], side="right"))
