@@ -190,7 +190,7 @@ def test_no_prompt_stands_in_both_files(pairs_settings, tmp_path, write_rows):
         ("Rub it.", "", True, "empty"),
         ("Rub it.", "Wash it well and", True, None),
         ("Rub it.", " rub  IT.", False, "identical"),
-        ("Rub it with salt.", "rub IT with", True, "identical"),  # as far as it goes
+        ("Rub it with salt.", "rub IT with", True, "the start of the chosen answer"),
         ("Rub it with salt.", "Rub it with", False, None),
         ("Rub it.", "Rub it. Then rinse it", True, None),
         ("Rub the copper pan with salt", "Rub the copper pan with salt.", False, "near-identical"),
@@ -230,11 +230,19 @@ def test_each_reason_for_which_rows_are_dropped_is_named_with_its_rows_and_a_rem
     write_rows("rows.jsonl", rows)
     capsys.readouterr()
     counts = generate_pairs(load_config(None, pairs_settings(pairs__source=source)))
-    assert counts.dropped == {"identical": 1}
+    assert counts.dropped == {"the start of the chosen answer": 1}
     assert (
-        f"dropped 1, identical ({source}:{number + 1}): the model says this already; remove these rows, or "
-        "sample other answers with a higher generate.temperature and another pairs.output\n"
+        f"dropped 1, the start of the chosen answer ({source}:{number + 1}): raise generate.max_tokens, so that "
+        "the answers can differ\n"
     ) in capsys.readouterr().err
+
+
+def test_a_row_that_comes_twice_is_one_pair(pairs_settings, write_rows):
+    rows = [{"prompt": f"{i % 6}?", "answer": "So it is."} for i in range(7)]
+    source = write_rows("rows.jsonl", rows)
+    counts = generate_pairs(load_config(None, pairs_settings(pairs__source=source)))
+    assert counts.dropped == {"repeated rows": 1}
+    assert counts.train + counts.valid == 6
 
 
 def test_a_second_process_in_the_same_folder_is_refused(pairs_settings, tmp_path):

@@ -244,7 +244,7 @@ def test_settings_other_than_the_defaults_come_first(run):
     settings = " ".join(page.text["settings"].split())
     changed, rest = settings.split("As by default")
     assert "beta.value 0.25 0.1" in changed and 'loss.name ["sigmoid", "sft"] sigmoid' in changed
-    assert "optimizer.learning_rate" in rest and "optimizer.learning_rate" not in changed
+    assert "optimizer.grad_clip" in rest and "optimizer.grad_clip" not in changed
     assert "models/granite · loss sigmoid + sft · beta 0.25 (fixed)" in html
 
 

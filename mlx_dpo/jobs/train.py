@@ -48,18 +48,18 @@ from ..sealed import Sealed
 from ..trackers import TRACKERS, check_trackers
 from ..training.arrange import Arrangement, arrange
 from ..training.checks import (
+    Before,
+    before_attaching,
     check_as_before,
     check_batching,
     check_masks,
     checked_reference,
     choose_forward,
-    short_row,
 )
 from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
-from ..training.proof import Tokens, own_tokens
 from ..training.rate import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 from ..training.trainer import Data
@@ -326,7 +326,7 @@ def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> Pai
     return pairs
 
 
-def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[nn.Module, Tokens]:
+def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[nn.Module, Before]:
     """The model with its adapter, and what it gave before a fresh adapter was attached."""
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
@@ -338,7 +338,7 @@ def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) 
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
-    before = own_tokens(model, [short_row(pairs)])
+    before = before_attaching(model, pairs)
     mx.random.seed(config.training.seed)
     if not config.model.adapter:
         attach(model, config.adapter)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -351,23 +351,39 @@ def check_unmoved(
         _refuse_moved(policy - expected)
 
 
+class Before(NamedTuple):
+    """What `short_row` had before an adapter was attached; in half precision, how far rounding put it off."""
+
+    tokens: Tokens
+    floor: Apart | None
+
+
+def before_attaching(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Before:
+    """To be compared by `check_as_before`.
+
+    Full training makes weights float32, so that the floor of half precision must be measured before it.
+    """
+    row = short_row(pairs)
+    tokens = own_tokens(model, [row])
+    half = compute_dtype(model) != mx.float32
+    return Before(tokens, _floor(model, row)() if half else None)
+
+
 def check_as_before(
-    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, before: Tokens
+    model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, before: Before
 ) -> None:
     """Of invariant 1: a fresh adapter changes nothing.
-
-    Args:
-        before: `own_tokens` of `short_row`, before the adapter was attached.
 
     Raises:
         DpoError: with the largest margin.
     """
-    if not np.isfinite(np.concatenate(before)).all():
+    tokens, floor = before
+    if not np.isfinite(np.concatenate(tokens)).all():
         return  # the check of the reference names the row
     row = short_row(pairs)
     now = forward_tokens(model, [row], forward)
-    if not agree(now, before, _floor(model, row), compute_dtype(model)):
-        _refuse_moved(np.array([[a.sum() - b.sum() for a, b in zip(now, before, strict=True)]]))
+    if not agree(now, tokens, (lambda: floor) if floor else _floor(model, row), compute_dtype(model)):
+        _refuse_moved(np.array([[a.sum() - b.sum() for a, b in zip(now, tokens, strict=True)]]))
 
 
 def _refuse_moved(moved: np.ndarray) -> None:
