@@ -232,8 +232,8 @@ def test_each_reason_for_which_rows_are_dropped_is_named_with_its_rows_and_a_rem
     counts = generate_pairs(load_config(None, pairs_settings(pairs__source=source)))
     assert counts.dropped == {"the start of the chosen answer": 1}
     assert (
-        f"dropped 1, the start of the chosen answer ({source}:{number + 1}): raise generate.max_tokens, so that "
-        "the answers can differ\n"
+        f"dropped 1, the start of the chosen answer ({source}:{number + 1}): raise generate.max_tokens, so "
+        "that the answers can differ\n"
     ) in capsys.readouterr().err
 
 
