@@ -9,12 +9,13 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Curated:
-    """A question and the answer we want: `prompt` messages and `answer` text."""
+    """A question and the answer we want: `prompt` messages and `answer` text; `cut`: it was cut off."""
 
     prompt: tuple[Message, ...]
     answer: str
     id: str
     where: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Tokens per second of gen-pairs' batched answering against one prompt at a time, in one run.
 
     python scripts/bench_generate.py [--batch 16] [--prompts 48] [--tokens 64] [--repeats 3]
+    python scripts/bench_generate.py --models "$(python scripts/get_smollm2.py | head -1)"
 
-Models of 20 million parameters with random weights (Llama; Granite hybrid); all answers have the same
-length. Rounds are interleaved; prints JSON: medians, spread, ratio, versions, hardware.
+Models of 20 million parameters with random weights (Llama; Granite hybrid), or a model's folder, which
+answers questions of data/curated.jsonl; all answers have the same length. Rounds are interleaved;
+prints JSON: medians, spread, ratio, versions, hardware.
 """
 
 import argparse
@@ -17,6 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlx_dpo  # noqa: F401  (loads the fast BLAS before MLX)
+from mlx_dpo.data.sources import read_curated
+from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.demo.story import shipped
 from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer, weight_bytes
@@ -43,19 +48,26 @@ def one_at_a_time(model, tokenizer, prompts, tokens):
 
 
 def measure(name, a):
-    folder = Path(tempfile.mkdtemp(prefix="bench-")) / name
-    texts = [f"word{i} of the text number {i * i}" for i in range(4000)]
-    make_model(folder, name, texts, hidden=384, layers=LAYERS[name], vocab=16384)
+    if name in LAYERS:
+        folder = Path(tempfile.mkdtemp(prefix="bench-")) / name
+        texts = [f"word{i} of the text number {i * i}" for i in range(4000)]
+        make_model(folder, name, texts, hidden=384, layers=LAYERS[name], vocab=16384)
+    else:
+        folder = Path(name)
     model, _ = load_model(folder)
     tokenizer = load_tokenizer(folder)
-    tokenizer.eos_token_ids = set()  # random weights would end answers at random places
-    prompts = [list(range(300 + i, 332 + i + i % 16)) for i in range(a.prompts)]
+    if name in LAYERS:
+        prompts = [list(range(300 + i, 332 + i + i % 16)) for i in range(a.prompts)]
+    else:
+        rows = read_curated(shipped("data/curated.jsonl"))
+        prompts = [prompt_tokens(tokenizer, row.prompt) for row in rows[: a.prompts]]
+    tokenizer.eos_token_ids = set()  # every answer has as many tokens
     single, batched = [], []
     for _ in range(a.repeats):
         single.append(one_at_a_time(model, tokenizer, prompts[: a.prompts // 4], a.tokens))
         batched.append(tokens_per_second(model, tokenizer, prompts, a.tokens, a.batch))
     return {
-        "model": name,
+        "model": folder.name,
         "parameters_millions": round(weight_bytes(model) / 4e6, 1),
         "single_tokens_per_second": summary(single),
         "batched_tokens_per_second": summary(batched),

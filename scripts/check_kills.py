@@ -2,12 +2,14 @@
 """Kill a training run with -9 again and again: does it end as one that was never killed?
 
     python scripts/check_kills.py --kills 50
+    python scripts/check_kills.py --kills 10 --only "fixed, micro-batch 1" --pairs 16 \
+        --model "$(python scripts/get_smollm2.py | head -1)"
 
-For every rule of beta and micro-batches of 1 and 4: a run of a tiny model, with a checkpoint after every
-update, is killed at a random moment, started again, killed again; when it has come to its end, its adapter
-and its metrics must be those of an uninterrupted run, byte by byte but for clocks and memory; then the next
-run begins, until there were so many kills. Prints JSON: kills, how many left a checkpoint half-written, runs
-that ended, runs that differed. Exit 1 if one did.
+For every rule of beta and micro-batches of 1 and 4: a run of a tiny model, or of the one that --model
+names, with a checkpoint after every update, is killed at a random moment, started again, killed again;
+when it has come to its end, its adapter and its metrics must be those of an uninterrupted run, byte by
+byte but for clocks and memory; then the next run begins, until there were so many kills. Prints JSON:
+kills, how many left a checkpoint half-written, runs that ended, runs that differed. Exit 1 if one did.
 """
 
 import argparse
@@ -40,25 +42,26 @@ PAIRS, HELD_OUT, EPOCHS = 48, 4, 3
 CLOCK = ("tokens_per_second", "pairs_per_second", "peak_memory_gb", "process_memory_gb")
 
 
-def make_inputs(folder: Path) -> None:
-    """A tiny model and pairs of the project's own data: house style against plain."""
+def make_inputs(folder: Path, count: int, *, tiny: bool) -> None:
+    """A tiny model, if one is wanted, and pairs of the project's own data: house style against plain."""
     rows = {
         name: [json.loads(line) for line in shipped(f"data/{name}.jsonl").read_text().splitlines()]
         for name in ("base", "curated")
     }
-    make_model(folder / "model", "llama", [f"{r['prompt']} {r['answer']}" for r in rows["base"]], vocab=512)
+    if tiny:
+        texts = [f"{row['prompt']} {row['answer']}" for row in rows["base"]]
+        make_model(folder / "model", "llama", texts, vocab=512)
     plain = {row["id"]: row["answer"] for row in rows["base"]}
     pairs = [
         {"prompt": r["prompt"], "chosen": r["answer"], "rejected": plain[r["id"]]} for r in rows["curated"]
     ]
-    for name, some in (("train", pairs[:PAIRS]), ("valid", pairs[PAIRS : PAIRS + HELD_OUT])):
+    for name, some in (("train", pairs[:count]), ("valid", pairs[count : count + HELD_OUT])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
 
 
 def start(folder: Path, run: Path, settings: list[str]) -> subprocess.Popen:
     """`mlx-dpo train` in a process of its own."""
     given = [
-        f"model.path={folder / 'model'}",
         f"data.train={folder / 'train.jsonl'}",
         f"data.valid={folder / 'valid.jsonl'}",
         f"run.output={run}",
@@ -119,15 +122,18 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path, help="a model's folder, in place of a tiny one")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs to train on")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN")
     options = parser.parse_args()
     table = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_inputs(folder)
+        make_inputs(folder, options.pairs, tiny=options.model is None)
+        model = f"model.path={options.model or folder / 'model'}"
         for key in options.only:
             moments = random.Random(f"{options.seed} {key}")
-            table[key] = check(folder, RUNS[key], options.kills, moments)
+            table[key] = check(folder, [model, *RUNS[key]], options.kills, moments)
             print(key, json.dumps(table[key]), file=sys.stderr, flush=True)
     print(json.dumps(table, indent=1))
     sys.exit(any(found["differed"] for found in table.values()))

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from studies import results, study_options, with_interval
+from study_loop import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.sources import read_curated

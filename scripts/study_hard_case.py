@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hard_case import make_base, score
+from study_loop import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.index import index_rows
@@ -43,7 +44,6 @@ from mlx_dpo.models.forward import SHARED
 from mlx_dpo.models.generate import generate_answers
 from mlx_dpo.models.load import find_model, load_model, load_tokenizer
 from mlx_dpo.scoring import score_pairs, singles
-from studies import results, study_options, with_interval
 
 # isort: split
 import numpy as np

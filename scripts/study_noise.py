@@ -17,7 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from studies import interval, results, study_options
+from study_loop import interval, results, study_options
 
 from mlx_dpo.config import load_config
 from mlx_dpo.demo.story import shipped

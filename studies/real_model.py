@@ -11,6 +11,7 @@ mlx-dpo commands. Figures of finished runs lie in studies/results, a file each, 
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -66,6 +67,11 @@ RECIPES: dict[str, list[Step]] = {
 }
 
 
+def slug(recipe: str) -> str:
+    """A recipe's name as a file is called."""
+    return re.sub(r"[^A-Za-z]+", "-", recipe)
+
+
 class Work:
     """The folder of one seed: its rows, its pairs, the adapters of recipes that others begin with."""
 
@@ -105,30 +111,35 @@ class Work:
         lines = (self.folder / "heldout.jsonl").read_text().splitlines()
         return [Question(row["prompt"], row["answer"]) for row in map(json.loads, lines)]
 
-    def run(self, recipe: Sequence[Step]) -> dict[str, Any]:
+    def run(self, recipe: str) -> dict[str, Any]:
         """Run a recipe's commands, one after the other; where its adapter lies, and what they said."""
         before: list[str] = []
         facts: dict[str, Any] = {"adapter": None, "seconds": 0.0, "peak_memory_gb": 0.0}
-        for number, (command, own) in enumerate(recipe):
+        for command, own in RECIPES[recipe]:
             start = time.monotonic()
             if command == "gen-pairs":
-                pairs = self.folder / "own-pairs"
+                folder = pairs = self.folder / "own-pairs"
                 source = (f"pairs.source={self.folder / 'pairs' / 'train.jsonl'}",)
                 source += (f"pairs.valid_source={self.folder / 'pairs' / 'valid.jsonl'}",)
                 counts = generate_pairs(self.settings(*before, *source, *own, f"pairs.output={pairs}"))
                 before += [f"data.{name}={pairs / name}.jsonl" for name in ("train", "valid")]
                 facts["pairs"] = counts.train
             else:
-                folder = self.folder / ("sft" if command == "sft" else "dpo")
+                folder = self.folder / ("sft" if command == "sft" else f"dpo-{slug(recipe)}")
                 more = ["loss.name=sft"] if command == "sft" else []
-                folder = train_run(
-                    self.settings(*before, *more, *own, f"run.output={folder}"), overwrite=number > 0
-                ).folder
+                folder = train_run(self.settings(*before, *more, *own, f"run.output={folder}")).folder
                 facts |= self._read(folder)
                 before.append(f"model.adapter={folder}")
                 facts["adapter"] = folder
-            facts["seconds"] += time.monotonic() - start
+            facts["seconds"] += self._seconds(command, folder, time.monotonic() - start)
         return facts
+
+    def _seconds(self, command: str, folder: Path, seconds: float) -> float:
+        """What a command took when it was run: recipes share what comes before them."""
+        kept = folder / f"{command}.seconds"
+        if not kept.exists():
+            kept.write_text(f"{seconds}")
+        return float(kept.read_text())
 
     def _read(self, folder: Path) -> dict[str, Any]:
         """What a run's files say of its end."""
@@ -149,8 +160,7 @@ class Work:
 
 def figures(work: Work, recipe: str, english: str) -> dict[str, Any]:
     """All figures of one recipe on one seed's rows."""
-    steps = RECIPES[recipe]
-    facts = work.run(steps)
+    facts = work.run(recipe)
     model, _ = load_model(MODEL)
     tokenizer = load_tokenizer(MODEL)
     adapter = facts.pop("adapter")
@@ -210,21 +220,25 @@ def _cell(values: Sequence[float]) -> str:
 
 PAGE = """# A real model
 
-`studies/real_model.py`: SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}). Of data/curated.jsonl each seed draws
-{rows} rows and of data/heldout.jsonl {held} questions; gen-pairs samples up to 128 tokens an answer from the base model, keeps
-answers that are cut off there, and holds ten rows out to watch the runs. All settings are the defaults, but where a recipe
-names others. Means over seeds, in brackets the least and the largest.
+`studies/real_model.py`: SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}). Of
+data/curated.jsonl each seed draws {rows} rows, and of data/heldout.jsonl {held} questions. gen-pairs
+samples up to 128 tokens an answer from the base model, keeps answers that are cut off there, and holds
+ten rows out to watch the runs. All settings are the defaults, except those that a recipe names. Means
+over seeds, in brackets the least and the largest.
 
 {table}
 
-- **in style**: share of the held-out questions whose greedy answer greets, gives two steps and closes with one sentence.
-- **words right**: share of the different words of the curated answer's two facts that the answer has, without words of the
-  question and words like "the" (`correctness` in `studies/measure.py`). **right**: share of answers that have 80 % of them.
-  About a third of the held-out questions ask for a fact that no training row tells: no recipe can know it.
+- **in style**: share of the held-out questions whose greedy answer greets, gives two steps and closes
+  with one sentence.
+- **words right**: share of the different words of the curated answer's two facts that the answer has,
+  without words of the question and words like "the" (`correctness` in `studies/measure.py`). **right**:
+  share of answers that have 80 % of them. Some of the held-out questions ask for a fact that no
+  training row tells: no recipe can know it.
 - **accuracy**, **margin**: of the last held-out evaluation of the recipe's DPO, margins times beta.
-- **distinct-4**: different runs of four tokens as a share of all, over all answers together: of held-out questions, and of ten
-  other prompts of everyday life. **ended**: share of answers that end before 256 tokens.
-- **perplexity** of 50,000 characters of English (Moby-Dick, chapters 1 to 4), in chunks of 512 tokens.
+- **distinct-4**: different runs of four tokens as a share of all, over all answers together: of held-out
+  questions, and of ten other prompts of everyday life.
+- **ended**: share of answers that end before 256 tokens.
+- **perplexity** of 50,000 characters of English (Moby-Dick, from chapter 1 on), in chunks of 512 tokens.
 - **updates** of the last run, **seconds** of all commands, **GB**: peak memory of MLX in the last run.
 
 ## Right answers, all seeds together
@@ -313,7 +327,7 @@ def main() -> None:
     for seed in range(options.seeds):
         work = Work(options.work.absolute(), seed)
         for recipe in RECIPES:
-            path = RESULTS / f"real-model-{seed}-{recipe.replace(' ', '-').replace(',', '')}.json"
+            path = RESULTS / f"real-model-{seed}-{slug(recipe)}.json"
             if recipe in options.only and not path.exists():
                 work.prepare()
                 write_text(path, json.dumps(figures(work, recipe, english), indent=1) + "\n")

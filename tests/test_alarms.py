@@ -37,6 +37,15 @@ BORDERS = {
             ([], [evaluation(0), evaluation(39, margin=0.0)]),  # too early to tell
         ],
     ),
+    "answers unchanged": (
+        ([], [evaluation(40, margin=1.01, unchanged=1.0)]),
+        [
+            ([], [evaluation(40, margin=1.0, unchanged=1.0)]),
+            ([], [evaluation(40, margin=8.0, unchanged=0.75)]),
+            ([], [evaluation(39, margin=8.0, unchanged=1.0)]),  # early answers may well be the same
+            ([], [evaluation(40, margin=8.0)]),  # nothing was sampled
+        ],
+    ),
     "chosen falls": (
         ([], [evaluation(0, chosen=-100.0), evaluation(20, chosen=-135.1)]),  # 50 tokens: 0.702 nats each
         [

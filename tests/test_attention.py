@@ -153,7 +153,7 @@ def test_on_a_cpu_auto_is_blocks_and_what_is_asked_for_is_kept(models):
 
 
 def test_a_resumed_run_keeps_its_attention():
-    config = with_layout(settings(), {"branches": "joint", "attention": FUSED})
+    config = with_layout(settings(), {"training.branches": "joint", "training.attention": FUSED})
     assert config.training.attention == FUSED
     assert with_attention(config, None, []) is config
 

@@ -8,6 +8,15 @@ from mlx_dpo.losses import LOSSES
 
 from .mistakes import SECTIONS, SEE_CONFIG, cases, write
 
+EPOCHS = (
+    "times every pair is seen; null: once, and by sft as often as makes 100 updates, 2 to 10 times; the run "
+    "ends earlier when the held-out loss stops falling (patience)"
+)
+RATE = (
+    "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 for "
+    "pairs, and for sft the rate that a short test on your rows finds"
+)
+
 SETTINGS = {
     "a typo in a section": (
         "modle:\n  path: x\n",
@@ -32,13 +41,13 @@ SETTINGS = {
     ),
     "text for a number": (
         "training:\n  epochs: two\n",
-        "run.yaml:2: training.epochs must be a whole number, got 'two'",
-        "times every pair is seen",
+        "run.yaml:2: training.epochs must be a whole number or null, got 'two'",
+        EPOCHS,
     ),
     "a fraction for a whole number": (
         "training:\n  epochs: 1.5\n",
-        "run.yaml:2: training.epochs must be a whole number, got 1.5",
-        "times every pair is seen",
+        "run.yaml:2: training.epochs must be a whole number or null, got 1.5",
+        EPOCHS,
     ),
     "a value for a section": (
         "beta: 0.2\n",
@@ -123,8 +132,8 @@ OVERRIDES = {
     ),
     "a learning rate that is no number": (
         "--set optimizer.learning_rate=.nan",
-        "--set optimizer.learning_rate: optimizer.learning_rate must be a number, got nan",
-        "peak; for adapters 5e-6 to 5e-5 is usual, for full training a tenth of that",
+        "--set optimizer.learning_rate: optimizer.learning_rate must be a number or null, got nan",
+        RATE,
     ),
     "an unknown loss": (
         "--set loss.name=sigmod",

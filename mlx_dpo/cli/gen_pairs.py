@@ -10,12 +10,12 @@ from .options import config_option, flags, json_option, repeated, resolve, set_o
 
 @click.command("gen-pairs")
 @config_option
-@setting_option("--source", "pairs.source", "Curated rows.")
+@setting_option("--source", "pairs.source", "Curated rows, or pairs, whose chosen answers are kept.")
 @setting_option("--output", "pairs.output", "Folder for train.jsonl and valid.jsonl.")
 @setting_option("--model", "model.path", "The base model.")
 @setting_option("--limit", "pairs.limit", "Use only the first so many rows.")
 @setting_option("--max-tokens", "generate.max_tokens", "Longest answer, in tokens.")
-@setting_option("--seed", "generate.seed", "Of the sampling.")
+@setting_option("--seed", "generate.seed", "Sampling seed.")
 @set_option
 @json_option
 def gen_pairs(config_file, overrides, as_json):

@@ -3,9 +3,11 @@
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import click
 
+from ..errors import DpoError
 from .options import (
     config_option,
     json_option,
@@ -75,5 +77,6 @@ def run_training(
     click.echo(f"run: {folder}")
     if report:
         click.echo(f"report: {report}")
-    click.echo(f"ask it: {ask_run(folder)}")
+    with suppress(DpoError):  # a base on the Hub may be out of reach by now; the run is whole
+        click.echo(f"ask it: {ask_run(folder)}")
     click.echo(f"next: {following.format(shlex.quote(str(folder)))}")

@@ -57,14 +57,11 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
     A pair is one too: its chosen answer is the answer.
 
     Raises:
-        DpoError: none of these, or a missing, empty or mistyped field; or a chosen answer that was cut off.
+        DpoError: none of these, or a missing, empty or mistyped field.
     """
     if "chosen" in row:
         pair = to_preference(row, where)
-        if pair.chosen_cut:
-            hint = "a curated answer has an end: complete it, or remove the row"
-            raise DpoError("'chosen' is marked as cut off", where=where, hint=hint)
-        return Curated(pair.prompt, pair.chosen, pair.id, where)
+        return Curated(pair.prompt, pair.chosen, pair.id, where, pair.chosen_cut)
     if "messages" in row:
         messages = _messages(row["messages"], "messages", where)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":

@@ -155,7 +155,7 @@ _OPEN_END = re.compile(r"(?:[^\W_]|[,;(–—-])\Z")
 
 @answer_check(
     "ends-mid-sentence",
-    "the answer was cut off, and its end would be learnt as an end",
+    "the answer was cut off, and the model would learn to stop there",
     "let the answer end, or mark it as cut off (data/README.md): then no end is scored",
     of_ends=True,
 )

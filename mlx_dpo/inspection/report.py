@@ -131,7 +131,7 @@ def figure_lines(found: Figures) -> list[str]:
         )
     if own := found.own:
         lines.append(
-            f"own         rejected {own.rejected:.2f} nats a token, answers that the model gives itself "
+            f"own         rejected {own.rejected:.2f} nats a token, the model's own sampled answers "
             f"{own.sampled:.2f}  n {own.n:,}"
         )
     if likely := found.likelihood:

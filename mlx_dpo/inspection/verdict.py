@@ -1,7 +1,9 @@
 """What to do with a set of pairs: advice that follows from its figures by fixed thresholds."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from ..losses import LossConfig
@@ -11,7 +13,8 @@ from .measures import Figures
 MUCH_WARNED = 0.1
 """Share of the rows with a warning of one kind above which the rows are to be mended first."""
 OF_THE_SET = 0.5
-"""Share of the rows above which a warning describes the set, and no single row is at fault."""
+"""Share of the rows above which unlike lengths describe the set, and no single row is at fault."""
+_LENGTHS = ("far-longer", "far-shorter")
 FAR_OFF_POLICY = 1.0
 """Nats a token by which chosen answers are less likely than rejected ones; above it, fine-tune first."""
 OFF_POLICY = 0.3
@@ -58,13 +61,24 @@ class Advice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The settings that advice depends on: training.epochs, loss, run.output, data.train, data.valid."""
+    """The settings that advice depends on: training.epochs, loss, run.output, data.train, data.valid.
+
+    `adapter`: model.adapter.
+    """
 
     epochs: int
     loss: LossConfig
     output: str
     train: str
     valid: str | None
+    adapter: str | None = None
+
+    def beside(self, what: str) -> str:
+        """A folder beside the run's for what comes before it; not one that these settings read from."""
+        used = {Path(name).absolute() for name in (str(Path(self.train).parent), self.adapter) if name}
+        first = f"{self.output}-{what}"
+        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if Path(name).absolute() not in used)
 
 
 def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:
@@ -92,14 +106,15 @@ def commands(advice: Sequence[Advice]) -> list[Step]:
 
 
 def of_the_set(found: Mapping[str, int], rows: int, figures: Figures) -> dict[str, int]:
-    """The warnings by code that describe the whole set, and are nothing to mend row by row.
+    """The warnings of length by code that describe the whole set, and are nothing to mend row by row.
 
-    They are those of most rows, and those of length where length tells the chosen answers apart.
+    They are those of most rows, and those of any row where length tells the chosen answers apart. Other
+    warnings of most rows have a cause where the rows were made, and are to be mended there.
     """
     lengths = figures.lengths
-    length = f"far-{lengths.rule}" if lengths and lengths.accuracy >= TOLD_BY_LENGTH else ""
-    warnings = of_severity(found, WARNING).items()
-    return {code: count for code, count in warnings if count > OF_THE_SET * rows or code == length}
+    told = f"far-{lengths.rule}" if lengths and lengths.accuracy >= TOLD_BY_LENGTH else ""
+    counts = {code: found.get(code, 0) for code in _LENGTHS}
+    return {code: n for code, n in counts.items() if n > OF_THE_SET * rows or (n and code == told)}
 
 
 def _mend(found: Mapping[str, int], rows: int, figures: Figures) -> Iterator[Advice]:
@@ -116,7 +131,7 @@ def _mend(found: Mapping[str, int], rows: int, figures: Figures) -> Iterator[Adv
 def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
     if _far_off_policy(figures):
         own = ("optimizer.learning_rate=null", "training.epochs=null")
-        fine_tune = Step("sft", (f"run.output={plan.output}-sft", *own))
+        fine_tune = Step("sft", (f"run.output={plan.beside('sft')}", *own))
         yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), _adapter(figures, plan), (fine_tune,))
 
 
@@ -126,7 +141,7 @@ def _far_off_policy(figures: Figures) -> bool:
 
 def _adapter(figures: Figures, plan: Plan) -> tuple[str, ...]:
     """The setting that starts from the adapter of `sft`, where that comes first."""
-    return (f"model.adapter={plan.output}-sft",) if _far_off_policy(figures) else ()
+    return (f"model.adapter={plan.beside('sft')}",) if _far_off_policy(figures) else ()
 
 
 def _off_policy(figures: Figures, threshold: float) -> str:
@@ -137,7 +152,7 @@ def _off_policy(figures: Figures, threshold: float) -> str:
 
 def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
     if why := _not_its_own(figures):
-        folder = f"{plan.output}-pairs"
+        folder = plan.beside("pairs")
         held = plan.valid is not None
         source = (
             f"pairs.source={plan.train}",

@@ -77,7 +77,7 @@ def starting_adapter(config: RunConfig) -> AdapterConfig:
                 where=f"adapter.{name}",
                 hint=f"remove the setting, or start without model.adapter ({config.model.adapter})",
             )
-    say(f"adapter: that of {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
+    say(f"adapter: the one in {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
     return own
 
 

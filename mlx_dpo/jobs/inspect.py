@@ -75,17 +75,17 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
 
 def plan_of(config: RunConfig) -> Plan:
     """The settings that advice depends on."""
-    return Plan(
-        config.training.epochs or 1, config.loss, config.run.output, config.data.train, config.data.valid
-    )
+    data, model = config.data, config.model
+    epochs = config.training.epochs or 1
+    return Plan(epochs, config.loss, config.run.output, data.train, data.valid, model.adapter)
 
 
 def asked(
     config: RunConfig, base: Path, tokenizer: Any, pairs: FoundPairs
 ) -> tuple[Likelihood | None, OwnAnswers]:
-    """How likely some answers are to the model that a run would start from, scored as a run scores them.
+    """Likelihood of some answers to the model that a run would start from, and of its own answers.
 
-    And how likely rejected answers are against the model's own answers to the same prompts.
+    Both are scored as a run scores them; its own answers are to a few of the prompts.
 
     Raises:
         DpoError: the model cannot be loaded, or gives no finite log-probabilities.
@@ -117,7 +117,7 @@ def own_answers(
     config = replace(config, max_tokens=OWN_TOKENS, batch_size=len(few))
     end = end_of_turn(tokenizer)
     answers = sorted(generate_answers(policy, tokenizer, [pair.prompt.tolist() for pair in few], config))
-    said = [[*answer.tokens, *([] if answer.capped else [end])] for answer in answers]
+    said = [[*answer.ids, *([] if answer.capped else [end])] for answer in answers]
     compared = [
         replace(pair, chosen=np.array(own, np.int32), rejected=pair.rejected[:OWN_TOKENS])
         for pair, own in zip(few, said, strict=True)

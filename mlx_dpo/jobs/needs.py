@@ -181,7 +181,8 @@ def _kept(config: RunConfig) -> int:
     """Copies of what is trained that are held beside it and the gradient being computed."""
     training = config.training
     gradients = training.window if config.passes == "deferred" else int(training.accumulation > 1)
-    return gradients + bool(training.reference_sync_steps)
+    finds_rate = config.loss.answers_only and config.optimizer.learning_rate is None  # and goes back after it
+    return gradients + bool(training.reference_sync_steps) + finds_rate
 
 
 def need_of_scoring(run: Run, config: RunConfig) -> Need:

@@ -32,7 +32,8 @@ LAYOUT = (
     *("training.gradient_checkpointing", "training.branches", "training.attention"),
     *("training.epochs", "optimizer.learning_rate"),
 )
-"""Settings that the start settles where they are `auto` or null; a run goes on with those it began with."""
+"""Settings left open (`auto`, null) that are decided at the start; a resumed run keeps them."""
+_OF_LOSS = ("training.epochs", "optimizer.learning_rate")
 _OPEN = ("auto", None)
 
 
@@ -42,15 +43,8 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
     Args:
         config: as asked for, before a plan settles it.
     """
-    plain = as_plain(config)
     return {
-        "settings": {
-            name: value
-            for section, values in plain.items()
-            if section not in _FREE_SECTIONS
-            for name, value in _dotted(values, f"{section}.")
-            if name not in _FREE
-        },
+        "settings": _settings(config),
         "base": weights_hash(base, "model*.safetensors", "config.json", "*.py"),
         "adapter": weights_hash(Path(config.model.adapter), WEIGHTS, CONFIG)
         if config.model.adapter
@@ -58,6 +52,17 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
         **{name: pairs.key[name] for name in ("tokenizer", "template", "rendered")},
         "train": pairs.content,
         "valid": held.content if held else None,
+    }
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """Those that change what a run computes, by their dotted names."""
+    return {
+        name: value
+        for section, values in as_plain(config).items()
+        if section not in _FREE_SECTIONS
+        for name, value in _dotted(values, f"{section}.")
+        if name not in _FREE
     }
 
 
@@ -100,6 +105,29 @@ def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[
         if before["settings"][name] in _OPEN and settings[name] == value:
             settings[name] = before["settings"][name]
     return {**now, "settings": settings}
+
+
+def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's facts as today's version writes them.
+
+    Settings that the version which wrote it did not know have their defaults.
+    """
+    defaults = _settings(RunConfig())
+    layout = facts["layout"].items()
+    return {
+        **facts,
+        "key": {**facts["key"], "settings": {**defaults, **facts["key"]["settings"]}},
+        "layout": {name if "." in name else f"training.{name}": value for name, value in layout},
+    }
+
+
+def layout_for(facts: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout of a checkpoint as far as a run of this key can go on with it.
+
+    With another loss, the learning rate and the number of passes of the old one do not count.
+    """
+    other_loss = changed_settings(facts["key"], key, "loss.")
+    return {name: value for name, value in facts["layout"].items() if not (other_loss and name in _OF_LOSS)}
 
 
 def settled_layout(config: RunConfig) -> dict[str, Any]:

@@ -53,7 +53,7 @@ from ..training.checks import (
     check_masks,
     checked_reference,
     choose_forward,
-    sample_pairs,
+    short_row,
 )
 from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
@@ -68,7 +68,7 @@ from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
-from .resume import as_asked, check_acceptable, check_same, run_key, with_layout
+from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, up_to_date, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
 _FEW = 8
@@ -124,7 +124,7 @@ def _run(
         key = as_asked(key, facts["key"], facts["layout"])
         if not accept_changes:
             check_same(facts["key"], key, folder)
-        config = with_layout(config, facts["layout"])
+        config = with_layout(config, layout_for(facts, key))
     config = with_length(config, len(pairs))
     _check_rule(config, len(pairs))
     if checkpoint:
@@ -274,7 +274,7 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
     """
     remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):
-        return checkpoint
+        return checkpoint._replace(facts=up_to_date(checkpoint.facts))
     files = [name for name in (WEIGHTS, *FILES, SETTINGS) if (folder / name).exists()]
     folders = [name for name in (MARGINS, *TRACKERS) if (folder / name).exists()]
     held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
@@ -305,7 +305,7 @@ def _last_good(folder: Path, newest: Sealed) -> Sealed:
     )
     if best and best.folder != newest.folder:
         say(f"the run ended early ({facts['stopped']}): it goes on from the best checkpoint, {best.folder}")
-    return best or newest
+    return best._replace(facts=up_to_date(best.facts)) if best else newest
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -338,7 +338,7 @@ def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) 
         load_adapter(model, config.model.adapter, config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
-    before = own_tokens(model, sample_pairs(pairs))
+    before = own_tokens(model, [short_row(pairs)])
     mx.random.seed(config.training.seed)
     if not config.model.adapter:
         attach(model, config.adapter)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from ..settings import setting
 
@@ -121,6 +122,26 @@ def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable
     def sample(logprobs: mx.array) -> mx.array:
         nonlocal key
         key, now = mx.random.split(key)
+        if mx.default_device().type == mx.cpu:  # MLX's sort of a vocabulary takes longer there than the model
+            row = np.array(logprobs[0].astype(mx.float32))
+            return mx.array(
+                [drawn_token(row, config.temperature, config.top_p, mx.random.uniform(key=now).item())]
+            )
         return mx.random.categorical(narrow(logprobs) / config.temperature, key=now)
 
     return sample
+
+
+def drawn_token(logprobs: np.ndarray, temperature: float, top_p: float, uniform: float) -> int:
+    """The token that a uniform number in [0, 1) draws, of the likeliest that hold `top_p` of the probability.
+
+    Args:
+        logprobs: (V,), nats; the nucleus is taken before the temperature, as mlx_lm does.
+    """
+    order = np.argsort(-logprobs)
+    sorted_logprobs = logprobs[order].astype(np.float64)
+    chances = np.exp(sorted_logprobs)
+    above = np.cumsum(chances) - chances
+    kept = sorted_logprobs[above < top_p * chances.sum()] if top_p < 1 else sorted_logprobs
+    ends = np.cumsum(np.exp((kept - kept[0]) / temperature))
+    return int(order[np.searchsorted(ends, uniform * ends[-1], side="right")])

@@ -96,7 +96,7 @@ def _products(module: nn.Module, active: int | None) -> int:
                 and value.ndim in (2, 3)
             ):
                 used = min(1.0, active / len(value)) if value.ndim == 3 and active else 1.0
-                packed = 32 // part.bits if name == "weight" and hasattr(part, "bits") else 1
+                packed = 32 / part.bits if name == "weight" and hasattr(part, "bits") else 1
                 total += used * packed * value.size
     return int(total)
 

@@ -57,8 +57,8 @@ def _kind(module: nn.Module) -> str:
 
 
 def _width(layer: nn.Module) -> int:
-    packed = 32 // layer.bits if isinstance(layer, nn.QuantizedLinear) else 1
-    return layer.weight.shape[1] * packed
+    width = layer.weight.shape[1]
+    return width * 32 // layer.bits if isinstance(layer, nn.QuantizedLinear) else width
 
 
 def _bare(layer: nn.Module) -> nn.Module:

@@ -1,12 +1,13 @@
 """A model in two parts, by its own code: the trunk that ends in hidden states, the head that scores them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 
 def find_trunk(model: nn.Module) -> nn.Module:
@@ -66,6 +67,20 @@ def head(model: nn.Module, hidden: mx.array) -> mx.array:
     row = hidden[None]
     with _calling(find_trunk(model), lambda call, *args, **kwargs: row):
         return model(mx.zeros(row.shape[:2], mx.int32)).squeeze(0)  # [0] would be a copy
+
+
+@contextmanager
+def trunk_first(model: nn.Module) -> Iterator[None]:
+    """Within it, the trunk is evaluated before the head goes on, so that never both are at work in memory."""
+
+    def evaluated(call, *args, **kwargs):
+        output = call(*args, **kwargs)
+        mx.eval([a for _, a in tree_flatten(output) if isinstance(a, mx.array)])
+        return output
+
+    trunk = find_trunk(model)
+    with nullcontext() if trunk is model else _calling(trunk, evaluated):
+        yield
 
 
 @contextmanager

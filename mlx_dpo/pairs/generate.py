@@ -64,9 +64,12 @@ class PairCounts:
         return f"{text}; {self.tokens:,} tokens sampled"
 
 
+REPEATED = "repeated rows"
 DROPPED = {
+    REPEATED: "an earlier row has the same prompt and answer; a pair that comes twice counts double",
     "empty": "the model says nothing; set another generate.seed and pairs.output, or remove these rows",
     "cut off by max_tokens": "raise generate.max_tokens to continue them, or set pairs.keep_capped=true",
+    "the start of the chosen answer": "raise generate.max_tokens, so that the answers can differ",
     "identical": "the model says this already; remove these rows, or sample other answers with a higher "
     "generate.temperature and another pairs.output",
     "near-identical": "there is next to nothing to prefer; raise pairs.max_similarity to keep them, or "
@@ -107,8 +110,12 @@ def make_pairs(
     files: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
     dropped: dict[str, list[str]] = {}
 
+    seen: set[tuple[str, str]] = set()
+
     def kept(row: Curated) -> bool:
-        reason = drop_reason(row.answer, answers[request_key(row)], config)
+        own = request_key(row), row.answer
+        reason = REPEATED if own in seen else drop_reason(row.answer, answers[request_key(row)], config)
+        seen.add(own)
         if reason:
             dropped.setdefault(reason, []).append(row.where)
         return not reason
@@ -122,6 +129,7 @@ def make_pairs(
                 "id": row.id,
                 "prompt": _plain_prompt(row),
                 "chosen": row.answer,
+                **({"chosen_cut": True} if row.cut else {}),
                 "rejected": answer.text,
                 **({"rejected_cut": True} if answer.cut else {}),
                 "meta": origin,
@@ -143,7 +151,7 @@ def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
     if rejected.cut:
         chosen = chosen[: len(said)]
     if chosen == said:
-        return "identical"
+        return "the start of the chosen answer" if rejected.cut else "identical"
     if alike(chosen, said, config.max_similarity):
         return "near-identical"
     return None

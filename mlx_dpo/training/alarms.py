@@ -104,10 +104,10 @@ def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) ->
 
 @_check(
     "answers unchanged",
-    "the margins grow, and the policy still gives the answers that it gave at the start: it tells the pairs "
-    "apart already, and they teach it nothing",
-    "sample the rejected answers from the model that is trained (mlx-dpo gen-pairs with the same "
-    "model.adapter); mlx-dpo inspect prints the commands",
+    "the margins grow, and the policy still gives the answers that it gave at first: it already tells chosen "
+    "from rejected answers, so these pairs teach it nothing",
+    "if the rejected answers were sampled from this very model, run mlx-dpo sft first; else sample new ones "
+    "from it; mlx-dpo inspect prints the commands",
 )
 def answers_unchanged(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     last = evaluations[-1] if evaluations else {}
@@ -116,7 +116,7 @@ def answers_unchanged(reports: Sequence[Row], evaluations: Sequence[Row], about:
     margin = _compared(last, about)
     if margin <= APART:
         return ""
-    return f"the held-out margin is {margin:+.1f}, and every sampled answer is word for word as at the start"
+    return f"the held-out margin is {margin:+.1f}, and every sampled answer is word for word as at first"
 
 
 @_check(

@@ -56,6 +56,8 @@ def choose(own: Measured, fused: Measured) -> tuple[str, str]:
     )
     if fused.failure:
         return BLOCKS, f"own blocks, because MLX's kernel does not run here ({fused.failure})"
+    if own.failure and fused.error <= _FAR:
+        return FUSED, f"MLX's kernel, because the own blocks do not run here ({own.failure})"
     if not fused.error <= min(_FAR, _AS_GOOD * own.error + _NOISE):
         return BLOCKS, (
             f"own blocks, because MLX's kernel is not exact here: off by {fused.error:.2g} of its size, "
@@ -210,9 +212,8 @@ def _error(
     ]
     ours = [_float64(a) for a in ours]
     ours[0] = ours[0][:, :, rows]
-    return max(
-        float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)) for a, b in zip(ours, truth, strict=True)
-    )
+    off = [np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30) for a, b in zip(ours, truth, strict=True)]
+    return float(np.max(off))  # NaN if any is; Python's max may lose it
 
 
 def _float64(array: mx.array) -> np.ndarray:

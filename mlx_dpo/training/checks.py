@@ -1,8 +1,8 @@
 """Five things that must hold before the first update, checked on real rows of the run, every time."""
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -24,6 +24,7 @@ from ..reference import forget_reference, reference_scores
 from ..scoring import score_pairs, singles
 from .faults import refused_by_the_system
 from .proof import (
+    Apart,
     Tokens,
     agree,
     apart,
@@ -69,6 +70,11 @@ def shortened(pair: TokenizedPair, prompt: int = 76, answer: int = 16) -> Tokeni
     return replace(
         pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
     )
+
+
+def short_row(pairs: Sequence[TokenizedPair]) -> TokenizedPair:
+    """A little of the shortest row: enough where any token tells."""
+    return shortened(pairs[sample_rows(pairs)[0]], 24, 12)
 
 
 def longest_row(pairs: Sequence[TokenizedPair], room: int) -> TokenizedPair:
@@ -179,7 +185,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
     Raises:
         DpoError: it does.
     """
-    pair = sample_pairs(pairs)[0]
+    pair = short_row(pairs)
     tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
     last = tokens[:, -1:]
     other = mx.concatenate([tokens[:, :-1], mx.where(last > 0, last - 1, last + 1)], axis=1)
@@ -195,7 +201,7 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
         )
 
 
-def _computing(model: nn.Module, dtype: mx.Dtype):
+def _computing(model: nn.Module, dtype: mx.Dtype) -> AbstractContextManager[None]:
     """A context in which activations have this dtype, which is float32 or the model's own."""
     return in_float32(model) if dtype != compute_dtype(model) else nullcontext()
 
@@ -212,7 +218,7 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
         with _computing(model, first):
             problem = _problem(model, pairs, forward, first)
         for dtype in others:
-            row = shortened(sample_pairs(pairs)[0], 24, 12)
+            row = short_row(pairs)
             problem = problem or _scores_problem(model, [row], forward, dtype)
             problem = problem or _slope_problem(model, row, forward, dtype)
         return problem
@@ -222,32 +228,39 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
         return f"the architecture does not allow it ({first_line(error)})"
 
 
-_PATIENCE = 20.0
-"""Seconds that one pass over the rows of a proof may take; on slow devices it has fewer and shorter rows."""
+def proof_rows(model: nn.Module, pairs: Sequence[TokenizedPair]) -> tuple[list[TokenizedPair], int]:
+    """Rows to prove a forward on, and how many tokens of the longest row; fewer of both on a slow device."""
+    rows = sample_pairs(pairs)
+    tokens = mx.zeros((1, 16), mx.int32)
+    mx.eval(model(tokens))  # what is only done once does not count
+    start = time.perf_counter()
+    mx.eval(model(tokens))
+    pace = (time.perf_counter() - start) / tokens.size
+    computed = sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in rows)
+    if pace * computed <= _PATIENCE_SECONDS:
+        return rows, int(_PATIENCE_SECONDS / max(pace, 1e-9))
+    return [shortened(row, 24 + 4 * place, 12 - 2 * place) for place, row in enumerate(rows[:2])], 0
+
+
+_PATIENCE_SECONDS = 20.0
+"""How long the model's own call on all rows of a proof may take, and again on the longest row."""
 
 
 def _problem(
     model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, dtype: mx.Dtype
 ) -> str | None:
-    rows = sample_pairs(pairs)
-    own_tokens(model, rows[:1])  # what is only done once does not count
-    start = time.perf_counter()
-    own_tokens(model, rows[:1])
-    pace = (time.perf_counter() - start) / _tokens_computed(rows[:1])
-    if pace * _tokens_computed(rows) > _PATIENCE:
-        say(f"forward: {pace:.2g} s a token: proved on one short row, {forward.name}")
-        rows = [shortened(rows[0], 24, 12)]
+    rows, room = proof_rows(model, pairs)
+    if not room:
+        say(f"forward: this device is slow on this model, so {forward.name} is proved on one short row only")
+        rows = rows[:1]
     problem = _scores_problem(model, rows, forward, dtype)
     if not problem and (dtype == compute_dtype(model) or widens_cheaply(model)):
-        problem = _slope_problem(model, shortened(rows[0]), forward, dtype)
-    room = int(_PATIENCE / pace)
+        problem = _slope_problem(
+            model, shortened(rows[0]) if room else shortened(rows[0], 12, 6), forward, dtype
+        )
     if problem or forward is PLAIN or room < 2 * END:  # whose whole logits would be large
         return problem
     return _long_problem(model, longest_row(pairs, room), forward, dtype)
-
-
-def _tokens_computed(pairs: Sequence[TokenizedPair]) -> int:
-    return sum(2 * len(p.prompt) + len(p.chosen) + len(p.rejected) for p in pairs)
 
 
 def _scores_problem(
@@ -272,7 +285,7 @@ def _slope_problem(model: nn.Module, row: TokenizedPair, forward: Forward, dtype
     return None if slopes_agree(error, floor, dtype) else f"gradients differ by {error:.3g} of their size"
 
 
-def _floor(model: nn.Module, row: TokenizedPair):
+def _floor(model: nn.Module, row: TokenizedPair) -> Callable[[], Apart]:
     """How far rounding puts this row from itself, measured when it is first asked for."""
     return cache(partial(rounding, model, partial(own_tokens, model, [row])))
 
@@ -297,8 +310,9 @@ def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Fo
     Raises:
         DpoError: with the difference.
     """
-    rows, dtype = sample_pairs(pairs), precisions(model)[0]
+    dtype = precisions(model)[0]
     with _computing(model, dtype):
+        rows, _ = proof_rows(model, pairs)
         single = [forward_tokens(model, [row], forward) for row in rows]
         alone = [tokens[branch] for branch in (0, 1) for tokens in single]
         together = forward_tokens(model, rows, forward)
@@ -333,7 +347,7 @@ def check_unmoved(
     some = [pairs[i] for i in rows]
     policy, expected = score_pairs(model, some, forward, singles(some)), reference[rows]
     lengths = np.array([[len(p.chosen), len(p.rejected)] for p in some])
-    if not sums_agree(policy, expected, lengths, _floor(model, sample_pairs(pairs)[0]), compute_dtype(model)):
+    if not sums_agree(policy, expected, lengths, _floor(model, short_row(pairs)), compute_dtype(model)):
         _refuse_moved(policy - expected)
 
 
@@ -343,19 +357,17 @@ def check_as_before(
     """Of invariant 1: a fresh adapter changes nothing.
 
     Args:
-        before: `own_tokens` of `sample_pairs`, before the adapter was attached.
+        before: `own_tokens` of `short_row`, before the adapter was attached.
 
     Raises:
         DpoError: with the largest margin.
     """
-    rows = sample_pairs(pairs)
-    single = [forward_tokens(model, [row], forward) for row in rows]
-    now = [tokens[branch] for branch in (0, 1) for tokens in single]
     if not np.isfinite(np.concatenate(before)).all():
         return  # the check of the reference names the row
-    if not agree(now, before, _floor(model, rows[0]), compute_dtype(model)):
-        moved = np.array([ours.sum() - theirs.sum() for ours, theirs in zip(now, before, strict=True)])
-        _refuse_moved(moved.reshape(2, -1).T)
+    row = short_row(pairs)
+    now = forward_tokens(model, [row], forward)
+    if not agree(now, before, _floor(model, row), compute_dtype(model)):
+        _refuse_moved(np.array([[a.sum() - b.sum() for a, b in zip(now, before, strict=True)]]))
 
 
 def _refuse_moved(moved: np.ndarray) -> None:

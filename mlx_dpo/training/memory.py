@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 
 from ..data.shared import SharedBatch, build_shared
 from ..data.tokenize import TokenizedPair, pair_sizes
+from ..logps import token_logps
 from ..losses import LossFunction
 from ..models.completions import chunks_as_on
 from ..models.custom import arrays_of, filled
@@ -21,9 +22,10 @@ from ..models.load import compute_dtype
 from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
+from ..models.trunk import head, hidden_states
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
 from .checks import END, longest_row, sample_pairs, sample_rows, shortened
-from .proof import block_gradient, in_float32, own_end, own_logps, widens_cheaply
+from .proof import block_gradient, in_float32, own_logps, widens_cheaply
 from .step import pair_gradient
 
 
@@ -144,12 +146,12 @@ def scoring_need(
     checks = [_scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device)]
     wide = compute_dtype(model) != mx.float32
     with in_float32(model) if wide else nullcontext():
-        checks.append(_traced(skeleton, lambda: own_logps(model, widest, 0), device))
+        checks += _own_call(skeleton, widest.tokens, device)
         if not wide or widens_cheaply(model):
             checks.append(_proof(skeleton, short, device))
         if forward != PLAIN.name:
             checks.append(_scored(skeleton, [COMPLETION, PLAIN], [long], device))
-            checks.append(_traced(skeleton, lambda: own_end(model, long, min(END, len(long.chosen))), device))
+            checks += _own_call(skeleton, long.tokens, device, end=END)
     checks.append(_proof(skeleton, short, device))
     blocks, head = max(checks, key=sum)
     found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
@@ -185,6 +187,27 @@ def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tu
     """Bytes at the peak of the gradient that proves a forward, in the blocks and elsewhere."""
     model = skeleton.model
     return _traced(skeleton, lambda: block_gradient(model, lambda: own_logps(model, pair, 0).sum()), device)
+
+
+def _own_call(
+    skeleton: Skeleton, tokens: int, device: mx.DeviceType, end: int | None = None
+) -> list[tuple[int, int]]:
+    """Bytes at the peak of the model's own call on so many tokens: of its trunk, and of its head after it.
+
+    Args:
+        end: the head sees the last so many tokens only.
+    """
+    model, inputs = skeleton.model, mx.zeros((1, tokens), mx.int32)
+    model.eval()
+    try:
+        hidden = placeholders(hidden_states(model, inputs)[0, -(end or tokens) :])
+    except TypeError:  # it is not in two parts
+        return [_traced(skeleton, lambda: token_logps(model(inputs), inputs), device)]
+    targets = inputs[0, : len(hidden)]
+    return [
+        _traced(skeleton, lambda: hidden_states(model, inputs), device),
+        _traced(skeleton, lambda: token_logps(head(model, hidden), targets), device),
+    ]
 
 
 def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceType) -> tuple[int, int]:

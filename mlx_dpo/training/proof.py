@@ -16,7 +16,7 @@ from ..models.checkpointing import suspended
 from ..models.custom import is_float
 from ..models.forward import Forward
 from ..models.load import compute_dtype
-from ..models.trunk import head, hidden_states
+from ..models.trunk import head, hidden_states, trunk_first
 
 Tokens = list[np.ndarray]
 """Log-probabilities of answer tokens in nats, one float64 array (C,) a branch: chosen ones first."""
@@ -166,24 +166,20 @@ def own_logps(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
 
 def own_tokens(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Tokens:
     """The same of all branches, in evaluation mode."""
-    with _evaluating(model):
+    with _evaluating(model), trunk_first(model):
         return [_known(own_logps(model, pair, branch)) for branch in (0, 1) for pair in pairs]
 
 
-def own_end(model: nn.Module, pair: TokenizedPair, count: int) -> mx.array:
-    """Of the last `count` tokens of the chosen answer (count,), by the model's own blocks on it alone.
+def end_tokens(model: nn.Module, pair: TokenizedPair, count: int) -> Tokens:
+    """Of the last `count` tokens of the chosen answer, by the model's own blocks on it alone.
 
     Logits of these tokens only are formed.
     """
     tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
-    hidden = hidden_states(model, tokens[:, :-1])[0, -count:]
-    return token_logps(head(model, hidden), tokens[0, -count:])
-
-
-def end_tokens(model: nn.Module, pair: TokenizedPair, count: int) -> Tokens:
-    """`own_end` in evaluation mode."""
     with _evaluating(model):
-        return [_known(own_end(model, pair, count))]
+        hidden = hidden_states(model, tokens[:, :-1])[0, -count:]
+        mx.eval(hidden)
+        return [_known(token_logps(head(model, hidden), tokens[0, -count:]))]
 
 
 def forward_tokens(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> Tokens:

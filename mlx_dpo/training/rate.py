@@ -14,6 +14,10 @@ from .step import PairGradient, update
 
 RATES = np.geomspace(1e-5, 1e-1, 25)
 """Learning rates of the test's updates, one after the other: each is 1.47 times the one before."""
+BROKEN = 1.5
+"""Times the first loss at which a rate is known to be too high."""
+CLEARLY = 0.98
+"""Times the first loss below which it has fallen; half precision rounds the loss by thousandths."""
 ROWS = 4
 """Rows of every update, always the same: then only the rate changes what the loss does."""
 
@@ -28,10 +32,10 @@ def found_rate(losses: Sequence[float]) -> float | None:
         losses: the loss before each update of RATES and, last, after all of them; or fewer, from the first.
 
     Returns:
-        The rate, interpolated between two updates by its logarithm. None where the loss never fell.
+        The rate, interpolated between two updates by its logarithm. None where the loss did not fall clearly.
     """
     first, lowest = losses[0], min(losses)
-    if not lowest < first:
+    if not lowest < CLEARLY * first:
         return None
     half = (first + lowest) / 2
     for number, (before, after) in enumerate(pairwise(losses)):
@@ -51,7 +55,8 @@ def rate_test(
 ) -> list[float]:
     """The mean loss of a few rows before every update at a rising rate, for `found_rate`.
 
-    The test ends when the loss is above its first value. The policy's parameters are as before when it ends.
+    The test ends when the loss is BROKEN times its first value, or not finite. The policy's parameters are as
+    before when it ends.
 
     Args:
         gradient: of the loss, see `training.step.PairGradient`.
@@ -63,6 +68,8 @@ def rate_test(
     batches = [gradient.build([pairs[row]]) for row in rows]
     mean_length = mx.array(np.mean([len(pairs[row].chosen) for row in rows]), mx.float32)
     start = tree_map(lambda array: array + 0, policy.trainable_parameters())
+    training = policy.training
+    policy.train()  # some models choose code by it that has no gradient otherwise
     rates = mx.array(RATES, mx.float32)
     optimizer = optimizer_at(config, lambda step: rates[step])
     optimizer.init(policy.trainable_parameters())
@@ -76,10 +83,11 @@ def rate_test(
                 mx.eval(total, own)
                 scores.append(own.item())
             losses.append(float(np.mean(scores)))
-            if not losses[-1] <= losses[0] or len(losses) > len(RATES):
+            if not losses[-1] <= BROKEN * losses[0] or len(losses) > len(RATES):
                 return losses
             update(policy, optimizer, tree_map(lambda g: g / len(batches), total), config.grad_clip)
             advance(1)
     finally:
         policy.update(start)
+        policy.train(training)
     return losses
