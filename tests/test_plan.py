@@ -52,10 +52,10 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("plan")
     texts = [f"word{i} and" for i in range(3000)]
 
-    def get(name, layers=8):
-        path = root / f"{name}-{layers}"
+    def get(name, layers=8, hidden=256, bits=None):
+        path = root / f"{name}-{layers}-{hidden}-{bits}"
         if not path.exists():
-            make_model(path, name, texts, hidden=256, layers=layers, vocab=4096)
+            make_model(path, name, texts, hidden=hidden, layers=layers, vocab=4096, bits=bits)
         return path
 
     return get
@@ -97,6 +97,13 @@ def test_a_plan_is_never_below_the_measured_peak_nor_far_above(folder, name, che
     measured = bench.measured(case, folder(name))
     gc.collect()
     assert measured <= plan <= 1.15 * measured
+
+
+def test_weights_that_are_made_float32_for_a_product_are_planned(folder):
+    case, model = bench.Case("llama", (24, 16, 40), checkpointing=True), folder("llama", 4, 512, bits=4)
+    plan, _, _ = bench.planned(case, model)
+    gc.collect()
+    assert bench.measured(case, model) <= plan  # without them, 0.67 times as much
 
 
 def test_a_long_prompt_with_short_answers_is_planned(folder):

@@ -1,5 +1,6 @@
 """Products with quantised weights on a CPU, by way of float32: MLX's own reach a tenth of its speed there."""
 
+from collections.abc import Sequence
 from functools import cache, reduce
 from math import prod
 
@@ -7,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .completions import planned_device
-from .custom import custom_function, is_traced
+from .custom import custom_function
 
 _FEW = 8
 """Rows below which MLX's own product is faster, for it reads the weights once and as they are."""
@@ -38,35 +39,46 @@ def product(layer: nn.Module, x: mx.array) -> mx.array:
     backward pass, which has a gradient in x alone.
     """
     few = prod(x.shape[:-1]) < _FEW
-    # A plan leaves out the float32 weights: measured on SmolLM2 they add 5 % to what a step needs.
-    if few or is_traced() or layer.mode != "affine" or planned_device() != mx.cpu:
+    if few or layer.mode != "affine" or planned_device() != mx.cpu:
         return _quantised(layer, x)
-    size = max(1, _STRETCH // x.shape[-1])
-    parts = [slice(start, start + size) for start in range(0, len(layer.weight), size)]
-    # Taken now: where a head answers for some words, the layer holds others when the backward pass is built.
-    arrays, group_size, bits = (
-        [layer[n] for n in ("weight", "scales", "biases")],
-        layer.group_size,
-        layer.bits,
-    )
+    multiplied = _by_way_of_float32(layer.group_size, layer.bits, max(1, _STRETCH // x.shape[-1]))
+    return multiplied(x, layer.weight, layer.scales, layer.biases)
 
-    def dense(part: slice, after: mx.array) -> mx.array:
-        weight, scales, biases = mx.depends([a[part] for a in arrays], [after])
-        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-        return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
+
+@cache
+def _by_way_of_float32(group_size: int, bits: int, size: int) -> custom_function:
+    """The product of x with the arrays of a layer, `size` rows of its weights at a time."""
+    # It holds numbers alone, so that a plan traces all calls of the same shapes at once.
 
     @custom_function
-    def multiplied(x):
+    def multiplied(x, *arrays):
         given = x.astype(mx.float32)
-        found = [(given @ dense(part, x).T).astype(x.dtype) for part in parts]
+        found = [
+            (given @ _dense(arrays, start, size, group_size, bits, after=x).T).astype(x.dtype)
+            for start in range(0, len(arrays[0]), size)
+        ]
         return found[0] if len(found) == 1 else mx.concatenate(found, axis=-1)
 
     @multiplied.vjp
     def multiplied_vjp(primals, cotangents, outputs):
+        x, *arrays = primals
         slopes = cotangents.astype(mx.float32)
-        return reduce(mx.add, [slopes[..., part] @ dense(part, cotangents) for part in parts]).astype(x.dtype)
+        own = [
+            slopes[..., start : start + size] @ _dense(arrays, start, size, group_size, bits, cotangents)
+            for start in range(0, len(arrays[0]), size)
+        ]
+        return reduce(mx.add, own).astype(x.dtype), *map(mx.zeros_like, arrays)
 
-    return multiplied(x)
+    return multiplied
+
+
+def _dense(
+    arrays: Sequence[mx.array], start: int, size: int, group_size: int, bits: int, after: mx.array
+) -> mx.array:
+    """Some rows of a layer's weights in float32, made once `after` is there."""
+    weight, *others = mx.depends([a[start : start + size] for a in arrays], [after])
+    scales, biases = (a.astype(mx.float32) for a in others)
+    return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)
 
 
 def _quantised(layer: nn.Module, x: mx.array) -> mx.array:

@@ -152,9 +152,10 @@ class _Tracer:
     @staticmethod
     def _key(fun: Callable[..., Any], arrays: Sequence[mx.array]) -> Any:
         """What makes two calls alike; None where the function may hold anything."""
-        if fun.__closure__:
+        held = tuple(cell.cell_contents for cell in fun.__closure__ or ())
+        if not all(isinstance(value, int) for value in held):
             return None
-        return (fun, *((tuple(a.shape), a.dtype) for a in arrays))
+        return (fun.__code__, held, *((tuple(a.shape), a.dtype) for a in arrays))
 
     # One function
 
