@@ -177,6 +177,7 @@ def test_train_and_eval_say_once_which_end_of_turn_the_files_do_not_list(told, k
 def test_sft_says_it_too(told, tmp_path, capsys):
     base = told("granite").base
     data = f"--set data.train={base.parent}/train.jsonl --set data.valid=null --output {tmp_path / 'sft'}"
+    data += " --set optimizer.learning_rate=1e-5 --set training.epochs=1"
     with pytest.raises(SystemExit) as stop:
         main(["sft", *data.split(), "--model", str(base)])
     out, err = capsys.readouterr()
