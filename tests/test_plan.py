@@ -193,6 +193,15 @@ def test_a_run_says_what_was_planned_and_measured_and_warns_once_where_the_plan_
     assert told["event"] == "memory"
 
 
+def test_a_run_that_trains_all_weights_stays_within_its_plan(folder, configure):
+    """An update's gradient is gone before the next one is computed: here it is as large as the model."""
+    given = (f"model.path={folder('llama', 4)}", "adapter.type=full", "training.accumulation=4")
+    given += ("training.epochs=2", "optimizer.learning_rate=1e-6", "data.max_length=256")
+    gc.collect()
+    (told,) = events_of(train_run(configure(*given)).folder)
+    assert float(re.search(r"\((.+) times as much\)", told["what"])[1]) >= 1.05  # was 0.99
+
+
 def test_a_plan_holds_no_weights_in_memory(folder):
     gc.collect()
     before = mx.get_active_memory()

@@ -116,6 +116,7 @@ def train(
             norm = (
                 update(policy, optimizer, mean, grad_clip) if np.isfinite(result.losses).all() else math.nan
             )
+            del mean  # else it is held while the next window's is computed
             cap_cache()
             tokens = int(pair_tokens[result.rows].sum())
             state = replace(
