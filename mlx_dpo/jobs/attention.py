@@ -9,6 +9,7 @@ import mlx.core as mx
 from ..config import RunConfig
 from ..console import say
 from ..data.tokenize import TokenizedPair
+from ..errors import first_line
 from ..models.forward import PLAIN
 from ..models.fused import BLOCKS
 from ..models.skeleton import skeleton
@@ -37,6 +38,6 @@ def measured_attention(config: RunConfig, base: Path, pairs: Sequence[TokenizedP
         calls = attention_calls(
             model, pairs, training.micro_batch, training.forward, separate=training.branches == "separate"
         )
-    except Exception:  # a model's own code may raise anything; planning and loading say what is wrong
-        calls = []
+    except Exception as error:  # a model's own code may raise anything
+        return BLOCKS, f"own blocks: this model's attention could not be looked at ({first_line(error)})"
     return settle(calls) if calls else (BLOCKS, "own blocks: no plain causal attention was found to measure")
