@@ -26,8 +26,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     model = bench.make_model("llama")
-    read = bench.read_pairs(options.peers, "llama", "D", PAIRS) if options.peers else None
-    pairs = read or bench.make_pairs("D", PAIRS)
+    if options.peers:
+        pairs = bench.read_pairs(*bench.files("llama", "D", options.peers), PAIRS)
+    else:
+        pairs = bench.make_pairs("D", PAIRS)
     tokens = sum(pair.tokens for pair in pairs)
     mx.eval(model.parameters())
     step = bench.dpo_step(model, pairs, "shared", np.zeros((PAIRS, 2), np.float32))

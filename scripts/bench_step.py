@@ -4,6 +4,10 @@
     python scripts/bench_step.py                       # Llama, micro-batch 1, four kinds of pairs
     python scripts/bench_step.py --model granite --work A C --checkpointing 1
     python scripts/bench_step.py --peers FOLDER        # also trainers installed there
+    python scripts/bench_step.py --model smollm2 --rows pairs.jsonl --peers FOLDER
+
+With --rows FILE the pairs are those of a file that gen-pairs wrote, rendered by the model's chat template:
+the workload "rows". The model "smollm2" is the real one that scripts/get_smollm2.py makes.
 
 Each measurement is a process of its own; kinds take turns in every round, so that a slower minute of the
 machine hits all of them. A step is gradient, clipping and AdamW update of LoRA rank 8 on every linear layer,
@@ -21,6 +25,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from importlib.metadata import version
@@ -35,12 +40,16 @@ import mlx.optimizers as optimizers
 import numpy as np
 from tokenizers import Tokenizer
 
+from mlx_dpo.cache import cache_folder
+from mlx_dpo.data.templates import render
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import initialise
+from mlx_dpo.jsonl import write_jsonl
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
 from mlx_dpo.models.forward import PLAIN, SEPARATE, SHARED
+from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.scoring import score_pairs
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient
@@ -92,7 +101,9 @@ GRANITE = {
     "mamba_proj_bias": False,
     "rope_theta": 10000.0,
 }
+SMOLLM2 = cache_folder() / "models" / "smollm2-135m"
 MODELS = {"llama": LLAMA, "granite": GRANITE, "llama_bigv": {**LLAMA, "vocab_size": 128256}}
+REAL, ROWS = "smollm2", "rows"
 FORWARDS = {"shared": SHARED, "separate": SEPARATE, "plain": PLAIN, "compiled": SHARED}
 PEERS = {
     "mlx-tune": ("venv-mlxtune", "bench_mlx_tune.py"),
@@ -102,9 +113,13 @@ WARMUP, PAIRS = 2, 8
 
 
 def make_model(name: str) -> nn.Module:
-    """The benchmark's model with random weights and LoRA rank 8 on every linear layer."""
+    """The model with LoRA rank 8 on every linear layer; random weights, unless it is the real one."""
     from mlx_lm.utils import _get_classes
 
+    if name == REAL:
+        model, _ = load_model(SMOLLM2)
+        attach(model, AdapterConfig(rank=8))
+        return model
     kind, arguments = _get_classes(MODELS[name])
     model = kind(arguments.from_dict(MODELS[name]))
     initialise(model, seed=0)
@@ -112,16 +127,36 @@ def make_model(name: str) -> nn.Module:
     return model
 
 
-def read_pairs(folder: Path, model: str, work: str, count: int) -> list[TokenizedPair]:
-    """The first pairs that the other trainers are given."""
-    tokenizer = Tokenizer.from_file(str(folder / "models" / model / "tokenizer.json"))
-    rows = (folder / "pairs" / f"{work}.jsonl").read_text().splitlines()[:count]
+def files(model: str, work: str, peers: Path, rendered: Path | None = None) -> tuple[Path, Path]:
+    """Folder of the model, and file of the pairs, that all trainers are given."""
+    folder = SMOLLM2 if model == REAL else peers / "models" / model
+    return folder, rendered if work == ROWS else peers / "pairs" / f"{work}.jsonl"
+
+
+def render_rows(rows: Path, target: Path) -> None:
+    """Write a file's pairs as texts that the model reads: rendered prompts, answers with an end of turn."""
+    tokenizer = load_tokenizer(SMOLLM2)
+    rendered = [
+        {
+            "prompt": render(tokenizer, [{"role": "user", "content": row["prompt"]}], generation_prompt=True),
+            "chosen": row["chosen"] + tokenizer.eos_token,
+            "rejected": row["rejected"] + tokenizer.eos_token,
+        }
+        for row in map(json.loads, rows.read_text().splitlines())
+    ]
+    write_jsonl(target, rendered)
+
+
+def read_pairs(model: Path, file: Path, count: int) -> list[TokenizedPair]:
+    """The first pairs of a file of texts."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     pairs = []
-    for row in map(json.loads, rows):
+    for row in map(json.loads, file.read_text().splitlines()[:count]):
         prompt = tokenizer.encode(row["prompt"]).ids
         answers = [tokenizer.encode(row["prompt"] + row[name]).ids for name in ("chosen", "rejected")]
         parts = [prompt, *(answer[len(prompt) :] for answer in answers)]
-        pairs.append(TokenizedPair(*(np.array(part, np.int32) for part in parts), f"{work}:{len(pairs)}"))
+        arrays = [np.array(part, np.int32) for part in parts]
+        pairs.append(TokenizedPair(*arrays, f"{file.stem}:{len(pairs)}"))
     return pairs
 
 
@@ -186,8 +221,8 @@ def measure(kind: str, work: str, options: argparse.Namespace) -> dict:
     """Median seconds a pair, and peak MB over the loaded model."""
     micro_batch, checkpointing, steps = options.micro_batch, options.checkpointing, options.steps
     model, count = make_model(options.model), options.pairs or PAIRS * micro_batch
-    if options.peers:
-        pairs = read_pairs(Path(options.peers), options.model, work, count)
+    if options.peers or work == ROWS:
+        pairs = read_pairs(*files(options.model, work, options.peers, options.rendered), count)
     else:
         pairs = make_pairs(work, count)
     if checkpointing:
@@ -225,11 +260,12 @@ def run_worker(kind: str, options: argparse.Namespace, work: str) -> dict:
     """One measurement in a process of its own."""
     micro_batch, checkpointing = str(options.micro_batch), str(options.checkpointing)
     if kind in PEERS:
-        folder = Path(options.peers)
+        folder = options.peers
+        model, pairs = files(options.model, work, options.peers, options.rendered)
         environment, script = PEERS[kind]
         arguments = [
             *(folder / environment / "bin" / "python", folder / script),
-            *("--model", folder / "models" / options.model, "--pairs", folder / "pairs" / f"{work}.jsonl"),
+            *("--model", model, "--pairs", pairs),
             *("--batch-size", micro_batch, "--ckpt", checkpointing),
             *("--limit", str(options.pairs or PAIRS * options.micro_batch)),
             *("--steps", str(options.steps), "--warmup", str(WARMUP)),
@@ -239,6 +275,7 @@ def run_worker(kind: str, options: argparse.Namespace, work: str) -> dict:
             *(sys.executable, __file__, "--worker", kind, "--model", options.model, "--work", work),
             *("--micro-batch", micro_batch, "--checkpointing", checkpointing, "--steps", str(options.steps)),
             *(("--peers", options.peers) if options.peers else ()),
+            *(("--rendered", options.rendered) if options.rendered else ()),
             *(("--pairs", str(options.pairs)) if options.pairs else ()),
         ]
     done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False)
@@ -266,21 +303,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=MODELS, default="llama")
-    parser.add_argument("--work", nargs="+", choices=[*LENGTHS, "D"], default=[*LENGTHS, "D"])
+    parser.add_argument("--model", choices=[*MODELS, REAL], default="llama")
+    parser.add_argument("--work", nargs="+", choices=[*LENGTHS, "D", ROWS], default=[*LENGTHS, "D"])
+    parser.add_argument("--rows", type=Path, help="also the pairs of this file, for the model smollm2")
     parser.add_argument("--kinds", nargs="+", default=["shared", "plain", "floor"])
     parser.add_argument("--micro-batch", type=int, default=1)
     parser.add_argument("--checkpointing", type=int, choices=(0, 1), default=0)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, help="pairs that steps go through in turn (8 micro-batches)")
-    parser.add_argument("--peers", help="folder with other trainers' environments, scripts, models and pairs")
+    parser.add_argument(
+        "--peers", type=Path, help="folder with other trainers' environments, scripts, models and pairs"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--rendered", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         result = measure(options.worker, *options.work, options)
         print("RESULT " + json.dumps(result))
         return
+    if ROWS in options.work and not options.rows:
+        parser.error("--work rows needs --rows FILE")
+    if options.rows:
+        options.rendered = Path(tempfile.mkdtemp()) / "rows.jsonl"
+        render_rows(options.rows, options.rendered)
+        options.work = [work for work in options.work if work != ROWS] + [ROWS]
     kinds = [*options.kinds, *(PEERS if options.peers else ())]
     table = {}
     for work in options.work:
