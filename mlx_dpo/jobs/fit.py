@@ -42,6 +42,7 @@ from ..training.arrange import Arrangement
 from ..training.interrupt import Stop, between_micro_batches
 from ..training.log import FILES, RunLog
 from ..training.margins import MARGINS, rewind_margins, write_margins
+from ..training.rehearsal import Rehearsal
 from ..training.samples import Asked, first_answers, sample_answers, sample_metrics, write_samples
 from ..training.snapshot import from_snapshot, to_snapshot
 from ..training.state import TrainState
@@ -100,6 +101,7 @@ class Prepared:
     data: Data
     held_out: Data | None
     arrangement: Arrangement
+    rehearsal: Rehearsal | None
     key: Mapping[str, Any]
     inspection: Mapping[str, Any] | None
     memory: Memory
@@ -137,6 +139,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
                 config.training,
                 config.optimizer.grad_clip,
                 state,
+                rehearsal=run.rehearsal,
                 evaluate=_evaluation(run, folder, watch, check_interrupt),
                 save=partial(_save, run, folder, optimizer, log),
                 log=lambda row: watch.report({**row, **run.memory.row()}),

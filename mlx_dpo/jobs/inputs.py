@@ -14,6 +14,9 @@ from ..models.speed import slow_products
 from ..optimizers import PAIRS_RATE
 from ..settings import as_plain
 
+SFT_REHEARSAL = 1.0
+"""Weight of the divergence on the model's own texts, where only answers are learnt."""
+
 
 def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
     """Train and valid rows, all of them checked.
@@ -45,7 +48,7 @@ def _read_held_out(path: str, answers: bool) -> RowIndex:
 
 
 def with_length(config: RunConfig, rows: int) -> RunConfig:
-    """The settings with a number of epochs for so many rows, and for pairs with a learning rate.
+    """The settings with a number of epochs for so many rows, rehearsal, and for pairs with a learning rate.
 
     The learning rate of answers alone stays null: a test with the model finds it.
     """
@@ -54,9 +57,12 @@ def with_length(config: RunConfig, rows: int) -> RunConfig:
         epochs = config.training.sft_epochs(rows) if answers else 1
     if rate is None and not answers:
         rate = PAIRS_RATE
+    rehearsal = config.training.rehearsal
+    if rehearsal is None:
+        rehearsal = SFT_REHEARSAL if answers else 0.0
     return replace(
         config,
-        training=replace(config.training, epochs=epochs),
+        training=replace(config.training, epochs=epochs, rehearsal=rehearsal),
         optimizer=replace(config.optimizer, learning_rate=rate),
     )
 

@@ -161,6 +161,7 @@ def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
             config.optimizer,
             kept=_kept(config),
             bucket=bucket,
+            rehearsal=bool(training.rehearsal),
             device=run.device,
         ),
     )

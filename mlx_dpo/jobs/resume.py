@@ -30,10 +30,10 @@ _PARTS = {
 }
 LAYOUT = (
     *("training.gradient_checkpointing", "training.branches", "training.attention"),
-    *("training.epochs", "optimizer.learning_rate"),
+    *("training.epochs", "training.rehearsal", "optimizer.learning_rate"),
 )
 """Settings left open (`auto`, null) that are decided at the start; a resumed run keeps them."""
-_OF_LOSS = ("training.epochs", "optimizer.learning_rate")
+_OF_LOSS = ("training.epochs", "training.rehearsal", "optimizer.learning_rate")
 _OPEN = ("auto", None)
 
 
@@ -110,10 +110,10 @@ def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[
 def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's facts as today's version writes them.
 
-    Settings that the version which wrote it did not know have their defaults.
+    Settings that the version which wrote it did not know have their defaults; rehearsal it did not know.
     """
     defaults = _settings(RunConfig())
-    layout = facts["layout"].items()
+    layout = {"rehearsal": 0.0, **facts["layout"]}.items()
     return {
         **facts,
         "key": {**facts["key"], "settings": {**defaults, **facts["key"]["settings"]}},

@@ -68,6 +68,7 @@ from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
+from .rehearse import rehearsal
 from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, up_to_date, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
@@ -186,8 +187,11 @@ def _load_and_train(
 
     if config.optimizer.learning_rate is None:
         config = _with_found_rate(config, policy, pairs, arrangement)
+    texts = rehearsal(policy, base, tokenizer, pairs, config)
     memory = Memory(planned, held_before)
-    prepared = Prepared(config, base, tokenizer, policy, data, held_out, arrangement, key, inspection, memory)
+    prepared = Prepared(
+        config, base, tokenizer, policy, data, held_out, arrangement, texts, key, inspection, memory
+    )
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
         if not locked and _checkpoint_in(folder):

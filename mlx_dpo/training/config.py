@@ -1,5 +1,6 @@
 """Settings of the loop."""
 
+import math
 from dataclasses import dataclass
 
 from ..settings import setting
@@ -58,6 +59,11 @@ class TrainingConfig:
     memory_limit: float | None = setting(
         None, "GB that a run may need by its plan; null: what this machine lets it use"
     )
+    rehearsal: float | None = setting(
+        None,
+        "how strongly the policy is held to the model it starts from on texts that this model wrote itself: "
+        "the weight of their divergence (nats a token) beside the loss; 0: not at all; null: 0, and 1 by sft",
+    )
     seed: int = setting(0, "of the adapter's first values and of the order of pairs")
     report_steps: int = setting(1, "updates between lines of metrics.jsonl")
     eval_steps: int | None = setting(
@@ -109,6 +115,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be null or at least 1, got {value}")
         if self.memory_limit is not None and self.memory_limit <= 0:
             raise ValueError(f"memory_limit must be null or above 0, got {self.memory_limit}")
+        if self.rehearsal is not None and not 0 <= self.rehearsal < math.inf:
+            raise ValueError(f"rehearsal must be null or at least 0, got {self.rehearsal}")
         if not self.save_minutes > 0:
             raise ValueError(f"save_minutes must be above 0, got {self.save_minutes}")
         if self.seed < 0:

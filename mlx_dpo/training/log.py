@@ -85,7 +85,8 @@ class RunLog:
 
     def _train_line(self, m: dict[str, float]) -> str:
         return (
-            f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  loss {m['loss']:.4f}  {_of_pairs(m, '')}"
+            f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  loss {m['loss']:.4f}  "
+            f"{_of_pairs(m, '')}{_of_texts(m)}"
             f"lr {m['learning_rate']:.1e}  grad {m['grad_norm']:.2f}  "
             f"{m['tokens_per_second']:,.0f} tokens/s  {m['peak_memory_gb']:.2f} GB"
         )
@@ -95,6 +96,12 @@ class RunLog:
             f"step {m['step']:>{len(str(self.steps))}}/{self.steps}  held-out (n {m['eval/pairs']}): "
             f"loss {m['eval/loss']:.4f}  {_of_pairs(m, 'eval/')}"
         ).rstrip()
+
+
+def _of_texts(m: dict[str, float]) -> str:
+    """What is reported of rehearsed texts."""
+    name = "rehearsal/divergence"
+    return f"drift {m[name]:.3f}  " if name in m else ""
 
 
 def _of_pairs(m: dict[str, float], prefix: str) -> str:

@@ -19,6 +19,7 @@ from ..models.custom import arrays_of, filled
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
 from ..models.kernels import lean
 from ..models.load import compute_dtype
+from ..models.own_text import LONGEST
 from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
@@ -26,6 +27,7 @@ from ..models.trunk import head, hidden_states
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
 from .checks import END, longest_row, sample_pairs, sample_rows, shortened
 from .proof import block_gradient, in_float32, own_logps, widens_cheaply
+from .rehearsal import KEPT, Rehearsed, divergence_gradient
 from .step import pair_gradient
 
 
@@ -52,6 +54,8 @@ _ADDED = 0.4
 _WIDTHS, _WIDTHS_APART = (16, WIDTH), (16, WIDTH, 24)
 """The worst of some orders counts: MLX's own, and near ones, for a trace does not show every view."""
 
+_OPENING = 96
+"""Tokens that a chat template adds to a text, its system turn included."""
 _SEARCHED = 64
 """Times as many rows as a micro-batch has are looked at for the ones that need the most."""
 
@@ -96,6 +100,7 @@ def need(
     *,
     kept: int = 1,
     bucket: int = 1,
+    rehearsal: bool = False,
     device: mx.DeviceType | None = None,
 ) -> Need:
     """Peak memory of an update, over the micro-batches that need the most.
@@ -104,6 +109,7 @@ def need(
         forward: the setting; of auto, the first that the model's own code allows.
         kept: as much again as is trained, held beside the gradient being computed.
         bucket: to whose multiples lengths are filled up.
+        rehearsal: every update also takes texts of the model's own.
         device: where the run will be; by default here.
 
     Raises:
@@ -116,6 +122,8 @@ def need(
             _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
         ],
     )
+    if rehearsal:
+        steps.append((*_rehearsal(skeleton, layout, device), 0))
     blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
     held = _optimizer_bytes(skeleton, optimizer)
     adapter = skeleton.trained * (1 + kept)
@@ -283,6 +291,22 @@ def _step(
     factor = _MARGINS[layout] + (_APART if apart else 0)
     margin = (known + added + factor * (found - known)) / max(1, found)
     return int(margin * inside), int(margin * outside), state
+
+
+def _rehearsal(skeleton: Skeleton, layout: Layout, device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak of the gradient on one of the model's own texts, in the blocks and elsewhere."""
+    model, tokens = skeleton.model, np.zeros(_OPENING + LONGEST, np.int32)
+    kept = np.zeros((LONGEST, KEPT))
+    text = Rehearsed(tokens, _OPENING, kept.astype(np.int32), kept.astype(np.float32))
+    model.train()
+    with chunks_as_on(device):
+        graph = trace(
+            lambda: divergence_gradient(model, text),
+            blocks=model.layers,
+            recomputed=layout.checkpointing,
+            forget=lambda: model.update(skeleton.parameters),
+        )
+    return tuple(int(_MARGINS[layout] * part) for part in _top(skeleton, graph, device))
 
 
 def _is_apart(batch: Batch, layout: Layout) -> bool:

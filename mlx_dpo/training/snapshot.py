@@ -12,7 +12,7 @@ from ..randomness import set_random_key
 from .state import Best, Interval, TrainState
 
 _PLAIN = ("step", "pairs", "tokens", "skipped", "evaluated", "held_out", "forgotten", "stopped")
-_COLUMNS = ("policy", "reference", "losses", "betas")
+_COLUMNS = ("policy", "reference", "losses", "betas", "divergences")
 
 
 def to_snapshot(
@@ -59,7 +59,8 @@ def from_snapshot(
     optimizer.state = refilled(optimizer.state, arrays, "optimizer")
     random = mx.array(arrays["random"])
     set_random_key(random)
-    interval = {name: arrays[f"interval.{name}"] for name in _COLUMNS}
+    names = [name for name in _COLUMNS if f"interval.{name}" in arrays]  # an older version knew fewer
+    interval = {name: arrays[f"interval.{name}"] for name in names}
     return TrainState(
         beta=refilled(first.beta, arrays, "beta") if same_beta else first.beta,
         random=random,

@@ -1,6 +1,6 @@
 """Where a run stands between two updates: all that it needs to go on, bit for bit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -21,24 +21,33 @@ class Interval:
     """What was seen since the last report, pair by pair, so that its means are exact.
 
     float32 `policy`, `reference` (n, 2), `losses` (n,); float64 `betas` (n,). `said`: what beta's rule made
-    of the last window. `tokens` in so many `seconds`.
+    of the last window. `tokens` in so many `seconds`. float64 `divergences` (m,): of rehearsed texts.
     """
 
     policy: np.ndarray = _none(0, 2)
     reference: np.ndarray = _none(0, 2)
     losses: np.ndarray = _none(0)
     betas: np.ndarray = _none(0, dtype=np.float64)
+    divergences: np.ndarray = _none(0, dtype=np.float64)
     said: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
 
-    def after(self, result: WindowResult, beta: BetaStep, tokens: int, seconds: float) -> "Interval":
+    def after(
+        self,
+        result: WindowResult,
+        beta: BetaStep,
+        divergences: Sequence[float],
+        tokens: int,
+        seconds: float,
+    ) -> "Interval":
         """With one window more, and what beta's rule made of it."""
         return Interval(
             np.concatenate([self.policy, result.policy]),
             np.concatenate([self.reference, result.reference]),
             np.concatenate([self.losses, result.losses]),
             np.concatenate([self.betas, np.full(len(result.rows), beta.beta.item())]),
+            np.concatenate([self.divergences, divergences]),
             {name: float(metric.item()) for name, metric in beta.metrics.items()},
             self.tokens + tokens,
             self.seconds + seconds,
@@ -50,6 +59,7 @@ class Interval:
         return means | {
             "beta": float(self.betas[-1]),
             **self.said,
+            **({"rehearsal/divergence": float(self.divergences.mean())} if len(self.divergences) else {}),
             "tokens_per_second": self.tokens / self.seconds,
             "pairs_per_second": len(self.losses) / self.seconds,
         }

@@ -21,6 +21,7 @@ from .config import TrainingConfig
 from .interrupt import Stop
 from .machine import process_memory
 from .moving import MovingReference
+from .rehearsal import Rehearsal
 from .state import Interval, TrainState
 from .step import DIVERGED, cap_cache, update
 from .window import Objective, Window, WindowResult, take_window
@@ -63,6 +64,7 @@ def train(
     grad_clip: float,
     state: TrainState,
     *,
+    rehearsal: Rehearsal | None = None,
     evaluate: Callable[[int], tuple[Mapping[str, float] | None, str]],
     save: Callable[[TrainState], None],
     log: Callable[[dict[str, float]], None],
@@ -75,6 +77,7 @@ def train(
 
     Args:
         state: where to begin; policy, optimiser and MLX's random key are as they were there.
+        rehearsal: texts that hold the policy to where it started.
         evaluate: called with the step at the start, every `eval_steps` updates and after the last; the row of
             held-out metrics, or None where there are no held-out pairs, and what is ruining the policy.
         save: called after every evaluation, when `save_minutes` have passed, and before a Stop is passed on.
@@ -113,9 +116,10 @@ def train(
             mean, result, beta, next_beta = take_window(
                 objective, data.pairs, window, scores, state.beta, check_interrupt
             )
-            norm = (
-                update(policy, optimizer, mean, grad_clip) if np.isfinite(result.losses).all() else math.nan
-            )
+            finite, divergences = np.isfinite(result.losses).all(), []
+            if rehearsal and finite:
+                mean, divergences = rehearsal.added(policy, mean, state.step, config.window, check_interrupt)
+            norm = update(policy, optimizer, mean, grad_clip) if finite else math.nan
             del mean  # else it is held while the next window's is computed
             cap_cache()
             tokens = int(pair_tokens[result.rows].sum())
@@ -134,7 +138,7 @@ def train(
             state = replace(
                 state,
                 beta=next_beta,
-                interval=state.interval.after(result, beta, tokens, time.perf_counter() - start),
+                interval=state.interval.after(result, beta, divergences, tokens, time.perf_counter() - start),
             )
             if config.reference_sync_steps and state.step % config.reference_sync_steps == 0:
                 reference.sync()

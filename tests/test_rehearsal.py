@@ -1,0 +1,180 @@
+"""Rehearsal: an update also holds the policy to what the model gave on texts of its own."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.jobs import rehearse
+from mlx_dpo.jobs.inputs import with_length
+from mlx_dpo.jobs.train import train_run
+from mlx_dpo.models import own_text
+from mlx_dpo.models.adapters import attach, load_adapter
+from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.models.own_text import LONGEST, opening, own_texts
+from mlx_dpo.training.interrupt import Stop
+from mlx_dpo.training.rehearsal import Rehearsal, divergence, divergence_gradient, rehearsed
+
+from .conftest import rows_of, weights_of
+
+SFT = "loss.name=sft"
+
+
+def kept_of(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest tokens of a place and their log-probabilities."""
+    logps = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    ids = np.argsort(-logps, axis=1)[:, :count]
+    return ids.astype(np.int32), np.take_along_axis(logps, ids, axis=1)
+
+
+def divergence_of(logits: np.ndarray, ids: np.ndarray, logps: np.ndarray) -> np.ndarray:
+    return np.array(divergence(mx.array(logits, mx.float32), mx.array(ids), mx.array(logps, mx.float32)))
+
+
+def test_tokens_that_were_not_kept_count_as_one_event():
+    """Then 1/2, 1/4 and 1/8 twice, of which two were kept; now 1/4 each.
+
+    1/2 ln 2 + 1/4 ln 1 + 1/4 ln(1/4 : 1/2) = 1/4 ln 2.
+    """
+    ids, logps = np.array([[0, 1]], np.int32), np.log([[0.5, 0.25]])
+    assert divergence_of(np.zeros((1, 4)), ids, logps) == pytest.approx(0.25 * np.log(2), rel=1e-6)
+
+
+def test_it_is_the_whole_divergence_where_all_tokens_but_one_are_kept_and_never_above_it():
+    rng = np.random.default_rng(0)
+    then, now = rng.normal(size=(2, 20, 9)) * 2
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (then, now))
+    whole = (p * np.log(p / q)).sum(axis=1)
+    np.testing.assert_allclose(divergence_of(now, *kept_of(then, 8)), whole, rtol=1e-4)
+    for count in (1, 3, 6):
+        found = divergence_of(now, *kept_of(then, count))
+        assert (found <= whole + 1e-5).all()
+        assert (found >= -1e-6).all()
+
+
+def test_its_gradient_agrees_with_finite_differences_in_float64():
+    rng = np.random.default_rng(1)
+    then, now = rng.normal(size=(2, 1, 7))
+    ids, logps = kept_of(then, 3)
+
+    def exact(logits):
+        own = (logits - np.log(np.exp(logits).sum()))[0, ids[0]]
+        rest, own_rest = 1 - np.exp(logps[0]).sum(), 1 - np.exp(own).sum()
+        return (np.exp(logps[0]) * (logps[0] - own)).sum() + rest * np.log(rest / own_rest)
+
+    slopes = [(exact(now + step) - exact(now - step)) / 2e-6 for step in 1e-6 * np.eye(7)[:, None]]
+    gradient = mx.grad(lambda x: divergence(x, mx.array(ids), mx.array(logps, mx.float32)).sum())
+    np.testing.assert_allclose(gradient(mx.array(now, mx.float32))[0], slopes, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["granite", "llama", "qwen3", "granite-4bit"])
+def test_a_policy_that_has_not_moved_has_no_divergence_and_no_gradient(name, models, configure):
+    model, _ = load_model(models(name))
+    attach(model, configure(name).adapter)
+    text = rehearsed(model, own_texts(model, load_tokenizer(models(name)), 1, seed=0)[0])
+    gradient, value = divergence_gradient(model, text)
+    assert abs(value.item()) < 1e-5
+    assert max(np.abs(np.array(g, np.float32)).max() for _, g in tree_flatten(gradient)) < 1e-4
+
+
+def test_a_chat_models_text_begins_with_its_template_and_is_a_whole_conversation(models, smollm2):
+    tokenizer = load_tokenizer(smollm2)
+    model, _ = load_model(smollm2)
+    begin = opening(tokenizer)
+    assert tokenizer.decode(begin).endswith("<|im_start|>user\n")
+    texts = own_texts(model, tokenizer, 4, seed=0)
+    for text in texts:
+        assert text.tokens[: text.start].tolist() == begin
+        question, _, answer = tokenizer.decode(text.tokens[text.start :]).partition(
+            "<|im_end|>\n<|im_start|>assistant\n"
+        )
+        assert question.strip()
+        assert answer.strip()
+        prompt = prompt_tokens(tokenizer, [{"role": "user", "content": question}])
+        assert text.tokens[: len(prompt)].tolist() == prompt
+        assert len(text.tokens) <= len(prompt) + 64 + 1
+    again = own_texts(model, tokenizer, 4, seed=0)
+    assert [text.tokens.tolist() for text in again] == [text.tokens.tolist() for text in texts]
+
+
+def test_a_model_without_a_template_goes_on_from_the_beginning_of_a_text(models, monkeypatch):
+    tokenizer = load_tokenizer(models("llama"))
+    model, _ = load_model(models("llama"))
+    monkeypatch.setattr(type(tokenizer), "has_chat_template", False, raising=False)
+    for text in own_texts(model, tokenizer, 3, seed=0):
+        assert text.start == 1
+        assert 1 < len(text.tokens) <= 1 + LONGEST
+
+
+def drift_of(folder, models, name="llama") -> float:
+    """Mean divergence of a run's adapter from the model it began as, on other texts than the run's."""
+    model, _ = load_model(models(name))
+    texts = [rehearsed(model, text) for text in own_texts(model, load_tokenizer(models(name)), 8, seed=999)]
+    load_adapter(model, folder)
+    return float(np.mean([divergence_gradient(model, text)[1].item() for text in texts]))
+
+
+def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models):
+    given = ("llama", SFT, "training.epochs=6", "training.accumulation=2", "optimizer.learning_rate=5e-3")
+    folders = [
+        train_run(configure(*given, f"training.rehearsal={weight}", train=24, output=f"run-{weight}")).folder
+        for weight in (0, 1, 30)
+    ]
+    none, some, much = (drift_of(folder, models) for folder in folders)
+    assert much < 0.2 * none
+    assert much < some < none
+    reports = rows_of(folders[1])[0]
+    assert reports[0]["rehearsal/divergence"] < 1e-5  # before the first update
+    assert reports[-1]["rehearsal/divergence"] > 1e-4
+    assert "rehearsal/divergence" not in rows_of(folders[0])[0][0]
+
+
+def test_sft_rehearses_unless_told_otherwise_and_pairs_do_not(configure):
+    assert with_length(configure("llama", SFT), 20).training.rehearsal == 1.0
+    assert with_length(configure("llama", SFT, "training.rehearsal=0"), 20).training.rehearsal == 0.0
+    assert with_length(configure("llama"), 20).training.rehearsal == 0.0
+
+
+def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypatch, capsys):
+    train_run(configure("llama", SFT, train=8))
+    assert "rehearsal: " in capsys.readouterr().err
+
+    def again(*arguments, **named):
+        raise AssertionError("sampled twice")
+
+    monkeypatch.setattr(rehearse, "own_texts", again)
+    other = train_run(configure("llama", SFT, "training.seed=1", train=8, output="other"))
+    assert rows_of(other.folder)[0][0]["rehearsal/divergence"] < 1e-5
+
+
+def test_a_run_interrupted_among_its_texts_ends_as_one_that_was_not(configure, monkeypatch):
+    whole = train_run(configure("llama", SFT, train=16, output="whole")).folder
+    config, calls, added = configure("llama", SFT, train=16, output="cut"), [0], Rehearsal.added
+
+    def interrupted(self, *arguments):
+        calls[0] += 1
+        if calls[0] == 3:
+            raise Stop
+        return added(self, *arguments)
+
+    monkeypatch.setattr(Rehearsal, "added", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config)
+    monkeypatch.setattr(Rehearsal, "added", added)
+    folder = train_run(config).folder
+    assert all(np.array_equal(w, weights_of(folder)[n]) for n, w in weights_of(whole).items())
+    rows = [
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, folder)
+    ]
+    drifts = [[row["rehearsal/divergence"] for row in part if "loss" in row] for part in rows]
+    assert drifts[0] == drifts[1]
+
+
+def test_a_model_that_writes_nothing_is_told_what_to_set(configure, monkeypatch):
+    monkeypatch.setattr(own_text, "generate_answers", lambda *arguments: iter(()))
+    with pytest.raises(Exception, match="writes no text of its own") as error:
+        train_run(configure("llama", SFT, train=8))
+    assert "training.rehearsal=0" in error.value.hint
