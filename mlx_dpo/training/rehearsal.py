@@ -22,7 +22,7 @@ KEPT = 64
 """Likeliest tokens of a place whose probabilities are kept; all others count as one event."""
 _LEAST = 1e-6
 """Probabilities of that event below this are rounding."""
-_SHARE = 0.5
+_SHARE = 0.25
 """Texts an update, as a share of its pairs."""
 
 
