@@ -144,10 +144,12 @@ def test_an_alarm_says_what_was_seen_what_it_means_and_what_to_do():
 
 def test_nothing_is_ruin_where_answers_alone_are_learnt():
     """On the way to a foreign style answers repeat for a while; the held-out loss says when to end."""
-    rows = [evaluation(0, distinct_4=0.9, tokens=64.0), evaluation(10, distinct_4=0.3, tokens=64.0)]
-    for answers_only in (False, True):
-        (alarm,) = alarms([], rows, ABOUT._replace(answers_only=answers_only))
-        assert (alarm.name, alarm.ruin) == ("answers repeat", not answers_only)
+    for step in (10, 40):
+        rows = [evaluation(0, distinct_4=0.9, tokens=64.0), evaluation(step, distinct_4=0.3, tokens=64.0)]
+        for answers_only in (False, True):
+            found = alarms([], rows, ABOUT._replace(answers_only=answers_only))
+            said = [] if answers_only and step == 10 else [("answers repeat", not answers_only)]
+            assert [(alarm.name, alarm.ruin) for alarm in found] == said
 
 
 def test_patience_ends_a_run_also_where_the_evaluation_at_its_end_was_ruinous():

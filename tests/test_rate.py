@@ -86,7 +86,7 @@ def test_a_run_at_the_found_rate_learns_more_than_at_a_tenth_or_thirty_times_of_
 def test_a_run_that_goes_on_keeps_the_rate_and_the_epochs_that_its_start_found(configure, monkeypatch):
     config = configure("llama", *SFT, "training.epochs=null", "training.patience=null", train=8)
     folder = train_run(config).folder
-    assert config.training.sft_epochs(8) == 10
+    assert config.training.epochs_for(8, answers_only=True) == 10
     assert len(rows_of(folder)[0]) == 20
     monkeypatch.setattr(job, "rate_test", lambda *_: pytest.fail("the rate is known"))
     before = (folder / "metrics.jsonl").read_bytes()
@@ -101,17 +101,19 @@ def test_where_no_rate_lowers_the_loss_the_run_says_so(configure, monkeypatch):
     assert "optimizer.learning_rate" in str(stop.value)
 
 
-def test_pairs_have_their_usual_rate_and_one_epoch(configure):
-    config = configure("llama", "optimizer.learning_rate=null", "training.epochs=null", train=8)
+def test_pairs_have_their_usual_rate_and_passes_that_make_24_updates(configure):
+    config = configure("llama", "optimizer.learning_rate=null", "training.epochs=null", train=20)
     reports, _ = rows_of(train_run(config).folder)
-    assert len(reports) == 2
+    assert len(reports) == 25  # five passes of five windows
+    training = config.training
+    assert [training.epochs_for(n, answers_only=False) for n in (4, 12, 48, 96, 1000)] == [6, 6, 2, 1, 1]
     assert max(row["learning_rate"] for row in reports) == pytest.approx(2e-5)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read_with_todays_names_and_defaults():
     old = {"key": {"settings": {"loss.name": "sft"}}, "layout": {"branches": "joint"}, "step": 3}
     now = up_to_date(old)
-    assert now["layout"] == {"training.branches": "joint"}
+    assert now["layout"] == {"training.rehearsal": 0.0, "training.branches": "joint"}
     assert now["key"]["settings"]["training.attention"] == "auto"
     assert (now["key"]["settings"]["loss.name"], now["step"]) == ("sft", 3)
 

@@ -14,7 +14,7 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models import own_text
 from mlx_dpo.models.adapters import attach, load_adapter
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.models.own_text import LONGEST, opening, own_texts
+from mlx_dpo.models.own_text import longest_text, opening, own_texts
 from mlx_dpo.training.interrupt import Stop
 from mlx_dpo.training.rehearsal import Rehearsal, divergence, divergence_gradient, rehearsed
 
@@ -95,7 +95,7 @@ def test_a_chat_models_text_begins_with_its_template_and_is_a_whole_conversation
         assert answer.strip()
         prompt = prompt_tokens(tokenizer, [{"role": "user", "content": question}])
         assert text.tokens[: len(prompt)].tolist() == prompt
-        assert len(text.tokens) <= len(prompt) + 64 + 1
+        assert len(text.tokens) <= len(longest_text(tokenizer).tokens)
     again = own_texts(model, tokenizer, 4, seed=0)
     assert [text.tokens.tolist() for text in again] == [text.tokens.tolist() for text in texts]
 
@@ -106,7 +106,7 @@ def test_a_model_without_a_template_goes_on_from_the_beginning_of_a_text(models,
     monkeypatch.setattr(type(tokenizer), "has_chat_template", False, raising=False)
     for text in own_texts(model, tokenizer, 3, seed=0):
         assert text.start == 1
-        assert 1 < len(text.tokens) <= 1 + LONGEST
+        assert 1 < len(text.tokens) <= len(longest_text(tokenizer).tokens)
 
 
 def drift_of(folder, models, name="llama") -> float:

@@ -54,7 +54,7 @@ def with_length(config: RunConfig, rows: int) -> RunConfig:
     """
     epochs, rate, answers = config.training.epochs, config.optimizer.learning_rate, config.loss.answers_only
     if epochs is None:
-        epochs = config.training.sft_epochs(rows) if answers else 1
+        epochs = config.training.epochs_for(rows, answers_only=answers)
     if rate is None and not answers:
         rate = PAIRS_RATE
     rehearsal = config.training.rehearsal

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from ..errors import DpoError
 from ..losses import build_loss
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..models.fused import BLOCKS, FUSED, attending
+from ..models.load import load_tokenizer
+from ..models.own_text import OwnText, longest_text
 from ..models.skeleton import Skeleton
 from ..training.arrange import Arrangement, arrange
 from ..training.memory import LAYOUTS, Layout, Need, need, scoring_need
@@ -161,10 +164,15 @@ def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
             config.optimizer,
             kept=_kept(config),
             bucket=bucket,
-            rehearsal=bool(training.rehearsal),
+            rehearsal=_longest_text(run.base) if training.rehearsal else None,
             device=run.device,
         ),
     )
+
+
+@cache
+def _longest_text(base: Path) -> OwnText:
+    return longest_text(load_tokenizer(base))
 
 
 def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -> Need:

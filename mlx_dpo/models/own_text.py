@@ -12,8 +12,8 @@ _PLACE = "\ue000"
 """A character of private use: where it comes out of the template, the user's words begin."""
 _QUESTION, _ANSWER = 48, 64
 """Most tokens of a question and of an answer: what a model knows of language shows in a few dozen."""
-LONGEST = _QUESTION + _ANSWER
-"""Tokens of a text at most, without those of the template."""
+_BETWEEN = 16
+"""Tokens that a template puts between the two, at most."""
 _BATCH = 8
 """Texts sampled at a time: the memory of their prompts stays below that of a step."""
 
@@ -34,7 +34,7 @@ def own_texts(model: nn.Module, tokenizer: Any, count: int, seed: int) -> list[O
     """
     if not tokenizer.has_chat_template:
         begin = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
-        drawn = _drawn(model, tokenizer, [begin] * count, LONGEST, seed)
+        drawn = _drawn(model, tokenizer, [begin] * count, _QUESTION + _ANSWER, seed)
         return [OwnText(np.array(begin + ids, np.int32), 1) for ids, _, _ in drawn if ids]
     begin = opening(tokenizer)
     questions = [text for _, text, _ in _drawn(model, tokenizer, [begin] * count, _QUESTION, seed) if text]
@@ -46,6 +46,12 @@ def own_texts(model: nn.Module, tokenizer: Any, count: int, seed: int) -> list[O
         start = len(begin) if prompt[: len(begin)] == begin else len(prompt)
         texts.append(OwnText(np.array(prompt + ids + ([] if cut else [end]), np.int32), start))
     return texts
+
+
+def longest_text(tokenizer: Any) -> OwnText:
+    """A text without meaning, as long as any that `own_texts` makes."""
+    start = len(opening(tokenizer)) if tokenizer.has_chat_template else 1
+    return OwnText(np.zeros(start + _QUESTION + _BETWEEN + _ANSWER, np.int32), start)
 
 
 def opening(tokenizer: Any) -> list[int]:

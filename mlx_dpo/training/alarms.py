@@ -9,7 +9,7 @@ Row = Mapping[str, float]
 UNMOVED = 0.01
 """Held-out margin, times beta, below which a policy has not moved; the loss is within 0.005 of ln 2."""
 UNMOVED_SHARE = 0.4
-"""Share of the run after which it should have."""
+"""Share of the run after which it should have, and after which answers alone should be learnt."""
 FALLEN = 0.7
 """Nats a token by which chosen answers may become less likely than they were."""
 LARGE = 10.0
@@ -199,14 +199,15 @@ def gradient_spike(reports: Sequence[Row], evaluations: Sequence[Row], about: Ab
 @_check(
     "answers repeat",
     "the policy's own answers repeat themselves: it is losing its language",
-    "lower optimizer.learning_rate, raise beta.value, or add the supervised term (loss.name=[sigmoid, sft])",
+    "lower optimizer.learning_rate or raise training.rehearsal; with pairs also beta.value, or add the "
+    "supervised term (loss.name=[sigmoid, sft])",
     ruin=True,
 )
 def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/distinct_4"
     rows = [row for row in evaluations if name in row]
-    if len(rows) < 2:
-        return ""
+    if len(rows) < 2 or (about.answers_only and rows[-1]["step"] < UNMOVED_SHARE * about.steps):
+        return ""  # a style that is half learnt may repeat itself
     first, now = rows[0][name], rows[-1][name]
     if first < SPEAKS or rows[-1]["eval/samples/tokens"] < ENOUGH or now >= REPEATING * first:
         return ""

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 from ..settings import setting
 
-SFT_UPDATES = 100
-"""Updates after which a style has been learnt from curated answers, if they can teach it."""
+SFT_LENGTH = (100, 2, 10)
+"""Updates after which a style has been learnt from curated answers, if they can teach it; least and most
+passes over them."""
+PAIRS_LENGTH = (24, 1, 6)
+"""The same of pairs: fewer updates leave the policy where it was."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,8 @@ class TrainingConfig:
 
     epochs: int | None = setting(
         None,
-        "times every pair is seen; null: once, and by sft as often as makes 100 updates, 2 to 10 times; the "
-        "run ends earlier when the held-out loss stops falling (patience)",
+        "times every pair is seen; null: as often as makes 24 updates, 1 to 6 times, by sft 100 updates, 2 "
+        "to 10 times; the run ends earlier when the held-out loss stops falling (patience)",
     )
     micro_batch: int = setting(
         1, "pairs computed at a time; more needs more memory, results differ by rounding"
@@ -131,9 +134,10 @@ class TrainingConfig:
         """Updates of the whole run, where `epochs` is a number; a part-filled last window is one too."""
         return self.epochs * self._windows(pairs)
 
-    def sft_epochs(self, answers: int) -> int:
-        """Passes over so many answers that make SFT_UPDATES updates, at least 2 and at most 10."""
-        return min(10, max(2, -(-SFT_UPDATES // self._windows(answers))))
+    def epochs_for(self, rows: int, *, answers_only: bool) -> int:
+        """Passes over so many pairs, or answers alone, by PAIRS_LENGTH or SFT_LENGTH."""
+        updates, least, most = SFT_LENGTH if answers_only else PAIRS_LENGTH
+        return min(most, max(least, -(-updates // self._windows(rows))))
 
     def _windows(self, pairs: int) -> int:
         return -(-pairs // self.window)

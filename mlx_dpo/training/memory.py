@@ -19,7 +19,7 @@ from ..models.custom import arrays_of, filled
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
 from ..models.kernels import lean
 from ..models.load import compute_dtype
-from ..models.own_text import LONGEST
+from ..models.own_text import OwnText
 from ..models.schedule import WIDTH, Moment, moments
 from ..models.skeleton import Skeleton
 from ..models.trace import Graph, placeholders, trace
@@ -54,8 +54,6 @@ _ADDED = 0.4
 _WIDTHS, _WIDTHS_APART = (16, WIDTH), (16, WIDTH, 24)
 """The worst of some orders counts: MLX's own, and near ones, for a trace does not show every view."""
 
-_OPENING = 96
-"""Tokens that a chat template adds to a text, its system turn included."""
 _SEARCHED = 64
 """Times as many rows as a micro-batch has are looked at for the ones that need the most."""
 
@@ -100,7 +98,7 @@ def need(
     *,
     kept: int = 1,
     bucket: int = 1,
-    rehearsal: bool = False,
+    rehearsal: OwnText | None = None,
     device: mx.DeviceType | None = None,
 ) -> Need:
     """Peak memory of an update, over the micro-batches that need the most.
@@ -109,7 +107,7 @@ def need(
         forward: the setting; of auto, the first that the model's own code allows.
         kept: as much again as is trained, held beside the gradient being computed.
         bucket: to whose multiples lengths are filled up.
-        rehearsal: every update also takes texts of the model's own.
+        rehearsal: the longest of the model's own texts that updates also take.
         device: where the run will be; by default here.
 
     Raises:
@@ -123,7 +121,7 @@ def need(
         ],
     )
     if rehearsal:
-        steps.append((*_rehearsal(skeleton, layout, device), 0))
+        steps.append((*_rehearsal(skeleton, rehearsal, layout, device), 0))
     blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
     held = _optimizer_bytes(skeleton, optimizer)
     adapter = skeleton.trained * (1 + kept)
@@ -293,11 +291,12 @@ def _step(
     return int(margin * inside), int(margin * outside), state
 
 
-def _rehearsal(skeleton: Skeleton, layout: Layout, device: mx.DeviceType) -> tuple[int, int]:
+def _rehearsal(
+    skeleton: Skeleton, longest: OwnText, layout: Layout, device: mx.DeviceType
+) -> tuple[int, int]:
     """Bytes at the peak of the gradient on one of the model's own texts, in the blocks and elsewhere."""
-    model, tokens = skeleton.model, np.zeros(_OPENING + LONGEST, np.int32)
-    kept = np.zeros((LONGEST, KEPT))
-    text = Rehearsed(tokens, _OPENING, kept.astype(np.int32), kept.astype(np.float32))
+    model, kept = skeleton.model, np.zeros((len(longest.tokens) - longest.start, KEPT))
+    text = Rehearsed(*longest, kept.astype(np.int32), kept.astype(np.float32))
     model.train()
     with chunks_as_on(device):
         graph = trace(
