@@ -150,6 +150,7 @@ class Work:
         return {
             "updates": max(row["step"] for row in rows),
             "learning_rate": max(row.get("learning_rate", 0) for row in rows),
+            "held_out_loss": min(row["eval/loss"] for row in held),
             "held_out_accuracy": held[-1].get("eval/rewards/accuracies"),
             "held_out_margin": held[-1].get("eval/rewards/margins"),
             "curve": [[row["step"], row["eval/loss"]] for row in held],
@@ -188,10 +189,12 @@ COLUMNS = {
     "style": "in style",
     "right": "right",
     "correctness": "words right",
+    "held_out_loss": "loss",
     "held_out_accuracy": "accuracy",
     "held_out_margin": "margin",
     "distinct_4": "distinct-4",
     "other_distinct_4": "distinct-4, other",
+    "other_style": "in style, other",
     "tokens": "tokens",
     "ended": "ended",
     "perplexity": "perplexity",
@@ -236,9 +239,12 @@ Recipes and seeds that are not in the table have not been run.
   without words of the question and words like "the" (`correctness` in `studies/measure.py`). **right**:
   share of answers that have 80 % of them. Some of the held-out questions ask for a fact that no
   training row tells: no recipe can know it.
-- **accuracy**, **margin**: of the last held-out evaluation of the recipe's DPO, margins times beta.
+- **loss**: the lowest held-out one of the last run: nats a token of the curated answers after sft, that of
+  the pairs after DPO. **accuracy**, **margin**: of the last held-out evaluation of the recipe's DPO, margins
+  times beta.
 - **distinct-4**: different runs of four tokens as a share of all, over all answers together: of held-out
-  questions, and of ten other prompts of everyday life.
+  questions, and of ten other prompts of everyday life. **in style, other**: share of the answers to those ten
+  that take on the style although nobody asked about a household.
 - **ended**: share of answers that end before 256 tokens.
 - **perplexity** of 50,000 characters of English (Moby-Dick, from chapter 1 on), in chunks of 512 tokens.
 - **updates** of the last run, **seconds** of all commands, **GB**: peak memory of MLX in the last run.

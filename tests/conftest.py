@@ -172,6 +172,7 @@ def configure(tmp_path, models, pair_rows, write_rows):
             "training.epochs=1",
             "optimizer.learning_rate=1e-3",
             "training.samples=0",
+            "training.rehearsal=0",
             f"run.output={tmp_path / output}",
             *overrides,
         ]

@@ -20,7 +20,13 @@ from mlx_dpo.training.rehearsal import Rehearsal, divergence, divergence_gradien
 
 from .conftest import rows_of, weights_of
 
-SFT = "loss.name=sft"
+SFT = ("loss.name=sft", "training.rehearsal=null")
+
+
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    """One part of the cache, so that a run's start is quick."""
+    monkeypatch.setattr(rehearse, "TEXTS", 16)
 
 
 def kept_of(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +91,7 @@ def test_a_chat_models_text_begins_with_its_template_and_is_a_whole_conversation
     model, _ = load_model(smollm2)
     begin = opening(tokenizer)
     assert tokenizer.decode(begin).endswith("<|im_start|>user\n")
-    texts = own_texts(model, tokenizer, 4, seed=0)
-    for text in texts:
+    for text in own_texts(model, tokenizer, 2, seed=0):
         assert text.tokens[: text.start].tolist() == begin
         question, _, answer = tokenizer.decode(text.tokens[text.start :]).partition(
             "<|im_end|>\n<|im_start|>assistant\n"
@@ -96,15 +101,16 @@ def test_a_chat_models_text_begins_with_its_template_and_is_a_whole_conversation
         prompt = prompt_tokens(tokenizer, [{"role": "user", "content": question}])
         assert text.tokens[: len(prompt)].tolist() == prompt
         assert len(text.tokens) <= len(longest_text(tokenizer).tokens)
-    again = own_texts(model, tokenizer, 4, seed=0)
-    assert [text.tokens.tolist() for text in again] == [text.tokens.tolist() for text in texts]
 
 
 def test_a_model_without_a_template_goes_on_from_the_beginning_of_a_text(models, monkeypatch):
     tokenizer = load_tokenizer(models("llama"))
     model, _ = load_model(models("llama"))
     monkeypatch.setattr(type(tokenizer), "has_chat_template", False, raising=False)
-    for text in own_texts(model, tokenizer, 3, seed=0):
+    texts = own_texts(model, tokenizer, 3, seed=0)
+    again = own_texts(model, tokenizer, 3, seed=0)
+    assert [text.tokens.tolist() for text in again] == [text.tokens.tolist() for text in texts]
+    for text in texts:
         assert text.start == 1
         assert 1 < len(text.tokens) <= len(longest_text(tokenizer).tokens)
 
@@ -118,7 +124,7 @@ def drift_of(folder, models, name="llama") -> float:
 
 
 def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models):
-    given = ("llama", SFT, "training.epochs=6", "training.accumulation=2", "optimizer.learning_rate=5e-3")
+    given = ("llama", *SFT, "training.epochs=6", "training.accumulation=2", "optimizer.learning_rate=5e-3")
     folders = [
         train_run(configure(*given, f"training.rehearsal={weight}", train=24, output=f"run-{weight}")).folder
         for weight in (0, 1, 30)
@@ -133,26 +139,26 @@ def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models):
 
 
 def test_sft_rehearses_unless_told_otherwise_and_pairs_do_not(configure):
-    assert with_length(configure("llama", SFT), 20).training.rehearsal == 1.0
-    assert with_length(configure("llama", SFT, "training.rehearsal=0"), 20).training.rehearsal == 0.0
-    assert with_length(configure("llama"), 20).training.rehearsal == 0.0
+    assert with_length(configure("llama", *SFT), 20).training.rehearsal == 1.0
+    assert with_length(configure("llama", *SFT, "training.rehearsal=0"), 20).training.rehearsal == 0.0
+    assert with_length(configure("llama", "training.rehearsal=null"), 20).training.rehearsal == 0.0
 
 
 def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypatch, capsys):
-    train_run(configure("llama", SFT, train=8))
+    train_run(configure("llama", *SFT, train=8))
     assert "rehearsal: " in capsys.readouterr().err
 
     def again(*arguments, **named):
         raise AssertionError("sampled twice")
 
     monkeypatch.setattr(rehearse, "own_texts", again)
-    other = train_run(configure("llama", SFT, "training.seed=1", train=8, output="other"))
+    other = train_run(configure("llama", *SFT, "training.seed=1", train=8, output="other"))
     assert rows_of(other.folder)[0][0]["rehearsal/divergence"] < 1e-5
 
 
 def test_a_run_interrupted_among_its_texts_ends_as_one_that_was_not(configure, monkeypatch):
-    whole = train_run(configure("llama", SFT, train=16, output="whole")).folder
-    config, calls, added = configure("llama", SFT, train=16, output="cut"), [0], Rehearsal.added
+    whole = train_run(configure("llama", *SFT, train=16, output="whole")).folder
+    config, calls, added = configure("llama", *SFT, train=16, output="cut"), [0], Rehearsal.added
 
     def interrupted(self, *arguments):
         calls[0] += 1
@@ -176,5 +182,5 @@ def test_a_run_interrupted_among_its_texts_ends_as_one_that_was_not(configure, m
 def test_a_model_that_writes_nothing_is_told_what_to_set(configure, monkeypatch):
     monkeypatch.setattr(own_text, "generate_answers", lambda *arguments: iter(()))
     with pytest.raises(Exception, match="writes no text of its own") as error:
-        train_run(configure("llama", SFT, train=8))
+        train_run(configure("llama", *SFT, train=8))
     assert "training.rehearsal=0" in error.value.hint

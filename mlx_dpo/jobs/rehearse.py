@@ -22,7 +22,7 @@ from ..training.rehearsal import Rehearsal, Rehearsed, rehearsed
 
 _VERSION = 1
 """Raise it when the same model would write other texts, or they are written in another form."""
-_TEXTS, _TOGETHER = 96, 16
+TEXTS, _TOGETHER = 96, 16
 """Texts of a run, and how many of them make an entry of the cache: at most these are lost to a kill."""
 _FILE, _LABEL = "texts.npz", "rehearsal"
 
@@ -54,8 +54,8 @@ def rehearsal(
         "version": _VERSION,
     }
     texts: list[Rehearsed] = []
-    with random_untouched(), progress(_LABEL, _TEXTS, "texts") as advance:
-        for number in range(_TEXTS // _TOGETHER):
+    with random_untouched(), progress(_LABEL, TEXTS, "texts") as advance:
+        for number in range(TEXTS // _TOGETHER):
             texts += _read(
                 kept("rehearsal", {**key, "part": number}, _writer(policy, tokenizer, number), _LABEL)
             )
