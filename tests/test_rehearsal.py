@@ -124,7 +124,7 @@ def drift_of(folder, models, name="llama") -> float:
 
 
 def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models):
-    given = ("llama", *SFT, "training.epochs=6", "training.accumulation=2", "optimizer.learning_rate=5e-3")
+    given = ("llama", *SFT, "training.epochs=3", "training.accumulation=2", "optimizer.learning_rate=5e-3")
     folders = [
         train_run(configure(*given, f"training.rehearsal={weight}", train=24, output=f"run-{weight}")).folder
         for weight in (0, 1, 30)
