@@ -7,7 +7,8 @@
 # SOURCE  curated rows (default: those of the config)     MODEL  base model (default: that of the config)
 # LIMIT   use only the first so many rows                 CONFIG settings file (default: config/granite_dpo.yaml)
 # OUT     folder of this run (default: runs/granite-dpo, or runs/granite-dpo-LIMIT); it gets pairs/, run/, fused/
-# Further arguments go to gen-pairs and train, as --set section.key=value.
+# METHOD  dpo or sft (default: sft where mlx-dpo inspect advises it, because the answers are far from the model's)
+# Further arguments go to gen-pairs, train and sft, as --set section.key=value.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 mlx_dpo=${MLX_DPO:-$repository/.venv/bin/mlx-dpo}
@@ -23,8 +24,23 @@ settings+=(--set "pairs.source=${SOURCE:-$repository/data/curated.jsonl}")
 
 "$mlx_dpo" gen-pairs "${settings[@]}" "$@"
 
+# What was once decided for this folder stays.
+if [ ! -e "$out/method" ]; then
+    if [ -z "${METHOD:-}" ]; then
+        "$mlx_dpo" inspect "${settings[@]}" "$@" --json > "$out/inspection.json"
+        METHOD=$(grep -q '"code": "sft_first"' "$out/inspection.json" && echo sft || echo dpo)
+    fi
+    echo "$METHOD" > "$out/method"
+fi
+METHOD=$(cat "$out/method")
+echo "method: $METHOD"
+
 # Goes on where it was; a finished run is left alone, one with other settings or pairs is refused.
-"$mlx_dpo" train "${settings[@]}" "$@"
+case $METHOD in
+    dpo) "$mlx_dpo" train "${settings[@]}" "$@" ;;
+    sft) "$mlx_dpo" sft "${settings[@]}" --set optimizer.learning_rate=null --set training.epochs=null "$@" ;;
+    *) echo "METHOD is $METHOD; it must be dpo or sft" >&2; rm "$out/method"; exit 1 ;;
+esac
 "$mlx_dpo" eval --run "$out/run"
 [ -e "$out/fused" ] || "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"
 echo "adapter: $out/run    fused model: $out/fused"

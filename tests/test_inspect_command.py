@@ -160,13 +160,18 @@ def test_the_files_are_those_of_the_settings_or_those_that_are_named(told, model
     assert files("--set", "data.train=b.jsonl", "--valid", "a.jsonl") == ["b.jsonl", "a.jsonl"]
 
 
-def test_every_command_that_is_advised_can_be_run(told, models, write_rows, pair_rows, monkeypatch):
+@pytest.mark.parametrize(
+    ("threshold", "names"), [("FAR_OFF_POLICY", ["sft", "inspect"]), ("NOT_OWN", ["gen-pairs", "train"])]
+)
+def test_every_command_that_is_advised_can_be_run(
+    threshold, names, told, models, write_rows, pair_rows, monkeypatch
+):
     """Options and settings are read; nothing is run."""
     path = write_rows("rows.jsonl", [*pair_rows[::24], {}])
-    monkeypatch.setattr(verdict, "FAR_OFF_POLICY", -10.0)  # then all of it is advised
+    monkeypatch.setattr(verdict, threshold, -10.0)
     found = json.loads(told("--data", path, "--model", models("granite"), "--json"))
     lines = [shlex.split(line) for line in found["commands"]]
-    assert [line[1] for line in lines] == ["inspect", "sft", "gen-pairs", "train"]
+    assert [line[1] for line in lines] == ["inspect", *names]
     for _, name, *words in lines:
         cli.commands[name].make_context(name, words, obj={}).close()
         load_config(None, [word for word in words if "=" in word])
@@ -211,17 +216,14 @@ def test_what_a_run_says_of_its_pairs_is_what_inspect_finds(tokenizer, write_row
     path = write_rows("rows.jsonl", pair_rows[::12])
     pairs = open_pairs(index_rows(path), tokenizer, 256)
     reference = -np.stack([5.2 * pairs.sizes[:, 1], 0.8 * pairs.sizes[:, 2]], axis=1).astype(np.float32)
-    found, advice = sampled(pairs, reference, plan_of(RunConfig()))
+    found, advice = sampled(pairs, reference, plan_of(RunConfig(), len(pairs)))
     assert found == figures(pairs, found.likelihood)
     desensitised = load_config(None, ["loss.ld_alpha=0.5"])
-    assert sampled(pairs, reference, plan_of(desensitised))[0] == figures(pairs, None)
+    assert sampled(pairs, reference, plan_of(desensitised, len(pairs)))[0] == figures(pairs, None)
     assert found.likelihood.off_policy == pytest.approx(4.4)
-    assert [a.code for a in advice] == ["sft_first", "on_policy"]
+    assert [a.code for a in advice] == ["sft_first"]
     said = short_report(found, advice).splitlines()
-    assert [line.split()[0] for line in said] == ["length", "style", "likelihood", "advice", "settings"]
+    assert [line.split()[0] for line in said] == ["length", "style", "likelihood", "advice"]
     assert said[3:] == [
-        "advice      sft_first: fine-tune on the chosen answers first, and start from that adapter; "
-        "on_policy: sample the rejected answers from the model that is trained",
-        "settings    model.adapter=runs/dpo-sft, data.train=runs/dpo-pairs/train.jsonl, "
-        "data.valid=runs/dpo-pairs/valid.jsonl; mlx-dpo inspect says more",
+        "advice      sft_first: fine-tune on the chosen answers, then inspect again from that adapter",
     ]

@@ -9,6 +9,7 @@ from mlx_dpo.inspection.measures import Figures, LengthBias, Likelihood, OwnAnsw
 from mlx_dpo.inspection.style import Separability
 from mlx_dpo.inspection.verdict import (
     ADVICE,
+    BY_HEART,
     FAR_OFF_POLICY,
     FOREIGN,
     MOST_EPOCHS,
@@ -57,23 +58,31 @@ ABOVE = 1e-6
     [
         (of(off_policy=FAR_OFF_POLICY), of(off_policy=FAR_OFF_POLICY + ABOVE), "sft_first"),
         (of(off_policy=OFF_POLICY), of(off_policy=OFF_POLICY + ABOVE), "anchor"),
+        (of(off_policy=-1 - BY_HEART + ABOVE), of(off_policy=-1 - BY_HEART - ABOVE), "learnt"),
         (of(rejected=FOREIGN), of(rejected=FOREIGN - ABOVE), "on_policy"),
         (of(less_likely=NOT_OWN), of(less_likely=NOT_OWN + ABOVE), "on_policy"),
         (of(style=TOLD_APART - ABOVE), of(style=TOLD_APART), "anchor"),
         (of(length=TOLD_BY_LENGTH - ABOVE), of(length=TOLD_BY_LENGTH), "anchor"),
     ],
-    ids=["far off-policy", "off-policy", "foreign", "not its own", "told apart", "told by length"],
+    ids=[
+        "far off-policy",
+        "off-policy",
+        "by heart",
+        "foreign",
+        "not its own",
+        "told apart",
+        "told by length",
+    ],
 )
 def test_advice_begins_where_its_threshold_is(at, beyond, code):
     assert code not in codes(at)
-    assert codes(beyond)[:1] == [code]
-    assert codes(beyond)[1:] == (["on_policy"] if code == "sft_first" else [])
+    assert codes(beyond) == [code]
 
 
 def test_the_thresholds_are_the_documented_ones():
     assert (MUCH_WARNED, FAR_OFF_POLICY, OFF_POLICY, FOREIGN) == (0.1, 1.0, 0.3, -2.5)
     assert (TOLD_APART, TOLD_BY_LENGTH, MOST_EPOCHS) == (0.95, 0.9, 3)
-    assert (OF_THE_SET, NOT_OWN) == (0.5, 0.5)
+    assert (OF_THE_SET, NOT_OWN, BY_HEART) == (0.5, 0.5, -0.2)
 
 
 def test_one_error_is_enough_and_warnings_are_not_before_a_tenth():
@@ -133,21 +142,37 @@ def test_nothing_to_say_is_train_as_it_is():
 def test_the_failed_run_of_the_published_attempt_is_told_to_fine_tune_first():
     """300 curated answers at -5.2 nats a token against -0.8, told by their style; several epochs."""
     advice = verdict({}, 300, of(off_policy=4.4, rejected=-0.8, style=1.0), plan(epochs=16))
-    assert [a.code for a in advice] == ["sft_first", "on_policy", "fewer_epochs"]
+    assert [a.code for a in advice] == ["sft_first"]
     assert "4.40 nats a token less likely" in advice[0].why
-    assert [step.command for step in commands(advice)] == ["sft", "gen-pairs", "train"]
-    assert commands(advice)[-1].settings[0::3] == ("model.adapter=runs/dpo-sft", "training.epochs=1")
+
+
+def test_after_fine_tuning_the_figures_are_others_and_are_looked_at_again():
+    assert commands(verdict({}, N, of(off_policy=2.0, style=1.0, rejected=-3.0), plan(epochs=9))) == [
+        Step("sft", ("run.output=runs/dpo-sft", "optimizer.learning_rate=null", "training.epochs=null")),
+        Step("inspect", ("model.adapter=runs/dpo-sft",)),
+    ]
+
+
+def test_what_the_model_knows_by_heart_is_not_trained_on_again():
+    advice = verdict({}, N, of(off_policy=-3.0, rejected=-3.1, style=1.0, less_likely=2.0), plan(epochs=9))
+    assert [a.code for a in advice] == ["learnt"]
+    assert commands(advice) == []
+    # A rejected answer that is likelier still is one to learn from.
+    assert codes(of(off_policy=0.05, rejected=-0.1)) == ["train"]
+
+
+def test_passes_that_few_pairs_have_by_default_are_not_too_many():
+    assert codes(run=plan(epochs=6)._replace(usual=6)) == ["train"]
+    assert codes(of(style=1.0), run=plan(epochs=4)._replace(usual=3)) == ["anchor", "fewer_epochs"]
 
 
 def test_pairs_are_made_anew_by_the_model_that_starts_the_run():
-    advice = verdict({}, N, of(off_policy=2.0), plan())
-    assert [a.code for a in advice] == ["sft_first", "on_policy"]
+    advice = verdict({}, N, of(less_likely=1.0), plan(adapter="runs/dpo-sft"))
+    assert [a.code for a in advice] == ["on_policy"]
     assert commands(advice) == [
-        Step("sft", ("run.output=runs/dpo-sft", "optimizer.learning_rate=null", "training.epochs=null")),
         Step(
             "gen-pairs",
             (
-                "model.adapter=runs/dpo-sft",
                 "pairs.source=train.jsonl",
                 "pairs.valid_source=valid.jsonl",
                 "pairs.output=runs/dpo-pairs",
@@ -156,7 +181,6 @@ def test_pairs_are_made_anew_by_the_model_that_starts_the_run():
         Step(
             "train",
             (
-                "model.adapter=runs/dpo-sft",
                 "data.train=runs/dpo-pairs/train.jsonl",
                 "data.valid=runs/dpo-pairs/valid.jsonl",
             ),
@@ -181,9 +205,11 @@ def test_without_held_out_pairs_none_are_held_out_of_what_was_learnt():
 def test_a_second_round_writes_into_folders_that_it_does_not_read_from():
     """The pairs inspected are those of the first round, and the run starts from its adapter."""
     again = plan(train="runs/dpo-pairs/train.jsonl", adapter="runs/dpo-sft")
-    sft, pairs, train = commands(verdict({}, N, of(off_policy=2.0), again))
+    sft, inspect = commands(verdict({}, N, of(off_policy=2.0), again))
     assert "run.output=runs/dpo-sft-2" in sft.settings
-    assert {"model.adapter=runs/dpo-sft-2", "pairs.output=runs/dpo-pairs-2"} <= {*pairs.settings}
+    assert inspect.settings == ("model.adapter=runs/dpo-sft-2",)
+    pairs, train = commands(verdict({}, N, of(less_likely=1.0), again))
+    assert "pairs.output=runs/dpo-pairs-2" in pairs.settings
     assert "data.train=runs/dpo-pairs-2/train.jsonl" in train.settings
 
 
@@ -218,13 +244,11 @@ def test_length_says_nothing_where_the_loss_sees_to_it_already():
 def test_advice_is_ordered_and_of_the_closed_set():
     found = {code: N // 4 for code in KINDS}
     given = []
-    for distance in (FAR_OFF_POLICY, FAR_OFF_POLICY + ABOVE):
+    for distance in (FAR_OFF_POLICY, FAR_OFF_POLICY + ABOVE, -2.9):
         figures = of(off_policy=distance, rejected=-3.0, style=1.0, length=1.0)
         given.append([a.code for a in verdict(found, N, figures, plan(epochs=9))])
-    codes = [code for code in ADVICE if code != "train"]
-    # Fine-tuning comes before any word on the loss: the figures after it are others.
-    assert given[0] == [code for code in codes if code != "sft_first"]
-    assert given[1] == [code for code in codes if code != "anchor"]
+    assert given[0] == [code for code in ADVICE if code not in ("sft_first", "learnt", "train")]
+    assert given[1:] == [["mend", "sft_first"], ["mend", "learnt"]]
 
 
 def test_settings_that_are_advised_can_be_set():

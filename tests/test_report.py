@@ -354,6 +354,6 @@ def test_the_page_of_a_real_run_has_all_of_its_updates(trained):
     page = Page(report_run(folder).read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     held = [row for row in rows if "eval/loss" in row]
-    assert "1 update, epoch 1 of 1" in page.text["summary"]
+    assert "6 updates, epoch 6 of 6" in page.text["summary"]
     assert f"a mean loss of {held[-1]['eval/loss']:.4f}" in page.text["summary"]
     assert {"chart-loss", "chart-memory"} <= set(page.having("figure", "id"))

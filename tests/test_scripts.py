@@ -21,7 +21,7 @@ def command(tmp_path):
 
 
 def run_script(command, *more, **environment):
-    arguments = ["--set", "generate.max_tokens=24"]
+    arguments = ["--set", "generate.max_tokens=24", "--set", "training.epochs=1"]
     return subprocess.run(
         ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *arguments, *more],
         capture_output=True,
@@ -55,6 +55,38 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path,
     assert (
         f"Error: {out}/run: the run in this folder is another one: beta.value is 0.5, was 0.1" in other.stderr
     )
+
+
+def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models, command):
+    out = tmp_path / "out"
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    quick = ("--set", "optimizer.learning_rate=1e-3", "--set", "training.rehearsal=0")
+    wrong = run_script(command, *quick, METHOD="spo", **environment)
+    assert (wrong.returncode, (out / "method").exists()) == (1, False)
+    assert "METHOD is spo; it must be dpo or sft" in wrong.stderr
+    done = run_script(command, *quick, METHOD="sft", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "name: sft" in (out / "run" / "config.yaml").read_text()
+    assert (out / "fused" / "config.json").exists()
+    again = run_script(command, *quick, **environment)
+    assert (again.returncode, "method: sft" in again.stdout) == (0, True), again.stderr
+
+
+def test_the_granite_script_asks_inspect_for_the_method(tmp_path, models):
+    """An mlx-dpo that only says what it is called with, and advises to fine-tune first."""
+    path, out = tmp_path / "mlx-dpo", tmp_path / "out"
+    lines = [
+        "#!/bin/sh",
+        'echo "called $1" >&2',
+        """[ "$1" = inspect ] && echo '{"advice": [{"code": "sft_first"}]}'""",
+        "exit 0",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o755)
+    out.mkdir()
+    done = run_script(path, OUT=str(out))
+    called = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("called ")]
+    assert called == ["gen-pairs", "inspect", "sft", "eval", "fuse"]
 
 
 def test_the_script_stops_at_the_first_failure(tmp_path, command):

@@ -84,7 +84,7 @@ def as_text(found: Inspection, shell: Shell) -> str:
         ["figures", *measured] if measured else [],
         shown,
         ["advice", *advice],
-        ["then", *then],
+        ["then", *then] if then else [],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -171,6 +171,7 @@ def short_report(found: Figures, advice: Sequence[Advice]) -> str:
     """What a run says of its pairs before the first update: at most five lines."""
     lines = figure_lines(replace(found, repetition=None))
     lines.append(f"advice      {'; '.join(f'{a.code}: {ADVICE[a.code]}' for a in advice)}")
-    if settings := commands(advice)[-1].settings:
+    settings = [s for step in commands(advice) if step.command == "train" for s in step.settings]
+    if settings:
         lines.append(f"settings    {', '.join(settings)}; mlx-dpo inspect says more")
     return "\n".join(lines)

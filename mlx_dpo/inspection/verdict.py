@@ -19,6 +19,8 @@ FAR_OFF_POLICY = 1.0
 """Nats a token by which chosen answers are less likely than rejected ones; above it, fine-tune first."""
 OFF_POLICY = 0.3
 """The same; above it, DPO may lower the chosen answers with the rejected ones unless something holds them."""
+BY_HEART = -0.2
+"""Log-probability a token of chosen answers, nats; above it, the model knows them by heart."""
 FOREIGN = -2.5
 """Log-probability a token of rejected answers, nats; below it, the model itself would not say them."""
 NOT_OWN = 0.5
@@ -35,13 +37,16 @@ _ANCHORED = {"sft", "cpo", "orpo"}
 
 ADVICE = {
     "mend": "mend the rows, then inspect again",
-    "sft_first": "fine-tune on the chosen answers first, and start from that adapter",
+    "sft_first": "fine-tune on the chosen answers, then inspect again from that adapter",
+    "learnt": "stop here, or train on prompts whose answers the model has not learnt",
     "on_policy": "sample the rejected answers from the model that is trained",
     "anchor": "add the supervised loss, which holds the chosen answers up",
     "fewer_epochs": "train for fewer epochs",
     "train": "train as it is",
 }
 """Every advice there is, in the order in which it is given."""
+_ENDS = ("sft_first", "learnt")
+"""Advice after which these pairs are not trained on as they are: fine-tuning changes their figures."""
 
 
 class Step(NamedTuple):
@@ -63,7 +68,7 @@ class Advice(NamedTuple):
 class Plan(NamedTuple):
     """The settings that advice depends on: training.epochs, loss, run.output, data.train, data.valid.
 
-    `adapter`: model.adapter.
+    `adapter`: model.adapter. `usual`: epochs that a run of these pairs has where none are set.
     """
 
     epochs: int
@@ -72,6 +77,7 @@ class Plan(NamedTuple):
     train: str
     valid: str | None
     adapter: str | None = None
+    usual: int = 1
 
     def beside(self, what: str) -> str:
         """A folder beside the run's for what comes before it; not one that these settings read from."""
@@ -90,11 +96,10 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
     advice = [
         *_mend(found, rows, figures),
         *_sft_first(figures, plan),
-        *_on_policy(figures, plan),
-        # After fine-tuning the figures are others: plain DPO first, or inspect again from that adapter.
-        *(() if _far_off_policy(figures) else _anchor(figures, plan.loss)),
-        *_fewer_epochs(figures, plan),
+        *_learnt(figures),
     ]
+    if not any(a.code in _ENDS for a in advice):
+        advice += [*_on_policy(figures, plan), *_anchor(figures, plan.loss), *_fewer_epochs(figures, plan)]
     unasked = "" if figures.likelihood else "; the model was not asked how likely the answers are"
     return advice or [Advice("train", f"no figure is beyond its threshold (n {figures.pairs:,}){unasked}")]
 
@@ -102,7 +107,8 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
 def commands(advice: Sequence[Advice]) -> list[Step]:
     """What to run if all of the advice is followed; of settings with one name the last counts."""
     settings = {s.partition("=")[0]: s for a in advice for s in a.settings}
-    return [*(step for a in advice for step in a.before), Step("train", tuple(settings.values()))]
+    train = () if any(a.code in _ENDS for a in advice) else (Step("train", tuple(settings.values())),)
+    return [*(step for a in advice for step in a.before), *train]
 
 
 def of_the_set(found: Mapping[str, int], rows: int, figures: Figures) -> dict[str, int]:
@@ -129,19 +135,22 @@ def _mend(found: Mapping[str, int], rows: int, figures: Figures) -> Iterator[Adv
 
 
 def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
-    if _far_off_policy(figures):
+    likely = figures.likelihood
+    if likely and likely.off_policy > FAR_OFF_POLICY:
+        folder = plan.beside("sft")
         own = ("optimizer.learning_rate=null", "training.epochs=null")
-        fine_tune = Step("sft", (f"run.output={plan.beside('sft')}", *own))
-        yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), _adapter(figures, plan), (fine_tune,))
+        steps = (Step("sft", (f"run.output={folder}", *own)), Step("inspect", (f"model.adapter={folder}",)))
+        yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), before=steps)
 
 
-def _far_off_policy(figures: Figures) -> bool:
-    return figures.likelihood is not None and figures.likelihood.off_policy > FAR_OFF_POLICY
-
-
-def _adapter(figures: Figures, plan: Plan) -> tuple[str, ...]:
-    """The setting that starts from the adapter of `sft`, where that comes first."""
-    return (f"model.adapter={plan.beside('sft')}",) if _far_off_policy(figures) else ()
+def _learnt(figures: Figures) -> Iterator[Advice]:
+    likely = figures.likelihood
+    if likely and likely.chosen > max(BY_HEART, likely.rejected):
+        yield Advice(
+            "learnt",
+            f"chosen answers have {likely.chosen:.2f} nats a token (n {likely.n:,}), above {BY_HEART}: "
+            "the model knows them by heart",
+        )
 
 
 def _off_policy(figures: Figures, threshold: float) -> str:
@@ -161,14 +170,12 @@ def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
             f"pairs.output={folder}",
         )
         pairs = (f"data.train={folder}/train.jsonl", *((f"data.valid={folder}/valid.jsonl",) if held else ()))
-        yield Advice("on_policy", why, pairs, (Step("gen-pairs", (*_adapter(figures, plan), *source)),))
+        yield Advice("on_policy", why, pairs, (Step("gen-pairs", source),))
 
 
 def _not_its_own(figures: Figures) -> str:
     """Why the rejected answers are not what the model to be trained says, or nothing."""
     likely = figures.likelihood
-    if _far_off_policy(figures):
-        return "after fine-tuning the model no longer gives these rejected answers"
     if figures.own and figures.own.less_likely > NOT_OWN:
         own = figures.own
         return (
@@ -225,7 +232,7 @@ def _by_style(figures: Figures) -> str:
 def _fewer_epochs(figures: Figures, plan: Plan) -> Iterator[Advice]:
     told = _told_apart(figures)
     most = MOST_EPOCHS_TOLD_APART if told else MOST_EPOCHS
-    if plan.epochs > most:
+    if plan.epochs > max(most, plan.usual):
         also = f", and {_by_style(figures)}" if told else ""
         yield Advice(
             "fewer_epochs",

@@ -69,15 +69,18 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
             masked(pair, row, tokenizer)
             for pair, row in zip(train.pairs[:shown], train.pairs.texts[:shown], strict=True)
         ],
-        advice=verdict(counted(defects), sum(one.rows for one in scans), found, plan_of(config)),
+        advice=verdict(
+            counted(defects), sum(one.rows for one in scans), found, plan_of(config, len(train.pairs))
+        ),
     )
 
 
-def plan_of(config: RunConfig) -> Plan:
-    """The settings that advice depends on."""
+def plan_of(config: RunConfig, pairs: int) -> Plan:
+    """The settings that advice on so many pairs depends on."""
     data, model = config.data, config.model
-    epochs = config.training.epochs or 1
-    return Plan(epochs, config.loss, config.run.output, data.train, data.valid, model.adapter)
+    usual = config.training.epochs_for(max(1, pairs), answers_only=False)
+    epochs = config.training.epochs or usual
+    return Plan(epochs, config.loss, config.run.output, data.train, data.valid, model.adapter, usual)
 
 
 def asked(

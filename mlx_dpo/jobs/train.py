@@ -177,7 +177,7 @@ def _load_and_train(
     data = _with_reference("train pairs", policy, base, pairs, forward, config)
     inspection = None
     if not config.loss.answers_only:
-        found, advice = sampled(pairs, data.reference, plan_of(config))
+        found, advice = sampled(pairs, data.reference, plan_of(config, len(pairs)))
         inspection = as_facts(found, advice)
         say(short_report(found, advice))
     held_out = None
