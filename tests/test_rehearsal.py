@@ -144,6 +144,16 @@ def test_sft_rehearses_unless_told_otherwise_and_pairs_do_not(configure):
     assert with_length(configure("llama", "training.rehearsal=null"), 20).training.rehearsal == 0.0
 
 
+def test_pairs_rehearse_where_they_are_told_to_and_are_held_closer(configure, models):
+    given = ("llama", "training.epochs=6", "training.accumulation=2", "optimizer.learning_rate=5e-3")
+    drifts = []
+    for weight in (0, 30):
+        settings = (*given, f"training.rehearsal={weight}", "training.guard=off", "training.patience=null")
+        folder = train_run(configure(*settings, "training.select=last", output=f"run-{weight}")).folder
+        drifts.append(drift_of(folder, models))
+    assert drifts[1] < 0.3 * drifts[0]
+
+
 def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypatch, capsys):
     train_run(configure("llama", *SFT, train=8))
     assert "rehearsal: " in capsys.readouterr().err
