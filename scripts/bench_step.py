@@ -239,7 +239,7 @@ def measure(kind: str, work: str, options: argparse.Namespace) -> dict:
         found["ref_s_per_pair"] = (time.perf_counter() - start) / len(pairs)
         step = dpo_step(model, pairs, kind, reference)
     # Ragged pairs are each traced once before the clock starts.
-    warmup = WARMUP + (len(pairs) if work == "D" and kind in ("floor", "compiled") else 0)
+    warmup = WARMUP + (len(pairs) if work in ("D", ROWS) and kind in ("floor", "compiled") else 0)
     seconds, tokens = [], []
     for number in range(warmup + steps):
         rows = [(number * micro_batch + i) % len(pairs) for i in range(micro_batch)]
@@ -304,8 +304,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=[*MODELS, REAL], default="llama")
-    parser.add_argument("--work", nargs="+", choices=[*LENGTHS, "D", ROWS], default=[*LENGTHS, "D"])
-    parser.add_argument("--rows", type=Path, help="also the pairs of this file, for the model smollm2")
+    parser.add_argument("--work", nargs="+", choices=[*LENGTHS, "D", ROWS])
+    parser.add_argument("--rows", type=Path, help="pairs of this file, for the model smollm2")
     parser.add_argument("--kinds", nargs="+", default=["shared", "plain", "floor"])
     parser.add_argument("--micro-batch", type=int, default=1)
     parser.add_argument("--checkpointing", type=int, choices=(0, 1), default=0)
@@ -322,12 +322,14 @@ def main() -> None:
         result = measure(options.worker, *options.work, options)
         print("RESULT " + json.dumps(result))
         return
-    if ROWS in options.work and not options.rows:
+    if ROWS in (options.work or ()) and not options.rows:
         parser.error("--work rows needs --rows FILE")
+    if options.rows and options.model != REAL:
+        parser.error("--rows needs --model smollm2, whose chat template renders them")
+    options.work = options.work or ([ROWS] if options.rows else [*LENGTHS, "D"])
     if options.rows:
         options.rendered = Path(tempfile.mkdtemp()) / "rows.jsonl"
         render_rows(options.rows, options.rendered)
-        options.work = [work for work in options.work if work != ROWS] + [ROWS]
     kinds = [*options.kinds, *(PEERS if options.peers else ())]
     table = {}
     for work in options.work:

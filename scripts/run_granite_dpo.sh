@@ -8,7 +8,7 @@
 # LIMIT   use only the first so many rows                 CONFIG settings file (default: config/granite_dpo.yaml)
 # OUT     folder of this run (default: runs/granite-dpo, or runs/granite-dpo-LIMIT); it gets pairs/, run/, fused/
 # METHOD  dpo or sft (default: sft where mlx-dpo inspect advises it, because the answers are far from the model's)
-# Further arguments go to gen-pairs, train and sft, as --set section.key=value.
+# Further arguments go to gen-pairs, inspect, train and sft, as --set section.key=value.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 mlx_dpo=${MLX_DPO:-$repository/.venv/bin/mlx-dpo}
@@ -25,21 +25,32 @@ settings+=(--set "pairs.source=${SOURCE:-$repository/data/curated.jsonl}")
 "$mlx_dpo" gen-pairs "${settings[@]}" "$@"
 
 # What was once decided for this folder stays.
-if [ ! -e "$out/method" ]; then
+if [ -e "$out/run/config.yaml" ]; then
+    decided=$(grep -q '^  name: sft$' "$out/run/config.yaml" && echo sft || echo dpo)
+elif [ -e "$out/method" ]; then
+    decided=$(cat "$out/method")
+else
     if [ -z "${METHOD:-}" ]; then
         "$mlx_dpo" inspect "${settings[@]}" "$@" --json > "$out/inspection.json"
         METHOD=$(grep -q '"code": "sft_first"' "$out/inspection.json" && echo sft || echo dpo)
     fi
-    echo "$METHOD" > "$out/method"
+    decided=$METHOD
 fi
-METHOD=$(cat "$out/method")
+if [ "${METHOD:-$decided}" != "$decided" ]; then
+    echo "$out was begun with METHOD=$decided; for METHOD=$METHOD choose another folder with OUT" >&2
+    exit 1
+fi
+METHOD=$decided
+case $METHOD in
+    dpo | sft) echo "$METHOD" > "$out/method" ;;
+    *) echo "METHOD is $METHOD; it must be dpo or sft" >&2; exit 1 ;;
+esac
 echo "method: $METHOD"
 
 # Goes on where it was; a finished run is left alone, one with other settings or pairs is refused.
 case $METHOD in
     dpo) "$mlx_dpo" train "${settings[@]}" "$@" ;;
     sft) "$mlx_dpo" sft "${settings[@]}" --set optimizer.learning_rate=null --set training.epochs=null "$@" ;;
-    *) echo "METHOD is $METHOD; it must be dpo or sft" >&2; rm "$out/method"; exit 1 ;;
 esac
 "$mlx_dpo" eval --run "$out/run"
 [ -e "$out/fused" ] || "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"

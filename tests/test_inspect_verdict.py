@@ -157,13 +157,17 @@ def test_what_the_model_knows_by_heart_is_not_trained_on_again():
     advice = verdict({}, N, of(off_policy=-3.0, rejected=-3.1, style=1.0, less_likely=2.0), plan(epochs=9))
     assert [a.code for a in advice] == ["learnt"]
     assert commands(advice) == []
-    # A rejected answer that is likelier still is one to learn from.
-    assert codes(of(off_policy=0.05, rejected=-0.1)) == ["train"]
+    # Rejected answers that are about as likely are ones to learn from.
+    assert codes(of(off_policy=-0.5, rejected=-0.6)) == ["train"]
+    assert codes(of(off_policy=-0.5 - ABOVE, rejected=-0.6)) == ["learnt"]
 
 
 def test_passes_that_few_pairs_have_by_default_are_not_too_many():
     assert codes(run=plan(epochs=6)._replace(usual=6)) == ["train"]
-    assert codes(of(style=1.0), run=plan(epochs=4)._replace(usual=3)) == ["anchor", "fewer_epochs"]
+    advice = verdict({}, N, of(style=1.0), plan(epochs=4)._replace(usual=3))
+    assert [a.code for a in advice] == ["anchor", "fewer_epochs"]
+    assert advice[1].settings == ("training.epochs=3",)
+    assert "training.epochs is 4, above 3" in advice[1].why
 
 
 def test_pairs_are_made_anew_by_the_model_that_starts_the_run():

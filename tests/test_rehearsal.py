@@ -5,16 +5,16 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
-from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.jobs import rehearse
 from mlx_dpo.jobs.inputs import with_length
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models import own_text
 from mlx_dpo.models.adapters import attach, load_adapter
+from mlx_dpo.models.generate import Answer
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.models.own_text import longest_text, opening, own_texts
+from mlx_dpo.models.own_text import around_question, longest_text, own_texts
 from mlx_dpo.training.interrupt import Stop
 from mlx_dpo.training.rehearsal import Rehearsal, divergence, divergence_gradient, rehearsed
 
@@ -86,21 +86,59 @@ def test_a_policy_that_has_not_moved_has_no_divergence_and_no_gradient(name, mod
     assert max(np.abs(np.array(g, np.float32)).max() for _, g in tree_flatten(gradient)) < 1e-4
 
 
-def test_a_chat_models_text_begins_with_its_template_and_is_a_whole_conversation(models, smollm2):
+def test_a_chat_models_text_begins_with_its_template_and_is_a_whole_conversation(smollm2):
     tokenizer = load_tokenizer(smollm2)
     model, _ = load_model(smollm2)
-    begin = opening(tokenizer)
+    begin, between = around_question(tokenizer)
     assert tokenizer.decode(begin).endswith("<|im_start|>user\n")
+    assert tokenizer.decode(between) == "<|im_end|>\n<|im_start|>assistant\n"
     for text in own_texts(model, tokenizer, 2, seed=0):
         assert text.tokens[: text.start].tolist() == begin
-        question, _, answer = tokenizer.decode(text.tokens[text.start :]).partition(
-            "<|im_end|>\n<|im_start|>assistant\n"
+        question, mark, answer = tokenizer.decode(text.tokens[text.start :]).partition(
+            tokenizer.decode(between)
         )
-        assert question.strip()
-        assert answer.strip()
-        prompt = prompt_tokens(tokenizer, [{"role": "user", "content": question}])
-        assert text.tokens[: len(prompt)].tolist() == prompt
+        assert mark and question.strip() and answer.strip()
+        assert "<|im_" not in question and "<|im_" not in answer.removesuffix("<|im_end|>")
         assert len(text.tokens) <= len(longest_text(tokenizer).tokens)
+
+
+def test_a_question_ends_at_the_first_mark_of_the_template(models, monkeypatch):
+    """Some templates end a user's turn with another mark than the model's answers (Mistral's [/INST])."""
+    tokenizer, model = load_tokenizer(models("llama")), load_model(models("llama"))[0]
+    mark = tokenizer.all_special_ids[0]
+    drawn = [Answer(0, "", [300, 301, mark, 302], True), Answer(1, "", [mark, 303], True)]
+    answers = [Answer(0, "", [304], True)]
+    given = []
+
+    def generate(model, tokenizer, prompts, config):
+        given.append(prompts)
+        return iter(drawn if len(given) == 1 else answers)
+
+    monkeypatch.setattr(own_text, "generate_answers", generate)
+    (text,) = own_texts(model, tokenizer, 2, seed=0)
+    begin, between = around_question(tokenizer)
+    assert given == [[begin, begin], [[*begin, 300, 301, *between]]]
+    assert text.tokens.tolist() == [*begin, 300, 301, *between, 304]
+
+
+def test_an_update_of_eight_pairs_adds_the_weighted_mean_over_two_texts_and_goes_on_with_the_next(
+    models, configure
+):
+    model, _ = load_model(models("llama"))
+    texts = [rehearsed(model, t) for t in own_texts(model, load_tokenizer(models("llama")), 5, seed=0)]
+    attach(model, configure("llama").adapter)
+    for module in model.modules():
+        if hasattr(module, "lora_b"):
+            module.lora_b = mx.random.normal(module.lora_b.shape) * 0.1
+    zero = tree_map(mx.zeros_like, model.trainable_parameters())
+    total, found = Rehearsal(texts, 3.0).added(model, [tree_map(lambda a: a + 1, zero)], 2, 8)
+    parts = [divergence_gradient(model, texts[number]) for number in (4, 0)]
+    assert found == pytest.approx([value.item() for _, value in parts], rel=1e-5)
+    assert min(found) > 1e-3
+    for (_, own), (_, one), (_, other) in zip(
+        *map(tree_flatten, (total, parts[0][0], parts[1][0])), strict=True
+    ):
+        np.testing.assert_allclose(own, 1 + 1.5 * (np.array(one) + np.array(other)), rtol=1e-4, atol=1e-6)
 
 
 def test_a_model_without_a_template_goes_on_from_the_beginning_of_a_text(models, monkeypatch):
@@ -154,9 +192,14 @@ def test_pairs_rehearse_where_they_are_told_to_and_are_held_closer(configure, mo
     assert drifts[1] < 0.3 * drifts[0]
 
 
-def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypatch, capsys):
+def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypatch, capsys, cache):
+    monkeypatch.setattr(rehearse, "TEXTS", 32)
     train_run(configure("llama", *SFT, train=8))
     assert "rehearsal: " in capsys.readouterr().err
+    parts = [np.load(path) for path in cache.glob("rehearsal/*/texts.npz")]
+    found = {part[name].tobytes() for part in parts for name in part if name.endswith(".tokens")}
+    assert len(parts) == 2
+    assert len(found) == sum(len(part.files) for part in parts) // 4  # no text twice
 
     def again(*arguments, **named):
         raise AssertionError("sampled twice")
@@ -167,14 +210,18 @@ def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypat
 
 
 def test_a_run_interrupted_among_its_texts_ends_as_one_that_was_not(configure, monkeypatch):
-    whole = train_run(configure("llama", *SFT, train=16, output="whole")).folder
-    config, calls, added = configure("llama", *SFT, train=16, output="cut"), [0], Rehearsal.added
+    given = ("llama", *SFT, "training.accumulation=8", "training.epochs=2")
+    whole = train_run(configure(*given, train=16, output="whole")).folder
+    config, calls, added = configure(*given, train=16, output="cut"), [0], Rehearsal.added
 
-    def interrupted(self, *arguments):
-        calls[0] += 1
-        if calls[0] == 3:
-            raise Stop
-        return added(self, *arguments)
+    def interrupted(self, policy, gradient, step, pairs, check_interrupt):
+        def check():
+            calls[0] += 1
+            if calls[0] == 6:  # before the second text of the third update
+                raise Stop
+            check_interrupt()
+
+        return added(self, policy, gradient, step, pairs, check)
 
     monkeypatch.setattr(Rehearsal, "added", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -24,7 +24,8 @@ BY_HEART = -0.2
 FOREIGN = -2.5
 """Log-probability a token of rejected answers, nats; below it, the model itself would not say them."""
 NOT_OWN = 0.5
-"""Nats a token by which rejected answers are less likely than the model's own answers to the same prompts."""
+"""Nats a token by which rejected answers are less likely than the model's own answers to the same prompts, or
+than answers that it knows by heart."""
 TOLD_APART = 0.95
 """Accuracy from which on chosen and rejected answers are told apart by style alone."""
 TOLD_BY_LENGTH = 0.9
@@ -46,7 +47,7 @@ ADVICE = {
 }
 """Every advice there is, in the order in which it is given."""
 _ENDS = ("sft_first", "learnt")
-"""Advice after which these pairs are not trained on as they are: fine-tuning changes their figures."""
+"""Advice after which these pairs are not trained on as they are."""
 
 
 class Step(NamedTuple):
@@ -145,11 +146,11 @@ def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
 
 def _learnt(figures: Figures) -> Iterator[Advice]:
     likely = figures.likelihood
-    if likely and likely.chosen > max(BY_HEART, likely.rejected):
+    if likely and likely.chosen > BY_HEART and likely.off_policy < -NOT_OWN:
         yield Advice(
             "learnt",
-            f"chosen answers have {likely.chosen:.2f} nats a token (n {likely.n:,}), above {BY_HEART}: "
-            "the model knows them by heart",
+            f"chosen answers have {likely.chosen:.2f} nats a token (n {likely.n:,}), above {BY_HEART}, and "
+            f"rejected ones {-likely.off_policy:.2f} less: the model knows the chosen ones by heart",
         )
 
 
@@ -231,8 +232,8 @@ def _by_style(figures: Figures) -> str:
 
 def _fewer_epochs(figures: Figures, plan: Plan) -> Iterator[Advice]:
     told = _told_apart(figures)
-    most = MOST_EPOCHS_TOLD_APART if told else MOST_EPOCHS
-    if plan.epochs > max(most, plan.usual):
+    most = max(plan.usual, MOST_EPOCHS_TOLD_APART if told else MOST_EPOCHS)
+    if plan.epochs > most:
         also = f", and {_by_style(figures)}" if told else ""
         yield Advice(
             "fewer_epochs",

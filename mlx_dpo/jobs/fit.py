@@ -91,7 +91,8 @@ class Prepared:
     """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
 
     `config`: as a plan settled it. `key`: all that decides what the run computes, see `jobs.resume`.
-    `inspection`: what was found of the pairs, where they are pairs.
+    `inspection`: what was found of the pairs, where they are pairs. `rehearsal`: texts of the model's own,
+    where the settings want them.
     """
 
     config: RunConfig

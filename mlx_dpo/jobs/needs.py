@@ -189,7 +189,9 @@ def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -
 def _kept(config: RunConfig) -> int:
     """Copies of what is trained that are held beside it and the gradient being computed."""
     training = config.training
-    gradients = training.window if config.passes == "deferred" else int(training.accumulation > 1)
+    gradients = int(training.accumulation > 1 or bool(training.rehearsal))
+    if config.passes == "deferred":
+        gradients = training.window
     finds_rate = config.loss.answers_only and config.optimizer.learning_rate is None  # and goes back after it
     return gradients + bool(training.reference_sync_steps) + finds_rate
 

@@ -46,10 +46,10 @@ def rehearsal(
         "adapter": weights_hash(Path(config.model.adapter), WEIGHTS, CONFIG)
         if config.model.adapter
         else None,
-        **{name: pairs.key[name] for name in ("tokenizer", "template")},
+        **{name: pairs.key[name] for name in ("tokenizer", "template", "rendered")},
         "precision": precision_hash(policy),
         "device": str(mx.default_device().type).rpartition(".")[2],
-        **{name: version(name) for name in ("mlx", "mlx-lm")},
+        **{name: version(name) for name in ("mlx", "mlx-lm", "transformers", "tokenizers")},
         "mlx_dpo": __version__,
         "version": _VERSION,
     }

@@ -39,6 +39,11 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
         if peak(run, single) <= plan.limit:
             return f"set training.micro_batch=1 and training.accumulation={window}, with {layout}"
         variants.append((single, f"training.micro_batch=1, training.accumulation={window} and "))
+    if config.training.rehearsal:
+        held = replace(config, training=replace(config.training, rehearsal=0.0))
+        if peak(run, held) <= plan.limit:
+            return f"set training.rehearsal=0, with {layout}"
+        variants.append((held, "training.rehearsal=0, "))
     longest = int(max(pair_lengths(some).max() for some in run.all()))
     for changed, also in variants:
         for share in _SHARES:

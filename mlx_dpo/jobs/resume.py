@@ -96,21 +96,25 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
 
 
 def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[str, Any]) -> dict[str, Any]:
-    """Key `now` with what the run was asked for where it names what the start made of that.
+    """Key `now` with what the run was asked for where it names what the start made of that, or names nothing.
 
-    So config.yaml, which holds the settled values, repeats its run.
+    So config.yaml, which holds the settled values, repeats its run; and a default that has become null goes
+    on with a run that had a number.
     """
     settings = dict(now["settings"])
+    same_loss = not changed_settings(before, now, "loss.")
     for name, value in layout.items():
-        if before["settings"][name] in _OPEN and settings[name] == value:
-            settings[name] = before["settings"][name]
+        asked = before["settings"][name]
+        if (asked in _OPEN and settings[name] == value) or (settings[name] is None and same_loss):
+            settings[name] = asked
     return {**now, "settings": settings}
 
 
 def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's facts as today's version writes them.
 
-    Settings that the version which wrote it did not know have their defaults; rehearsal it did not know.
+    Settings that the version which wrote it did not know have their defaults. A run of a version without
+    training.rehearsal goes on without it.
     """
     defaults = _settings(RunConfig())
     layout = {"rehearsal": 0.0, **facts["layout"]}.items()
@@ -124,7 +128,7 @@ def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
 def layout_for(facts: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any]:
     """The layout of a checkpoint as far as a run of this key can go on with it.
 
-    With another loss, the learning rate and the number of passes of the old one do not count.
+    With another loss, the old one's learning rate, number of passes and rehearsal do not count.
     """
     other_loss = changed_settings(facts["key"], key, "loss.")
     return {name: value for name, value in facts["layout"].items() if not (other_loss and name in _OF_LOSS)}

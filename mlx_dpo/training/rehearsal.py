@@ -20,6 +20,8 @@ from ..models.trunk import head, hidden_states
 
 KEPT = 64
 """Likeliest tokens of a place whose probabilities are kept; all others count as one event."""
+_TOGETHER = 16
+"""Places whose tokens are sorted at a time: all of them would take as much memory as a step."""
 _LEAST = 1e-6
 """Probabilities of that event below this are rounding."""
 _SHARE = 0.25
@@ -38,11 +40,19 @@ class Rehearsed(NamedTuple):
 def rehearsed(model: nn.Module, text: OwnText) -> Rehearsed:
     """The text with the likeliest tokens of the model as it is now, at every place from `start` on."""
     model.eval()
-    logits = _logits(model, text.tokens, text.start).astype(mx.float32)
+    logits = _logits(model, text.tokens, text.start)
+    found = [_likeliest(logits[first : first + _TOGETHER]) for first in range(0, len(logits), _TOGETHER)]
+    ids, logps = map(np.concatenate, zip(*found, strict=True))
+    return Rehearsed(text.tokens, text.start, ids, logps)
+
+
+def _likeliest(logits: mx.array) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probabilities of the likeliest tokens of some places."""
+    logits = logits.astype(mx.float32)
     logps = np.array(logits - log_sum(logits)[:, None])
     count = min(KEPT, logps.shape[1] - 1)
     ids = np.argpartition(-logps, count, axis=1)[:, :count].astype(np.int32)
-    return Rehearsed(text.tokens, text.start, ids, np.take_along_axis(logps, ids, axis=1))
+    return ids, np.take_along_axis(logps, ids, axis=1)
 
 
 def divergence(logits: mx.array, ids: mx.array, logps: mx.array) -> mx.array:
@@ -88,7 +98,7 @@ class Rehearsal(NamedTuple):
     def added(
         self,
         policy: nn.Module,
-        gradient: Any,
+        gradient: list[Any],
         step: int,
         pairs: int,
         check_interrupt: Callable[[], None] = lambda: None,
@@ -98,18 +108,19 @@ class Rehearsal(NamedTuple):
         Every update takes the texts after those of the one before, so that a resumed run takes the same.
 
         Args:
+            gradient: that of the pairs, in a list that gives it up: a second copy would take as much memory.
             step: updates before this one.
             pairs: of a full window.
         """
-        count, found = max(1, round(_SHARE * pairs)), []
+        total, count, found = gradient.pop(), max(1, round(_SHARE * pairs)), []
         for number in range(step * count, (step + 1) * count):
             check_interrupt()
             more, value = divergence_gradient(policy, self.texts[number % len(self.texts)])
-            gradient = tree_map(lambda a, b: a + (self.weight / count) * b, gradient, more)
+            total = tree_map(lambda a, b: a + (self.weight / count) * b, total, more)
             del more
-            mx.eval(gradient, value)
+            mx.eval(total, value)
             found.append(float(value.item()))
-        return gradient, found
+        return total, found
 
 
 def _logits(model: nn.Module, tokens: np.ndarray, start: int) -> mx.array:

@@ -118,7 +118,8 @@ def train(
             )
             finite, divergences = np.isfinite(result.losses).all(), []
             if rehearsal and finite:
-                mean, divergences = rehearsal.added(policy, mean, state.step, config.window, check_interrupt)
+                given, mean = [mean], None
+                mean, divergences = rehearsal.added(policy, given, state.step, config.window, check_interrupt)
             norm = update(policy, optimizer, mean, grad_clip) if finite else math.nan
             del mean  # else it is held while the next window's is computed
             cap_cache()
@@ -133,7 +134,7 @@ def train(
             )
             advance(len(result.rows))
             if state.skipped:
-                _skip(result, data, state, config, note)
+                _skip(result, divergences, data, state, config, note)
                 continue
             state = replace(
                 state,
@@ -176,6 +177,7 @@ def _windows(data: Data, config: TrainingConfig, done: int) -> Iterator[tuple[in
 
 def _skip(
     result: WindowResult,
+    divergences: Sequence[float],
     data: Data,
     state: TrainState,
     config: TrainingConfig,
@@ -188,6 +190,10 @@ def _skip(
     """
     bad = [row for row, loss in zip(result.rows, result.losses, strict=True) if not np.isfinite(loss)]
     what = "the loss is not finite" if bad else "the gradient is not finite"
+    hint = f"look at these rows, or {DIVERGED}"
+    if not np.isfinite(divergences).all():
+        what = "the divergence on the model's own texts is not finite"
+        hint = f"set training.rehearsal=0, or {DIVERGED}"
     places = first_ten([data.pairs[row].where for row in bad or result.rows])
     note(state.step, "skipped", f"{what} at step {state.step}, which is skipped: {places}")
     if state.skipped >= config.max_skipped:
@@ -196,7 +202,7 @@ def _skip(
             if state.skipped > 1
             else f"{what} at step {state.step}",
             where=places,
-            hint=f"look at these rows, or {DIVERGED}",
+            hint=hint,
         )
 
 
