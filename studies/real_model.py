@@ -168,12 +168,19 @@ def figures(work: Work, recipe: str, english: str) -> dict[str, Any]:
     if adapter:
         load_adapter(model, adapter)
     found = measured(model, tokenizer, work.questions(), english)
-    if recipe in ("base", "sft"):
-        more = [f"model.adapter={adapter}"] if adapter else []
-        advice = inspect_pairs(work.settings(*more)).advice
-        found["advised"] = [[step.command, relative(step.settings)] for step in commands(advice)]
     mx.clear_cache()
     return {**facts, **found}
+
+
+def advised(work: Work) -> dict[str, str]:
+    """What `mlx-dpo inspect` says of the seed's pairs, to the base and to the adapter of sft."""
+    told = {}
+    for name, more in (("base", []), ("sft", [f"model.adapter={work.folder / 'sft'}"])):
+        advice = inspect_pairs(work.settings(*more)).advice
+        then = [" ".join([step.command, *relative(step.settings)]) for step in commands(advice)]
+        why = [f"{a.code} ({a.why})" for a in advice]
+        told[name] = f"{'; '.join(why)}. Then: {'; '.join(then) or 'nothing'}"
+    return told
 
 
 def moby_dick(work: Path) -> Path:
@@ -253,7 +260,9 @@ Recipes and seeds that are not in the table have not been run.
 
 {right}
 
-## What `mlx-dpo inspect` advised
+## What `mlx-dpo inspect` advises
+
+On the pairs that gen-pairs made of the base's answers, to the base and to the adapter of sft:
 
 {advised}
 
@@ -269,7 +278,11 @@ The first ten held-out questions of seed 0, as they come.
 """
 
 
-def page(found: dict[str, list[dict[str, Any]]], questions: Sequence[Question]) -> str:
+def page(
+    found: dict[str, list[dict[str, Any]]],
+    advice: Sequence[dict[str, str]],
+    questions: Sequence[Question],
+) -> str:
     """The study as a document."""
     right = ["| recipe | right | n | 95 % interval |", "|---|---|---|---|"]
     for recipe, runs in found.items():
@@ -277,12 +290,7 @@ def page(found: dict[str, list[dict[str, Any]]], questions: Sequence[Question]) 
         wins = round(sum(run["right"] * HELD_OUT for run in runs))
         low, high = wilson_interval(wins, n)
         right.append(f"| {recipe} | {wins / n:.2f} | {n} | {low:.2f} to {high:.2f} |")
-    advised = [
-        f"- {recipe}, seed {seed}: {'; '.join(' '.join([c, *s]) for c, s in run['advised'])}"
-        for recipe, runs in found.items()
-        for seed, run in enumerate(runs)
-        if "advised" in run
-    ]
+    told = [f"- {name}, seed {seed}: {text}" for seed, own in enumerate(advice) for name, text in own.items()]
     alarms = [
         f"- {recipe}, seed {seed}: rate {run['learning_rate']:.1e}, {', '.join(run['alarms']) or 'no alarm'}"
         for recipe, runs in found.items()
@@ -300,7 +308,7 @@ def page(found: dict[str, list[dict[str, Any]]], questions: Sequence[Question]) 
         held=HELD_OUT,
         table=table(found),
         right="\n".join(right),
-        advised="\n".join(advised),
+        advised="\n".join(told),
         alarms="\n".join(alarms),
         answers="\n".join(answers),
     )
@@ -329,6 +337,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     english = english_text(moby_dick(options.work))
     found: dict[str, list[dict[str, Any]]] = {}
+    advice: list[dict[str, str]] = []
     for seed in range(options.seeds):
         work = Work(options.work.absolute(), seed)
         for recipe in RECIPES:
@@ -339,9 +348,15 @@ def main() -> None:
             if path.exists():
                 found.setdefault(recipe, []).append(json.loads(path.read_text()))
                 print(seed, recipe, {name: found[recipe][-1].get(name) for name in COLUMNS}, flush=True)
+        path = RESULTS / f"real-model-{seed}-advice.json"
+        if not path.exists() and (work.folder / "sft" / "config.yaml").exists():
+            write_text(path, json.dumps(advised(work), indent=1) + "\n")
+        if path.exists():
+            advice.append(json.loads(path.read_text()))
     print(table(found))
     if options.docs:
-        (options.docs / "real_model.md").write_text(page(found, Work(options.work.absolute(), 0).questions()))
+        questions = Work(options.work.absolute(), 0).questions()
+        (options.docs / "real_model.md").write_text(page(found, advice, questions))
 
 
 if __name__ == "__main__":

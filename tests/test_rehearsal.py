@@ -189,7 +189,7 @@ def test_pairs_rehearse_where_they_are_told_to_and_are_held_closer(configure, mo
         settings = (*given, f"training.rehearsal={weight}", "training.guard=off", "training.patience=null")
         folder = train_run(configure(*settings, "training.select=last", output=f"run-{weight}")).folder
         drifts.append(drift_of(folder, models))
-    assert drifts[1] < 0.3 * drifts[0]
+    assert drifts[1] < 0.5 * drifts[0]
 
 
 def test_texts_are_written_once_and_a_second_run_finds_them(configure, monkeypatch, capsys, cache):

@@ -16,8 +16,9 @@ def sft(config_file, overrides, **options):
     concern pairs (loss, beta, moving reference) are ignored. Without a learning rate
     (optimizer.learning_rate=null) a short test on four rows finds one. Without training.epochs the run makes
     2 to 10 passes, about 100 updates for a small set; with held-out rows it ends earlier when their loss
-    stops falling. The result is an adapter folder; train starts from it with model.adapter, and then it is
-    the reference too.
+    stops falling. The model is held to what it was on short texts that it wrote itself at the start
+    (training.rehearsal=0: it is not). The result is an adapter folder; train starts from it with
+    model.adapter, and then it is the reference too.
 
     \b
     Example:
