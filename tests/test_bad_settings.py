@@ -9,8 +9,8 @@ from mlx_dpo.losses import LOSSES
 from .mistakes import SECTIONS, SEE_CONFIG, cases, write
 
 EPOCHS = (
-    "times every pair is seen; null: once, and by sft as often as makes 100 updates, 2 to 10 times; the run "
-    "ends earlier when the held-out loss stops falling (patience)"
+    "times every pair is seen; null: until about 24 updates are made, 1 to 6 times, and by sft 100, "
+    "2 to 10 times; the run ends earlier when the held-out loss stops falling (patience)"
 )
 RATE = (
     "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 for "

@@ -181,6 +181,7 @@ def test_a_run_reports_the_rate_that_each_update_used(tmp_path, models, pair_row
         "data.valid=null",
         "adapter.rank=2",
         "training.accumulation=1",
+        "training.epochs=1",
         "optimizer.learning_rate=1e-4",
         "optimizer.warmup_ratio=0.3",
         f"run.output={tmp_path / 'run'}",

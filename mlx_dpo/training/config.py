@@ -18,8 +18,8 @@ class TrainingConfig:
 
     epochs: int | None = setting(
         None,
-        "times every pair is seen; null: as often as makes 24 updates, 1 to 6 times, by sft 100 updates, 2 "
-        "to 10 times; the run ends earlier when the held-out loss stops falling (patience)",
+        "times every pair is seen; null: until about 24 updates are made, 1 to 6 times, and by sft 100, 2 to "
+        "10 times; the run ends earlier when the held-out loss stops falling (patience)",
     )
     micro_batch: int = setting(
         1, "pairs computed at a time; more needs more memory, results differ by rounding"
