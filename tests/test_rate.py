@@ -5,7 +5,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import train as job
+from mlx_dpo.jobs import rate as job
 from mlx_dpo.jobs.resume import layout_for, up_to_date
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import build_loss

@@ -205,6 +205,16 @@ def test_wherever_an_answer_is_cut_off_its_text_becomes_the_first_of_its_tokens(
             assert not lost.replace("\ufffd", "").strip(), (answer, count, lost)
 
 
+def loaded_again(tokenizer, template, folder):
+    """A tokenizer whose token 1 is </s>, as mlx_lm loads it with a chat template."""
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
+    return load_tokenizer(folder)
+
+
 def test_a_line_break_in_one_token_with_the_full_stop_is_left_off_with_it(tmp_path):
     """White space at the end is stripped: without it the full stop is another token than the model's."""
     from tokenizers import Tokenizer, decoders, models
@@ -214,16 +224,11 @@ def test_a_line_break_in_one_token_with_the_full_stop_is_left_off_with_it(tmp_pa
         models.BPE({w: i for i, w in enumerate(words)}, [(".", "\n")], unk_token="<unk>", fuse_unk=False)
     )
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(["</s>"])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
     template = (
         "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ '</s>' }}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}{{ '' }}{% endif %}"
     )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": template}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
-    loaded = load_tokenizer(tmp_path)
+    loaded = loaded_again(tokenizer, template, tmp_path)
     end, prompt = end_of_turn(loaded), ({"role": "user", "content": ":"},)
     ids = loaded.encode("Rub it.\n", add_special_tokens=False)
     assert ids[-1] == words.index(".\n")
@@ -435,17 +440,12 @@ def test_a_tokenizer_that_marks_the_start_of_text_spells_the_answer_as_in_the_co
     tokenizer = Tokenizer(models.BPE({w: i for i, w in enumerate(words)}, [], unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
-    tokenizer.add_special_tokens(["</s>"])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
     template = (
         "{% for m in messages %}{{ ('I:' if m.role == 'user' else ' A:') + m.content }}"
         "{% if m.role == 'assistant' %}{{ '</s>' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}{{ ' A:' }}{% endif %}"
     )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": template}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
-    loaded = load_tokenizer(tmp_path)
+    loaded = loaded_again(tokenizer, template, tmp_path)
     prompt, mark = [{"role": "user", "content": "it"}], words.index("▁")
     completion = completion_tokens(loaded, prompt, "Rub", end_of_turn(loaded))
     assert loaded.encode("Rub", add_special_tokens=False)[0] == mark

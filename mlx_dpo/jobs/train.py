@@ -20,14 +20,13 @@ from ..checkpoint import (
     remove_leftovers,
 )
 from ..config import RunConfig
-from ..console import console, progress, say
+from ..console import console, say
 from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
 from ..files import check_writable, make_folder
 from ..inspection.report import as_facts, sampled, short_report
-from ..losses import build_loss
 from ..models.adapters import (
     WEIGHTS,
     AdapterConfig,
@@ -42,11 +41,10 @@ from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.fused import attending
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import end_note
-from ..randomness import random_untouched
 from ..reference import reference_key
 from ..sealed import Sealed
 from ..trackers import TRACKERS, check_trackers
-from ..training.arrange import Arrangement, arrange
+from ..training.arrange import arrange
 from ..training.checks import (
     Before,
     before_attaching,
@@ -60,14 +58,13 @@ from ..training.faults import explained
 from ..training.log import FILES, METRICS, RunLog
 from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
-from ..training.rate import RATES, ROWS, found_rate, rate_test
-from ..training.step import pair_gradient
 from ..training.trainer import Data
 from .attention import with_attention
 from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
 from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
+from .rate import with_found_rate
 from .rehearse import rehearsal
 from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, up_to_date, with_layout
 
@@ -186,7 +183,7 @@ def _load_and_train(
     say("start-up checks passed: unmoved policy, answer masks, shared prompts, forward, batching")
 
     if config.optimizer.learning_rate is None:
-        config = _with_found_rate(config, policy, pairs, arrangement)
+        config = with_found_rate(config, policy, pairs, arrangement)
     texts = rehearsal(policy, base, tokenizer, pairs, config)
     memory = Memory(planned, held_before)
     prepared = Prepared(
@@ -198,32 +195,6 @@ def _load_and_train(
             hint = "choose another folder with --output"
             raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
         return fit(prepared, folder, checkpoint)
-
-
-def _with_found_rate(
-    config: RunConfig, policy: nn.Module, pairs: PairStore, arrangement: Arrangement
-) -> RunConfig:
-    """The settings with a learning rate that a short test on rows of `pairs` finds.
-
-    Raises:
-        DpoError: no rate lowers the loss.
-    """
-    loss = build_loss(config.loss)
-    gradient = pair_gradient(policy, loss, arrangement.forward, compiled=arrangement.compiled)
-    with random_untouched(), progress("learning rate", len(RATES), "updates") as advance:
-        losses = rate_test(policy, gradient, pairs, config.optimizer, advance)
-    rate = found_rate(losses)
-    if rate is None:
-        raise DpoError(
-            f"no learning rate from {RATES[0]:g} to {RATES[-1]:g} lowers the loss on these rows",
-            where="optimizer.learning_rate",
-            hint="look at the rows (mlx-dpo inspect), or set optimizer.learning_rate",
-        )
-    say(
-        f"learning rate: {rate:.1e}, at which the loss of {min(ROWS, len(pairs))} rows had fallen half-way "
-        f"from {losses[0]:.2f} to {min(losses):.2f} (optimizer.learning_rate sets another)"
-    )
-    return replace(config, optimizer=replace(config.optimizer, learning_rate=rate))
 
 
 def _check_rule(config: RunConfig, pairs: int) -> None:
