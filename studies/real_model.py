@@ -2,7 +2,7 @@
 """A real model, curated answers in a house style: which recipe ends in a better model?
 
     python studies/real_model.py --docs docs               # all seeds, hours; interrupted, it goes on
-    python studies/real_model.py --seeds 1 --only sft      # a part of it
+    python studies/real_model.py --seeds 1 2 --only sft    # a part of it
 
 SmolLM2-135M-Instruct in float32, 100 rows of data/curated.jsonl a seed (of which gen-pairs holds ten out to
 watch the runs), and 20 questions of data/heldout.jsonl that nothing is trained on. Every recipe is a list of
@@ -43,7 +43,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = cache_folder() / "models" / "smollm2-135m"
 RESULTS = ROOT / "studies" / "results"
-ROWS, HELD_OUT, SEEDS = 100, 20, 3
+ROWS, HELD_OUT, SEEDS = 100, 20, (0, 1, 2)
 
 SFT = Step("sft")
 BASE_PAIRS = Step("train")
@@ -278,9 +278,20 @@ The first ten held-out questions of seed 0, as they come.
 """
 
 
+def stored() -> tuple[dict[str, list[dict[str, Any]]], dict[int, dict[str, str]]]:
+    """What is measured so far: by recipe its runs, each with its seed; by seed what inspect advised."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for recipe in RECIPES:
+        paths = {seed: RESULTS / f"real-model-{seed}-{slug(recipe)}.json" for seed in SEEDS}
+        runs = [{"seed": n, **json.loads(path.read_text())} for n, path in paths.items() if path.exists()]
+        found |= {recipe: runs} if runs else {}
+    paths = {seed: RESULTS / f"real-model-{seed}-advice.json" for seed in SEEDS}
+    return found, {n: json.loads(path.read_text()) for n, path in paths.items() if path.exists()}
+
+
 def page(
     found: dict[str, list[dict[str, Any]]],
-    advice: Sequence[dict[str, str]],
+    advice: dict[int, dict[str, str]],
     questions: Sequence[Question],
 ) -> str:
     """The study as a document."""
@@ -290,11 +301,12 @@ def page(
         wins = round(sum(run["right"] * HELD_OUT for run in runs))
         low, high = wilson_interval(wins, n)
         right.append(f"| {recipe} | {wins / n:.2f} | {n} | {low:.2f} to {high:.2f} |")
-    told = [f"- {name}, seed {seed}: {text}" for seed, own in enumerate(advice) for name, text in own.items()]
+    told = [f"- {name}, seed {seed}: {text}" for seed, own in advice.items() for name, text in own.items()]
     alarms = [
-        f"- {recipe}, seed {seed}: rate {run['learning_rate']:.1e}, {', '.join(run['alarms']) or 'no alarm'}"
+        f"- {recipe}, seed {run['seed']}: rate {run['learning_rate']:.1e}, "
+        f"{', '.join(run['alarms']) or 'no alarm'}"
         for recipe, runs in found.items()
-        for seed, run in enumerate(runs)
+        for run in runs
         if "alarms" in run
     ]
     answers = []
@@ -330,29 +342,23 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "real-model", help="runs go here")
     parser.add_argument("--docs", type=Path, help="write real_model.md here")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS)
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
     subprocess.run([sys.executable, ROOT / "scripts" / "get_smollm2.py"], check=True)
     options.work.mkdir(parents=True, exist_ok=True)
     english = english_text(moby_dick(options.work))
-    found: dict[str, list[dict[str, Any]]] = {}
-    advice: list[dict[str, str]] = []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         work = Work(options.work.absolute(), seed)
-        for recipe in RECIPES:
+        for recipe in options.only:
             path = RESULTS / f"real-model-{seed}-{slug(recipe)}.json"
-            if recipe in options.only and not path.exists():
+            if not path.exists():
                 work.prepare()
                 write_text(path, json.dumps(figures(work, recipe, english), indent=1) + "\n")
-            if path.exists():
-                found.setdefault(recipe, []).append(json.loads(path.read_text()))
-                print(seed, recipe, {name: found[recipe][-1].get(name) for name in COLUMNS}, flush=True)
         path = RESULTS / f"real-model-{seed}-advice.json"
         if not path.exists() and (work.folder / "sft" / "config.yaml").exists():
             write_text(path, json.dumps(advised(work), indent=1) + "\n")
-        if path.exists():
-            advice.append(json.loads(path.read_text()))
+    found, advice = stored()
     print(table(found))
     if options.docs:
         questions = Work(options.work.absolute(), 0).questions()
