@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,12 @@ from mlx_dpo.models.load import load_model
 from mlx_dpo.models.state import Arrays, Keys
 from mlx_dpo.training import proof
 
-TINY = {"Llama, sliding windows": "llama", "Granite hybrid": "granitemoehybrid", "Qwen3-Next": "qwen3_next"}
+TINY: dict[str, Callable[[], nn.Module]] = {
+    "Llama, sliding windows": partial(build, "llama"),
+    "Granite hybrid": partial(build, "granitemoehybrid", num_local_experts=0),
+    "Qwen3-Next": partial(build, "qwen3_next"),
+}
+"""Granite 4.0 H-Micro is dense."""
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 Fault = Callable[[], Any]
 
@@ -194,7 +200,7 @@ class Above(NamedTuple):
 
 def tiny(name: str) -> nn.Module:
     """A tiny model with random weights and an adapter that has moved."""
-    return adapted(build(TINY[name]))
+    return adapted(TINY[name]())
 
 
 def adapted(model: nn.Module) -> nn.Module:
@@ -330,12 +336,10 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, str, nn.Module, To
                     outliers and own != "float32"
                 ):
                     continue
-                model = load_model(options.smollm2)[0] if label == "SmolLM2" else build(TINY[label])
+                model = load_model(options.smollm2)[0] if label == "SmolLM2" else TINY[label]()
                 model.set_dtype(DTYPES[own])
                 model = adapted(model)
                 if outliers:
-                    if label == "Granite hybrid":
-                        continue
                     model = outlier_channels(model)
                 yield label + outliers, own, model, real_pair() if label == "SmolLM2" else random_pair()
 

@@ -337,14 +337,14 @@ def _by_type(f: dataclasses.Field) -> Any:
     raise ValueError(f"no value for {f.name}: {kind}")
 
 
-def build(name: str) -> nn.Module:
-    """The tiny model of that architecture, the same every time.
+def build(name: str, **settings: Any) -> nn.Module:
+    """The tiny model of that architecture, the same every time; other settings of its config may be given.
 
     Raises:
         Exception: whatever mlx_lm's code raises on settings that are not complete, or without a GPU.
     """
     module = load(name)
-    model = module.Model(module.ModelArgs.from_dict(tiny_config(name)))
+    model = module.Model(module.ModelArgs.from_dict(tiny_config(name) | settings))
     size = sum(value.size for _, value in tree_flatten(model.parameters()))
     if size > _MOST:
         raise ValueError(f"not tiny: {size:,} parameters")

@@ -38,7 +38,7 @@ def tiny_proof():
 
     def get(label, dtype):
         if (label, dtype) not in found:
-            model = check_faults.build(check_faults.TINY[label])
+            model = check_faults.TINY[label]()
             model.set_dtype(check_faults.DTYPES[dtype])
             found[label, dtype] = held(check_faults.adapted(model), check_faults.random_pair(), dtype)
         return found[label, dtype]
