@@ -66,7 +66,11 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise DpoError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise DpoError(
+            f"{str(error)[:60]!r} is written twice", where=where, hint="keep one of the two"
+        ) from None
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
         what = f"{error.msg} at column {error.colno}" if known else "a number too long or lists too deep"
@@ -83,6 +87,19 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
         )
     if "\\ud" in text.lower():
         _check_characters(row, where)
+    return row
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ; json would take the last of two."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
     return row
 
 

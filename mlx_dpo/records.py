@@ -1,21 +1,49 @@
 """One dataclass per kind of row."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-Message = dict[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}"""
+Message = dict[str, Any]
+"""One turn: {"role": "system" | "user" | "assistant" | "tool", "content": text}.
+
+An assistant's may have `tool_calls` and `reasoning_content`, a tool's `name` and `tool_call_id`.
+"""
+
+Tools = tuple[dict[str, Any], ...]
+"""Definitions of the tools that a prompt offers, as chat templates take them."""
+
+
+class Answer(NamedTuple):
+    """An assistant's turn, and whether it was cut off where it was made."""
+
+    turn: Message
+    cut: bool = False
+
+
+def answer_of(text: str, *, cut: bool = False) -> Answer:
+    """An answer that is text alone."""
+    return Answer({"role": "assistant", "content": text}, cut)
 
 
 @dataclass(frozen=True)
 class Curated:
-    """A question and the answer we want: `prompt` messages and `answer` text; `cut`: it was cut off."""
+    """A question and the answer we want: `prompt` messages and `answer` text; `cut`: it was cut off.
+
+    `turn` is the answer's message where it is more than text.
+    """
 
     prompt: tuple[Message, ...]
     answer: str
     id: str
     where: str = ""
     cut: bool = False
+    tools: Tools = ()
+    turn: Message | None = None
+
+    @property
+    def wanted(self) -> Answer:
+        """The answer, as chat templates take it."""
+        return _answer(self.answer, self.turn, self.cut)
 
 
 @dataclass(frozen=True)
@@ -23,6 +51,8 @@ class Preference:
     """A prompt with a chosen and a rejected completion, all text.
 
     `chosen_cut`, `rejected_cut`: the answer was cut off where it was made; no end of turn is scored after it.
+    `chosen_turn`, `rejected_turn`: the answer's message where it is more than text; `chosen` and `rejected`
+    then show it to people.
     """
 
     prompt: tuple[Message, ...]
@@ -33,9 +63,24 @@ class Preference:
     meta: dict[str, Any] = field(default_factory=dict)
     chosen_cut: bool = False
     rejected_cut: bool = False
+    tools: Tools = ()
+    chosen_turn: Message | None = None
+    rejected_turn: Message | None = None
+
+    @property
+    def answers(self) -> tuple[Answer, Answer]:
+        """The chosen and the rejected answer, as chat templates take them."""
+        return (
+            _answer(self.chosen, self.chosen_turn, self.chosen_cut),
+            _answer(self.rejected, self.rejected_turn, self.rejected_cut),
+        )
+
+
+def _answer(text: str, turn: Message | None, cut: bool) -> Answer:
+    return Answer(turn, cut) if turn else answer_of(text, cut=cut)
 
 
 def prompt_text(prompt: tuple[Message, ...]) -> str:
-    """The prompt on one line, for people: the last user turn, cut at 70 characters."""
+    """The prompt on one line, for people: the last turn, cut at 70 characters."""
     text = " ".join(prompt[-1]["content"].split())
     return text if len(text) <= 70 else text[:69] + "…"

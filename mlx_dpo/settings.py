@@ -5,6 +5,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from .errors import DpoError, first_line
 def setting(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
     """A dataclass field with a default, one line of help and, where closed, its choices."""
     metadata = {"help": help, "choices": tuple(choices)}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -191,6 +192,8 @@ def _as(value: Any, kind: Any) -> Any:
         return number if math.isfinite(number) else MISSING
     if kind is str:
         return str(value) if isinstance(value, (str, int, float)) else MISSING
+    if typing.get_origin(kind) is dict:
+        return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else MISSING
     if typing.get_origin(kind) is list:
         (inner,) = typing.get_args(kind)
         if not isinstance(value, list):
@@ -202,7 +205,7 @@ def _as(value: Any, kind: Any) -> Any:
 
 def _type_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(kind, "a list")
+    return names.get(kind, "a mapping" if typing.get_origin(kind) is dict else "a list")
 
 
 def as_plain(config: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mlx_dpo.cache import cache_folder
-from mlx_dpo.data.templates import render
+from mlx_dpo.data.render import render
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny import initialise
 from mlx_dpo.jsonl import write_jsonl

@@ -51,7 +51,11 @@ PAIRS = {
         "rows.jsonl:5: is not UTF-8 text",
         "save the file as UTF-8",
     ),
-    "UTF-16": (lines(pair()).encode("utf-16"), "rows.jsonl:1: is not UTF-8 text", "save the file as UTF-8"),
+    "UTF-16": (
+        lines(pair()).encode("utf-16"),
+        "rows.jsonl: is UTF-16 text",
+        "turn it into JSONL: iconv -f UTF-16 -t UTF-8 rows.jsonl > rows-rows.jsonl",
+    ),
     "half an emoji": (
         lines(pair(chosen="Good \ud83d")),
         r"rows.jsonl:1: holds half of a character: '\ud83d'",
@@ -77,12 +81,12 @@ PAIRS = {
     "an empty prompt": (lines(pair(prompt=[])), "rows.jsonl:1: 'prompt' is empty", NEEDS_PAIR),
     "a number for a prompt": (
         lines(pair(prompt=5)),
-        "rows.jsonl:1: 'prompt' must be text, got int",
+        "rows.jsonl:1: 'prompt' must be text, got a number",
         NEEDS_TEXT,
     ),
     "an object for an answer": (
         lines(pair(chosen={"text": "So."})),
-        "rows.jsonl:1: 'chosen' must be text, got dict",
+        "rows.jsonl:1: 'chosen' must be text, got an object",
         NEEDS_TEXT,
     ),
     "a turn without content": (
@@ -90,15 +94,69 @@ PAIRS = {
         "rows.jsonl:1: 'prompt' has a turn without role and content",
         NEEDS_TURN,
     ),
-    "a turn of parts": (
-        lines(pair(prompt=chat(("user", [{"type": "text", "text": "How?"}])))),
-        "rows.jsonl:1: 'prompt' must be text, got list",
-        NEEDS_TEXT,
+    "a turn with an image": (
+        lines(pair(prompt=chat(("user", [{"type": "image_url", "image_url": "a.png"}])))),
+        "rows.jsonl:1: 'prompt' has a content part of type 'image_url'",
+        "only text is trained on; remove the row, or leave images, sound and video out of it",
     ),
     "an unknown role": (
-        lines(pair(prompt=chat(("user", "How?"), ("tool", "42")))),
-        "rows.jsonl:1: 'prompt' has the role 'tool'",
-        "roles are system, user, assistant",
+        lines(pair(prompt=chat(("user", "How?"), ("narrator", "42")))),
+        "rows.jsonl:1: 'prompt' has the role 'narrator'",
+        "roles are system, user, assistant, tool",
+    ),
+    "a role as another format calls it": (
+        lines(pair(chosen=[{"role": "gpt", "content": "So."}])),
+        "rows.jsonl:1: 'chosen' has the role 'gpt'",
+        "write 'assistant'",
+    ),
+    "a name written twice": (
+        lines(pair()) + '{"prompt": "How?", "chosen": "So.", "chosen": "Or so.", "rejected": "Thus."}\n',
+        "rows.jsonl:2: 'chosen' is written twice",
+        "keep one of the two",
+    ),
+    "text beside the prompt": (
+        lines(pair(input="a kettle")),
+        "rows.jsonl:1: 'input' is beside the prompt and would be left out",
+        "add it to the prompt, or rename the column where the prompt does not need it",
+    ),
+    "images beside the prompt": (
+        lines(pair(images=["a.png"])),
+        "rows.jsonl:1: 'images' is beside the prompt and would be left out",
+        "only text is trained on: remove the row, or what the text does not need",
+    ),
+    "a prompt that contradicts the conversations": (
+        lines(
+            {
+                "prompt": "A customer asks: How?",
+                "chosen": chat(("user", "Why?"), ("assistant", "So.")),
+                "rejected": chat(("user", "Why?"), ("assistant", "Thus.")),
+            }
+        ),
+        "rows.jsonl:1: 'prompt' is not what chosen and rejected begin with",
+        "give the prompt's turns and one assistant message each, or whole conversations only",
+    ),
+    "transcripts": (
+        lines(
+            {"chosen": "\n\nHuman: How?\n\nAssistant: So.", "rejected": "\n\nHuman: How?\n\nAssistant: Thus."}
+        ),
+        "rows.jsonl:1: chosen and rejected are transcripts (Human: ..., Assistant: ...) and hold the prompt",
+        'split both at their last "Assistant:": before it is the prompt (write its turns as messages), after '
+        "it the answer",
+    ),
+    "an instruction for a prompt": (
+        lines({"instruction": "How?", "input": "x", "chosen": "So.", "rejected": "Thus."}),
+        "rows.jsonl:1: 'prompt' is missing, 'instruction' is there",
+        "rename 'instruction' to 'prompt' and add 'input' to it",
+    ),
+    "turns of ShareGPT": (
+        lines(pair(chosen=[{"from": "gpt", "value": "So."}])),
+        "rows.jsonl:1: 'chosen' has turns of ShareGPT (from, value)",
+        "write role for from (human is user, gpt is assistant) and content for value",
+    ),
+    "tools without a name": (
+        lines(pair(tools=[{"type": "function"}])),
+        "rows.jsonl:1: 'tools' must be a list of tool definitions",
+        'a tool is {"type": "function", "function": {"name": "...", "parameters": {...}}}',
     ),
     "a prompt that ends in an answer": (
         lines(pair(prompt=chat(("user", "How?"), ("assistant", "So.")))),
@@ -123,7 +181,7 @@ PAIRS = {
     "unpaired rows": (
         lines({"prompt": "How?", "completion": "So.", "label": True}),
         "rows.jsonl:1: is an unpaired row (completion, label); DPO needs pairs",
-        NEEDS_PAIR,
+        "write prompt, chosen and rejected",
     ),
     "one id twice": (
         lines(pair(id="a"), pair(id="b"), pair(id="a")),
@@ -132,12 +190,12 @@ PAIRS = {
     ),
     "a word for a mark": (
         lines(pair(), pair(rejected_cut="yes")),
-        "rows.jsonl:2: 'rejected_cut' must be true or false, got str",
+        "rows.jsonl:2: 'rejected_cut' must be true or false, got text",
         "true says that the answer was cut off and has no end; leave it out for whole answers",
     ),
     "a number for a mark": (
         lines(pair(chosen_cut=0)),
-        "rows.jsonl:1: 'chosen_cut' must be true or false, got int",
+        "rows.jsonl:1: 'chosen_cut' must be true or false, got a number",
         "true says that the answer was cut off and has no end; leave it out for whole answers",
     ),
     "a list for an id": (
@@ -178,7 +236,7 @@ CURATED = {
     ),
     "text for messages": (
         lines({"messages": "How?"}),
-        "rows.jsonl:1: 'messages' must be a list of messages, got str",
+        "rows.jsonl:1: 'messages' must be a list of messages, got text",
         NEEDS_TURN,
     ),
     "one id twice": (

@@ -183,8 +183,8 @@ PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
         (PAIR | {"chosen": " \n"}, "'chosen' is empty"),
         (PAIR | {"rejected": None}, "'rejected' is empty"),
         (PAIR | {"prompt": []}, "'prompt' is empty"),
-        (PAIR | {"chosen": 5}, "'chosen' must be text, got int"),
-        (PAIR | {"prompt": {"role": "user"}}, "'prompt' must be text, got dict"),
+        (PAIR | {"chosen": 5}, "'chosen' must be text, got a number"),
+        (PAIR | {"prompt": {"role": "user"}}, "'prompt' must be text, got an object"),
         (PAIR | {"prompt": ["Q"]}, "'prompt' has a turn without role and content"),
         (PAIR | {"prompt": [{"role": "human", "content": "Q"}]}, "'prompt' has the role 'human'"),
         (PAIR | {"prompt": [user(" ")]}, "'prompt' is empty"),
@@ -207,14 +207,13 @@ PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
             },
             "'prompt' is not what chosen and rejected begin with",
         ),
-        (PAIR | {"system": ["S"]}, "'system' must be text, got list"),
+        (PAIR | {"system": ["S"]}, "'system' must be text, got a list"),
         (
             PAIR | {"system": "S", "prompt": [system("T"), user("Q")]},
             "'system' and the prompt's system turn differ",
         ),
         (PAIR | {"id": 1.5}, "'id' must be text or a whole number"),
         (PAIR | {"id": True}, "'id' must be text or a whole number"),
-        (PAIR | {"meta": "m"}, "'meta' must be an object"),
     ],
 )
 def test_a_row_that_is_no_pair_is_refused_by_place(row, what):
@@ -236,7 +235,7 @@ def test_a_row_that_is_no_pair_is_refused_by_place(row, what):
         ({"messages": [assistant("A")]}, "'messages' must end with an assistant turn"),
         ({"messages": [assistant("A"), user("Q")]}, "'messages' must end with an assistant turn"),
         ({"messages": [user("Q"), assistant("B"), assistant("A")]}, "the prompt must end with a user turn"),
-        ({"messages": "Q A"}, "'messages' must be a list of messages, got str"),
+        ({"messages": "Q A"}, "'messages' must be a list of messages, got text"),
     ],
 )
 def test_a_row_that_is_no_curated_answer_is_refused_by_place(row, what):

@@ -26,6 +26,7 @@ from mlx_dpo.pairs.completions import Said
 from mlx_dpo.pairs.generate import PairsConfig, drop_reason
 
 from .conftest import ROOT
+from .families import QWEN3
 from .mistakes import cases, chat, lines, pair, write
 from .test_bad_rows import PAIRS
 
@@ -56,6 +57,11 @@ REFUSED = [  # from line 2 on
     "prompt-too-long",
     "same-once-cut",
     "identical-answers",
+    "written-twice",
+    "other-format",
+    "bad-tools",
+    "not-text",
+    "left-out",
 ]
 WARNED = [  # after these
     "mojibake",
@@ -151,15 +157,15 @@ def test_what_a_run_would_say_of_a_row_is_said_of_it_here(found):
 
 def test_a_warning_names_the_answer_and_shows_the_place(found):
     said = {d.line: d.what for d in found.defects if d.file == str(FILE)}
-    assert said[31] == "rejected: 'Fill it with sand.<br>Then shake it.'"
-    assert said[38] == "chosen: only 18% of its runs of 4 words are different"
-    assert said[39] == "rejected: ends with 'up somewhere. Then take a peg and put it'"
-    assert said[42] == "chosen begins with all of the other answer"
-    assert said[45] == "chosen and rejected: does not end within 128 tokens"
-    assert said[50] == f"the pair stands at {FILE}:1 too"
-    assert said[51] == f"{FILE}:1 prefers the other answer"
+    assert said[36] == "rejected: 'Fill it with sand.<br>Then shake it.'"
+    assert said[43] == "chosen: only 18% of its runs of 4 words are different"
+    assert said[44] == "rejected: ends with 'up somewhere. Then take a peg and put it'"
+    assert said[47] == "chosen begins with all of the other answer"
+    assert said[50] == "chosen and rejected: does not end within 128 tokens"
+    assert said[55] == f"the pair stands at {FILE}:1 too"
+    assert said[56] == f"{FILE}:1 prefers the other answer"
     leak = found.defects[-1]
-    assert str(leak) == f"{VALID}:2: the prompt stands at {FILE}:52 too"
+    assert str(leak) == f"{VALID}:2: the prompt stands at {FILE}:57 too"
 
 
 @cases({name: case for name, case in PAIRS.items() if re.match(r"rows.jsonl:\d", case[1])})
@@ -173,12 +179,22 @@ def test_every_refusal_that_names_a_row_has_a_kind_of_its_own(case, tmp_path, mo
     assert defect.code != "refused"
 
 
-COUNTING = GRANITE._replace(template=GRANITE.template.replace("{% for m", "{{ messages | length }}{% for m"))
+COUNTING = GRANITE._replace(
+    template=GRANITE.template.replace(
+        "{% for m", "{% if messages[0]['content'] == 'How?' %}{{ messages | length }}{% endif %}{% for m"
+    )
+)
+CALL = {"type": "function", "function": {"name": "dry", "arguments": {}}}
 CUTTING = GRANITE._replace(template=GRANITE.template.replace("m['content']", "m['content'].split('So')[-1]"))
 TEMPLATES = {
     "template-refuses": (GEMMA, {"system": "Be brief."}),
     "template-changes-prompt": (COUNTING, {}),
     "template-changes-answer": (CUTTING, {}),
+    "template-leaves-out": (
+        GRANITE,
+        {"chosen": [{"role": "assistant", "content": "So.", "tool_calls": [CALL]}]},
+    ),
+    "reasoning-off": (QWEN3, {"chosen": "<think>\nBecause.\n</think>\n\nSo."}),
 }
 
 

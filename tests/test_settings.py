@@ -38,7 +38,7 @@ def leaves(plain, prefix=""):
     """Dotted name to value of nested plain settings."""
     found = {}
     for key, value in plain.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             found |= leaves(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value

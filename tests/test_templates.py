@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.batches import build_batch
+from mlx_dpo.data.render import render, template_hash
 from mlx_dpo.data.shared import build_shared
-from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens, render, template_hash
+from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, make_model, write_tokenizer
 from mlx_dpo.errors import DpoError
@@ -404,7 +405,7 @@ def test_a_template_that_refuses_a_system_turn_is_an_error_that_names_the_row(fo
         tokenize_pairs(rows, tokenizer, 256)
     assert str(caught.value) == (
         "pairs.jsonl:2: the chat template refuses this conversation: System role not supported\n"
-        "  check the order of roles; some templates know no system turn"
+        "  check the order of roles; some templates know no system turn, some no tools"
     )
 
 
@@ -413,8 +414,12 @@ def test_a_template_that_rewrites_the_prompt_once_an_answer_follows_is_refused(f
     tokenizer = load_tokenizer(folder)
     with pytest.raises(DpoError) as caught:
         tokenize_pairs([row_of((USER,), "yes", "no", "pairs.jsonl:9")], tokenizer, 256)
-    assert caught.value.where == "pairs.jsonl:9"
-    assert caught.value.what == "the chat template renders this prompt differently once an answer follows"
+    assert caught.value.where == str(folder)
+    assert caught.value.what == (
+        "the chat template renders this prompt differently once an answer follows: "
+        "'2<|start_of_role|>user<|end_of' in place of '1<|start_of_role|>user<|end_of'"
+    )
+    assert "model.chat_template" in caught.value.hint
 
 
 def test_without_a_template_turns_are_joined_by_blank_lines_and_end_with_eos(folders, tmp_path):

@@ -2,9 +2,10 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from ..console import progress
 from ..errors import DpoError
 from ..jsonl import parse_line, read_jsonl, read_lines, readable
 from ..records import Preference
+from .foreign import check_is_jsonl
 from .formats import to_answer, to_preference
+from .layouts import count_unused
 from .sources import doubled_id, no_rows
 from .splits import prompt_key
 
-_VERSION = 2
+_VERSION = 3
 """Raise it when another file would be accepted, or two prompts would count as the same that did not."""
 
 _PROMPT = "S16"
@@ -33,7 +36,8 @@ class RowIndex:
     """Every row of a file that was read and found good; 28 bytes a row, on the disk.
 
     `content` is the file's SHA-256; `lines` int32, `places` int64 (first byte), `prompts` 16-byte hashes;
-    with `answers`, only answers are looked at, see `to_answer`.
+    with `answers`, only answers are looked at, see `to_answer`; `unused`: columns that are not used, and how
+    many rows have them.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class RowIndex:
     places: np.ndarray
     prompts: np.ndarray
     answers: bool = False
+    unused: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -82,6 +87,7 @@ def index_rows(path: Path | str, *, answers: bool = False) -> RowIndex:
             raise DpoError(
                 "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
             )
+        check_is_jsonl(path)
         content = content_hash(path)
     key = {"rows": content, "version": _VERSION, "mlx_dpo": __version__, "answers": answers}
     entry = kept("rows", key, lambda folder: _write(path, content, folder, _parser(answers)), str(path))
@@ -90,7 +96,13 @@ def index_rows(path: Path | str, *, answers: bool = False) -> RowIndex:
         return np.memmap(entry.folder / name, dtype, "r")
 
     return RowIndex(
-        path, content, column("lines", "<i4"), column("places", "<i8"), column("prompts", _PROMPT), answers
+        path,
+        content,
+        column("lines", "<i4"),
+        column("places", "<i8"),
+        column("prompts", _PROMPT),
+        answers,
+        entry.facts["unused"],
     )
 
 
@@ -107,7 +119,7 @@ def check_unchanged(path: Path, content: str) -> None:
 
 def _write(path: Path, content: str, folder: Path, parse: Parser) -> dict[str, Any]:
     """Read all rows once and write the columns, row by row."""
-    ids, rows, size = array("Q"), 0, path.stat().st_size
+    ids, rows, size, unused = array("Q"), 0, path.stat().st_size, Counter()
     with ExitStack() as stack:
         lines, places, prompts = (
             stack.enter_context(open(folder / name, "wb")) for name in ("lines", "places", "prompts")
@@ -118,7 +130,9 @@ def _write(path: Path, content: str, folder: Path, parse: Parser) -> dict[str, A
         advance = stack.enter_context(bar)
         for number, place, line in read_lines(path):
             where = f"{path}:{number}"
-            row = parse(parse_line(line, where), where)
+            plain = parse_line(line, where)
+            row = parse(plain, where)
+            count_unused(plain, unused)
             ids.append(int.from_bytes(_hash(row.id, 8), "little"))
             lines.write(number.to_bytes(4, "little"))
             places.write(place.to_bytes(8, "little"))
@@ -130,7 +144,7 @@ def _write(path: Path, content: str, folder: Path, parse: Parser) -> dict[str, A
         raise no_rows(path)
     _check_ids(path, ids, folder, parse)
     check_unchanged(path, content)
-    return {"rows": rows}
+    return {"rows": rows, "unused": unused}
 
 
 def _nothing(count: int) -> None:

@@ -1,15 +1,19 @@
 """Files to records."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from ..console import say
 from ..errors import DpoError
 from ..jsonl import read_jsonl
 from ..records import Curated, Preference
 from ..settings import setting
+from .foreign import check_is_jsonl
 from .formats import to_curated, to_preference
+from .layouts import count_unused, unused_text
 
 NO_ROWS = "has no rows"
 
@@ -46,7 +50,11 @@ def read_curated(path: Path | str) -> list[Curated]:
 
 
 def _read(path: Path | str, parse: Callable[..., Record]) -> list[Record]:
-    records = [parse(row, where) for where, row in read_jsonl(path)]
+    check_is_jsonl(path)
+    records, unused = [], Counter()
+    for where, row in read_jsonl(path):
+        records.append(parse(row, where))
+        count_unused(row, unused)
     if not records:
         raise no_rows(path)
     seen: dict[str, Record] = {}
@@ -54,6 +62,8 @@ def _read(path: Path | str, parse: Callable[..., Record]) -> list[Record]:
         if record.id in seen:
             raise doubled_id(seen[record.id], record)
         seen[record.id] = record
+    if unused:
+        say(unused_text(path, unused))
     return records
 
 

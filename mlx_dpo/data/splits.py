@@ -9,8 +9,8 @@ from ..records import Message
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
-    """What makes two prompts the same: roles and words, not case or spacing."""
-    turns = [[m["role"], " ".join(m["content"].casefold().split())] for m in prompt]
+    """What makes two prompts the same: roles, words and tool calls; not case, spacing or tools offered."""
+    turns = [[m["role"], " ".join(m["content"].casefold().split()), *m.get("tool_calls", ())] for m in prompt]
     return json.dumps(turns, ensure_ascii=False)
 
 

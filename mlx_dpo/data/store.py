@@ -19,10 +19,11 @@ from ..errors import DpoError
 from ..records import Preference
 from .index import RowIndex, check_unchanged
 from .lazy import Lazy
-from .templates import end_of_turn, render
+from .render import render
+from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
-_VERSION = 2
+_VERSION = 3
 """Raise it when the same rows become other tokens, or are written in another form."""
 
 _ADVANCE = 64

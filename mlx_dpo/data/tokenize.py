@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import DpoError, first_ten
 from ..records import Preference
 from .templates import end_of_turn, pair_tokens
+from .turns import earlier_reasoning
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class TokenizedPair:
 class TokenCounts:
     """What tokenising did to a file's rows.
 
-    Of those kept, `cut` lost tokens to max_length, and `cut_off` have an answer that is marked as cut off.
+    Of those kept, `cut` lost tokens to max_length, `cut_off` have an answer that is marked as cut off, and of
+    `forgotten` the chat template leaves out reasoning of earlier turns, as it does when the model is asked.
     """
 
     rows: int
@@ -44,6 +46,7 @@ class TokenCounts:
     same: int
     answers: bool = False
     cut_off: int = 0
+    forgotten: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.rows:,} {'answers' if self.answers else 'pairs'}: {self.kept:,} kept"]
@@ -51,6 +54,9 @@ class TokenCounts:
             parts.append(f"{self.cut:,} of them cut to max_length")
         if self.cut_off:
             parts.append(f"{self.cut_off:,} with a cut-off answer, scored without an end")
+        if self.forgotten:
+            what = "without the reasoning of earlier turns, which the template leaves out"
+            parts.append(f"{self.forgotten:,} {what}")
         if self.same:
             parts.append(f"{self.same:,} dropped (identical answers)")
         return ", ".join(parts)
@@ -82,6 +88,7 @@ class RowTokenizer:
         self._answers = answers
         self._too_long: list[tuple[str, int]] = []
         self._rows = self._kept = self._cut = self._cut_off = self._same = self._same_once_cut = 0
+        self._forgotten = 0
         self._where = ""
 
     def pair(self, row: Preference) -> TokenizedPair | None:
@@ -93,8 +100,9 @@ class RowTokenizer:
         self._rows += 1
         self._where = row.where
         try:
-            answers = (row.chosen, row.chosen_cut), (row.rejected, row.rejected_cut)
-            prompt, branches = pair_tokens(self._tokenizer, row.prompt, answers, self._end)
+            prompt, branches = pair_tokens(
+                self._tokenizer, row.prompt, row.answers, self._end, row.tools, self._max_length
+            )
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
         room = self._max_length - len(prompt)
@@ -109,6 +117,8 @@ class RowTokenizer:
         self._kept += 1
         self._cut += any(len(b) > room for b in branches)
         self._cut_off += row.chosen_cut or row.rejected_cut
+        reasons = earlier_reasoning(row.prompt)
+        self._forgotten += bool(reasons) and reasons not in self._tokenizer.decode(prompt)
         return TokenizedPair(np.array(prompt, dtype=np.int32), chosen, rejected, row.where)
 
     def counts(self) -> TokenCounts:
@@ -126,7 +136,9 @@ class RowTokenizer:
                 where=self._where.rsplit(":", 1)[0],
                 hint=f"rejected answers must differ from the chosen ones{within}",
             )
-        return TokenCounts(self._rows, self._kept, self._cut, self._same, self._answers, self._cut_off)
+        return TokenCounts(
+            self._rows, self._kept, self._cut, self._same, self._answers, self._cut_off, self._forgotten
+        )
 
 
 def pair_sizes(pairs: Sequence[TokenizedPair]) -> np.ndarray:

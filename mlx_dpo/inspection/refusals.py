@@ -26,6 +26,12 @@ _REFUSALS = (
     _Refusal("not-utf-8", "is not UTF-8", "the line is not UTF-8 text"),
     _Refusal("half-character", "holds half of a character", "an emoji was cut in two"),
     _Refusal("unpaired", "is an unpaired row", "one answer with a label, not two answers"),
+    _Refusal("written-twice", r"'.*' is written twice", "the line has one name twice"),
+    _Refusal(
+        "other-format",
+        r"is (a (conversation|prompt|pair|battle|row)|two answers) |chosen and rejected are",
+        "the row has another format",
+    ),
     _Refusal("missing-prompt", "'prompt' is missing", "there is no prompt"),
     _Refusal("missing-chosen", "'chosen' is missing", "there is no chosen answer"),
     _Refusal("missing-rejected", "'rejected' is missing", "there is no rejected answer"),
@@ -33,7 +39,14 @@ _REFUSALS = (
     _Refusal("empty-chosen", "'chosen' is empty", "the chosen answer is empty"),
     _Refusal("empty-rejected", "'rejected' is empty", "the rejected answer is empty"),
     _Refusal("empty-system", "'system' is empty", "the system turn is empty"),
-    _Refusal("bad-turn", r"'\w+' has a turn without", "a turn has no role or no content"),
+    _Refusal("bad-turn", r"'\w+' has (a turn without|turns of)", "a turn has no role or no content"),
+    _Refusal(
+        "bad-tools",
+        r"'tools' must|'\w+' has (a tool call|tool_calls|a function_call)",
+        "tools are not as they must be",
+    ),
+    _Refusal("not-text", r"'\w+' has a (content|text) part", "a turn holds more than text"),
+    _Refusal("left-out", r"'\w+' is beside the prompt", "a column that belongs to the prompt is not in it"),
     _Refusal("bad-role", r"'\w+' has the role", "a turn is by nobody known"),
     _Refusal("wrong-type", r"'\w+' must be (text|an? |true)", "a field is of another type than it must be"),
     _Refusal("not-one-answer", r"'\w+' must be one", "an answer is not one assistant turn"),
@@ -67,6 +80,8 @@ _REFUSALS = (
         "template-changes-prompt", "the chat template renders", "the prompt changes once it is answered"
     ),
     _Refusal("template-changes-answer", "the chat template changes", "the model would see another answer"),
+    _Refusal("template-leaves-out", "the chat template leaves out", "the model would not see all of it"),
+    _Refusal("reasoning-off", "the answer reasons", "answers reason where prompts say not to"),
     _Refusal("refused", "", "a run refuses the row"),
 )
 KINDS.update({r.code: Kind(ERROR, r.meaning, r.remedy) for r in _REFUSALS})

@@ -1,11 +1,12 @@
 """An inspection as a person reads it, as a script reads it, and in the few lines a run says at its start."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..data.layouts import unused_text
 from .kinds import ERROR, KINDS, WARNING, Defect, counted, of_severity
 from .masks import Masked
 from .measures import Figures, Pairs, figures, likelihood
@@ -24,13 +25,15 @@ Shell = Callable[[Step], str]
 class File:
     """A file that was read: its rows that are not blank, and those of them that a run would train on.
 
-    `cut_off`: pairs with an answer that is marked as cut off, of which no end is scored.
+    `cut_off`: pairs with an answer that is marked as cut off, of which no end is scored. `unused`: columns
+    that are not used, and how many rows have them.
     """
 
     path: str
     rows: int
     pairs: int
     cut_off: int
+    unused: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def as_text(found: Inspection, shell: Shell) -> str:
         f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}{_cut_off(file)}"
         for file, use in zip(found.files, ("train on", "judge by"), strict=False)
     ]
+    files += [unused_text(file.path, file.unused) for file in found.files if file.unused]
     shown = ["what is scored, between bars", *(row.text() for row in found.shown)] if found.shown else []
     advice = [f"  {a.code}: {ADVICE[a.code]}\n    {a.why}" for a in found.advice]
     measured = [f"  {line}" for line in figure_lines(found.figures)]

@@ -1,6 +1,7 @@
 """A file of pairs read to its end: every row that is good, and every defect of those that are not."""
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,10 @@ import numpy as np
 
 from ..cache import content_hash
 from ..console import progress
+from ..data.foreign import check_is_jsonl
 from ..data.formats import to_preference
 from ..data.index import RowIndex, check_unchanged
+from ..data.layouts import count_unused
 from ..data.lazy import Lazy
 from ..data.sources import doubled_id, no_rows
 from ..data.splits import prompt_key
@@ -48,7 +51,8 @@ class FoundPairs(Lazy[TokenizedPair]):
 class Scan(NamedTuple):
     """A whole file: how many rows it has, what is wrong with them, those that a run could read, its pairs.
 
-    `cut_off` of the pairs have an answer that is marked as cut off.
+    `cut_off` of the pairs have an answer that is marked as cut off; `unused`: columns that are not used, and
+    how many rows have them.
     """
 
     rows: int
@@ -56,6 +60,7 @@ class Scan(NamedTuple):
     index: RowIndex
     pairs: FoundPairs
     cut_off: int
+    unused: Counter[str]
 
 
 def check_file(path: Path | str) -> None:
@@ -70,7 +75,7 @@ def check_file(path: Path | str) -> None:
             raise DpoError(
                 "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
             )
-        open(path, "rb").close()
+        check_is_jsonl(path)
 
 
 def scan(path: Path | str, context: Context) -> Scan:
@@ -83,16 +88,19 @@ def scan(path: Path | str, context: Context) -> Scan:
     check_file(path)
     content, rows, cut_off, columns = content_hash(path), 0, 0, _Columns()
     defects: list[Defect] = []
+    unused: Counter[str] = Counter()
     with progress(f"inspecting {path.name}", path.stat().st_size // 1024, "kB") as advance:
         for number, place, line in read_lines(path):
             rows, where = rows + 1, f"{path}:{number}"
             try:
-                text = to_preference(parse_line(line, where), where)
+                plain = parse_line(line, where)
+                text = to_preference(plain, where)
             except DpoError as error:
                 defects.append(refused(error, where))
             else:
                 pair, found = inspected(text, context)
                 columns.add(number, place, text, pair)
+                count_unused(plain, unused)
                 defects += found
                 cut_off += pair is not None and (text.chosen_cut or text.rejected_cut)
             if kilobytes := (place + len(line)) // 1024 - place // 1024:
@@ -103,7 +111,7 @@ def scan(path: Path | str, context: Context) -> Scan:
     index = columns.index(path, content)
     defects += columns.repeats(index)
     defects.sort(key=lambda d: d.line)
-    return Scan(rows, defects, index, columns.pairs(index, context), cut_off)
+    return Scan(rows, defects, index, columns.pairs(index, context), cut_off, unused)
 
 
 class _Columns:

@@ -18,7 +18,9 @@ def ask_run(folder: Path | str, model: str | None = None) -> str:
     """
     config = load_run(folder, model)
     base = find_model(config.model.path, weights=False)
-    return generate_command(config.model.path, base, load_tokenizer(base), config.generate.max_tokens, folder)
+    return generate_command(
+        config.model.path, base, load_tokenizer(base, config.model), config.generate.max_tokens, folder
+    )
 
 
 def ask_fused(folder: Path, max_tokens: int) -> str:

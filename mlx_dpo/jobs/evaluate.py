@@ -26,6 +26,7 @@ from ..reference import reference_key
 from ..scoring import score_pairs, singles
 from ..training.checks import checked_reference, choose_forward
 from ..training.trainer import Data, evaluation_metrics
+from .fit import TEMPLATE
 
 
 def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
@@ -45,6 +46,8 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
     config = load_config(path, [f"model.path={model}"] if model else [])
+    if (template := Path(folder) / TEMPLATE).is_file():
+        config = replace(config, model=replace(config.model, chat_template=str(template)))
     read_adapter_config(folder)
     if config.model.path.startswith(("/", ".", "~")) and not Path(config.model.path).expanduser().exists():
         raise DpoError(
@@ -87,14 +90,14 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
             hint=f"put it back, or say where it lies now: model.adapter in {Path(folder) / 'config.yaml'}",
         )
     base = find_model(config.model.path)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, config.model)
     if note := end_note(base, tokenizer):
         say(note)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     first = np.sort(np.unique(rows.prompts, return_index=True)[1])
     chosen = np.linspace(0, len(first) - 1, min(samples, len(first))).round().astype(int)
     spread = [rows.read(int(row)) for row in first[chosen]]
-    prompts = [prompt_tokens(tokenizer, row.prompt) for row in spread]
+    prompts = [prompt_tokens(tokenizer, row.prompt, row.tools) for row in spread]
 
     policy, _ = load_model(base)
     if config.model.adapter:

@@ -52,7 +52,7 @@ from ..training.watch import Watch
 from ..training.window import Objective
 from .resume import changed_settings, same_measure, settled_layout
 
-SETTINGS, INSPECTION = "config.yaml", "inspection.json"
+SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"
 
 _LOGISTIC = {"sigmoid", "robust", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair"}
 """Losses that go to 0 as margins grow."""
@@ -186,6 +186,8 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
     save_adapter_config(policy, config.adapter, config.model.path, folder)
     save_config(config, folder / SETTINGS)
+    if config.model.chat_template:
+        write_text(folder / TEMPLATE, run.tokenizer.chat_template)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
 

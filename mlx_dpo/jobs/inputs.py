@@ -7,6 +7,7 @@ import mlx.nn as nn
 from ..config import RunConfig
 from ..console import say
 from ..data.index import RowIndex, index_rows, shared_prompts
+from ..data.layouts import unused_text
 from ..data.sources import NO_ROWS
 from ..errors import DpoError, first_ten
 from ..models.adapters import AdapterConfig, read_adapter_config
@@ -27,6 +28,9 @@ def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
     answers = config.loss.answers_only
     rows = index_rows(config.data.train, answers=answers)
     held = _read_held_out(config.data.valid, answers) if config.data.valid else None
+    for index in (rows, held):
+        if index and index.unused:
+            say(unused_text(index.path, index.unused))
     both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
     if both:
         raise DpoError(

@@ -52,7 +52,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     if config.model.adapter and ask_model:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, config.model)
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
     scans = [scan(path, context) for path in paths]
     train = scans[0]
@@ -62,7 +62,10 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     likely, own = asked(config, base, tokenizer, train.pairs) if ask_model and train.pairs else (None, None)
     found = figures(train.pairs, likely, own=own)
     return Inspection(
-        files=[File(str(one.index.path), one.rows, len(one.pairs), one.cut_off) for one in scans],
+        files=[
+            File(str(one.index.path), one.rows, len(one.pairs), one.cut_off, dict(one.unused))
+            for one in scans
+        ],
         defects=defects,
         figures=found,
         shown=[

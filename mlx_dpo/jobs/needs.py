@@ -1,5 +1,6 @@
 """What a run needs in each layout of its steps, and the fastest that fits."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,7 +16,7 @@ from ..errors import DpoError
 from ..losses import build_loss
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..models.fused import BLOCKS, FUSED, attending
-from ..models.load import load_tokenizer
+from ..models.load import ModelConfig, load_tokenizer
 from ..models.own_text import OwnText, longest_text
 from ..models.skeleton import Skeleton
 from ..training.arrange import Arrangement, arrange
@@ -164,15 +165,20 @@ def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
             config.optimizer,
             kept=_kept(config),
             bucket=bucket,
-            rehearsal=_longest_text(run.base) if training.rehearsal else None,
+            rehearsal=_longest_text(run.base, *_template(config)) if training.rehearsal else None,
             device=run.device,
         ),
     )
 
 
+def _template(config: RunConfig) -> tuple[str | None, str]:
+    return config.model.chat_template, json.dumps(config.model.template_options, default=str)
+
+
 @cache
-def _longest_text(base: Path) -> OwnText:
-    return longest_text(load_tokenizer(base))
+def _longest_text(base: Path, chat_template: str | None, options: str) -> OwnText:
+    model = ModelConfig(str(base), chat_template=chat_template, template_options=json.loads(options))
+    return longest_text(load_tokenizer(base, model))
 
 
 def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -> Need:

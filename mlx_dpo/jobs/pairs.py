@@ -34,7 +34,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     if config.model.adapter:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, config.model)
     asked = [*rows, *(valid or [])]
     requests = tokenize_prompts(asked, tokenizer, config.data.max_length)
     origin = pairs_origin(config.model, base, tokenizer, config.generate)

@@ -14,7 +14,13 @@ from ..settings import as_plain
 
 _FREE_SECTIONS = ("pairs", "generate", "run")
 _FREE = (
-    *("model.path", "model.adapter", "data.train", "data.valid"),  # what lies there is compared instead
+    *(
+        "model.path",
+        "model.adapter",
+        "model.chat_template",
+        "data.train",
+        "data.valid",
+    ),  # what lies there is compared instead
     *("training.memory_limit", "training.save_minutes", "training.keep_checkpoints"),
 )
 """Settings that do not change what a run computes."""

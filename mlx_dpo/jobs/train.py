@@ -111,7 +111,7 @@ def _run(
         config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path)
     config = _with_absolute_paths(config)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, config.model)
     if note := end_note(base, tokenizer):
         say(note)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
@@ -289,7 +289,10 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     def full(path: str | None) -> str | None:
         return str(Path(path).expanduser().absolute()) if path and Path(path).expanduser().exists() else path
 
-    model = replace(config.model, path=full(config.model.path), adapter=full(config.model.adapter))
+    own = config.model
+    model = replace(
+        own, path=full(own.path), adapter=full(own.adapter), chat_template=full(own.chat_template)
+    )
     data = replace(config.data, train=full(config.data.train), valid=full(config.data.valid))
     return replace(config, model=model, data=data)
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..data.templates import TEMPLATE_OPTIONS, render
+from ..data.render import render, template_options
 from .stops import stop_flags
 
 
@@ -25,7 +25,7 @@ def generate_command(
     words += ["--adapter-path", str(adapter)] if adapter else []
     words += ["--max-tokens", str(max_tokens), *stop_flags(folder, tokenizer)]
     if _needs_options(tokenizer):
-        words += ["--chat-template-config", json.dumps(TEMPLATE_OPTIONS)]
+        words += ["--chat-template-config", json.dumps(template_options(tokenizer))]
     # Without a template prompts end with a blank line; mlx_lm turns the \n in its argument into line breaks.
     question = "..." if tokenizer.has_chat_template else r"...\n\n"
     return f'{shlex.join(words)} --prompt "{question}"'
@@ -36,5 +36,5 @@ def _needs_options(tokenizer: Any) -> bool:
     if not tokenizer.has_chat_template:
         return False
     asked = [{"role": "user", "content": "a"}]
-    plain = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    plain = render(tokenizer, asked, generation_prompt=True, options={})
     return plain != render(tokenizer, asked, generation_prompt=True)

@@ -10,6 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..data.chat_templates import template_source
+from ..data.render import OWN_ARGUMENTS, set_template
 from ..errors import DpoError, first_line
 from ..settings import setting
 from .quantised import speed_up_products
@@ -23,6 +25,16 @@ class ModelConfig:
     adapter: str | None = setting(
         None, "start from this adapter (say, from SFT); the reference is then the model with it"
     )
+    chat_template: str | None = setting(
+        None, "another chat template: a .jinja file, a name that the tokenizer has, or chatml"
+    )
+    template_options: dict[str, Any] = setting(
+        {}, "arguments of the chat template, such as enable_thinking, tools, or date in place of today"
+    )
+
+    def __post_init__(self):
+        if own := sorted({*OWN_ARGUMENTS} & self.template_options.keys()):
+            raise ValueError(f"template_options cannot set {own[0]}")
 
 
 def find_model(name: str, *, weights: bool = True) -> Path:
@@ -136,17 +148,17 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, with the end tokens that the model's config names.
+def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Any:
+    """The tokenizer, with the end tokens that the model's config names, and a chat template as configured.
 
     Raises:
-        DpoError: there is none, or it cannot be read.
+        DpoError: there is none, or it cannot be read; or the chat template cannot be used.
     """
     from mlx_lm.utils import load_tokenizer
 
     ends = read_model_config(folder).get("eos_token_id")
     try:
-        return load_tokenizer(folder, eos_token_ids=ends)
+        tokenizer = load_tokenizer(folder, eos_token_ids=ends)
     except Exception as error:  # transformers raises many kinds for a broken or missing tokenizer
         reason = first_line(error) if (folder / "tokenizer.json").is_file() else "it has no tokenizer.json"
         raise DpoError(
@@ -154,6 +166,11 @@ def load_tokenizer(folder: Path) -> Any:
             where=folder,
             hint="the folder needs tokenizer.json and tokenizer_config.json; download the model again",
         ) from None
+    if config:
+        name, own = config.chat_template, tokenizer.chat_template
+        source = name and template_source(name, own if isinstance(own, dict) else {})
+        set_template(tokenizer, source, config.template_options)
+    return tokenizer
 
 
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

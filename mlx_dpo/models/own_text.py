@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import mlx.nn as nn
 import numpy as np
 
-from ..data.templates import end_of_turn, render
+from ..data.render import render
+from ..data.templates import end_of_turn
 from ..errors import DpoError
 from .generate import GenerateConfig, generate_answers
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ..console import progress, say
-from ..data.templates import completion_tokens, end_of_turn, prompt_tokens, template_hash
+from ..data.render import template_hash
+from ..data.templates import end_of_turn, pair_tokens
 from ..data.tokenize import prompts_too_long
 from ..errors import DpoError
 from ..files import sync, unwritable, write_text
 from ..jsonl import read_jsonl
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
-from ..records import Curated, Message
+from ..records import Curated, Message, Tools, answer_of
 
 COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
 
@@ -46,24 +47,26 @@ class Sampled(NamedTuple):
 
 
 def request_key(row: Curated) -> str:
-    """The name a prompt's answer is kept under: 16 hex digits of its messages.
+    """The name a prompt's answer is kept under: 16 hex digits of its messages and tools.
 
     Not of its tokens: some templates print the date, and the answers of yesterday are kept.
     """
-    return hashlib.sha256(json.dumps(row.prompt, sort_keys=True).encode()).hexdigest()[:16]
+    asked = [row.prompt, row.tools] if row.tools else row.prompt
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -> dict[str, list[int]]:
     """Prompt tokens by request key: rows with the same prompt share one answer.
 
     Raises:
-        DpoError: prompts that leave no room for an answer, the first ten named.
+        DpoError: a template or a row that training would refuse; prompts that leave no room for an answer,
+            the first ten named.
     """
-    end_of_turn(tokenizer)
+    end = end_of_turn(tokenizer)
     requests, too_long = {}, []
     for row in rows:
         try:
-            tokens = prompt_tokens(tokenizer, row.prompt)
+            tokens, _ = pair_tokens(tokenizer, row.prompt, [row.wanted], end, row.tools, max_length)
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
         if len(tokens) + 2 > max_length:
@@ -160,12 +163,12 @@ def answer_texts(
     So a longer answer, sampled with a larger max_tokens before, is cut off here.
     """
     end, said = end_of_turn(tokenizer), {}
-    for key, prompt in {request_key(row): row.prompt for row in rows}.items():
+    for key, row in {request_key(row): row for row in rows}.items():
         ids, ended = answers[key]
         if ended and len(ids) < max_tokens:  # the end takes the place of a token
             said[key] = Said(tokenizer.decode(ids).strip(), False)
         else:
-            said[key] = Said(cut_text(tokenizer, prompt, ids[:max_tokens], end), True)
+            said[key] = Said(cut_text(tokenizer, row.prompt, ids[:max_tokens], end, row.tools), True)
     return said
 
 
@@ -175,7 +178,9 @@ tokens that are left off for that.
 """
 
 
-def cut_text(tokenizer: Any, prompt: Sequence[Message], ids: Sequence[int], end: int) -> str:
+def cut_text(
+    tokenizer: Any, prompt: Sequence[Message], ids: Sequence[int], end: int, tools: Tools = ()
+) -> str:
     """The text of a cut-off answer, such that training turns its end into the tokens that the model said.
 
     Last tokens are left off where their text would become other tokens: half of a character; a line break,
@@ -187,14 +192,14 @@ def cut_text(tokenizer: Any, prompt: Sequence[Message], ids: Sequence[int], end:
     """
     for count in range(len(ids), max(0, len(ids) - _LEFT_OFF), -1):
         text = tokenizer.decode(ids[:count]).strip()
-        if text and _scored(tokenizer, prompt, text, end)[-_TAIL:] == list(ids[:count][-_TAIL:]):
+        if text and _scored(tokenizer, prompt, text, end, tools)[-_TAIL:] == list(ids[:count][-_TAIL:]):
             return text
     return tokenizer.decode(ids).strip().rstrip("\ufffd")
 
 
-def _scored(tokenizer: Any, prompt: Sequence[Message], text: str, end: int) -> list[int]:
+def _scored(tokenizer: Any, prompt: Sequence[Message], text: str, end: int, tools: Tools) -> list[int]:
     try:
-        return completion_tokens(tokenizer, prompt, text, end, cut=True)
+        return pair_tokens(tokenizer, prompt, [answer_of(text, cut=True)], end, tools)[1][0]
     except DpoError:  # training names the row
         return []
 

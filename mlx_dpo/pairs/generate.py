@@ -128,7 +128,8 @@ def make_pairs(
             {
                 "id": row.id,
                 "prompt": _plain_prompt(row),
-                "chosen": row.answer,
+                **({"tools": list(row.tools)} if row.tools else {}),
+                "chosen": [row.turn] if row.turn else row.answer,
                 **({"chosen_cut": True} if row.cut else {}),
                 "rejected": answer.text,
                 **({"rejected_cut": True} if answer.cut else {}),

@@ -13,8 +13,10 @@ import numpy as np
 
 from ..console import say
 from ..data.batches import build_batch
+from ..data.continuation import continuation
+from ..data.render import render
 from ..data.store import PairStore
-from ..data.templates import end_of_turn, render
+from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
 from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
@@ -109,27 +111,27 @@ def check_masks(
         prompt = np.array(batch.inputs)[:, : len(pair.prompt)]
         if not (prompt == pair.prompt).all():
             raise DpoError("the branches do not share the prompt", where=pair.where, hint=_REPORT)
-        text = render(tokenizer, row.prompt, generation_prompt=True)
+        text = render(tokenizer, row.prompt, generation_prompt=True, tools=row.tools)
         if _decode(tokenizer, pair.prompt) != _decode(
             tokenizer, tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
         ):
             raise DpoError("the prompt's tokens are not the rendered prompt", where=pair.where, hint=_REPORT)
         targets, mask = np.array(batch.targets), np.array(batch.mask)
-        answers = ((row.chosen, row.chosen_cut), (row.rejected, row.rejected_cut))
-        for branch, (answer, cut) in enumerate(answers):
+        for branch, answer in enumerate(row.answers):
+            said = continuation(tokenizer, row.prompt, text, answer, row.tools).said
             scored = targets[branch][mask[branch]].tolist()
             full = len(pair.prompt) + len(scored) == max_length
-            _check_completion(tokenizer, scored, answer, end, pair.where, cut=cut, full=full)
+            _check_completion(tokenizer, scored, said, end, pair.where, cut=answer.cut, full=full)
 
 
 def _check_completion(
-    tokenizer: Any, scored: list[int], answer: str, end: int, where: str, *, cut: bool, full: bool
+    tokenizer: Any, scored: list[int], said: str, end: int, where: str, *, cut: bool, full: bool
 ) -> None:
     """Check one answer's scored tokens; those of one that is `full`, up to max_length, may stop anywhere."""
     ends = [t for t in scored if t in tokenizer.eos_token_ids]
     ended = scored[-1:] == [end]
     text = _decode(tokenizer, scored[:-1] if ended else scored).strip()
-    expected = _decode(tokenizer, tokenizer.encode(answer, add_special_tokens=False)).strip()
+    expected = _decode(tokenizer, tokenizer.encode(said, add_special_tokens=False)).strip()
     same = text == expected and ended != cut
     if full and not ended:
         same = expected.startswith(text.rstrip("\ufffd"))  # half a character decodes to this sign

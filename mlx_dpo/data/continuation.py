@@ -1,0 +1,175 @@
+"""What follows a rendered prompt once it is answered, as the model would have to write it."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..errors import DpoError
+from ..records import Answer, Message, Tools
+from .render import render
+
+_OPENED = re.compile(r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])\s*$")
+_PROBE: Message = {"role": "assistant", "content": "an answer"}
+_TEMPLATE_HINT = "set model.chat_template to a template that only appends"
+
+
+class Continuation(NamedTuple):
+    """All that is scored up to the answer's end, and what the template puts after it."""
+
+    said: str
+    tail: str
+
+
+def reasoning_end(text: str) -> str | None:
+    """The mark that would close the reasoning block which `text` ends in; None where it ends in none."""
+    found = _OPENED.search(text)
+    if not found:
+        return None
+    return f"</{found[1]}>" if found[1] else f"[/{found[2]}]"
+
+
+def continuation(
+    tokenizer: Any, prompt: Sequence[Message], before: str, answer: Answer, tools: Tools = ()
+) -> Continuation:
+    """What the template puts after the rendered prompt when this answer follows.
+
+    A template that opens a reasoning block for the model, and takes it away from answers that are given, is
+    not followed: the block is closed empty, or holds the answer's own reasoning.
+
+    Args:
+        before: the prompt, rendered with its generation prompt.
+
+    Raises:
+        DpoError: the template changes the prompt when an answer follows, or leaves out a part of the answer.
+    """
+    text = answer.turn["content"].strip()
+    closing = reasoning_end(before)
+    if answer.cut and closing and closing not in text and "reasoning_content" not in answer.turn:
+        return Continuation(_after_overlap(before, text), "")  # it was cut off while it reasoned
+    whole = before + answer.turn["content"]
+    if tokenizer.has_chat_template:
+        whole = render(tokenizer, [*prompt, answer.turn], generation_prompt=False, tools=tools)
+    if not whole.startswith(before):
+        if closing and "tool_calls" in answer.turn:
+            raise _left_out("tool calls, or reasoning before them")
+        if closing:
+            return Continuation(
+                _with_reasoning(before, closing, answer.turn), _tail(tokenizer, prompt, tools)
+            )
+        raise _changed(before, whole, answer.turn)
+    rest = whole[len(before) :]
+    _check_fields(tokenizer, prompt, answer.turn, whole, tools)
+    tail = _tail(tokenizer, prompt, tools, rest)
+    said = rest.removesuffix(tail)
+    if text not in said and _squeezed(_after_overlap(before, text)) not in _squeezed(said):
+        if "tool_calls" in answer.turn:
+            raise _left_out("the text beside tool calls")
+        raise DpoError(
+            "the chat template changes this answer",
+            hint="some templates cut answers, at </think> for example; remove the row or that part of it",
+        )
+    return Continuation(said.rstrip() if answer.cut else said, tail)
+
+
+def _with_reasoning(before: str, closing: str, turn: Message) -> str:
+    text = turn["content"].strip()
+    if reasoning := turn.get("reasoning_content"):
+        return f"{reasoning}\n{closing}\n\n{text}"
+    if closing in text:
+        return _after_overlap(before, text)
+    return f"\n{closing}\n\n{text}"
+
+
+def _after_overlap(before: str, text: str) -> str:
+    """The text without a reasoning mark that the prompt ends in already."""
+    if found := _OPENED.search(before):
+        mark = found[0].strip()
+        return text.removeprefix(mark).lstrip() if text.startswith(mark) else text
+    return text
+
+
+def _tail(tokenizer: Any, prompt: Sequence[Message], tools: Tools, rest: str | None = None) -> str:
+    """What the template puts after an answer; known from an earlier one where `rest` ends in it."""
+    if not tokenizer.has_chat_template:
+        return ""
+    known = getattr(tokenizer, "_answer_tail", None)
+    if known is None or (rest is not None and not rest.endswith(known)):
+        whole = render(tokenizer, [*prompt, _PROBE], generation_prompt=False, tools=tools)
+        known = whole.rpartition(_PROBE["content"])[2]
+        tokenizer._answer_tail = known
+    return known if rest is None or rest.endswith(known) else ""
+
+
+def _changed(before: str, whole: str, turn: Message) -> DpoError:
+    """What to raise where the answered conversation does not begin with the prompt."""
+    reasons = "reasoning_content" in turn or "</think>" in turn["content"]
+    if reasons and before.rstrip().endswith("</think>"):
+        return DpoError(
+            "the answer reasons, and prompts are rendered with an empty reasoning block",
+            hint="set model.template_options={enable_thinking: true}, or remove the reasoning from the rows",
+        )
+    same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
+    return DpoError(
+        "the chat template renders this prompt differently once an answer follows: "
+        f"{whole[same : same + 30]!r} in place of {before[same : same + 30]!r}",
+        hint=f"the model could not be scored on what it would see; {_TEMPLATE_HINT}",
+    )
+
+
+def _check_fields(tokenizer: Any, prompt: Sequence[Message], turn: Message, whole: str, tools: Tools) -> None:
+    """Check that reasoning and tool calls of the answer are rendered."""
+    for name, what in (("tool_calls", "the tool calls"), ("reasoning_content", "the reasoning")):
+        if name in turn and _unseen(tokenizer, [*prompt, _without(turn, name)], whole, tools):
+            raise _left_out(f"{what} of this answer")
+
+
+def check_prompt_rendered(tokenizer: Any, prompt: Sequence[Message], before: str, tools: Tools) -> None:
+    """Check that every turn, tool call and tool of a prompt is in its rendered text.
+
+    Reasoning of earlier turns is the template's to leave out, as it does when the model is asked.
+
+    Raises:
+        DpoError: the template leaves something out.
+    """
+
+    def unseen(messages: Sequence[Message], own: Tools) -> bool:
+        try:
+            return before == render(tokenizer, messages, generation_prompt=True, tools=own)
+        except DpoError:
+            return False
+
+    if tools and unseen(prompt, ()):
+        raise _left_out("'tools'")
+    seen = _squeezed(before)
+    for number, turn in enumerate(prompt):
+        for call in turn.get("tool_calls", ()):
+            if call["function"]["name"] not in before:
+                raise _left_out(f"the tool calls of turn {number + 1}")
+        text = turn["content"].rpartition("</think>")[2] if turn["role"] == "assistant" else turn["content"]
+        if _squeezed(text) not in seen:
+            other = [*prompt[:number], {**turn, "content": _PROBE["content"]}, *prompt[number + 1 :]]
+            if unseen(other, tools):
+                raise _left_out(f"turn {number + 1} of the prompt, {turn['role']}")
+
+
+def _left_out(what: str) -> DpoError:
+    return DpoError(
+        f"the chat template leaves out {what}",
+        hint="set a model.chat_template that renders it, write it into the content as the model would, "
+        "or remove the row",
+    )
+
+
+def _unseen(tokenizer: Any, messages: Sequence[Message], whole: str, tools: Tools) -> bool:
+    try:
+        return whole == render(tokenizer, messages, generation_prompt=False, tools=tools)
+    except DpoError:  # what it refuses, it has looked at
+        return False
+
+
+def _without(turn: Message, name: str) -> Message:
+    return {key: value for key, value in turn.items() if key != name}
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

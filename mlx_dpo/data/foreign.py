@@ -1,0 +1,114 @@
+"""Files of rows that are no JSONL, known by their content, with the command that turns them into JSONL."""
+
+import json
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import DpoError
+from ..jsonl import readable
+
+_HEAD = 2**16
+"""Bytes of a file that are looked at."""
+
+
+class _Foreign(NamedTuple):
+    """What a file is, and the remedy: a command with PATH and OUT, or a sentence."""
+
+    what: str
+    remedy: str
+
+
+def _python(code: str) -> str:
+    return f"python3 -c '{code}' PATH > OUT"
+
+
+_PRINTED = "[print(json.dumps(row)) for row in"
+_PANDAS = _python('import pandas, sys; print(pandas.KIND(sys.argv[1]).to_json(orient="records", lines=True))')
+_LIST = _python(f"import json, sys; {_PRINTED} json.load(open(sys.argv[1]))]")
+_JOINED = r'"[" + re.sub(r"}\s*\n\s*{", "},{", open(sys.argv[1]).read()) + "]"'
+_OBJECTS = _python(f"import json, re, sys; {_PRINTED} json.loads({_JOINED})]")
+_CSV = _python(f"import csv, json, sys; {_PRINTED} csv.DictReader(open(sys.argv[1]))]")
+_TSV = _python(f'import csv, json, sys; {_PRINTED} csv.DictReader(open(sys.argv[1]), delimiter="\\t")]')
+_UTF_16 = _Foreign("is UTF-16 text", "iconv -f UTF-16 -t UTF-8 PATH > OUT")
+_ROWS = "rows are JSONL: one JSON object a line, UTF-8"
+_BINARY = {
+    b"\x1f\x8b": _Foreign("is compressed (gzip)", "gunzip -c PATH > OUT"),
+    b"BZh": _Foreign("is compressed (bzip2)", "bunzip2 -c PATH > OUT"),
+    b"\xfd7zXZ": _Foreign("is compressed (xz)", "xz -dc PATH > OUT"),
+    b"\x28\xb5\x2f\xfd": _Foreign("is compressed (zstd)", "zstd -dc PATH > OUT"),
+    b"PK\x03\x04": _Foreign("is a zip archive or a spreadsheet", f"unpack it, or save it as CSV; {_ROWS}"),
+    b"PAR1": _Foreign("is a Parquet file", _PANDAS.replace("KIND", "read_parquet")),
+    b"ARROW1": _Foreign("is an Arrow file", _PANDAS.replace("KIND", "read_feather")),
+    b"SQLite format 3": _Foreign("is an SQLite database", f"export its rows; {_ROWS}"),
+    b"%PDF": _Foreign("is a PDF", _ROWS),
+    b"\xff\xfe": _UTF_16,
+    b"\xfe\xff": _UTF_16,
+}
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_is_jsonl(path: Path | str) -> None:
+    """Check by its first bytes that a file of rows can be JSONL; each of its rows may still be wrong.
+
+    Raises:
+        DpoError: it has another format, with the command that turns it into JSONL; or it cannot be read.
+    """
+    path = Path(path)
+    with readable(path), open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if foreign := _foreign(head):
+        out = path.with_name(f"{path.stem.removesuffix('.jsonl')}-rows.jsonl")
+        command = foreign.remedy.replace("PATH", shlex.quote(str(path))).replace("OUT", shlex.quote(str(out)))
+        hint = f"turn it into JSONL: {command}" if command != foreign.remedy else command
+        raise DpoError(foreign.what, where=path, hint=hint)
+
+
+def _foreign(head: bytes) -> _Foreign | None:
+    for start, foreign in _BINARY.items():
+        if head.startswith(start):
+            return foreign
+    if head.startswith(_POINTER):
+        return _Foreign("is a pointer of Git LFS, not the file", "fetch the file: git lfs pull")
+    if b"\0" in head[:64]:
+        return _Foreign("is not text", _ROWS)
+    text = head.decode("utf-8-sig", errors="replace").lstrip()
+    if text[:9].lower().startswith(("<!doctype", "<html", "<?xml")):
+        return _Foreign("is a web page", "download the file itself; the page only shows it")
+    if text.startswith("["):
+        return _Foreign("is one JSON list, not JSONL", _LIST) if _is_list(text) else None
+    if text.startswith("{"):
+        return _Foreign("has objects over several lines, not JSONL", _OBJECTS) if _spans(text) else None
+    return _table(text)
+
+
+def _is_list(text: str) -> bool:
+    """Whether it is a list of objects, and no row that is a list by mistake."""
+    return text[1:].lstrip()[:1] == "{"
+
+
+def _spans(text: str) -> bool:
+    """Whether the first object is whole, but not on one line."""
+    first = text.splitlines()[0].strip()
+    if first == "{":
+        return True
+    try:
+        json.loads(first)
+    except ValueError:
+        with suppress(ValueError, RecursionError):
+            _, end = json.JSONDecoder().raw_decode(text)
+            return "\n" in text[:end]
+    except RecursionError:
+        pass
+    return False
+
+
+def _table(text: str) -> _Foreign | None:
+    """A header line with separators and a line of values after it."""
+    lines = text.splitlines()[:2]
+    for separator, what, remedy in ((",", "is CSV", _CSV), ("\t", "is a table with tabs (TSV)", _TSV)):
+        names = [field.strip(' "') for field in lines[0].split(separator)] if len(lines) > 1 else []
+        if len(names) > 1 and all(name.replace("_", "").replace(" ", "").isalnum() for name in names):
+            return _Foreign(f"{what}, not JSONL", remedy)
+    return None

@@ -1,0 +1,171 @@
+"""The chat template: a conversation as text."""
+
+import datetime
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils import chat_template_utils
+
+from ..errors import DpoError, first_line
+from ..records import Message
+
+DEFAULT_OPTIONS = {"enable_thinking": False}
+"""Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation."""
+
+OWN_ARGUMENTS = ("messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message")
+"""Arguments of a template that are not the user's to set."""
+
+_SECONDS = 3.0
+"""CPU time for one conversation, which takes a thousandth of it."""
+
+
+def set_template(tokenizer: Any, source: str | None, options: Mapping[str, Any]) -> None:
+    """Give the tokenizer a chat template, where one is given, and the options that it is rendered with.
+
+    Args:
+        options: arguments of the template, over DEFAULT_OPTIONS; `date` (2024-07-26) takes today's place.
+    """
+    tokenizer._template_options, tokenizer._now = dict(options), None
+    if source is not None:
+        tokenizer.chat_template = source
+        tokenizer.has_chat_template = True
+        tokenizer._chat_template = tokenizer._answer_tail = None
+
+
+def template_options(tokenizer: Any) -> dict[str, Any]:
+    """Arguments that the tokenizer's template is rendered with; what `date` stands for is in its place."""
+    options = {**DEFAULT_OPTIONS, **getattr(tokenizer, "_template_options", {})}
+    if date := options.pop("date", None):
+        options = {"date_string": _day(date).strftime("%d %b %Y"), **options}
+    return options
+
+
+def _day(date: Any) -> datetime.datetime:
+    """
+    Raises:
+        DpoError: not a date.
+    """
+    try:
+        return datetime.datetime.fromisoformat(str(date))
+    except ValueError:
+        raise DpoError(
+            f"date must be a day such as 2024-07-26, got {str(date)[:40]!r}",
+            where="model.template_options",
+            hint="templates that print the date print this one",
+        ) from None
+
+
+class _Clock:
+    """Stands still, at `date` or when it was first looked at.
+
+    A prompt is then the same with an answer as without, also at midnight. transformers calls it as it calls
+    `datetime`.
+    """
+
+    def __init__(self, tokenizer: Any):
+        if getattr(tokenizer, "_now", None) is None:
+            date = getattr(tokenizer, "_template_options", {}).get("date")
+            tokenizer._now = _day(date) if date else datetime.datetime.now()
+        self._now = tokenizer._now
+
+    def now(self) -> datetime.datetime:
+        return self._now
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    generation_prompt: bool,
+    tools: Sequence[dict[str, Any]] = (),
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """The conversation as text; a tokenizer without a template joins the contents by blank lines.
+
+    Args:
+        tools: definitions that the prompt offers.
+        options: in place of `template_options`.
+
+    Raises:
+        DpoError: the template refuses the conversation, or does not end.
+    """
+    if not tokenizer.has_chat_template:
+        _check_plain(tokenizer, messages, tools)
+        return "\n\n".join(m["content"] for m in messages) + ("\n\n" if generation_prompt else "")
+    options = template_options(tokenizer) if options is None else options
+    options = {**options, **({"tools": list(tools)} if tools else {})}
+    try:
+        with _limited_time(), _standing(_Clock(tokenizer)):
+            return tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=generation_prompt, **options
+            )
+    except _Endless:
+        raise DpoError(
+            f"the chat template has not ended after {_SECONDS:g} s of work",
+            where=tokenizer.name_or_path,
+            hint="take the model from where it was published, or set another model.chat_template",
+        ) from None
+    except Exception as error:  # templates are code of the model's author and may raise anything
+        raise DpoError(
+            f"the chat template refuses this conversation: {first_line(error)}",
+            where=tokenizer.name_or_path,
+            hint="check the order of roles; some templates know no system turn, some no tools",
+        ) from None
+
+
+def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> None:
+    if tools or any(m.keys() > {"role", "content"} for m in messages):
+        raise DpoError(
+            "a model without a chat template has no place for tools and reasoning",
+            where=tokenizer.name_or_path,
+            hint="set model.chat_template, or remove these rows",
+        )
+
+
+@contextmanager
+def _standing(clock: _Clock) -> Iterator[None]:
+    """Let templates that print the time look at this clock."""
+    before = chat_template_utils.datetime
+    chat_template_utils.datetime = clock
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = before
+
+
+class _Endless(BaseException):
+    """Raised in a template that does not end; no handler of the template's catches it."""
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Stop Python code after some CPU time; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise _Endless
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def template_hash(tokenizer: Any) -> str:
+    """16 hex digits that change when the chat template or its options do, but not with today's date."""
+    source = tokenizer.chat_template
+    if not isinstance(source, str):
+        source = render(tokenizer, [{"role": "user", "content": "a"}], generation_prompt=True)
+    own = getattr(tokenizer, "_template_options", None)
+    text = source + (json.dumps(own, sort_keys=True, default=str) if own else "")
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]

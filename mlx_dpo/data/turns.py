@@ -1,0 +1,194 @@
+"""JSON of a conversation to messages: roles, content parts, tool calls, reasoning."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import DpoError
+from ..records import Message, Tools
+
+ROLES = ("system", "user", "assistant", "tool")
+_OTHER_NAMES = {
+    "developer": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+}
+"""Roles as other formats call them."""
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""What files call the reasoning of a turn; a message has it under the first name."""
+
+_MESSAGE_HINT = 'a message is {"role": "user", "content": "..."}'
+_KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "text"}
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    return _KINDS.get(type(value), "a number")
+
+
+def text_of(value: Any, key: str, where: str) -> str:
+    """A text that is not empty, without white space around it.
+
+    Raises:
+        DpoError: it is none.
+    """
+    if not isinstance(value, str):
+        raise DpoError(
+            f"'{key}' must be text, got {kind_of(value)}",
+            where=where,
+            hint="texts are JSON strings; conversations are lists of {role, content}",
+        )
+    if not value.strip():
+        raise DpoError(f"'{key}' is empty", where=where, hint="fill it in or remove the row")
+    return value.strip()
+
+
+def messages_of(value: Any, key: str, where: str) -> tuple[Message, ...]:
+    """A list of turns.
+
+    Raises:
+        DpoError: not a list of turns, or a turn holds what cannot be trained on.
+    """
+    if not isinstance(value, list):
+        raise DpoError(
+            f"'{key}' must be a list of messages, got {kind_of(value)}", where=where, hint=_MESSAGE_HINT
+        )
+    return tuple(_message(turn, key, where) for turn in value)
+
+
+def _message(turn: Any, key: str, where: str) -> Message:
+    if isinstance(turn, dict) and {"from", "value"} <= turn.keys():
+        raise DpoError(
+            f"'{key}' has turns of ShareGPT (from, value)",
+            where=where,
+            hint="write role for from (human is user, gpt is assistant) and content for value",
+        )
+    if not isinstance(turn, dict) or "role" not in turn or not turn.keys() & {"content", "tool_calls"}:
+        raise DpoError(f"'{key}' has a turn without role and content", where=where, hint=_MESSAGE_HINT)
+    role = turn["role"]
+    if role not in ROLES:
+        known = _OTHER_NAMES.get(role) if isinstance(role, str) else None
+        hint = f"write {known!r}" if known else f"roles are {', '.join(ROLES)}"
+        raise DpoError(f"'{key}' has the role {str(role)[:40]!r}", where=where, hint=hint)
+    if turn.get("function_call"):
+        hint = "write it as tool_calls: a list of {type, function: {name, arguments}}"
+        raise DpoError(f"'{key}' has a function_call", where=where, hint=hint)
+    message: Message = {"role": role, "content": ""}
+    if role == "assistant":
+        if calls := turn.get("tool_calls"):
+            message["tool_calls"] = _tool_calls(calls, key, where)
+        if reasoning := next((turn[name] for name in REASONING if turn.get(name)), None):
+            message["reasoning_content"] = text_of(reasoning, f"{key}.reasoning", where)
+    elif turn.get("tool_calls"):
+        raise DpoError(
+            f"'{key}' has tool_calls in a turn of role {role!r}", where=where, hint="assistants call tools"
+        )
+    if role == "tool":
+        message |= {name: turn[name] for name in ("name", "tool_call_id") if turn.get(name)}
+    content = _content(turn.get("content"), key, where)
+    may_be_empty = role == "tool" or "tool_calls" in message
+    if not (may_be_empty and content in (None, "")):
+        content = text_of(content, key, where)
+    message["content"] = content or ""
+    return message
+
+
+def _content(value: Any, key: str, where: str) -> Any:
+    """The text of content parts; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for part in value:
+        kind = "text" if isinstance(part, str) else part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise DpoError(
+                f"'{key}' has a content part of type {str(kind)[:40]!r}",
+                where=where,
+                hint="only text is trained on; remove the row, or leave images, sound and video out of it",
+            )
+        texts.append(part if isinstance(part, str) else part.get("text"))
+    if not all(isinstance(text, str) for text in texts):
+        raise DpoError(f"'{key}' has a text part without text", where=where, hint=_MESSAGE_HINT)
+    return "".join(texts)
+
+
+def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
+    """Tool calls with arguments as objects, which every template can print."""
+    calls = []
+    for call in value if isinstance(value, list) else [None]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except ValueError:
+                arguments = None
+        if not isinstance(name, str) or not isinstance(arguments or {}, dict):
+            raise DpoError(
+                f"'{key}' has a tool call without a function's name and arguments",
+                where=where,
+                hint='a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}',
+            )
+        own = {"type": "function", "function": {"name": name, "arguments": arguments or {}}}
+        calls.append({**own, **({"id": call["id"]} if call.get("id") else {})})
+    return calls
+
+
+def tools_of(value: Any, where: str) -> Tools:
+    """The tools of a row: a list of definitions, or one written as JSON text.
+
+    Raises:
+        DpoError: it is none.
+    """
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = [None]
+    found = value or []
+    listed = found if isinstance(found, list) else [None]
+    functions = [tool.get("function", tool) if isinstance(tool, dict) else None for tool in listed]
+    if not all(isinstance(function, dict) and function.get("name") for function in functions):
+        raise DpoError(
+            "'tools' must be a list of tool definitions",
+            where=where,
+            hint='a tool is {"type": "function", "function": {"name": "...", "parameters": {...}}}',
+        )
+    return tuple(listed)
+
+
+def shown(message: Message) -> str:
+    """A turn as people read it: reasoning, text, tool calls, each from a new line."""
+    reasoning = message.get("reasoning_content")
+    parts = [f"<think>\n{reasoning}\n</think>"] if reasoning else []
+    parts += [message["content"]] if message["content"] else []
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return "\n".join([*parts, *(json.dumps(call, ensure_ascii=False) for call in calls)])
+
+
+def unused_fields(value: Any) -> Iterator[str]:
+    """Names of fields that hold something and that no message has, of every turn of a list."""
+    for turn in value if isinstance(value, list) else ():
+        if isinstance(turn, dict):
+            role, used = turn.get("role"), {"role", "content"}
+            used |= {"tool_calls", *REASONING} if role == "assistant" else set()
+            used |= {"name", "tool_call_id"} if role == "tool" else set()
+            yield from (
+                name for name, held in turn.items() if name not in used and held not in (None, "", [], {})
+            )
+
+
+def earlier_reasoning(prompt: Sequence[Message]) -> str:
+    """The first reasoning in a turn of the prompt, without the marks around it; "" where there is none."""
+    for turn in prompt:
+        reasoning, closed, _ = turn["content"].rpartition("</think>")
+        if turn["role"] == "assistant" and (closed or "reasoning_content" in turn):
+            return turn.get("reasoning_content", reasoning).replace("<think>", "").strip()
+    return ""

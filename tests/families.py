@@ -1,0 +1,21 @@
+"""Chat templates as families publish them, shortened, with tools, tool calls and reasoning."""
+
+from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat
+
+from .conftest import ROOT
+
+
+def _of(name: str, like: ChatFormat) -> ChatFormat:
+    """The template of that name, with tokens as another format has them."""
+    return like._replace(template=(ROOT / "tests" / "chat_templates" / f"{name}.jinja").read_text())
+
+
+QWEN3 = _of("qwen3", CHATML._replace(special=("<|endoftext|>", "<|im_start|>", "<|im_end|>")))
+FAMILIES = {
+    "qwen3": QWEN3,
+    "granite4": _of("granite4", GRANITE),
+    "llama31": _of("llama31", LLAMA3),
+    "gemma": GEMMA,
+    "thinking": _of("thinking", QWEN3),  # a model that always reasons first
+    "r1": _of("r1", LLAMA3),  # reasoning is opened for the model, and taken away from answers that are given
+}

@@ -1,0 +1,197 @@
+"""Rows of every kind on templates of every kind: all of a row is scored, or the row is refused."""
+
+import json
+
+import pytest
+
+from mlx_dpo.config import load_config
+from mlx_dpo.data.formats import to_preference
+from mlx_dpo.data.tokenize import RowTokenizer
+from mlx_dpo.demo.tiny import write_tokenizer
+from mlx_dpo.errors import DpoError
+from mlx_dpo.jobs.inspect import inspect_pairs
+from mlx_dpo.models.load import ModelConfig, load_tokenizer
+from mlx_dpo.training.checks import check_masks
+
+from .families import FAMILIES
+
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
+PLAIN = {"prompt": "Where?", "chosen": "In a jar.", "rejected": "No."}
+REASONED = "<think>\nDamp spoils it.\n</think>\n\nIn a jar."
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+ROWS = {
+    "plain": PLAIN,
+    "text and tool call": PLAIN | {"chosen": [assistant("Let me look.", tool_calls=[CALL])]},
+    "tool call": PLAIN | {"chosen": [assistant(None, tool_calls=[CALL])]},
+    "tool turn": PLAIN
+    | {
+        "prompt": [
+            user("Where?"),
+            assistant(None, tool_calls=[CALL]),
+            {"role": "tool", "content": "the jar", "name": "find"},
+        ]
+    },
+    "tools": PLAIN | {"tools": [TOOL]},
+    "reasoning field": PLAIN | {"chosen": [assistant("In a jar.", reasoning_content="Damp spoils it.")]},
+    "reasoning block": PLAIN | {"chosen": REASONED},
+    "reasoning begun in the prompt": PLAIN | {"chosen": REASONED.removeprefix("<think>\n")},
+    "earlier reasoning": PLAIN
+    | {"prompt": [user("Hi"), assistant("<think>\nhm\n</think>\n\nHello."), user("So?")]},
+    "text parts": PLAIN
+    | {"prompt": [user([{"type": "text", "text": "Whe"}, {"type": "text", "text": "re?"}])]},
+    "system": PLAIN | {"system": "Be kind."},
+    "cut off": PLAIN | {"chosen": "In a ja", "chosen_cut": True},
+}
+SCORED = {
+    "qwen3": {
+        "plain": "In a jar.<|im_end|>",
+        "text and tool call": 'Let me look.\n<tool_call>\n{"name": "find", "arguments": {"q": "flour"}}\n'
+        "</tool_call><|im_end|>",
+        "tool call": '\n<tool_call>\n{"name": "find", "arguments": {"q": "flour"}}\n</tool_call><|im_end|>',
+        "reasoning field": "the answer reasons, and prompts are rendered with an empty reasoning block",
+        "reasoning block": "the answer reasons, and prompts are rendered with an empty reasoning block",
+        "cut off": "In a ja",
+    },
+    "granite4": {
+        "plain": "In a jar.<|end_of_text|>",
+        "tool call": '<tool_call>\n{"name": "find", "arguments": {"q": "flour"}}\n'
+        "</tool_call><|end_of_text|>",
+        "reasoning field": "the chat template leaves out the reasoning of this answer",
+        "reasoning block": REASONED + "<|end_of_text|>",
+        "cut off": "In a ja",
+    },
+    "llama31": {
+        "plain": "In a jar.<|eot_id|>",
+        "text and tool call": "the chat template leaves out the text beside tool calls",
+        "tool call": '{"name": "find", "parameters": {"q": "flour"}}<|eot_id|>',
+        "reasoning field": "the chat template leaves out the reasoning of this answer",
+        "cut off": "In a ja",
+    },
+    "gemma": {
+        "plain": "In a jar.<end_of_turn>",
+        "tool call": "the chat template leaves out the tool calls of this answer",
+        "tool turn": "the chat template leaves out the tool calls of turn 2",
+        "tools": "the chat template leaves out 'tools'",
+        "system": "the chat template refuses this conversation: System role not supported",
+    },
+    "thinking": {
+        "plain": "\n</think>\n\nIn a jar.<|im_end|>",
+        "reasoning field": "Damp spoils it.\n</think>\n\nIn a jar.<|im_end|>",
+        "reasoning block": "Damp spoils it.\n</think>\n\nIn a jar.<|im_end|>",
+        "reasoning begun in the prompt": "Damp spoils it.\n</think>\n\nIn a jar.<|im_end|>",
+        "cut off": "In a ja",
+    },
+    "r1": {
+        "plain": "\n</think>\n\nIn a jar.<|eot_id|>",
+        "tool call": "the chat template leaves out tool calls, or reasoning before them",
+        "tools": "the chat template leaves out 'tools'",
+        "reasoning field": "Damp spoils it.\n</think>\n\nIn a jar.<|eot_id|>",
+        "reasoning block": "Damp spoils it.\n</think>\n\nIn a jar.<|eot_id|>",
+        "reasoning begun in the prompt": "Damp spoils it.\n</think>\n\nIn a jar.<|eot_id|>",
+        "cut off": "In a ja",
+    },
+}
+"""The chosen answer's tokens as text, or why the row is refused."""
+HELD = {
+    "text and tool call": ("", "Let me look. find flour"),
+    "tool call": ("", "find flour"),
+    "tool turn": ("find flour the jar", ""),
+    "tools": ("find parameters", ""),
+    "reasoning field": ("", "Damp spoils it. </think>"),
+    "reasoning block": ("", "Damp spoils it. </think>"),
+    "reasoning begun in the prompt": ("", "Damp spoils it. </think>"),
+    "earlier reasoning": ("Hi Hello. So?", ""),
+    "text parts": ("Where?", ""),
+    "system": ("Be kind.", ""),
+}
+"""Words that must be in the rendered prompt and in what is scored."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of(tmp_path_factory):
+    """`get(family, options)`."""
+    root = tmp_path_factory.mktemp("families")
+
+    def get(family, **options):
+        folder, form = root / family, FAMILIES[family]
+        if not folder.exists():
+            folder.mkdir()
+            write_tokenizer(folder, form, ["How? So. Thus."] * 5, 400)
+            config = {"model_type": "llama", "eos_token_id": form.special.index(form.end)}
+            (folder / "config.json").write_text(json.dumps(config))
+        return load_tokenizer(folder, ModelConfig(str(folder), template_options=options))
+
+    return get
+
+
+def scored(tokenizer, row):
+    """The prompt and the chosen answer as text, checked as a run checks them; or why the row is refused."""
+    work, record = RowTokenizer(tokenizer, 512), to_preference(row, "rows.jsonl:1")
+    try:
+        pair = work.pair(record)
+    except DpoError as error:
+        assert error.where == "rows.jsonl:1" and error.hint
+        return error.what, ""
+    check_masks([record], [pair], tokenizer, 512)
+    return tuple(tokenizer.decode(tokens.tolist()) for tokens in (pair.prompt, pair.chosen))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_of_a_row_is_rendered_and_scored_or_the_row_is_refused(tokenizer_of, family, kind):
+    prompt, answer = scored(tokenizer_of(family), ROWS[kind])
+    if kind in SCORED[family]:
+        assert SCORED[family][kind] in (answer, prompt)
+    if answer:
+        asked, said = HELD.get(kind, ("", ""))
+        assert [word for word in asked.split() if word not in prompt] == []
+        assert [word for word in said.split() if word not in prompt[-20:] + answer] == []
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_model_that_may_reason_is_trained_to_reason_where_the_answers_do(tokenizer_of, kind):
+    prompt, answer = scored(tokenizer_of("qwen3", enable_thinking=True), ROWS[kind])
+    assert prompt.endswith("<|im_start|>assistant\n")
+    reasoning = "Damp spoils it." if kind.startswith("reasoning") else ""
+    assert answer.startswith(f"<think>\n{reasoning}\n</think>\n\n")
+
+
+def test_reasoning_of_earlier_turns_that_a_template_leaves_out_is_counted(tokenizer_of):
+    said = {}
+    for family in ("qwen3", "granite4"):
+        work = RowTokenizer(tokenizer_of(family), 512)
+        work.pair(to_preference(ROWS["earlier reasoning"], "rows.jsonl:1"))
+        said[family] = str(work.counts())
+    left_out = ", 1 without the reasoning of earlier turns, which the template leaves out"
+    assert said == {"qwen3": f"1 pairs: 1 kept{left_out}", "granite4": "1 pairs: 1 kept"}
+
+
+def test_a_date_of_the_settings_stands_in_place_of_today(tokenizer_of):
+    prompts = [scored(tokenizer_of("llama31", date=day), PLAIN)[0] for day in ("2024-07-26", "2025-01-02")]
+    assert "Today Date: 26 Jul 2024" in prompts[0] and "Today Date: 02 Jan 2025" in prompts[1]
+
+
+def test_a_template_of_the_settings_takes_the_place_of_the_models_own(tokenizer_of, tmp_path, write_rows):
+    own = tokenizer_of("qwen3")
+    file = tmp_path / "mine.jinja"
+    file.write_text(FAMILIES["qwen3"].template.replace("user\\n", "person\\n"))
+    settings = [
+        f"model.path={own.name_or_path}",
+        f"data.train={write_rows('rows.jsonl', [PLAIN])}",
+        "data.valid=null",
+        f"model.chat_template={file}",
+    ]
+    found = inspect_pairs(load_config(None, settings), ask_model=False)
+    assert found.shown[0].prompt.startswith("<|im_start|>person\nWhere?")
+    chatml = inspect_pairs(load_config(None, [*settings, "model.chat_template=chatml"]), ask_model=False)
+    assert chatml.shown[0].prompt == "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"

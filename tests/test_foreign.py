@@ -1,0 +1,103 @@
+"""Files of rows in other formats: known by their content, and the command that is printed converts them."""
+
+import csv
+import gzip
+import io
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlx_dpo.data.foreign import check_is_jsonl
+from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.sources import read_curated
+from mlx_dpo.errors import DpoError
+
+ROWS = [{"prompt": f"How {i}?", "chosen": 'So,\n"well"', "rejected": "} {"} for i in range(3)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def table(delimiter):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ROWS[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue()
+
+
+CONVERTED = {
+    "a JSON list": (json.dumps(ROWS), "is one JSON list, not JSONL"),
+    "a JSON list over several lines": (json.dumps(ROWS, indent=2), "is one JSON list, not JSONL"),
+    "objects over several lines": (
+        "\n".join(json.dumps(row, indent=2) for row in ROWS),
+        "has objects over several lines, not JSONL",
+    ),
+    "CSV": (table(","), "is CSV, not JSONL"),
+    "TSV": (table("\t"), "is a table with tabs (TSV), not JSONL"),
+    "gzip": (gzip.compress(LINES.encode()), "is compressed (gzip)"),
+    "UTF-16": (LINES.encode("utf-16"), "is UTF-16 text"),
+}
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_the_printed_command_turns_the_file_into_rows(kind, tmp_path):
+    content, what = CONVERTED[kind]
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    file = folder / "pairs.data"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for read in (index_rows, read_curated):
+        with pytest.raises(DpoError) as caught:
+            read(file)
+        assert (caught.value.what, caught.value.where) == (what, str(file))
+    command = caught.value.hint.removeprefix("turn it into JSONL: ")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    made = shlex.split(command)[-1]
+    assert made == str(folder / "pairs-rows.jsonl")
+    assert [row.id for row in index_rows(made).records()] == ["line-1", "line-2", "line-3"]
+    assert [json.loads(line) for line in Path(made).read_text().splitlines()] == ROWS
+
+
+NAMED = {
+    "Parquet": (b"PAR1\x15\x04", "is a Parquet file", "read_parquet"),
+    "Arrow": (b"ARROW1\0\0", "is an Arrow file", "read_feather"),
+    "a spreadsheet": (b"PK\x03\x04\x14", "is a zip archive or a spreadsheet", "CSV"),
+    "zstd": (b"\x28\xb5\x2f\xfd", "is compressed (zstd)", "zstd -dc"),
+    "a web page": (b"\n<!DOCTYPE html>\n<html>", "is a web page", "download the file itself"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+        "is a pointer of Git LFS, not the file",
+        "git lfs pull",
+    ),
+    "weights": (b"\x10\0\0\0\0\0\0\0{}", "is not text", "rows are JSONL"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_a_file_that_is_no_text_is_named_with_a_remedy(kind, tmp_path):
+    content, what, remedy = NAMED[kind]
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(DpoError) as caught:
+        check_is_jsonl(file)
+    assert caught.value.what == what and remedy in caught.value.hint
+
+
+OWN = {
+    "rows": LINES,
+    "rows with a byte order mark": "\ufeff" + LINES,
+    "blank lines first": "\n\n" + LINES,
+    "a broken row first": '{"prompt": "How?"\n' + LINES,
+    "a list for a row": '["How?", "So.", "Thus."]\n' + LINES,
+    "a text for a row": '"How, so?"\n' + LINES,
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_what_may_be_jsonl_is_left_to_its_rows(kind, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(OWN[kind])
+    check_is_jsonl(file)
