@@ -1,18 +1,22 @@
 """Rows of every kind on templates of every kind: all of a row is scored, or the row is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from mlx_dpo.config import load_config
 from mlx_dpo.data.formats import to_preference
-from mlx_dpo.data.tokenize import RowTokenizer
+from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.demo.tiny import write_tokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.inspect import inspect_pairs
+from mlx_dpo.jobs.pairs import generate_pairs
+from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.checks import check_masks
 
+from .conftest import ROOT
 from .families import FAMILIES
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
@@ -195,3 +199,69 @@ def test_a_template_of_the_settings_takes_the_place_of_the_models_own(tokenizer_
     assert found.shown[0].prompt.startswith("<|im_start|>person\nWhere?")
     chatml = inspect_pairs(load_config(None, [*settings, "model.chat_template=chatml"]), ask_model=False)
     assert chatml.shown[0].prompt == "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+
+
+REASONING = {"thinking": "qwen3", "r1": "llama"}
+
+
+def template_of(family):
+    """A family's template for a model with the same special tokens."""
+    return f"model.chat_template={ROOT / 'tests' / 'chat_templates' / f'{family}.jinja'}"
+
+
+@pytest.mark.parametrize("family", REASONING)
+def test_a_model_that_reasons_makes_pairs_and_trains_on_them(family, pairs_settings, configure, tmp_path):
+    """Its own answers are cut off while they reason; the curated ones have an empty reasoning block."""
+    model = REASONING[family]
+    generate_pairs(load_config(None, [*pairs_settings(model, pairs__limit=6), template_of(family)]))
+    made = tmp_path / "pairs" / "train.jsonl"
+    tokenizer = load_tokenizer(Path(configure(model).model.path), configure(model, template_of(family)).model)
+    rows = [to_preference(json.loads(line), "made") for line in made.read_text().splitlines()]
+    pairs, _ = tokenize_pairs(rows, tokenizer, 256)
+    for row, pair in zip(rows, pairs, strict=True):
+        assert tokenizer.decode(pair.prompt.tolist()).endswith("<think>\n")
+        assert tokenizer.decode(pair.chosen.tolist()).startswith("\n</think>\n\n")
+        assert row.rejected_cut and tokenizer.decode(pair.rejected.tolist()) == row.rejected
+    data = (f"data.train={made}", "data.valid=null", "data.max_length=256")
+    config = configure(model, template_of(family), *data)
+    folder = train_run(config).folder
+    assert (folder / "chat_template.jinja").read_text() == tokenizer.chat_template
+
+
+IGNORES = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+)
+ENDLESS = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+UNKNOWN_END = (
+    "{% for m in messages %}{{ '<|turn|>' + m.role + '\n' + m.content + '<|end_of_turn|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
+)
+UNUSABLE = {
+    "it ignores add_generation_prompt": (
+        IGNORES,
+        r"the chat template ignores add_generation_prompt: it puts '<|start_header_id|>assistant"
+        r"<|end_header_id|>\n\n' before an answer, and does not when the model is asked",
+        "set model.chat_template to a template that knows add_generation_prompt, or to chatml",
+    ),
+    "it does not end": (
+        ENDLESS,
+        "the chat template has not ended after 3 s of work",
+        "take the model from where it was published, or set another model.chat_template",
+    ),
+    "its end is no token": (
+        UNKNOWN_END,
+        "the chat template ends an answer with '<|end_of_turn|>', which is no token of this tokenizer",
+        "use the tokenizer that belongs to the template, or another model.chat_template",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["gen-pairs --source rows.jsonl", "inspect --data rows.jsonl", "train"])
+@pytest.mark.parametrize("why", UNUSABLE)
+def test_a_template_that_cannot_be_used_is_refused_by_every_command(why, command, refused, models, tmp_path):
+    template, what, remedy = UNUSABLE[why]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(PLAIN) + "\n")
+    (tmp_path / "own.jinja").write_text(template)
+    command += f" --model {models('llama')} --set model.chat_template=own.jinja --set data.train=rows.jsonl"
+    refused(f"{command} --set data.valid=null", f"{models('llama')}: {what}", remedy)

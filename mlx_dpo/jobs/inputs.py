@@ -1,6 +1,7 @@
 """What a run is given, checked before anything slow: rows, the adapter it starts from, the model's types."""
 
 from dataclasses import replace
+from typing import Any
 
 import mlx.nn as nn
 
@@ -89,6 +90,15 @@ def starting_adapter(config: RunConfig) -> AdapterConfig:
             )
     say(f"adapter: the one in {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
     return own
+
+
+def say_without_template(tokenizer: Any) -> None:
+    """Say how a model is asked that has no chat template."""
+    if not tokenizer.has_chat_template:
+        say(
+            "the model has no chat template: prompts are given as plain text that ends in a blank line; "
+            "model.chat_template (chatml, or a .jinja file) sets one"
+        )
 
 
 def say_if_slow(model: nn.Module, path: str) -> None:

@@ -26,6 +26,7 @@ from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..scoring import score_pairs, singles
 from ..training.checks import check_unmoved, choose_forward, spread_rows
+from .inputs import say_without_template
 
 SCORED = 64
 """Pairs that the model is asked about, from the shortest to the longest."""
@@ -53,6 +54,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
     tokenizer = load_tokenizer(base, config.model)
+    say_without_template(tokenizer)
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
     scans = [scan(path, context) for path in paths]
     train = scans[0]

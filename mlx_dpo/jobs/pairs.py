@@ -17,7 +17,7 @@ from ..pairs.completions import (
     tokenize_prompts,
 )
 from ..pairs.generate import DROPPED, PairCounts, count_pairs, make_pairs, write_pairs
-from .inputs import say_if_slow
+from .inputs import say_if_slow, say_without_template
 
 
 def generate_pairs(config: RunConfig) -> PairCounts:
@@ -35,6 +35,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base, config.model)
+    say_without_template(tokenizer)
     asked = [*rows, *(valid or [])]
     requests = tokenize_prompts(asked, tokenizer, config.data.max_length)
     origin = pairs_origin(config.model, base, tokenizer, config.generate)

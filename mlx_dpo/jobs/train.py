@@ -61,7 +61,7 @@ from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .attention import with_attention
 from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
-from .inputs import read_rows, say_if_slow, starting_adapter, with_length
+from .inputs import read_rows, say_if_slow, say_without_template, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
 from .rate import with_found_rate
@@ -112,6 +112,7 @@ def _run(
     base = find_model(config.model.path)
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base, config.model)
+    say_without_template(tokenizer)
     if note := end_note(base, tokenizer):
         say(note)
     pairs = _tokenize("train", rows, tokenizer, config.data.max_length)
