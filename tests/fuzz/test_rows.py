@@ -1,0 +1,79 @@
+"""Rows and files that nobody would write: each is read, or refused quickly and with a remedy."""
+
+import json
+import time
+
+import pytest
+
+from mlx_dpo.data.foreign import check_is_jsonl
+from mlx_dpo.data.formats import to_answer, to_curated, to_preference
+from mlx_dpo.data.layouts import unused_columns
+from mlx_dpo.data.tokenize import RowTokenizer
+from mlx_dpo.demo.tiny import write_tokenizer
+from mlx_dpo.errors import DpoError
+from mlx_dpo.jsonl import parse_line, read_lines
+from mlx_dpo.models.load import ModelConfig, load_tokenizer
+from mlx_dpo.pairs.completions import request_key
+
+from ..families import FAMILIES
+from . import CASES
+from .generate_rows import files
+
+_SECONDS = 5.0
+_LETTERS = 600
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """One of every family, and a plain one."""
+    made = []
+    for name, form in FAMILIES.items():
+        folder = tmp_path_factory.mktemp(name)
+        write_tokenizer(folder, form, ["How? So. Thus."] * 5, 400)
+        config = {"model_type": "llama", "eos_token_id": form.special.index(form.end)}
+        (folder / "config.json").write_text(json.dumps(config))
+        made.append(load_tokenizer(folder, ModelConfig(str(folder))))
+    return made
+
+
+def as_pair(row, where, tokenizer):
+    RowTokenizer(tokenizer, 256).pair(to_preference(row, where))
+
+
+def as_answer(row, where, tokenizer):
+    RowTokenizer(tokenizer, 256, answers=True).pair(to_answer(row, where))
+
+
+def as_curated(row, where, tokenizer):
+    request_key(to_curated(row, where))
+
+
+def fault(read):
+    """What is wrong with how `read` ends: it should end, or refuse with a good message."""
+    start = time.process_time()
+    try:
+        read()
+    except DpoError as error:
+        if not error.hint or len(str(error)) > _LETTERS:
+            return f"message: {str(error)[:300]!r}"
+    except Exception as error:  # what nobody has thought of
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    seconds = time.process_time() - start
+    return f"{seconds:.1f} s" if seconds > _SECONDS else None
+
+
+def test_every_file_of_rows_is_read_or_refused(tmp_path, tokenizers):
+    file, faults = tmp_path / "rows.jsonl", {}
+    for number, content in enumerate(files(0, CASES)):
+        file.write_bytes(content)
+        tokenizer = tokenizers[number % len(tokenizers)]
+        if wrong := fault(lambda: check_is_jsonl(file)):
+            faults[number] = wrong
+        for line, _, text in read_lines(file):
+            where = f"{file}:{line}"
+            for kind in (as_pair, as_answer, as_curated):
+                if wrong := fault(lambda k=kind, t=text, w=where: k(parse_line(t, w), w, tokenizer)):  # noqa: B023
+                    faults[number, kind.__name__] = f"{wrong} of {text[:300]!r}"
+            if wrong := fault(lambda t=text, w=where: list(unused_columns(parse_line(t, w)))):
+                faults[number, "columns"] = wrong
+    assert faults == {}
