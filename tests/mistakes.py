@@ -11,7 +11,6 @@ NEEDS_CURATED = 'each line needs "prompt" and "answer"; see data/README.md'
 NEEDS_OBJECT = 'each line is one whole object, such as {"prompt": "...", "answer": "..."}'
 NEEDS_TURN = 'a message is {"role": "user", "content": "..."}'
 NEEDS_TEXT = "texts are JSON strings; conversations are lists of {role, content}"
-SEE_CONFIG = "mlx-dpo config prints every setting with its meaning"
 SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
 DOWNLOAD = "download the model again"
 COPY_RUN = "copy the whole run folder again"

@@ -289,8 +289,8 @@ def test_label_smoothing_pulls_back_from_where_the_odds_are_those_of_the_labels(
         ({"name": []}, "name must name at least one loss"),
         ({"name": ["sft", "sft"]}, "name must name a loss once"),
         ({"name": ["sigmoid", "sft"], "weights": [1.0]}, "weights must be as many as losses, 2, got 1"),
-        ({"label_smoothing": 0.5}, r"label_smoothing must be in \[0, 0.5\), got 0.5"),
-        ({"label_smoothing": -0.1}, r"label_smoothing must be in \[0, 0.5\), got -0.1"),
+        ({"label_smoothing": 0.5}, "label_smoothing must be null or below 0.5, got 0.5"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be null or at least 0, got -0.1"),
         ({"name": "exo_pair", "label_smoothing": 0.0}, "label_smoothing must be above 0 for exo_pair"),
         ({"name": "ipo", "label_smoothing": 0.1}, "label_smoothing is of .*sigmoid.*, not of ipo"),
         ({"dpop_lambda": 1.0}, "dpop_lambda is of dpop, not of sigmoid"),
@@ -301,9 +301,9 @@ def test_label_smoothing_pulls_back_from_where_the_odds_are_those_of_the_labels(
         ({"name": "bco_pair", "bco_shift": True, "divergence": "js"}, "bco_shift is of rewards"),
         ({"bco_shift": True}, "bco_shift is of bco_pair, not of sigmoid"),
         ({"wpo": True, "name": "aot"}, "wpo weighs single pairs, and aot has no loss of these"),
-        ({"ld_alpha": 1.5}, "ld_alpha must be null or from 0 to 1, got 1.5"),
-        ({"name": "discopop", "discopop_tau": 0.0}, "discopop_tau must be above 0"),
-        ({"name": "simpo", "simpo_gamma": -1.0}, "simpo_gamma must not be negative"),
+        ({"ld_alpha": 1.5}, "ld_alpha must be null or at most 1, got 1.5"),
+        ({"name": "discopop", "discopop_tau": 0.0}, "discopop_tau must be null or at least 1e-06"),
+        ({"name": "simpo", "simpo_gamma": -1.0}, "simpo_gamma must be null or at least 0"),
         ({"name": "apo_zero", "divergence": "js"}, "divergence must be reverse_kl for apo_zero"),
         ({"name": "simpo", "reference_free": True}, "reference_free changes nothing for simpo"),
     ],
@@ -324,5 +324,5 @@ def test_every_option_of_a_loss_is_a_setting():
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan])
 def test_a_beta_that_is_not_above_zero_is_refused(value):
-    with pytest.raises(ValueError, match="value must be above 0, got"):
+    with pytest.raises(ValueError, match="value must be at least 1e-06, got"):
         BetaConfig(value=value)

@@ -13,6 +13,7 @@ from .eval import evaluate
 from .fuse import fuse
 from .gen_pairs import gen_pairs
 from .inspect import inspect
+from .options import settings_like
 from .plan import plan
 from .report import report
 from .sft import sft
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            error.possibilities = settings_like(error) or error.possibilities
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -4,14 +4,17 @@ import json
 
 import click
 
-from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
+from .options import PATH, config_option, flags, json_option, repeated, resolve, set_option, setting_option
 
 
 @click.command()
 @config_option
-@click.option("--data", metavar="FILE", help="Pairs to inspect, without the file's data.valid.")
+@click.option("--data", type=PATH, metavar="FILE", help="Pairs to inspect, without the file's data.valid.")
 @click.option(
-    "--valid", metavar="FILE", help="Held-out pairs, inspected too: no prompt may be in both files."
+    "--valid",
+    type=PATH,
+    metavar="FILE",
+    help="Held-out pairs, inspected too: no prompt may be in both files.",
 )
 @setting_option("--model", "model.path", "The base model.")
 @click.option(

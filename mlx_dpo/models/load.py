@@ -11,17 +11,34 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import DpoError, first_line
-from ..settings import setting
+from ..settings import Section, setting
 from .quantised import speed_up_products
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Which model is trained, and from where."""
 
-    path: str = setting("ibm-granite/granite-4.0-h-micro", "a folder in hub layout, or a name on the Hub")
+    path: str = setting(
+        "ibm-granite/granite-4.0-h-micro",
+        "a folder in hub layout, or a name on the Hub",
+        path="read",
+        also={
+            "model model_name model_name_or_path base_model model_id pretrained_model_name_or_path "
+            "hf_path model_path": "",
+            "load_in_4bit load_in_8bit quantization_bit": "name a quantised copy of the model there.",
+            "bf16 fp16 dtype torch_dtype": "weights keep the precision that is in that folder.",
+        },
+    )
     adapter: str | None = setting(
-        None, "start from this adapter (say, from SFT); the reference is then the model with it"
+        None,
+        "start from this adapter (say, from SFT); the reference is then the model with it",
+        path="read",
+        also={
+            "adapter_name_or_path resume_adapter_file sft_adapter peft_model": "",
+            "ref_model reference_model reference_model_path ref_adapter_name": "the reference is "
+            "always the model that a run starts from, with this adapter.",
+        },
     )
 
 
