@@ -219,7 +219,12 @@ def _as(value: Any, kind: Any) -> Any:
 
 
 def _lacks_brackets(value: Any, options: tuple[Any, ...]) -> bool:
-    return isinstance(value, str) and len(value) < 40 and list in map(typing.get_origin, options)
+    return (
+        isinstance(value, str)
+        and value.isidentifier()
+        and len(value) < 40
+        and list in map(typing.get_origin, options)
+    )
 
 
 def _type_name(kind: Any) -> str:

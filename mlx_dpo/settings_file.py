@@ -124,8 +124,13 @@ class _Loader(yaml.SafeLoader):
 
     values = depth = 0
 
+    def fetch_flow_collection_start(self, kind: type) -> None:
+        """An opening bracket: PyYAML looks at a thousand of them, slowly, before it makes the first list."""
+        _check_size(0, self.flow_level, self.get_mark())
+        super().fetch_flow_collection_start(kind)
+
     def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
-        """The next node, while there are few and they lie flat: of many brackets PyYAML takes long."""
+        """The next name or value, while there are few and they lie flat."""
         self.values, self.depth = self.values + 1, self.depth + 1
         _check_size(self.values, self.depth, self.peek_event().start_mark)
         node = super().compose_node(parent, index)

@@ -1,8 +1,9 @@
 """What a person meant by a name or a value that is not known here: near ones, and other trainers'."""
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 _NEAR, _VERY_NEAR = 0.5, 0.8
@@ -10,7 +11,7 @@ _LONGEST = 100
 """Letters of a name that are compared, as both are small and without hyphens."""
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """A setting or a section; other trainers' names for it, each with what to say of it."""
 
     name: str
@@ -19,16 +20,20 @@ class _Known(NamedTuple):
 
     @property
     def key(self) -> str:
+        """Its name without that of its section."""
         return self.name.rpartition(".")[2]
 
 
-def _known(kind: type, prefix: str = "") -> Iterator[_Known]:
-    hints = get_type_hints(kind)
+@cache
+def known_names(kind: type, prefix: str = "") -> tuple[Known, ...]:
+    """Every section and setting below dataclass `kind`."""
+    hints, found = get_type_hints(kind), []
     for f in fields(kind):
         name, inner = f"{prefix}{f.name}", hints[f.name]
-        yield _Known(name, is_dataclass(inner), f.metadata.get("also", {}))
+        found.append(Known(name, is_dataclass(inner), f.metadata.get("also", {})))
         if is_dataclass(inner):
-            yield from _known(inner, f"{name}.")
+            found += known_names(inner, f"{name}.")
+    return tuple(found)
 
 
 def meant_setting(root: type, name: str, value: Any = None) -> str:
@@ -38,7 +43,7 @@ def meant_setting(root: type, name: str, value: Any = None) -> str:
         root: the dataclass of all sections.
         value: what it is set to; a dict where the name is of a section.
     """
-    if any(k.name == name for k in _known(root) if not k.is_section):  # beta.value: 0.2 in a file
+    if any(k.name == name for k in known_names(root) if not k.is_section):  # beta.value: 0.2 in a file
         above, _, key = name.rpartition(".")
         return f"write {above.replace('.', ': and below it ')}: and indented below it {key}:"
     found = _foreign(root, name, value)
@@ -55,11 +60,13 @@ def called_so(root: type, word: str) -> list[str]:
     return [k.name for k in _foreign(root, word, None) if not k.is_section]
 
 
-def _foreign(root: type, name: str, value: Any) -> list[_Known]:
+def _foreign(root: type, name: str, value: Any) -> list[Known]:
     """What is called so by other trainers, or here in another section."""
     section, _, key = name.rpartition(".")
     word = _plain(key)
-    found = [k for k in _known(root) if word in (k.key, *k.also) and k.name != name]
+    found = [
+        k for k in known_names(root) if word in (k.key, *k.also) and (k.name != name or not k.is_section)
+    ]
     for better in (
         [k for k in found if k.is_section == isinstance(value, dict)],
         [k for k in found if k.name.rpartition(".")[0] in (section, name)],
@@ -69,7 +76,7 @@ def _foreign(root: type, name: str, value: Any) -> list[_Known]:
     return sorted(found, key=lambda k: word not in k.also)[:3]
 
 
-def _question(found: list[_Known], key: str) -> str:
+def _question(found: list[Known], key: str) -> str:
     if not found:
         return ""
     notes = [note for k in found if (note := k.also.get(_plain(key)))]
@@ -79,7 +86,7 @@ def _question(found: list[_Known], key: str) -> str:
 def _near(root: type, name: str) -> str:
     section, _, key = name.rpartition(".")
     prefix = f"{section}." if section else ""
-    known = [k for k in _known(root) if k.name != name]
+    known = [k for k in known_names(root) if k.name != name]
     here = {k.key: k.name for k in known if k.name == f"{prefix}{k.key}"}
     anywhere = {word: k.name for k in known for word in (*k.also, k.key)}
     word = _closest(key, here)

@@ -89,8 +89,8 @@ class LossConfig(Section):
     divergence_alpha: float | None = setting(
         None,
         "divergence alpha: its alpha, null being 0.5; at 1 it is reverse_kl",
-        least=-100,
-        most=100,
+        least=-10,
+        most=10,
         also="f_alpha_divergence_coef",
     )
     ld_alpha: float | None = setting(

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from ..errors import DpoError, first_line, first_ten, shown
 from ..files import with_replacement, write_text
-from ..settings import LARGEST_WEIGHT, Section, setting
+from ..settings import Section, setting
 from .load import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -45,7 +45,7 @@ class AdapterConfig(Section):
         2.0,
         "the update is scale · A · B; a direct factor, not alpha / rank",
         above=0,
-        most=LARGEST_WEIGHT,
+        most=1000,
         also={
             "lora_scale": "",
             "lora_alpha alpha": "scale = lora_alpha / rank.",
