@@ -36,6 +36,11 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
+def label(name: str) -> str:
+    """A name as a message says it: as it is, or quoted and cut where it is long or cannot be printed."""
+    return name if len(name) <= 80 and name.isprintable() else shown(name)
+
+
 def first_ten(items: list[str]) -> str:
     """Join up to ten items with commas; say how many more there are."""
     more = f" and {len(items) - 10} more" if len(items) > 10 else ""

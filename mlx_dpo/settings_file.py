@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from .errors import DpoError, first_line, shown
+from .errors import DpoError, first_line, label, shown
 from .paths import path_fault
 
 _LARGEST_FILE = 50_000
@@ -57,7 +57,7 @@ class Tree:
         value: Any = text
         with suppress(DpoError):
             value = _plain(_compose(text, "--set"), "--set") if 0 < len(text) < _LARGEST_FILE else text
-        where = f"--set {name}" if len(name) <= 80 and name.isprintable() else f"--set {shown(name)}"
+        where = f"--set {label(name)}"
         above = {".".join(keys[:n]): Written(where) for n in range(1, len(keys))}
         own = Written(where, "" if text[:1] in ("'", '"', "[") else text)
         return Tree(_set(self.values, keys, value), {**above, **self.written, name: own})

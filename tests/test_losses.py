@@ -9,6 +9,7 @@ import pytest
 from mlx_dpo.losses import LOSSES, BetaConfig, LossConfig, PairLogps, build_loss
 from mlx_dpo.losses.divergences import DIVERGENCES
 from mlx_dpo.losses.pairwise import sigmoid
+from mlx_dpo.settings import LARGEST_WEIGHT, SMALLEST_DIVISOR
 
 from .exact_losses import EXACT, exact_loss
 
@@ -165,6 +166,29 @@ def test_a_slope_is_finite_at_any_margin(name):
     slopes = np.array(mx.grad(summed, argnums=(0, 1))(pairs.chosen, pairs.rejected))
     assert np.isfinite(slopes).all()
     assert np.abs(slopes).max() > 0
+
+
+@pytest.mark.parametrize("beta", [SMALLEST_DIVISOR, LARGEST_WEIGHT])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"name": name} for name in LOSSES),
+        *({"name": [name], "weights": [LARGEST_WEIGHT]} for name in ("ipo", "cpo", "sppo_hard")),
+        {"name": "discopop", "discopop_tau": SMALLEST_DIVISOR},
+        {"name": "dpop", "dpop_lambda": LARGEST_WEIGHT},
+        {"name": "simpo", "simpo_gamma": LARGEST_WEIGHT},
+        {"name": "cpo", "cpo_alpha": LARGEST_WEIGHT},
+    ],
+    ids=str,
+)
+def test_a_loss_and_its_slope_are_finite_at_the_bounds_of_its_settings(settings, beta):
+    pairs, loss = pairs_of([-1e3, -1.0, 0.0, 1.0, 1e3]), build_loss(LossConfig(**settings))
+
+    def summed(chosen, rejected):
+        return loss(pairs._replace(chosen=chosen, rejected=rejected), mx.array(beta)).sum()
+
+    assert np.isfinite(np.array(loss(pairs, mx.array(beta)))).all()
+    assert np.isfinite(np.array(mx.grad(summed, argnums=(0, 1))(pairs.chosen, pairs.rejected))).all()
 
 
 def test_dpops_penalty_has_no_slope_where_the_policy_has_not_moved():

@@ -17,7 +17,11 @@ from .options import PATH, json_option, model_option
 )
 @model_option
 @click.option(
-    "--samples", default=3, show_default=True, type=click.IntRange(0), help="Prompts that both models answer."
+    "--samples",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0, 100_000),
+    help="Prompts that both models answer.",
 )
 @json_option
 def evaluate(folder, data, model, samples, as_json):

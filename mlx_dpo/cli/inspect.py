@@ -18,7 +18,11 @@ from .options import PATH, config_option, flags, json_option, repeated, resolve,
 )
 @setting_option("--model", "model.path", "The base model.")
 @click.option(
-    "--rows", default=3, show_default=True, type=click.IntRange(0), help="Pairs shown as the model gets them."
+    "--rows",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0, 100_000),
+    help="Pairs shown as the model gets them.",
 )
 @click.option("--no-model", is_flag=True, help="Leave out what needs the model's weights.")
 @set_option

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import DpoError, first_line, first_ten, shown
+from ..errors import DpoError, first_line, first_ten, label, shown
 from ..files import with_replacement, write_text
 from ..settings import Section, setting
 from .load import check_tensors
@@ -149,7 +149,7 @@ def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
         missing = [t for t in config.targets if not any(t in (n, n.rsplit(".", 1)[-1]) for n in linear)]
         if missing:
             raise DpoError(
-                f"this model has no layer named {first_ten(missing)}",
+                f"this model has no layer named {first_ten([label(name) for name in missing])}",
                 where="adapter.targets",
                 hint=f"its blocks have {', '.join(linear)}",
             )
