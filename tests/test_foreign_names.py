@@ -156,6 +156,22 @@ def test_a_flag_that_is_a_setting_is_answered_with_the_setting(command, option, 
     assert f"Did you mean '--set {option}=VALUE'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        ("dpo", "Did you mean 'train'?"),
+        ("simpo", "It is a loss of 'train': --set loss.name=NAME."),
+        ("grpo", "'train' learns from pairs; it does not have this."),
+        ("merge", "Did you mean 'fuse'?"),
+    ],
+)
+def test_a_command_of_another_trainer_gets_what_there_is_instead(command, meant, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command])
+    assert stop.value.code == 2
+    assert f"Error: No such command '{command}'. {meant}\n" in capsys.readouterr().err
+
+
 def test_a_command_without_settings_names_none(capsys):
     with pytest.raises(SystemExit):
         main(["eval", "--run", "run", "--lr", "1"])
