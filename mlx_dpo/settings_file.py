@@ -75,13 +75,11 @@ def read_yaml(path: Path | str) -> Tree:
     Raises:
         DpoError: no file, one that is too large or broken YAML, a key written twice, or not a mapping.
     """
-    text = _file_text(path)
-    node = _compose(text, str(path))
-    if node is None:
-        return Tree({}, {})
+    path = os.path.expanduser(path)
+    node = _compose(_file_text(path), path)
     # Before the values are made: that puts merged keys into the nodes.
-    written = dict(_written(node, str(path)))
-    values = _plain(node, str(path))
+    written = dict(_written(node, path)) if node else {}
+    values = _plain(node, path)
     if values is None:
         return Tree({}, {})
     if not isinstance(values, dict):
@@ -89,23 +87,23 @@ def read_yaml(path: Path | str) -> Tree:
     return Tree(values, written)
 
 
-def _file_text(path: Path | str) -> str:
-    if fault := path_fault(os.fspath(path)):
+def _file_text(path: str) -> str:
+    if fault := path_fault(path):
         raise DpoError(
-            f"{shown(os.fspath(path))} {fault}",
+            f"{shown(path)} {fault}",
             where="--config",
             hint="name a settings file, or leave --config out for the defaults",
         )
     try:
-        if not stat.S_ISREG(os.stat(os.path.expanduser(path)).st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise DpoError("is not a file", where=path, hint="name a YAML text file")
-        with open(os.path.expanduser(path), "rb") as file:
+        with open(path, "rb") as file:
             content = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
         raise DpoError("no such file", where=path, hint="mlx-dpo config prints one to start from") from None
     except OSError as error:
         raise DpoError(
-            f"cannot be read: {error.strerror}", where=path, hint="name a YAML text file"
+            f"cannot be read: {error.strerror}", where=path, hint="check its permissions"
         ) from None
     if len(content) > _LARGEST_FILE:
         raise DpoError(

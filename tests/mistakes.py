@@ -12,6 +12,7 @@ NEEDS_OBJECT = 'each line is one whole object, such as {"prompt": "...", "answer
 NEEDS_TURN = 'a message is {"role": "user", "content": "..."}'
 NEEDS_TEXT = "texts are JSON strings; conversations are lists of {role, content}"
 SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
+WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all there are"
 DOWNLOAD = "download the model again"
 COPY_RUN = "copy the whole run folder again"
 OTHER_FOLDER = "choose another output folder"
