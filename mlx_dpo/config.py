@@ -1,7 +1,7 @@
 """All settings of a run in one dataclass: load, override, write."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .data.sources import DataConfig
@@ -13,17 +13,35 @@ from .models.generate import GenerateConfig
 from .models.load import ModelConfig
 from .optimizers import OptimizerConfig
 from .pairs.generate import PairsConfig
-from .settings import Tree, as_plain, build, read_yaml, setting, to_yaml
+from .settings import Section, as_plain, build, section, setting, to_yaml
+from .settings_file import Tree, read_yaml
 from .trackers import TRACKERS
 from .training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
-class OutputConfig:
+class OutputConfig(Section):
     """Where a run's folder is and who is told of it."""
 
-    output: str = setting("runs/dpo", "the run's folder")
-    report_to: list[str] = setting(["jsonl"], "where metrics go", choices=("jsonl", *TRACKERS))
+    output: str = setting(
+        "runs/dpo",
+        "the run's folder",
+        path="written",
+        also={
+            "output_dir save_dir output_path adapter_path": "",
+            "overwrite_output_dir": "--overwrite replaces the run that is there.",
+            "run_name": "trackers name a run after its folder.",
+            "resume_from_checkpoint": "the same command goes on with the run that is in its folder.",
+            "save_adapter": "the adapter lies in the run's folder.",
+        },
+    )
+    report_to: list[str] = setting(
+        ["jsonl"],
+        "where metrics go",
+        choices=("jsonl", *TRACKERS),
+        meant={"none": "[jsonl] is the run folder's own metrics.jsonl alone;", "all": "name each of them;"},
+        also="log_with logger tracker wandb tensorboard trackio use_wandb report",
+    )
     margin_files: bool = setting(False, "keep every window's margins in the run's folder, as margins/")
     keep_awake: bool = setting(True, "keep a Mac from sleeping during the run; the display may sleep")
     short_gpu_work: bool = setting(
@@ -35,16 +53,27 @@ class OutputConfig:
 class RunConfig:
     """Every section of a settings file."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    pairs: PairsConfig = field(default_factory=PairsConfig)
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    beta: BetaConfig = field(default_factory=BetaConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    run: OutputConfig = field(default_factory=OutputConfig)
+    model: ModelConfig = section(ModelConfig, also="model_args model_config base_model")
+    pairs: PairsConfig = section(PairsConfig, also="gen_pairs generate_pairs")
+    generate: GenerateConfig = section(
+        GenerateConfig,
+        also="generation generation_config generating_args sampling sampling_params",
+    )
+    data: DataConfig = section(DataConfig, also="dataset datasets dataset_args data_args data_config")
+    adapter: AdapterConfig = section(
+        AdapterConfig,
+        also="lora dora peft lora_parameters lora_config peft_config finetuning_args",
+    )
+    loss: LossConfig = section(LossConfig, also="losses loss_config objective")
+    beta: BetaConfig = section(BetaConfig)
+    optimizer: OptimizerConfig = section(
+        OptimizerConfig, also="optim optimiser optimizer_config scheduler lr_schedule"
+    )
+    training: TrainingConfig = section(
+        TrainingConfig,
+        also="train trainer training_args training_arguments training_config dpo dpo_config train_args args",
+    )
+    run: OutputConfig = section(OutputConfig, also="output logging")
 
     def __post_init__(self):
         for wrong, where, what, hint in self._clashes():
@@ -54,7 +83,7 @@ class RunConfig:
     def _clashes(self) -> Iterator[tuple[bool, str, str, str]]:
         """Settings of several sections that do not go together: whether they are set, where, what, remedy."""
         dropout, window, rule = self.adapter.dropout, self.training.window, self.beta.rule
-        names = ", ".join(self.loss.names)
+        names = self.loss.label
         yield (  # the second forward of a checkpointed block would draw another mask: a wrong gradient
             bool(dropout) and self.training.gradient_checkpointing == "on",
             "adapter.dropout",
@@ -145,7 +174,7 @@ class RunConfig:
         if self.loss.wpo or self.loss.bco_shift:
             return "loss.wpo" if self.loss.wpo else "loss.bco_shift"
         several = self.loss.needs_window and self.training.accumulation > 1
-        return f"loss.name={', '.join(self.loss.names)} and training.accumulation above 1" if several else ""
+        return f"loss.name={self.loss.label} and training.accumulation above 1" if several else ""
 
 
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -154,7 +183,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> RunCo
     Raises:
         DpoError: with file and line, or the override, of what is wrong.
     """
-    tree = read_yaml(path) if path else Tree({}, {})
+    tree = Tree({}, {}) if path is None else read_yaml(path)
     for override in overrides:
         tree = tree.with_override(override)
     return build(RunConfig, tree)

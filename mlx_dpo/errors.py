@@ -1,5 +1,7 @@
 """The one error for what a user can mend."""
 
+from typing import Any
+
 
 class DpoError(Exception):
     """A mistake outside this program: what is wrong, where, and what to do about it.
@@ -23,6 +25,20 @@ def first_line(error: Exception) -> str:
     """What another library's error says, on one line; its kind where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" :") if lines else type(error).__name__
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message quotes it: like `repr`, on one line, and cut where it is longer than `most`."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def label(name: str) -> str:
+    """A name as a message says it: as it is, or quoted and cut where it is long or cannot be printed."""
+    return name if len(name) <= 80 and name.isprintable() else shown(name)
 
 
 def first_ten(items: list[str]) -> str:

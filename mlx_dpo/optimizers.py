@@ -7,38 +7,61 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.optimizers as optimizers
 
-from .settings import setting
+from .settings import Section, setting
 
 PAIRS_RATE = 2e-5
 """The learning rate for adapters on pairs where none is set."""
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """How the adapter is updated."""
 
-    name: str = setting("adamw", "the optimiser", choices=("adamw", "adam", "lion"))
+    name: str = setting(
+        "adamw",
+        "the optimiser",
+        choices=("adamw", "adam", "lion"),
+        also="optim optimizer optimiser optimizer_type",
+    )
     learning_rate: float | None = setting(
         None,
         "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 "
         "for pairs, and for sft the rate that a short test on your rows finds",
+        above=0,
+        most=1,
+        also="lr peak_lr max_lr base_lr step_size",
     )
-    schedule: str = setting("cosine", "shape after the warm-up", choices=("cosine", "linear", "constant"))
-    warmup_ratio: float = setting(0.1, "share of the run's updates that ramp up, 0 to 1")
-    weight_decay: float = setting(0.0, "adamw and lion only; pulls the adapter towards 0")
-    grad_clip: float = setting(1.0, "largest norm of the whole gradient; 0 switches clipping off")
+    schedule: str = setting(
+        "cosine",
+        "shape after the warm-up",
+        choices=("cosine", "linear", "constant"),
+        also="lr_scheduler_type lr_scheduler lr_schedule scheduler scheduler_type lr_decay",
+    )
+    warmup_ratio: float = setting(
+        0.1,
+        "share of the run's updates that ramp up, 0 to 1",
+        least=0,
+        most=1,
+        also={
+            "warmup_steps warmup num_warmup_steps warmup_iters": "warmup_ratio = updates that ramp up "
+            "/ all updates of the run.",
+        },
+    )
+    weight_decay: float = setting(
+        0.0, "adamw and lion only; pulls the adapter towards 0", least=0, most=1000, also="wd decay"
+    )
+    grad_clip: float = setting(
+        1.0,
+        "largest norm of the whole gradient; 0 switches clipping off",
+        least=0,
+        most=10**9,
+        also="max_grad_norm gradient_clipping gradient_clip clip_grad_norm grad_clip_norm",
+    )
 
     def __post_init__(self):
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio must be between 0 and 1, got {self.warmup_ratio}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        super().__post_init__()
         if self.weight_decay and self.name == "adam":
             raise ValueError("weight_decay has no effect with adam; use adamw")
-        if self.grad_clip < 0:
-            raise ValueError(f"grad_clip must not be negative, got {self.grad_clip}")
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[mx.array], mx.array]:

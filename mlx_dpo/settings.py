@@ -1,176 +1,191 @@
-"""Settings are frozen dataclasses: strict YAML in, dotted overrides, printed with their help."""
+"""Settings are frozen dataclasses: built from plain values, checked as declared, printed with their help."""
 
-import difflib
 import math
+import operator
+import os
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 import yaml
 
-from .errors import DpoError, first_line
+from .errors import DpoError, shown
+from .paths import found_beside, path_fault
+from .settings_file import Tree, Written
+from .suggestions import meant_setting, meant_value
+
+LARGEST_SEED = 2**64 - 1
+"""That MLX's random numbers take."""
+LARGEST_WEIGHT = 1_000_000
+"""Of what multiplies losses, margins and gradients: far above any use, and far from float32's end."""
+SMALLEST_DIVISOR = 1e-6
+"""The same of what losses divide by."""
+
+_BOUNDS = {
+    "least": (operator.ge, "at least"),
+    "most": (operator.le, "at most"),
+    "above": (operator.gt, "above"),
+    "below": (operator.lt, "below"),
+}
 
 
-def setting(default: Any, help: str, *, choices: Iterable[str] = ()) -> Any:
-    """A dataclass field with a default, one line of help and, where closed, its choices."""
-    metadata = {"help": help, "choices": tuple(choices)}
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] = (),
+    meant: Mapping[str, str] | None = None,
+    also: Mapping[str, str] | str = "",
+    path: Literal["", "read", "written"] = "",
+    **bounds: float,
+) -> Any:
+    """A dataclass field with a default, one line of help, and what its values may be.
+
+    Args:
+        choices: all values, where they are closed.
+        meant: what to do instead of a value of other trainers that is not among them.
+        also: what other trainers call the setting, names with spaces between; with what to say of them.
+        path: it names a file or folder that is read, looked for beside the settings file too, or written.
+        bounds: `least`, `most`, `above` or `below`, of numbers, also in a list.
+    """
+    if unknown := set(bounds) - set(_BOUNDS):
+        raise TypeError(f"unknown bounds {unknown}")
+    metadata = {
+        "help": help,
+        "choices": tuple(choices),
+        "meant": meant or {},
+        "also": _names(also),
+        "path": path,
+        "bounds": bounds,
+    }
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
+def section(kind: type, also: Mapping[str, str] | str = "") -> Any:
+    """A dataclass field that holds a section of settings; `also`: as of a setting."""
+    return field(default_factory=kind, metadata={"also": _names(also)})
+
+
+def _names(also: Mapping[str, str] | str) -> dict[str, str]:
+    groups = {also: ""} if isinstance(also, str) else also
+    return {name: note for names, note in groups.items() for name in names.split()}
+
+
 @dataclass(frozen=True)
-class Tree:
-    """Nested plain settings and, for each dotted name, where it was written; of overrides the text, too."""
+class Section:
+    """Settings that belong together: their declared bounds are checked whenever one is made."""
 
-    values: dict[str, Any]
-    places: dict[str, str]
-    texts: dict[str, str] = field(default_factory=dict)
-
-    def with_override(self, assignment: str) -> "Tree":
-        """Apply one "section.key=value"; the value is read as YAML, or as it stands where text is wanted."""
-        name, equals, text = assignment.partition("=")
-        name = name.strip()
-        keys = name.split(".")
-        if not equals or len(keys) < 2 or not all(keys):
-            raise DpoError(
-                f"{assignment!r} is not section.key=value",
-                where="--set",
-                hint="for example: --set beta.value=0.2",
-            )
-        try:
-            value = yaml.safe_load(text) if text.strip() else ""
-        except yaml.YAMLError:
-            value = text
-        values = _set(self.values, keys, value)
-        above = {".".join(keys[:n]): f"--set {name}" for n in range(1, len(keys))}
-        places = {**above, **self.places, name: f"--set {name}"}
-        return Tree(values, places, {**self.texts, name: text.strip()})
+    def __post_init__(self):
+        """Raises ValueError: "name must be ..."; so does what a section checks besides."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.metadata.get("path") and value is not None and (fault := path_fault(value)):
+                raise ValueError(f"{f.name} {fault}, got {shown(value)}")
+            for bound, limit in f.metadata.get("bounds", {}).items():
+                holds, words = _BOUNDS[bound]
+                for item in value if isinstance(value, list) else [value]:
+                    if item is not None and not holds(item, limit):
+                        null = "null or " if _may_be_null(f) else ""
+                        raise ValueError(f"{f.name} must be {null}{words} {limit}, got {shown(item)}")
 
 
-def _set(values: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-    head, *rest = keys
-    inner = values.get(head)
-    return {**values, head: _set(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+def _may_be_null(f: Field) -> bool:
+    return type(None) in typing.get_args(f.type)
 
 
-def read_yaml(path: Path | str) -> Tree:
-    """Read a settings file, keeping the line of every key.
+def build(kind: type, tree: Tree) -> Any:
+    """Build dataclass `kind` from plain values; every unknown key and wrong value is an error.
 
     Raises:
-        DpoError: missing file, broken YAML, a key written twice, or not a mapping.
+        DpoError: naming the place, the key, and what was meant or is expected.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DpoError("no such file", where=path, hint="mlx-dpo config prints one to start from") from None
-    except UnicodeDecodeError:
-        raise DpoError("is not UTF-8 text", where=path, hint="save the file as UTF-8") from None
-    except OSError as error:
-        raise DpoError(
-            f"cannot be read: {error.strerror}", where=path, hint="name a YAML text file"
-        ) from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise DpoError(
-            f"not YAML: {getattr(error, 'problem', None) or first_line(error)}",
-            where=f"{path}:{mark.line + 1}" if mark else path,
-            hint="check the indentation and the colons around this line",
-        ) from None
-    if values is None:
-        return Tree({}, {})
-    if not isinstance(values, dict):
-        raise DpoError("is not a mapping of sections", where=path, hint="mlx-dpo config prints an example")
-    return Tree(values, dict(_places(node, path)))
+    return _build(kind, kind, tree.values, tree.written, "")
 
 
-def _places(node: yaml.Node, path: Path, prefix: str = "") -> Iterator[tuple[str, str]]:
-    # Settings lie three deep at most; below that an alias could go round in circles.
-    if not isinstance(node, yaml.MappingNode) or prefix.count(".") > 2:
-        return
-    seen = set()
-    for key, value in node.value:
-        name, where = f"{prefix}{key.value}", f"{path}:{key.start_mark.line + 1}"
-        if name in seen:
-            raise DpoError(f"{name!r} is written twice", where=where, hint="keep one of the two")
-        seen.add(name)
-        yield name, where
-        yield from _places(value, path, f"{name}.")
-
-
-def build(kind: type, tree: Tree, prefix: str = "") -> Any:
-    """Build dataclass `kind` from plain values; every unknown key and wrong type is an error.
-
-    Raises:
-        DpoError: naming the place, the key, and a near match or what is expected.
-    """
-    values = tree.values
+def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Written], prefix: str) -> Any:
     known = {f.name: f for f in fields(kind)}
     hints = typing.get_type_hints(kind)
     arguments = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        where = tree.places.get(name, name)
+        own = written.get(name, Written(name))
         if key not in known:
-            raise DpoError(f"unknown setting {name!r}", where=where, hint=_near(str(key), known, prefix))
-        if is_dataclass(hints[key]):
-            if value is not None and not isinstance(value, dict):
-                raise DpoError(
-                    f"{name} must be a section of settings", where=where, hint="mlx-dpo config shows it"
-                )
-            arguments[key] = build(hints[key], Tree(value or {}, tree.places, tree.texts), f"{name}.")
+            raise DpoError(
+                f"unknown setting {shown(name)}",
+                where=own.where,
+                hint=meant_setting(root, name, value) or f"known here: {', '.join(known)}",
+            )
+        if not is_dataclass(hints[key]):
+            arguments[key] = _convert(value, hints[key], known[key], name, own)
+        elif value is None or isinstance(value, dict):
+            arguments[key] = _build(root, hints[key], value or {}, written, f"{name}.")
         else:
-            arguments[key] = _convert(value, hints[key], known[key], name, where, tree.texts.get(name, ""))
+            raise DpoError(
+                f"{name} must be a section of settings, got {shown(value)}",
+                where=own.where,
+                hint=_inside(root, hints[key], name, value),
+            )
     try:
         return kind(**arguments)
     except ValueError as error:
-        name = f"{prefix}{str(error).split()[0]}"
-        where = tree.places.get(name, name)
+        key = str(error).split()[0]
         raise DpoError(
-            f"{prefix}{error}", where=where, hint="mlx-dpo config prints every setting with its meaning"
+            f"{prefix}{error}",
+            where=written.get(f"{prefix}{key}", Written(f"{prefix}{key}")).where,
+            hint=_remedy(f"{prefix}{key}", known[key]),
         ) from None
 
 
-def _near(key: str, known: Iterable[str], prefix: str) -> str:
-    match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if match:
-        return f"did you mean {prefix}{match[0]}?"
-    return f"known here: {', '.join(known)}"
+def _inside(root: type, kind: type, name: str, value: Any) -> str:
+    meant = meant_setting(root, name, value) or "write its settings one by one;"
+    return f"{meant} known there: {', '.join(f.name for f in fields(kind))}"
 
 
-def _convert(value: Any, hint: Any, spec: Any, name: str, where: str, text: str) -> Any:
-    choices = spec.metadata.get("choices", ())
+def _remedy(name: str, f: Field) -> str:
+    if not f.metadata["path"]:
+        return f.metadata["help"]
+    none = f", or {name}=null for none" if _may_be_null(f) else ""
+    return f"set {name} to the name of a file or folder{none}: {f.metadata['help']}"
+
+
+def _convert(value: Any, hint: Any, spec: Field, name: str, written: Written) -> Any:
+    choices = spec.metadata["choices"]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is False and "off" in choices:
         value = "off"  # YAML reads a bare off as false, and on as true
     if value is True and "on" in choices:
         value = "on"
-    # A folder 2024_01_02, 1.10 or "runs #2" is no number and has no comment; quotes, lists and null are YAML.
-    if text and text[0] not in "'\"[" and str in options and not choices and value is not None:
-        value = text
+    # A folder 2024_01_02, 1.10 or "runs #2" is no number and has no comment; null is null.
+    if written.text and str in options and not choices and value is not None:
+        value = written.text
     for option in options:
         converted = _as(value, option)
         if converted is not MISSING:
             break
     else:
         expected = " or ".join(_type_name(option) for option in options)
-        raise DpoError(f"{name} must be {expected}, got {value!r}", where=where, hint=spec.metadata["help"])
-    if choices:
-        for item in converted if isinstance(converted, list) else [converted]:
-            if item not in choices:
-                match = difflib.get_close_matches(str(item), choices, n=1, cutoff=0.5)
-                near = f"; did you mean {match[0]}?" if match else ""
-                raise DpoError(
-                    f"{name} cannot be {item!r}", where=where, hint=f"choose from {', '.join(choices)}{near}"
-                )
+        listed = f"write it as a list: [{value}]; " if _lacks_brackets(value, options) else ""
+        raise DpoError(
+            f"{name} must be {expected}, got {shown(value)}",
+            where=written.where,
+            hint=listed + spec.metadata["help"],
+        )
+    for item in converted if isinstance(converted, list) else [converted]:
+        if choices and item not in choices:
+            raise DpoError(
+                f"{name} cannot be {shown(item)}",
+                where=written.where,
+                hint=meant_value(item, choices, spec.metadata["meant"]),
+            )
+    if spec.metadata["path"] and converted:
+        converted = os.path.expanduser(converted)
+        if spec.metadata["path"] == "read" and written.folder:
+            converted = found_beside(converted, written.folder)
     return converted
 
 
@@ -191,7 +206,10 @@ def _as(value: Any, kind: Any) -> Any:
             return MISSING
         return number if math.isfinite(number) else MISSING
     if kind is str:
-        return str(value) if isinstance(value, (str, int, float)) else MISSING
+        try:
+            return str(value) if isinstance(value, (str, int, float)) else MISSING
+        except ValueError:  # a number of thousands of digits
+            return MISSING
     if typing.get_origin(kind) is dict:
         return value if isinstance(value, dict) and all(isinstance(key, str) for key in value) else MISSING
     if typing.get_origin(kind) is list:
@@ -201,6 +219,15 @@ def _as(value: Any, kind: Any) -> Any:
         items = [_as(item, inner) for item in value]
         return MISSING if MISSING in items else items
     raise TypeError(f"no rule for settings of type {kind}")
+
+
+def _lacks_brackets(value: Any, options: tuple[Any, ...]) -> bool:
+    return (
+        isinstance(value, str)
+        and value.isidentifier()
+        and len(value) < 40
+        and list in map(typing.get_origin, options)
+    )
 
 
 def _type_name(kind: Any) -> str:

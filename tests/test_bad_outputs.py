@@ -168,7 +168,9 @@ def test_a_run_replaces_no_settings_file_and_has_a_folder_of_its_own(refused, tm
         "choose another folder with --output, or replace it with --overwrite",
     )
     refused(
-        f"{TRAIN} --set run.output=", "run.output: names no folder", "name the folder of the run: --output"
+        f"{TRAIN} --set run.output=",
+        "--set run.output: run.output names no file or folder, got ''",
+        "set run.output to the name of a file or folder: the run's folder",
     )
 
 

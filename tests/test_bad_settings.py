@@ -6,7 +6,7 @@ import pytest
 from mlx_dpo.cli import main
 from mlx_dpo.losses import LOSSES
 
-from .mistakes import SECTIONS, SEE_CONFIG, cases, write
+from .mistakes import SECTIONS, WRITE_OUT, cases, write
 
 EPOCHS = (
     "times every pair is seen; null: until about 24 updates are made, 1 to 6 times, and by sft 100, "
@@ -16,6 +16,8 @@ RATE = (
     "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 for "
     "pairs, and for sft the rate that a short test on your rows finds"
 )
+
+TARGETS = "all linear layers of a block, or a list of their names such as [q_proj, mamba.in_proj]"
 
 SETTINGS = {
     "a typo in a section": (
@@ -51,8 +53,8 @@ SETTINGS = {
     ),
     "a value for a section": (
         "beta: 0.2\n",
-        "run.yaml:1: beta must be a section of settings",
-        "mlx-dpo config shows it",
+        "run.yaml:1: beta must be a section of settings, got 0.2",
+        "did you mean beta.value? known there: rule, value, risk, beta_dpo",
     ),
     "a key twice": (
         "beta:\n  value: 0.1\n  value: 0.2\n",
@@ -77,8 +79,8 @@ SETTINGS = {
     "a list": ("- beta\n", "run.yaml: is not a mapping of sections", "mlx-dpo config prints an example"),
     "a setting that holds itself": (
         "model: &m\n  path: *m\n",
-        "run.yaml:2: model.path must be text, got {'path': {...}}",
-        "a folder in hub layout, or a name on the Hub",
+        "run.yaml:1: not YAML: lists or sections too deep inside one another",
+        WRITE_OUT,
     ),
     "a file that is not UTF-8": (b"\xff\xfe\xff", "run.yaml: is not UTF-8 text", "save the file as UTF-8"),
     "a file of other bytes": (
@@ -107,8 +109,8 @@ OVERRIDES = {
     ),
     "no key": (
         "--set beta=0.2",
-        "--set: 'beta=0.2' is not section.key=value",
-        "for example: --set beta.value=0.2",
+        "--set beta: beta must be a section of settings, got 0.2",
+        "did you mean beta.value? known there: rule, value, risk, beta_dpo",
     ),
     "an unknown section": (
         "--set bta.value=1",
@@ -127,8 +129,8 @@ OVERRIDES = {
     ),
     "a negative learning rate": (
         "--set optimizer.learning_rate=-1e-5",
-        "--set optimizer.learning_rate: optimizer.learning_rate must be above 0, got -1e-05",
-        SEE_CONFIG,
+        "--set optimizer.learning_rate: optimizer.learning_rate must be null or above 0, got -1e-05",
+        RATE,
     ),
     "a learning rate that is no number": (
         "--set optimizer.learning_rate=.nan",
@@ -143,12 +145,12 @@ OVERRIDES = {
     "one layer's name where a list is wanted": (
         "--set adapter.targets=q_proj",
         "--set adapter.targets: adapter.targets must be all or a list of layer names, got 'q_proj'",
-        SEE_CONFIG,
+        TARGETS,
     ),
     "no layer at all": (
         "--set adapter.targets=[]",
         "--set adapter.targets: adapter.targets must be all or a list of layer names, got []",
-        SEE_CONFIG,
+        TARGETS,
     ),
     "dropout with checkpointing": (
         "--set adapter.dropout=0.1 --set training.gradient_checkpointing=on",
@@ -184,10 +186,13 @@ USAGE = {
         "plan --memory nan",
         "Invalid value for '--memory': nan is no amount of memory.",
     ),
-    "an endless amount": ("plan --memory inf", "Invalid value for '--memory': inf is no amount of memory."),
+    "an endless amount": (
+        "plan --memory inf",
+        "Invalid value for '--memory': inf is not in the range 1<=x<=100000.",
+    ),
     "a number out of range": (
         "eval --run runs/a --samples -1",
-        "Invalid value for '--samples': -1 is not in the range x>=0.",
+        "Invalid value for '--samples': -1 is not in the range 0<=x<=100000.",
     ),
 }
 

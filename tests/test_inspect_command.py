@@ -20,7 +20,7 @@ from mlx_dpo.models.forward import PLAIN
 from mlx_dpo.models.load import load_model
 from mlx_dpo.scoring import score_pairs, singles
 
-from .mistakes import SEE_CONFIG, pair
+from .mistakes import pair
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ NOT_THERE = "check the path, relative to this folder"
         ("--data .", ".: is a folder, not a file", "name the .jsonl file inside it"),
         (
             "--set data.max_length=1",
-            "--set data.max_length: data.max_length must be at least 8 tokens, got 1",
-            SEE_CONFIG,
+            "--set data.max_length: data.max_length must be at least 8, got 1",
+            "tokens of prompt + answer; both answers of a pair are cut at the same length",
         ),
         (
             "--data good.jsonl --model ./no-model",

@@ -196,13 +196,13 @@ def test_a_run_reports_the_rate_that_each_update_used(tmp_path, models, pair_row
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan"),
-        ({"warmup_ratio": 1.1}, "warmup_ratio must be between 0 and 1, got 1.1"),
-        ({"warmup_ratio": -0.1}, "warmup_ratio must be between 0 and 1, got -0.1"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be null or above 0, got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be null or above 0, got nan"),
+        ({"warmup_ratio": 1.1}, "warmup_ratio must be at most 1, got 1.1"),
+        ({"warmup_ratio": -0.1}, "warmup_ratio must be at least 0, got -0.1"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
         ({"weight_decay": 0.1, "name": "adam"}, "weight_decay has no effect with adam; use adamw"),
-        ({"grad_clip": -1.0}, "grad_clip must not be negative, got -1.0"),
+        ({"grad_clip": -1.0}, "grad_clip must be at least 0, got -1.0"),
     ],
 )
 def test_settings_that_could_only_harm_are_refused(settings, message):

@@ -264,11 +264,11 @@ def test_the_same_state_draws_the_same_pairs_and_the_next_one_others():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"delta": 0.0}, "delta must be between 0 and 1"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
-        ({"warmup_steps": -1}, "warmup_steps must not be negative"),
-        ({"minimum": 0.0}, "minimum must be above 0"),
-        ({"minimum": 3.0}, "minimum must be above 0 and at most maximum"),
+        ({"delta": 0.0}, "delta must be above 0"),
+        ({"momentum": 1.0}, "momentum must be below 1"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"minimum": 0.0}, "minimum must be at least 1e-06"),
+        ({"minimum": 3.0}, "minimum must be at most maximum, 2.0, got 3.0"),
     ],
 )
 def test_settings_of_risk_that_make_no_sense_are_refused(settings, message):
@@ -280,9 +280,9 @@ def test_settings_of_risk_that_make_no_sense_are_refused(settings, message):
     ("settings", "message"),
     [
         ({"keep": 0.0}, "keep must be above 0"),
-        ({"keep": 1.1}, "keep must be above 0 and at most 1"),
-        ({"alpha": -1.0}, "alpha must not be negative"),
-        ({"minimum": 0.0}, "minimum must be above 0"),
+        ({"keep": 1.1}, "keep must be at most 1"),
+        ({"alpha": -1.0}, "alpha must be at least 0"),
+        ({"minimum": 0.0}, "minimum must be at least 1e-06"),
     ],
 )
 def test_settings_of_beta_dpo_that_make_no_sense_are_refused(settings, message):

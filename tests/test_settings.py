@@ -9,7 +9,8 @@ import yaml
 
 from mlx_dpo.config import RunConfig, load_config, save_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.settings import Tree, as_plain, build, described, read_yaml, setting, to_yaml
+from mlx_dpo.settings import as_plain, build, described, setting, to_yaml
+from mlx_dpo.settings_file import Tree, read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DESIGN_EXAMPLE = """\
@@ -120,7 +121,6 @@ def test_on_is_not_a_word_where_it_is_no_choice(write_yaml):
         ("adapter.targets", "[q_proj, mamba.in_proj]", ["q_proj", "mamba.in_proj"]),
         ("pairs.keep_capped", "false", False),
         ("pairs.limit", "7", 7),
-        ("model.adapter", "", ""),
     ],
 )
 def test_an_override_is_read_as_the_type_of_its_setting(name, text, value):
@@ -138,7 +138,7 @@ def test_a_name_given_as_an_override_is_not_taken_for_a_number_or_a_comment(writ
     assert load_config(write_yaml("run:\n  output: old\n"), [f"run.output={text}"]).run.output == text
 
 
-@pytest.mark.parametrize("text", ["beta=0.2", "beta.value", "=1", "beta.=1", ".value=1", "beta value=1"])
+@pytest.mark.parametrize("text", ["beta.value", "=1", "beta.=1", ".value=1", "beta value=1"])
 def test_an_override_that_names_no_setting_is_refused_with_an_example(text):
     error = refusal(None, text)
     assert str(error) == (f"--set: {text!r} is not section.key=value\n  for example: --set beta.value=0.2")
@@ -165,7 +165,7 @@ TRACKED = "choose from jsonl, wandb, trackio, tensorboard; did you mean wandb?"
         ("model:\n  path: [a, b]\n", 2, "model.path must be text, got ['a', 'b']", None),
         ("pairs:\n  keep_capped: 1\n", 2, "pairs.keep_capped must be true or false, got 1", None),
         ("pairs:\n  limit: few\n", 2, "pairs.limit must be a whole number or null, got 'few'", None),
-        ("loss: {}\nbeta: 0.2\n", 2, "beta must be a section of settings", "mlx-dpo config shows it"),
+        ("loss: {}\nbeta: 0.2\n", 2, "beta must be a section of settings, got 0.2", None),
         (
             "adapter:\n  type: lorra\n",
             2,
@@ -177,9 +177,9 @@ TRACKED = "choose from jsonl, wandb, trackio, tensorboard; did you mean wandb?"
             "adapter:\n  scale: 2.0\n  rank: 0\n",
             3,
             "adapter.rank must be at least 1, got 0",
-            "mlx-dpo config prints every setting with its meaning",
+            "width of the low-rank update; more can learn more and costs memory",
         ),
-        ("beta: {rule: fixed, value: -1}\n", 1, "beta.value must be above 0, got -1.0", None),
+        ("beta: {rule: fixed, value: -1}\n", 1, "beta.value must be at least 1e-06, got -1.0", None),
         ("beta:\n  value: 1\n  rule: fixed\n  value: 2\n", 4, "'beta.value' is written twice", None),
         ("beta: {}\nloss: {}\nbeta: {}\n", 3, "'beta' is written twice", "keep one of the two"),
         (
@@ -219,7 +219,7 @@ CHANGED = [
     "data.valid=null",
     "adapter.targets=[q_proj, 'off', '12']",
     "optimizer.learning_rate=1e-6",
-    "beta.value=1e-300",
+    "beta.value=1e-5",
     "training.gradient_checkpointing=off",
     "training.eval_steps=7",
     "pairs.limit=3",
@@ -240,7 +240,7 @@ def test_settings_written_to_a_file_and_read_again_are_equal(tmp_path):
 
 
 def test_a_long_path_survives_the_file(tmp_path):
-    config = load_config(None, [f"run.output={'very long folder ' * 20}end"])
+    config = load_config(None, [f"run.output={'very long folder/' * 20}end"])
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 

@@ -13,13 +13,33 @@ from .eval import evaluate
 from .fuse import fuse
 from .gen_pairs import gen_pairs
 from .inspect import inspect
+from .options import settings_like
 from .plan import plan
 from .report import report
 from .sft import sft
 from .train import train
 
+_MEANT = {
+    **dict.fromkeys(("dpo", "lora", "finetune", "fine-tune"), "Did you mean 'train'?"),
+    **dict.fromkeys(("orpo", "simpo", "cpo", "ipo"), "It is a loss of 'train': --set loss.name=NAME."),
+    **dict.fromkeys(("grpo", "ppo", "rlhf", "kto"), "'train' learns from pairs; it does not have this."),
+    **dict.fromkeys(("merge", "export"), "Did you mean 'fuse'?"),
+    "evaluate": "Did you mean 'eval'?",
+}
+"""Commands of other trainers, to what there is instead."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class _Commands(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        """Raises UsageError with what was meant, where click's nearest name would be another thing."""
+        if meant := _MEANT.get(args[0].lower()):
+            raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="mlx-dpo")
 def cli():
     """Preference fine-tuning on a Mac: curated answers in, a better fused model out.
@@ -52,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            error.possibilities = settings_like(error) or error.possibilities
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

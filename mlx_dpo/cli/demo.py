@@ -2,10 +2,17 @@
 
 import click
 
+from .options import PATH
+
 
 @click.command()
 @click.option(
-    "--output", default="runs/demo", show_default=True, metavar="FOLDER", help="Where all of it goes."
+    "--output",
+    type=PATH,
+    default="runs/demo",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where all of it goes.",
 )
 @click.option(
     "--beta-rule",

@@ -5,15 +5,23 @@ from dataclasses import asdict
 
 import click
 
-from .options import json_option, model_option
+from .options import PATH, json_option, model_option
 
 
 @click.command("eval")
-@click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
-@click.option("--data", metavar="FILE", help="Pairs to judge by; the run's own held-out pairs by default.")
+@click.option(
+    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
+)
+@click.option(
+    "--data", type=PATH, metavar="FILE", help="Pairs to judge by; the run's own held-out pairs by default."
+)
 @model_option
 @click.option(
-    "--samples", default=3, show_default=True, type=click.IntRange(0), help="Prompts that both models answer."
+    "--samples",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0, 100_000),
+    help="Prompts that both models answer.",
 )
 @json_option
 def evaluate(folder, data, model, samples, as_json):

@@ -4,12 +4,16 @@ import json
 
 import click
 
-from .options import json_option, model_option
+from .options import PATH, json_option, model_option
 
 
 @click.command()
-@click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
-@click.option("--output", required=True, metavar="FOLDER", help="The fused model's folder; must not exist.")
+@click.option(
+    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
+)
+@click.option(
+    "--output", required=True, type=PATH, metavar="FOLDER", help="The fused model's folder; must not exist."
+)
 @model_option
 @json_option
 def fuse(folder, output, model, as_json):

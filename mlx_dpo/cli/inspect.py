@@ -4,18 +4,25 @@ import json
 
 import click
 
-from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
+from .options import PATH, config_option, flags, json_option, repeated, resolve, set_option, setting_option
 
 
 @click.command()
 @config_option
-@click.option("--data", metavar="FILE", help="Pairs to inspect, without the file's data.valid.")
+@click.option("--data", type=PATH, metavar="FILE", help="Pairs to inspect, without the file's data.valid.")
 @click.option(
-    "--valid", metavar="FILE", help="Held-out pairs, inspected too: no prompt may be in both files."
+    "--valid",
+    type=PATH,
+    metavar="FILE",
+    help="Held-out pairs, inspected too: no prompt may be in both files.",
 )
 @setting_option("--model", "model.path", "The base model.")
 @click.option(
-    "--rows", default=3, show_default=True, type=click.IntRange(0), help="Pairs shown as the model gets them."
+    "--rows",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0, 100_000),
+    help="Pairs shown as the model gets them.",
 )
 @click.option("--no-model", is_flag=True, help="Leave out what needs the model's weights.")
 @set_option

@@ -1,19 +1,40 @@
 """Options that several commands share."""
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import DpoError, shown
+from ..paths import path_fault
+
 if TYPE_CHECKING:
     from ..config import RunConfig
+
+
+class _Path(click.ParamType):
+    """The name of a file or folder, which may be there or not."""
+
+    name = "path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Raises DpoError where no file can have that name, as that of a shell variable that is not set."""
+        if fault := path_fault(value):
+            where = param.opts[0] if param else ""
+            raise DpoError(f"{shown(value)} {fault}", where=where, hint="give the name of a file or folder")
+        return os.path.expanduser(value)
+
+
+PATH = _Path()
 
 config_option = click.option(
     "--config",
     "config_file",
     metavar="FILE",
-    help="Settings file (YAML); mlx-dpo config shows every setting.",
+    help="Settings file (YAML); mlx-dpo config shows every setting. Files that it names are looked for "
+    "from the current folder, then from its own.",
 )
 set_option = click.option(
     "--set", "overrides", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one setting; repeatable."
@@ -21,6 +42,7 @@ set_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 model_option = click.option(
     "--model",
+    type=PATH,
     metavar="PATH",
     help="Where the base model lies now; by default where it lay when the run was made.",
 )
@@ -44,6 +66,16 @@ def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":
     from ..config import load_config
 
     return load_config(config_file, [*overrides, *flags()])
+
+
+def settings_like(error: click.NoSuchOption) -> list[str]:
+    """What to give instead of a flag that there is not: of --lr, --set optimizer.learning_rate=VALUE."""
+    from ..config import RunConfig
+    from ..suggestions import called_so
+
+    if not error.ctx or "overrides" not in {p.name for p in error.ctx.command.params}:
+        return []
+    return [f"--set {name}=VALUE" for name in called_so(RunConfig, error.option_name.lstrip("-"))]
 
 
 def flags() -> list[str]:

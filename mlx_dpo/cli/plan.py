@@ -20,7 +20,7 @@ def _finite(context, option, value):
 @click.option(
     "--memory",
     metavar="GB",
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(1, 100_000),
     callback=_finite,
     help="Plan for a Mac with so much memory; by default for this machine.",
 )

@@ -4,11 +4,13 @@ import json
 
 import click
 
-from .options import json_option
+from .options import PATH, json_option
 
 
 @click.command()
-@click.option("--run", "folder", required=True, metavar="FOLDER", help="A run folder of mlx-dpo train.")
+@click.option(
+    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
+)
 @json_option
 def report(folder, as_json):
     """Show a run on one page: curves, alarms, data, answers, settings.

@@ -10,7 +10,7 @@ from ..console import say
 from ..errors import DpoError
 from ..jsonl import read_jsonl
 from ..records import Curated, Preference
-from ..settings import setting
+from ..settings import Section, setting
 from .foreign import check_is_jsonl
 from .formats import to_curated, to_preference
 from .layouts import count_unused, unused_text
@@ -21,18 +21,34 @@ Record = TypeVar("Record", Curated, Preference)
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """The pairs a run trains on and is judged by."""
 
-    train: str = setting("data/pairs/train.jsonl", "pairs to train on")
-    valid: str | None = setting("data/pairs/valid.jsonl", "held-out pairs, never trained on; null for none")
-    max_length: int = setting(
-        1024, "tokens of prompt + answer; both answers of a pair are cut at the same length"
+    train: str = setting(
+        "data/pairs/train.jsonl",
+        "pairs to train on",
+        path="read",
+        also="data dataset dataset_name dataset_path data_path train_file train_data train_path "
+        "train_dataset",
     )
-
-    def __post_init__(self):
-        if self.max_length < 8:
-            raise ValueError(f"max_length must be at least 8 tokens, got {self.max_length}")
+    valid: str | None = setting(
+        "data/pairs/valid.jsonl",
+        "held-out pairs, never trained on; null for none",
+        path="read",
+        also="validation eval test dev eval_dataset eval_file valid_file val_file validation_file val_data "
+        "valid_data valid_path test_file",
+    )
+    max_length: int = setting(
+        1024,
+        "tokens of prompt + answer; both answers of a pair are cut at the same length",
+        least=8,
+        most=10_000_000,
+        also={
+            "max_seq_length max_seq_len seq_length seq_len cutoff_len max_sequence_length "
+            "sequence_len model_max_length": "",
+            "max_prompt_length max_completion_length": "it counts prompt and answer together.",
+        },
+    )
 
 
 def read_pairs(path: Path | str) -> list[Preference]:

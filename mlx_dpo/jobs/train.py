@@ -227,10 +227,8 @@ def _output_folder(config: RunConfig) -> Path:
     """The run's folder.
 
     Raises:
-        DpoError: it has no name, cannot be written, or is the adapter that the run starts from.
+        DpoError: it cannot be written, or is the adapter that the run starts from.
     """
-    if not config.run.output.strip():
-        raise DpoError("names no folder", where="run.output", hint="name the folder of the run: --output")
     folder = Path(config.run.output)
     check_writable(folder, need_bytes=50_000_000)
     if config.model.adapter and Path(config.model.adapter).resolve().is_relative_to(folder.resolve()):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..settings import setting
+from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
 from .beta import BetaRule, BetaStep, exact
 
 _LEAST = 1e-6
@@ -19,32 +19,22 @@ it, as in SeanYHan888/dynamic-dpo-v1."""
 
 
 @dataclass(frozen=True)
-class BetaDpoConfig:
+class BetaDpoConfig(Section):
     """beta.rule beta_dpo: pairs far from the usual margin are left out, beta follows the rest."""
 
-    alpha: float = setting(0.6, "how much beta follows the kept pairs' margins")
-    keep: float = setting(0.8, "share of a window's pairs that are kept")
-    momentum: float = setting(0.9, "weight of the old mean and spread against the window's")
+    alpha: float = setting(0.6, "how much beta follows the kept pairs' margins", least=0, most=LARGEST_WEIGHT)
+    keep: float = setting(0.8, "share of a window's pairs that are kept", above=0, most=1)
+    momentum: float = setting(0.9, "weight of the old mean and spread against the window's", least=0, below=1)
     start: str = setting(
         "window",
         "mean and spread at first; window: those of the first window whose margins differ; zero: 0, as in "
         "the authors' code, whose first filters are ten times too sharp",
         choices=("window", "zero"),
     )
-    minimum: float = setting(1e-3, "beta never falls below")
+    minimum: float = setting(1e-3, "beta never falls below", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
     deferred: bool = setting(
         False, "keep each pair's gradient instead of scoring twice: faster; needs an adapter's memory a pair"
     )
-
-    def __post_init__(self):
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"keep must be above 0 and at most 1, got {self.keep}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        if self.alpha < 0:
-            raise ValueError(f"alpha must not be negative, got {self.alpha}")
-        if not self.minimum > 0:
-            raise ValueError(f"minimum must be above 0, got {self.minimum}")
 
 
 class BetaDpoState(NamedTuple):

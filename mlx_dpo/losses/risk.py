@@ -11,37 +11,32 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..settings import setting
+from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
 from .beta import BetaRule, BetaStep, beta_step, exact, quantile
 
 
 @dataclass(frozen=True)
-class RiskConfig:
+class RiskConfig(Section):
     """beta.rule risk: margins above a threshold make beta rise, too few make it fall."""
 
-    delta: float = setting(0.1, "share of margins that should exceed the threshold")
-    momentum: float = setting(0.95, "weight of the old threshold against the window's")
-    alpha: float = setting(0.005, "most that log beta moves at a time")
-    gamma: float = setting(2.0, "how soon it moves that much")
-    warmup_steps: int = setting(120, "updates at the first beta, whose margins set the first threshold")
-    minimum: float = setting(1e-3, "beta never falls below")
-    maximum: float = setting(2.0, "beta never rises above")
+    delta: float = setting(0.1, "share of margins that should exceed the threshold", above=0, below=1)
+    momentum: float = setting(0.95, "weight of the old threshold against the window's", least=0, below=1)
+    alpha: float = setting(0.005, "most that log beta moves at a time", least=0, most=10)
+    gamma: float = setting(2.0, "how soon it moves that much", least=0, most=LARGEST_WEIGHT)
+    warmup_steps: int = setting(
+        120, "updates at the first beta, whose margins set the first threshold", least=0, most=10**9
+    )
+    minimum: float = setting(1e-3, "beta never falls below", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
+    maximum: float = setting(2.0, "beta never rises above", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
     generation: str = setting(
         "B", "B: as published, beta moves after its window; A: its predecessor, before", choices=("B", "A")
     )
-    epsilon: float = setting(0.05, "generation A: chance of the bound it adds to delta")
+    epsilon: float = setting(0.05, "generation A: chance of the bound it adds to delta", above=0, below=1)
 
     def __post_init__(self):
-        for name in ("delta", "epsilon"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
-        for name in ("alpha", "gamma", "warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.minimum <= self.maximum:
-            raise ValueError(f"minimum must be above 0 and at most maximum, got {self.minimum}")
+        super().__post_init__()
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum must be at most maximum, {self.maximum}, got {self.minimum}")
 
 
 class RiskState(NamedTuple):

@@ -1,25 +1,30 @@
 """The configured rule for beta."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ..settings import setting
+from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, section, setting
 from .beta import BetaRule, fixed
 from .beta_dpo import BetaDpoConfig, beta_dpo
 from .risk import RiskConfig, risk
 
 
 @dataclass(frozen=True)
-class BetaConfig:
+class BetaConfig(Section):
     """How strongly the policy is held to the reference."""
 
     rule: str = setting("fixed", "how beta moves during a run", choices=("fixed", "risk", "beta_dpo"))
-    value: float = setting(0.1, "beta at the start; larger stays closer to the reference")
-    risk: RiskConfig = field(default_factory=RiskConfig)
-    beta_dpo: BetaDpoConfig = field(default_factory=BetaDpoConfig)
+    value: float = setting(
+        0.1,
+        "beta at the start; larger stays closer to the reference",
+        least=SMALLEST_DIVISOR,
+        most=LARGEST_WEIGHT,
+        also="beta dpo_beta pref_beta kl_coef simpo_beta",
+    )
+    risk: RiskConfig = section(RiskConfig)
+    beta_dpo: BetaDpoConfig = section(BetaDpoConfig)
 
     def __post_init__(self):
-        if not self.value > 0:
-            raise ValueError(f"value must be above 0, got {self.value}")
+        super().__post_init__()
         if self.rule == "beta_dpo" and self.value < self.beta_dpo.minimum:
             raise ValueError(f"value must be at least beta.beta_dpo.minimum, got {self.value}")
         if self.rule == "risk" and not self.risk.minimum <= self.value <= self.risk.maximum:

@@ -11,9 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import DpoError, first_line, first_ten
+from ..errors import DpoError, first_line, first_ten, label, shown
 from ..files import with_replacement, write_text
-from ..settings import setting
+from ..settings import Section, setting
 from .load import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -21,33 +21,59 @@ _FIT_HINT = "use the model the adapter was trained on"
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterConfig(Section):
     """What is trained."""
 
     type: str = setting(
         "lora",
         "lora; dora (lora with a trained magnitude, slower); full (the blocks' own weights)",
         choices=("lora", "dora", "full"),
+        meant={"qlora": "lora on a 4-bit copy of the model (model.path) is QLoRA;"},
+        also={
+            "adapter fine_tune_type finetuning_type train_type peft_type": "",
+            "use_dora": "set it to dora.",
+        },
     )
-    rank: int = setting(16, "width of the low-rank update; more can learn more and costs memory")
-    scale: float = setting(2.0, "the update is scale · A · B; a direct factor, not alpha / rank")
-    dropout: float = setting(0.0, "share of inputs dropped before A while training")
-    layers: int = setting(-1, "adapt the last so many blocks; -1 adapts all")
+    rank: int = setting(
+        16,
+        "width of the low-rank update; more can learn more and costs memory",
+        least=1,
+        most=65_536,
+        also="r lora_r lora_rank",
+    )
+    scale: float = setting(
+        2.0,
+        "the update is scale · A · B; a direct factor, not alpha / rank",
+        above=0,
+        most=1000,
+        also={
+            "lora_scale": "",
+            "lora_alpha alpha": "scale = lora_alpha / rank.",
+            "use_rslora": "scale = lora_alpha / the square root of rank.",
+        },
+    )
+    dropout: float = setting(
+        0.0, "share of inputs dropped before A while training", least=0, below=1, also="lora_dropout"
+    )
+    layers: int = setting(
+        -1,
+        "adapt the last so many blocks; -1 adapts all",
+        least=-1,
+        most=100_000,
+        also="lora_layers num_layers num_lora_layers",
+    )
     targets: str | list[str] = setting(
-        "all", "all linear layers of a block, or a list of their names such as [q_proj, mamba.in_proj]"
+        "all",
+        "all linear layers of a block, or a list of their names such as [q_proj, mamba.in_proj]",
+        also="target_modules lora_target lora_target_modules lora_modules keys",
     )
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not self.scale > 0:
-            raise ValueError(f"scale must be above 0, got {self.scale}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.layers == 0 or self.layers < -1:
+        super().__post_init__()
+        if self.layers == 0:
             raise ValueError(f"layers must be -1 or at least 1, got {self.layers}")
         if not self.targets or (isinstance(self.targets, str) and self.targets != "all"):
-            raise ValueError(f"targets must be all or a list of layer names, got {self.targets!r}")
+            raise ValueError(f"targets must be all or a list of layer names, got {shown(self.targets)}")
 
 
 def attach(model: nn.Module, config: AdapterConfig) -> None:
@@ -123,7 +149,7 @@ def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
         missing = [t for t in config.targets if not any(t in (n, n.rsplit(".", 1)[-1]) for n in linear)]
         if missing:
             raise DpoError(
-                f"this model has no layer named {first_ten(missing)}",
+                f"this model has no layer named {first_ten([label(name) for name in missing])}",
                 where="adapter.targets",
                 hint=f"its blocks have {', '.join(linear)}",
             )

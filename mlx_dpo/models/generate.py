@@ -9,30 +9,41 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..settings import setting
+from ..settings import LARGEST_SEED, Section, setting
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(Section):
     """How answers are sampled."""
 
-    max_tokens: int = setting(512, "longest answer, in tokens; gen-pairs continues answers when it is raised")
-    temperature: float = setting(0.7, "0 always takes the likeliest token; higher is more varied")
-    top_p: float = setting(0.95, "sample from the likeliest tokens that hold this much probability")
-    batch_size: int = setting(16, "prompts answered at a time; more is faster and needs more memory")
-    seed: int = setting(0, "each prompt has its own random numbers, so batching does not change a sample")
+    max_tokens: int = setting(
+        512,
+        "longest answer, in tokens; gen-pairs continues answers when it is raised",
+        least=1,
+        most=1_000_000,
+        also="max_new_tokens max_gen_tokens max_gen_toks max_answer_tokens",
+    )
+    temperature: float = setting(
+        0.7, "0 always takes the likeliest token; higher is more varied", least=0, most=100, also="temp"
+    )
+    top_p: float = setting(
+        0.95, "sample from the likeliest tokens that hold this much probability", above=0, most=1
+    )
+    batch_size: int = setting(
+        16, "prompts answered at a time; more is faster and needs more memory", least=1, most=100_000
+    )
+    seed: int = setting(
+        0,
+        "each prompt has its own random numbers, so batching does not change a sample",
+        least=0,
+        most=LARGEST_SEED,
+        also="sampling_seed",
+    )
 
     def __post_init__(self):
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        super().__post_init__()
+        if 0 < self.temperature < 0.001:  # logits divided by it would overflow
+            raise ValueError(f"temperature must be 0 or at least 0.001, got {self.temperature}")
 
 
 _PREFILL = 4

@@ -13,26 +13,49 @@ from mlx.utils import tree_flatten
 from ..data.chat_templates import template_source
 from ..data.render import OWN_ARGUMENTS, set_template
 from ..errors import DpoError, first_line
-from ..settings import setting
+from ..settings import Section, setting
 from .quantised import speed_up_products
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Which model is trained, and from where."""
 
-    path: str = setting("ibm-granite/granite-4.0-h-micro", "a folder in hub layout, or a name on the Hub")
+    path: str = setting(
+        "ibm-granite/granite-4.0-h-micro",
+        "a folder in hub layout, or a name on the Hub",
+        path="read",
+        also={
+            "model model_name model_name_or_path base_model model_id pretrained_model_name_or_path "
+            "hf_path model_path": "",
+            "load_in_4bit load_in_8bit quantization_bit": "name a quantised copy of the model there.",
+            "bf16 fp16 dtype torch_dtype": "weights keep the precision that is in that folder.",
+        },
+    )
     adapter: str | None = setting(
-        None, "start from this adapter (say, from SFT); the reference is then the model with it"
+        None,
+        "start from this adapter (say, from SFT); the reference is then the model with it",
+        path="read",
+        also={
+            "adapter_name_or_path resume_adapter_file sft_adapter peft_model": "",
+            "ref_model reference_model reference_model_path ref_adapter_name": "the reference is "
+            "always the model that a run starts from, with this adapter.",
+        },
     )
     chat_template: str | None = setting(
-        None, "another chat template: a .jinja file, a name that the tokenizer has, or chatml"
+        None,
+        "another chat template: a .jinja file, a name that the tokenizer has, or chatml",
+        path="read",
+        also={"chat_template_path template": ""},
     )
     template_options: dict[str, Any] = setting(
-        {}, "arguments of the chat template, such as enable_thinking, tools, or date in place of today"
+        {},
+        "arguments of the chat template, such as enable_thinking, tools, or date in place of today",
+        also={"chat_template_kwargs chat_template_args chat_template_config enable_thinking": ""},
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if own := sorted({*OWN_ARGUMENTS} & self.template_options.keys()):
             raise ValueError(f"template_options cannot set {own[0]}")
 

@@ -10,35 +10,49 @@ from ..data.splits import prompt_key, valid_prompts
 from ..errors import DpoError
 from ..jsonl import write_jsonl
 from ..records import Curated
-from ..settings import setting
+from ..settings import Section, setting
 from .completions import Said, request_key
 
 
 @dataclass(frozen=True)
-class PairsConfig:
+class PairsConfig(Section):
     """How curated answers become pairs."""
 
-    source: str = setting("data/curated.jsonl", "curated rows; their answers become the chosen ones")
-    valid_source: str | None = setting(
-        None, "curated rows for the held-out pairs; null takes valid_fraction of source instead"
+    source: str = setting(
+        "data/curated.jsonl",
+        "curated rows; their answers become the chosen ones",
+        path="read",
+        also="curated source_file prompts_file",
     )
-    output: str = setting("data/pairs", "folder of train.jsonl and valid.jsonl")
-    limit: int | None = setting(None, "use only the first so many rows of each source; null uses all")
-    valid_fraction: float = setting(0.1, "share of the prompts held out as valid.jsonl")
+    valid_source: str | None = setting(
+        None,
+        "curated rows for the held-out pairs; null takes valid_fraction of source instead",
+        path="read",
+    )
+    output: str = setting("data/pairs", "folder of train.jsonl and valid.jsonl", path="written")
+    limit: int | None = setting(
+        None,
+        "use only the first so many rows of each source; null uses all",
+        least=1,
+        most=10**12,
+        also="max_samples max_rows num_samples n_samples",
+    )
+    valid_fraction: float = setting(
+        0.1,
+        "share of the prompts held out as valid.jsonl",
+        least=0,
+        below=1,
+        also="test_size val_size valid_size eval_size validation_split valid_split",
+    )
     max_similarity: float = setting(
-        0.95, "drop pairs whose answers are this alike, 0 to 1; there is nothing to prefer in them"
+        0.95,
+        "drop pairs whose answers are this alike, 0 to 1; there is nothing to prefer in them",
+        above=0,
+        most=1,
     )
     keep_capped: bool = setting(
         True, "keep answers that max_tokens cut off; they are scored as far as they go, without an end"
     )
-
-    def __post_init__(self):
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction must be in [0, 1), got {self.valid_fraction}")
-        if not 0 < self.max_similarity <= 1:
-            raise ValueError(f"max_similarity must be above 0 and at most 1, got {self.max_similarity}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""Names of files and folders: what no system can take, told before any work is done for it."""
+
+import errno
+import os
+import unicodedata
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+"""Bytes that the usual systems allow."""
+
+
+def path_fault(name: str) -> str:
+    """What is wrong with this name of a file or folder, whether it is there or not; "" where nothing is."""
+    if not name.strip():
+        return "names no file or folder"
+    if any(unicodedata.category(character) == "Cc" for character in name):
+        return "holds a control character"
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        return "holds half of a character"
+    if len(encoded) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in encoded.split(b"/")):
+        return "is longer than a file's name can be"
+    if name.startswith("~") and os.path.expanduser(name).startswith("~"):
+        return "names a user whom this machine does not have"
+    try:
+        os.stat(os.path.expanduser(name))
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            return f"cannot be followed: {os.strerror(error.errno)}"
+    return ""
+
+
+def found_beside(name: str, folder: str) -> str:
+    """`name`, or where it lies in `folder` if it is relative and not found from the current folder."""
+    beside = os.path.join(folder, name)
+    return beside if not os.path.exists(name) and os.path.exists(beside) else name
