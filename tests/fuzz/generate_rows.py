@@ -69,7 +69,7 @@ NAMES = [
 
 def value(chance: random.Random) -> Any:
     """What might stand anywhere."""
-    return chance.choice([chance.choice(TEXTS), chance.choice(VALUES), copy.deepcopy(chance.choice(SEEDS))])
+    return copy.deepcopy(chance.choice([chance.choice(TEXTS), chance.choice(VALUES), chance.choice(SEEDS)]))
 
 
 def _places(node: Any, above: tuple = ()) -> Iterator[tuple]:
