@@ -1,6 +1,5 @@
 """What a run writes as it goes: a console line and a row of metrics.jsonl a report, and events.jsonl."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from ..console import say
 from ..errors import DpoError
 from ..files import sync
-from ..jsonl import append_jsonl
+from ..jsonl import append_jsonl, read_jsonl, read_lines
+from ..storage.reading import is_there
 from .alarms import Alarm
 from .samples import SAMPLES
 
@@ -49,18 +49,18 @@ class RunLog:
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for _, row in read_jsonl(path)] if is_there(path) else []
 
     def reported(self) -> bool:
         """Whether the file of metrics holds a report of training."""
         path = self.folder / METRICS
-        return path.exists() and b'"loss"' in path.read_bytes()
+        return is_there(path) and any(b'"loss"' in line for _, _, line in read_lines(path))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, all of which are on the disk now."""
         found = {}
         for path in (self.folder / name for name in FILES):
-            if path.exists():
+            if is_there(path):
                 sync(path)
                 found[path.name] = path.stat().st_size
         return found
@@ -73,7 +73,7 @@ class RunLog:
         """
         for path in (self.folder / name for name in FILES):
             size = sizes.get(path.name, 0)
-            now = path.stat().st_size if path.exists() else 0
+            now = path.stat().st_size if is_there(path) else 0
             if now < size:
                 raise DpoError(
                     f"has {now:,} bytes, and had {size:,} when the checkpoint was written",
