@@ -227,6 +227,7 @@ def _restored(
             ) from None
     if facts["versions"] != _versions():
         say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
+    log.check(facts["sizes"])
     remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)

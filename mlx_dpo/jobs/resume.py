@@ -128,10 +128,15 @@ def as_of_today(checkpoint: Sealed) -> Sealed:
         DpoError: they are not the facts of a run.
     """
     with told_damaged(checkpoint.folder):
-        for name, kinds in _FACTS.items():
-            if not isinstance(checkpoint.facts[name], kinds):
-                raise TypeError(f"{name} is {checkpoint.facts[name]!r:.60}")
-        return checkpoint._replace(facts=up_to_date(checkpoint.facts))
+        facts = checkpoint.facts
+        said = facts["interval"].get("said", {})
+        for name, value, kinds in (
+            ("said", said, dict),
+            *((n, facts[n], kinds) for n, kinds in _FACTS.items()),
+        ):
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} is {value!r:.60}")
+        return checkpoint._replace(facts=up_to_date(facts))
 
 
 def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:

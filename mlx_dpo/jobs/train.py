@@ -134,6 +134,7 @@ def _run(
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
             checkpoint = _last_good(folder, checkpoint)
+        RunLog(folder, 0).check(checkpoint.facts["sizes"])
     config = with_attention(config, base, pairs)
     with (
         explained(lambda: less_memory(config, base, pairs, held)),

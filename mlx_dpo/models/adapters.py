@@ -269,13 +269,12 @@ def _as_config(content: Mapping[str, Any], weights: Mapping[str, mx.array]) -> A
         own["targets"] = _of_kind("keys", lora.get("keys") or "all", list, str)
         if not all(isinstance(name, str) for name in own["targets"]):
             raise TypeError(f"keys is {brief(own['targets'])}, not a list of layer names")
-        if not any(name.endswith("lora_a") for name in weights):
+        shapes = {name: w.shape for name, w in weights.items() if name.endswith("lora_a")}
+        if not shapes:
             raise ValueError(f"{WEIGHTS} holds no lora_a")
-        own_rank = {
-            n: w.shape for n, w in weights.items() if n.endswith("lora_a") and own["rank"] not in w.shape
-        }
-        for name, shape in own_rank.items():
-            raise ValueError(f"its rank is {own['rank']}, but {name} has the shape {shape}")
+        for name, shape in sorted(shapes.items()):
+            if own["rank"] not in shape:
+                raise ValueError(f"its rank is {own['rank']}, but {name} has the shape {shape}")
         if not math.isfinite(own["scale"]):
             raise ValueError(f"scale must be a number, got {own['scale']}")
     return AdapterConfig(**own)

@@ -1,14 +1,16 @@
 """What a run writes as it goes: a console line and a row of metrics.jsonl a report, and events.jsonl."""
 
+import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..console import say
 from ..errors import DpoError
-from ..files import sync
+from ..files import sync, unwritable
 from ..jsonl import append_jsonl, read_jsonl, read_lines
-from ..storage.reading import is_there
+from ..storage.reading import is_there, opened
 from .alarms import Alarm
 from .samples import SAMPLES
 
@@ -65,23 +67,36 @@ class RunLog:
                 found[path.name] = path.stat().st_size
         return found
 
-    def rewind(self, sizes: dict[str, int]) -> None:
-        """Cut the files to these sizes: what they held when a checkpoint was written.
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Check that a run can go on with the files: they have at least these sizes, and can be written.
 
         Raises:
-            DpoError: one holds less.
+            DpoError: one does not, or cannot.
         """
         for path in (self.folder / name for name in FILES):
-            size = sizes.get(path.name, 0)
-            now = path.stat().st_size if is_there(path) else 0
+            size, now = sizes.get(path.name, 0), 0
+            if is_there(path):
+                with opened(path, "put the file back, or start anew with --overwrite") as file:
+                    now = os.fstat(file.fileno()).st_size
+                if not os.access(path, os.W_OK):
+                    raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             if now < size:
                 raise DpoError(
                     f"has {now:,} bytes, and had {size:,} when the checkpoint was written",
                     where=path,
                     hint="put the file back, or start anew with --overwrite",
                 )
-            if now > size:
-                os.truncate(path, size)
+
+    def rewind(self, sizes: Mapping[str, int]) -> None:
+        """Cut the files to these sizes: what they held when a checkpoint was written.
+
+        Raises:
+            DpoError: as `check`, before any is cut.
+        """
+        self.check(sizes)
+        for path in (self.folder / name for name in FILES):
+            if is_there(path):
+                os.truncate(path, sizes.get(path.name, 0))
 
     def _train_line(self, m: dict[str, float]) -> str:
         return (
