@@ -20,6 +20,7 @@ from .console import say
 from .errors import DpoError, first_line
 from .files import check_writable, make_folder, unwritable, write_text
 from .sealed import DAMAGE, Sealed, digest, seal, sha256, unseal
+from .storage.reading import expanded, readable, unreadable
 
 VARIABLE = "MLX_DPO_CACHE"
 _ENTRY, _HASHES = "entry.json", "hashes"
@@ -35,7 +36,7 @@ _TICK_SECONDS = 2.0
 
 def cache_folder() -> Path:
     """The environment's MLX_DPO_CACHE, else ~/.cache/mlx_dpo; it may be deleted at any time."""
-    return Path(os.environ.get(VARIABLE) or "~/.cache/mlx_dpo").expanduser().absolute()
+    return expanded(os.environ.get(VARIABLE) or "~/.cache/mlx_dpo").absolute()
 
 
 Entry = Sealed
@@ -75,7 +76,7 @@ def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
         remove(kind, key)
         return None
     except OSError as error:
-        raise DpoError(f"cannot be read: {error.strerror}", where=folder, hint=_HINT) from None
+        raise DpoError(unreadable(folder, error).what, where=folder, hint=_HINT) from None
     with suppress(OSError):
         os.utime(folder / _ENTRY)  # when it was last used
     return entry
@@ -178,7 +179,7 @@ def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
 
 def _read(folder: Path, key: Mapping[str, Any]) -> Entry:
     """The entry in `folder`; raises as `unseal`."""
-    entry = unseal(folder, _ENTRY, content_hash)
+    entry = unseal(folder, _ENTRY, _content_hash)
     if entry.facts["key"] != json.loads(json.dumps(dict(key))):
         raise ValueError(f"{_ENTRY} is not what was written")
     return _of_key(entry)
@@ -195,9 +196,15 @@ def content_hash(path: Path | str) -> str:
     the time of a file's last change of any kind (ctime): another content with the old date is noticed.
 
     Raises:
-        OSError: it cannot be read.
+        DpoError: it cannot be read.
     """
-    path = Path(path).resolve()
+    with readable(path):
+        return _content_hash(path)
+
+
+def _content_hash(path: Path | str) -> str:
+    """As `content_hash`, but raises the system's own errors."""
+    path = Path(os.path.realpath(path))
     seen = _state(path)
     if seen["size"] < _LARGE:
         return sha256(path)

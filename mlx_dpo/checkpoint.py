@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,6 +26,7 @@ from .losses.beta import exact
 from .models.adapters import WEIGHTS, read_adapter_config, trainable
 from .randomness import random_untouched
 from .sealed import DAMAGE, Sealed, seal, sha256, unseal
+from .storage.reading import readable, unreadable
 
 CHECKPOINTS = "checkpoints"
 _FACTS, _ARRAYS = "state.json", "state.npz"
@@ -68,8 +70,7 @@ def newest_checkpoint(run: Path) -> Sealed | None:
             damaged.append(str(step))
             say(f"{folder}: is damaged ({first_line(error)}); the checkpoint before it is used")
         except OSError as error:
-            hint = "check its permissions"
-            raise DpoError(f"cannot be read: {error.strerror}", where=folder, hint=hint) from None
+            raise unreadable(folder, error) from None
     if damaged:
         raise DpoError(
             f"holds no whole checkpoint: damaged are {', '.join(damaged)}",
@@ -80,17 +81,44 @@ def newest_checkpoint(run: Path) -> Sealed | None:
 
 
 def read_arrays(checkpoint: Sealed) -> dict[str, np.ndarray]:
-    """What `save_checkpoint` was given."""
-    with np.load(checkpoint.folder / _ARRAYS) as file:
+    """What `save_checkpoint` was given.
+
+    Raises:
+        DpoError: what lies there are no arrays of numbers, although its checksum is right.
+    """
+    with told_damaged(checkpoint.folder), np.load(checkpoint.folder / _ARRAYS) as file:
         return dict(file)
 
 
-def checkpoint_of(run: Path, step: int) -> Sealed | None:
-    """The checkpoint of `step`, where it is there and whole."""
+@contextmanager
+def told_damaged(folder: Path) -> Iterator[None]:
+    """Refuse a checkpoint whose content is not what we write, although its checksum is right.
+
+    Raises:
+        DpoError: in place of what using such content raises.
+    """
     try:
-        return unseal(_folder(run, step), _FACTS, sha256)
-    except DAMAGE:
-        return None
+        yield
+    except (*DAMAGE, BadZipFile, EOFError) as error:
+        raise DpoError(
+            f"is damaged: {first_line(error)}",
+            where=folder,
+            hint="remove this folder to go on from the checkpoint before it, or start anew with --overwrite",
+        ) from None
+
+
+def checkpoint_of(run: Path, step: int) -> Sealed | None:
+    """The checkpoint of `step`, where it is there and whole.
+
+    Raises:
+        DpoError: it cannot be read.
+    """
+    folder = _folder(run, step)
+    with readable(folder):
+        try:
+            return unseal(folder, _FACTS, sha256)
+        except DAMAGE:
+            return None
 
 
 def remove_checkpoints(run: Path, after: int = -1) -> None:
@@ -150,7 +178,7 @@ def _steps(run: Path) -> list[int]:
 
 
 def _is_step(name: str) -> bool:
-    return name.isdigit() and name == f"{int(name):06d}"
+    return name.isascii() and name.isdigit() and len(name) < 20 and name == f"{int(name):06d}"
 
 
 @contextmanager
@@ -158,11 +186,12 @@ def only_process(run: Path) -> Iterator[bool]:
     """Hold the run's folder, True; the system lets go of it when the process ends, however it ends.
 
     Raises:
-        DpoError: another process holds it.
+        DpoError: another process holds it, or it may not be read.
     """
     import fcntl
 
-    handle = os.open(run, os.O_RDONLY)
+    with readable(run):
+        handle = os.open(run, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks
             try:

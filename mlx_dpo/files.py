@@ -1,13 +1,17 @@
 """Files that are whole or not there: write beside, fsync, rename; and checks before slow work."""
 
+import errno
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import DpoError, first_line
+from .storage.reading import check_name, is_there, shown
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,7 +39,8 @@ def with_replacement(
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes
         raise unwritable(path, error) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this too, and has said so
+            beside.unlink()
 
 
 def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = False) -> None:
@@ -78,6 +83,7 @@ def make_folder(path: Path) -> None:
     Raises:
         DpoError: it cannot be made.
     """
+    check_name(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,7 +97,7 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
         DpoError: no permission, a file in the way, or not enough room.
     """
     existing = Path(folder).absolute()
-    while not os.path.exists(existing):
+    while not is_there(existing):
         existing = existing.parent
     if not existing.is_dir():
         raise DpoError(
@@ -119,8 +125,16 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
 
 def unwritable(path: Path, error: OSError | RuntimeError) -> DpoError:
     """What to raise when the system refused to write `path`."""
+    remedy = "free some space or choose another output folder"
+    if isinstance(error, PermissionError):
+        folder = shlex.quote(shown(Path(path).parent))
+        remedy = (
+            f"give yourself the right to write there (chmod u+wx {folder}) or choose another output folder"
+        )
+    elif getattr(error, "errno", None) in (errno.EROFS, errno.ENAMETOOLONG):
+        remedy = "choose another output folder"
     return DpoError(
         f"cannot be written: {getattr(error, 'strerror', None) or first_line(error)}",
-        where=path,
-        hint="free some space or choose another output folder; what was there before is untouched",
+        where=shown(path),
+        hint=f"{remedy}; what was there before is untouched",
     )

@@ -1,13 +1,20 @@
 """JSONL: read with file:line, write whole, append."""
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import DpoError
 from .files import unwritable, write_text
+from .storage.reading import opened, readable, shown  # noqa: F401  (readable: for inspection.scan)
+
+ROW_BYTES = 2**21
+"""Longest line that is read: a prompt of 128,000 tokens and two answers, each character as a \\u escape.
+
+A longer one is no row but another kind of file, and would be parsed and tokenised for minutes.
+"""
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -17,7 +24,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         DpoError: the file is missing or unreadable, or a line is not a JSON object.
     """
     for number, _, line in read_lines(path):
-        where = f"{Path(path)}:{number}"
+        where = f"{shown(path)}:{number}"
         yield where, parse_line(line, where)
 
 
@@ -25,34 +32,33 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number from 1, its first byte's place in the file, its bytes) of lines that are not blank.
 
     Raises:
-        DpoError: the file is missing or unreadable.
+        DpoError: the file is missing or unreadable, or a line has more than ROW_BYTES.
     """
-    with readable(path), open(path, "rb") as file:
+    with opened(path) as file:
         place = 0
-        for number, line in enumerate(file, 1):
+        for number in itertools.count(1):
+            line = read_row(file, f"{shown(path)}:{number}")
+            if not line:
+                return
             if line.strip():
                 yield number, place, line
             place += len(line)
 
 
-@contextmanager
-def readable(path: Path | str) -> Iterator[None]:
-    """Say of `path` why it cannot be read.
+def read_row(file: BinaryIO, where: str) -> bytes:
+    """The line at the file's place, with its end; nothing at the end of the file.
 
     Raises:
-        DpoError: in place of an OSError.
+        DpoError: it has more than ROW_BYTES, of which no more is read.
     """
-    path = Path(path)
-    try:
-        yield
-    except IsADirectoryError:
-        raise DpoError("is a folder, not a file", where=path, hint="name the .jsonl file inside it") from None
-    except FileNotFoundError:
-        raise DpoError("no such file", where=path, hint="check the path, relative to this folder") from None
-    except OSError as error:
+    line = file.readline(ROW_BYTES + 1)
+    if len(line) > ROW_BYTES:
         raise DpoError(
-            f"cannot be read: {error.strerror}", where=path, hint="check its permissions"
-        ) from None
+            f"the line has more than {ROW_BYTES // 2**20} MB",
+            where=where,
+            hint="each line is one row: shorten its texts, which data.max_length cuts anyway, or remove it",
+        )
+    return line
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .models.adapters import CONFIG, WEIGHTS
 from .models.forward import Forward
 from .models.fused import scoring_attention
 from .scoring import batch_scores
+from .storage.reading import files_in, open_plain
 
 _KIND, _SCORES = "reference", "scores"
 _VERSION = 1
@@ -66,7 +67,7 @@ def reference_key(
 
 def weights_hash(folder: Path, *names: str) -> str:
     """32 hex digits that change with any byte of the files of these names, wherever the folder lies."""
-    files = sorted(file for name in names for file in folder.glob(name))
+    files = files_in(folder, *names)
     content = [[file.name, content_hash(file)] for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
@@ -164,7 +165,8 @@ def _whole_records(path: Path) -> np.ndarray:
     """Scores (k, 2) of the first k pairs, up to the first record that is damaged or not finite."""
     records = np.empty(0, _RECORD)
     try:
-        content = path.read_bytes()
+        with open_plain(path) as file:
+            content = file.read()
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 
 from .console import progress
 from .files import replace_folder
+from .storage.reading import open_plain
 
-DAMAGE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, LookupError, TypeError)
+DAMAGE = (
+    *(FileNotFoundError, IsADirectoryError, NotADirectoryError),
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+)
 """What reading a damaged folder raises; other errors of the system say nothing about the folder."""
 
 _BLOCK, _SLOW = 2**20, 2**28
@@ -55,7 +59,8 @@ def unseal(folder: Path, name: str, checksum: Callable[[Path], str]) -> Sealed:
         one of DAMAGE: it is damaged.
         OSError: it cannot be read.
     """
-    body = json.loads((folder / name).read_text())
+    with open_plain(folder / name) as file:
+        body = json.loads(file.read())
     if not isinstance(body, dict) or body.pop("sum") != digest(body):
         raise ValueError(f"{name} is not what was written")
     for file, (size, expected) in body["files"].items():
@@ -82,7 +87,7 @@ def sha256(path: Path) -> str:
     bar = (
         progress(f"reading {path.name}", size // 2**20, "MB") if size > _SLOW else nullcontext(lambda n: None)
     )
-    with open(path, "rb") as file, bar as advance:
+    with open_plain(path) as file, bar as advance:
         while block := file.read(_BLOCK):
             own.update(block)
             advance(len(block) // 2**20)

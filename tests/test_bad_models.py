@@ -37,12 +37,12 @@ MODELS = {
     ),
     "with a list for a config": (
         holding("config.json", "[]"),
-        "model/config.json: is not a model's config",
+        "model/config.json: is not a JSON object",
         DOWNLOAD,
     ),
     "with bytes for a config": (
         holding("config.json", b"\xff\xfe\xff"),
-        "model/config.json: is not a model's config",
+        "model/config.json: is not UTF-8 text",
         DOWNLOAD,
     ),
     "of an unknown architecture": (

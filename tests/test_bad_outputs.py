@@ -185,4 +185,4 @@ def test_rows_that_gen_pairs_did_not_write_are_not_replaced(refused, tmp_path, m
         "choose another folder with --output, so that nothing of yours is replaced",
     )
     write(tmp_path / "mine" / "completions.json", "[]")
-    refused(command, "mine/completions.json: is damaged", "delete the folder mine to start over")
+    refused(command, "mine/completions.json: is not a JSON object", "delete the folder mine to start over")

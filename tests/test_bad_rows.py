@@ -268,7 +268,7 @@ def test_a_byte_order_mark_is_no_mistake(refused, tmp_path):
 @pytest.mark.parametrize("command", [TRAIN, GEN_PAIRS], ids=["train", "gen-pairs"])
 def test_a_folder_in_place_of_a_file_is_refused(command, refused, tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
-    remedy = "name the .jsonl file inside it"
+    remedy = "name the file inside it"
     refused(f"{command} {NO_MODEL}", "rows.jsonl: is a folder, not a file", remedy)
 
 

@@ -29,7 +29,7 @@ RUNS = {
     ),
     "with a list for an adapter's config": (
         holding("adapter_config.json", "[]"),
-        "run/adapter_config.json: is not an adapter that mlx_lm can load: not a JSON object",
+        "run/adapter_config.json: is not a JSON object",
         COPY_RUN,
     ),
     "with an adapter's config that says nothing": (
@@ -77,8 +77,9 @@ def test_a_run_whose_model_was_exchanged_is_refused(command, refused, tmp_path, 
     misfits = ", ".join(f"model.layers.0.{name}" for name in MISFITS.split())
     refused(
         command,
-        f"run: this adapter does not fit the model: {misfits} and 17 more",
-        "use the model the adapter was trained on",
+        f"run: this adapter does not fit the model: {misfits} and 17 more; "
+        "model.layers.0.mlp.down_proj.lora_a has the shape (192, 16), the model's (128, 16)",
+        f"use the model the adapter was trained on: {models('llama')}",
     )
 
 

@@ -81,7 +81,10 @@ def test_a_name_of_another_trainer_gets_the_setting_that_it_means(name, meant):
         ("training_args:\n  seed: 1\n  samples: 2\n", "did you mean training?"),
         ("dataset: rows.jsonl\n", "did you mean data.train?"),
         ("dataset: {train: a, valid: b}\n", "did you mean data?"),
-        ("model: some/name\n", "did you mean model.path? known there: path, adapter, chat_template, template_options"),
+        (
+            "model: some/name\n",
+            "did you mean model.path? known there: path, adapter, chat_template, template_options",
+        ),
         ("beta: 0.2\n", "did you mean beta.value? known there: rule, value, risk, beta_dpo"),
         ("beta.value: 0.2\n", "write beta: and indented below it value:"),
         ("beta.risk.delta: 0.2\n", "write beta: and below it risk: and indented below it delta:"),

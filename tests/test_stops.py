@@ -22,10 +22,12 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.demo.base import teach
 from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.errors import DpoError
 from mlx_dpo.export.ends import list_end
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.models.adapters import attach, save_adapter_config, save_adapter_weights
 from mlx_dpo.models.ask import generate_command
+from mlx_dpo.models.description import read_model_config
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.models.stops import end_note, mlx_lm_stops, stop_flags
 from mlx_dpo.records import Curated
@@ -297,12 +299,12 @@ def test_files_that_list_the_end_of_turn_are_left_as_they_are(tmp_path):
     assert (tmp_path / "generation_config.json").read_text() == '{"top_k":20}'
 
 
-def test_a_broken_generation_config_which_mlx_lm_ignores_is_replaced(tmp_path):
+def test_a_broken_generation_config_whose_end_tokens_mlx_lm_would_lose_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"eos_token_id": 5, "bos_token_id": 1}')
     (tmp_path / "generation_config.json").write_text("{")
-    assert list_end(tmp_path, 7, [5])
-    after = json.loads((tmp_path / "generation_config.json").read_text())
-    assert after == {"bos_token_id": 1, "eos_token_id": [5, 7]}
+    with pytest.raises(DpoError, match=r"generation_config.json:1: not JSON") as caught:
+        read_model_config(tmp_path)
+    assert "or remove the file" in caught.value.hint
 
 
 @pytest.mark.parametrize("token", ["42", "-end-", "+1"])

@@ -10,6 +10,7 @@ LEVELS = [
     [
         "errors",
         "records",
+        "storage",
         "files",
         "jsonl",
         "paths",

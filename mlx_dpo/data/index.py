@@ -15,8 +15,9 @@ from .. import __version__
 from ..cache import content_hash, kept
 from ..console import progress
 from ..errors import DpoError
-from ..jsonl import parse_line, read_jsonl, read_lines, readable
+from ..jsonl import parse_line, read_jsonl, read_lines, read_row
 from ..records import Preference
+from ..storage.reading import opened
 from .foreign import check_is_jsonl
 from .formats import to_answer, to_preference
 from .layouts import count_unused
@@ -82,13 +83,8 @@ def index_rows(path: Path | str, *, answers: bool = False) -> RowIndex:
         DpoError: a bad row, the same id twice, or no rows.
     """
     path = Path(path)
-    with readable(path):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise DpoError(
-                "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
-            )
-        check_is_jsonl(path)
-        content = content_hash(path)
+    check_is_jsonl(path)
+    content = content_hash(path)
     key = {"rows": content, "version": _VERSION, "mlx_dpo": __version__, "answers": answers}
     entry = kept("rows", key, lambda folder: _write(path, content, folder, _parser(answers)), str(path))
 
@@ -112,9 +108,8 @@ def check_unchanged(path: Path, content: str) -> None:
     Raises:
         DpoError: it has another one.
     """
-    with readable(path):
-        if content_hash(path) != content:
-            raise DpoError("changed while it was read", where=path, hint="start again when it is complete")
+    if content_hash(path) != content:
+        raise DpoError("changed while it was read", where=path, hint="start again when it is complete")
 
 
 def _write(path: Path, content: str, folder: Path, parse: Parser) -> dict[str, Any]:
@@ -176,9 +171,10 @@ def _check_ids(path: Path, ids: array, folder: Path, parse: Parser) -> None:
 
 
 def _read_at(path: Path, place: int, where: str, parse: Parser) -> Preference:
-    with readable(path), open(path, "rb") as file:
+    with opened(path) as file:
         file.seek(place)
-        return parse(parse_line(file.readline(), where), where)
+        line = read_row(file, where)
+    return parse(parse_line(line, where), where)
 
 
 def shared_prompts(rows: RowIndex, others: RowIndex) -> np.ndarray:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..cache import Entry, kept
+from ..cache import Entry, content_hash, kept
 from ..console import progress
 from ..errors import DpoError
 from ..records import Preference
+from ..storage.reading import files_in
 from .index import RowIndex, check_unchanged
 from .lazy import Lazy
 from .render import render
@@ -140,8 +141,8 @@ def _vocabulary(tokenizer: Any) -> str:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
     except AttributeError:  # not of the Rust library: its files, under the names they have
         folder = Path(tokenizer.name_or_path)
-        names = [f for f in sorted(folder.glob("*")) if f.is_file() and f.suffix != ".safetensors"]
-        return json.dumps([[f.name, hashlib.sha256(f.read_bytes()).hexdigest()] for f in names])
+        names = [f for f in files_in(folder, "*") if f.is_file() and f.suffix != ".safetensors"]
+        return json.dumps([[f.name, content_hash(f)] for f in names])
     # Settings of the last call, not of the tokenizer.
     return json.dumps({k: v for k, v in content.items() if k not in ("truncation", "padding")})
 

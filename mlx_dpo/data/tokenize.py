@@ -105,6 +105,7 @@ class RowTokenizer:
             )
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
+        check_known(self._tokenizer, [*prompt, *branches[0], *branches[1]], row.where)
         room = self._max_length - len(prompt)
         if room < 2:
             self._too_long.append((row.where, len(prompt)))
@@ -138,6 +139,23 @@ class RowTokenizer:
             )
         return TokenCounts(
             self._rows, self._kept, self._cut, self._same, self._answers, self._cut_off, self._forgotten
+        )
+
+
+def check_known(tokenizer: Any, tokens: Sequence[int], where: str) -> None:
+    """Check that the model has a row in its embedding for each of the tokens; see `models.tokenizer`.
+
+    Raises:
+        DpoError: it has none for one of them.
+    """
+    rows = getattr(tokenizer, "embedded_tokens", None)
+    largest = max(tokens, default=0)
+    if rows is not None and largest >= rows:
+        raise DpoError(
+            f"holds the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}), which the model does "
+            f"not know: its embedding has {rows:,} rows",
+            where=where,
+            hint="remove that text from the row, or use a model with a row for it",
         )
 
 

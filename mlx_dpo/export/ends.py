@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.stops import token_ids
+from ..storage.reading import is_there, read_object
 
 _KEY = "eos_token_id"
 
@@ -43,8 +44,5 @@ def _add(part: dict[str, Any], others: Sequence[int], end: int) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is none that can be read, as mlx_lm takes it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+    """A JSON object; an empty one where there is no such file."""
+    return read_object(path) if is_there(path) else {}

@@ -14,6 +14,7 @@ from ..files import check_writable, replace_folder
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import mlx_lm_stops
+from ..storage.reading import files_in, is_there
 from .ends import list_end
 
 _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
@@ -33,11 +34,11 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     from mlx_lm.utils import dequantize_model
 
     output = Path(output)
-    if output.exists():
+    if is_there(output):
         raise DpoError("exists already", where=output, hint="choose another folder with --output")
     kind = read_adapter_config(adapter).type
     base = find_model(model_path)
-    check_writable(output, need_bytes=sum(f.stat().st_size for f in base.glob("model*.safetensors")))
+    check_writable(output, need_bytes=sum(f.stat().st_size for f in files_in(base, "model*.safetensors")))
     tokenizer = load_tokenizer(base)
     end_of_turn(tokenizer)  # one without is refused before the slow part
     model, config = load_model(base)
@@ -62,6 +63,8 @@ def _write(folder: Path, base: Path, model: nn.Module, tokenizer: Any, config: d
     from mlx_lm.utils import save
 
     save(folder, base, model, tokenizer, config, donate_model=False)  # a model card too
+    for code in files_in(folder, "*.py"):  # of the base: nothing of ours runs it, and nobody should
+        code.unlink()
     end = end_of_turn(tokenizer)
     if list_end(folder, end, mlx_lm_stops(base, tokenizer)):
         token = tokenizer.convert_ids_to_tokens(end)

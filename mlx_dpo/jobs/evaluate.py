@@ -24,6 +24,7 @@ from ..models.load import find_model, load_model, load_tokenizer
 from ..models.stops import end_note
 from ..reference import reference_key
 from ..scoring import score_pairs, singles
+from ..storage.reading import expanded, is_there
 from ..training.checks import checked_reference, choose_forward
 from ..training.trainer import Data, evaluation_metrics
 from .fit import TEMPLATE
@@ -39,7 +40,7 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
         DpoError: not a run folder, or its base model is gone.
     """
     path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    if not is_there(path):
         raise DpoError(
             "is not a run folder: it has no config.yaml",
             where=folder,
@@ -49,7 +50,7 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
     if (template := Path(folder) / TEMPLATE).is_file():
         config = replace(config, model=replace(config.model, chat_template=str(template)))
     read_adapter_config(folder)
-    if config.model.path.startswith(("/", ".", "~")) and not Path(config.model.path).expanduser().exists():
+    if config.model.path.startswith(("/", ".", "~")) and not is_there(expanded(config.model.path)):
         raise DpoError(
             "is not there: the base model of this run",
             where=config.model.path,
@@ -83,12 +84,13 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
             "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
         )
     rows = index_rows(source)
-    if config.model.adapter and not Path(config.model.adapter).exists():
+    if config.model.adapter and not is_there(config.model.adapter):
         raise DpoError(
             "is not there: the adapter that this run started from, its reference",
             where=config.model.adapter,
             hint=f"put it back, or say where it lies now: model.adapter in {Path(folder) / 'config.yaml'}",
         )
+    trained_on = _trained_on(config, rows)
     base = find_model(config.model.path)
     tokenizer = load_tokenizer(base, config.model)
     if note := end_note(base, tokenizer):
@@ -129,7 +131,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     return Evaluation(
         pairs=len(pairs),
         prompts=len({pair.prompt.tobytes() for pair in pairs}),
-        trained_on=_trained_on(config, rows),
+        trained_on=trained_on,
         metrics={k.removeprefix("eval/"): v for k, v in metrics.items() if k != "eval/pairs"},
         accuracy_interval=wilson_interval(wins, len(pairs)),
         preferred_base=likelier[0] / len(pairs),
@@ -145,7 +147,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
 
 def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
     """How many rows have a prompt of the run's training file; None where that is gone."""
-    if not Path(config.data.train).is_file():
+    if not is_there(config.data.train):
         return None
     return len(shared_prompts(rows, index_rows(config.data.train, answers=config.loss.answers_only)))
 

@@ -23,6 +23,7 @@ from ..checkpoint import (
     remove_checkpoints,
     remove_leftovers,
     save_checkpoint,
+    told_damaged,
 )
 from ..config import RunConfig, save_config
 from ..console import progress, say
@@ -217,16 +218,18 @@ def _restored(
     load_adapter(policy, checkpoint.folder, run.config.adapter.dropout)
     same_beta = not changed_settings(facts["key"], run.key, "beta.", "loss.")
     arrays, parameters = read_arrays(checkpoint), policy.trainable_parameters()
-    try:
-        state = from_snapshot(arrays, facts, optimizer, parameters, first, same_beta=same_beta)
-    except KeyError as error:
-        raise DpoError(
-            f"holds no {error.args[0]}: it is of a run with other settings",
-            where=checkpoint.folder,
-            hint="start anew with --overwrite",
-        ) from None
+    with told_damaged(checkpoint.folder):
+        try:
+            state = from_snapshot(arrays, facts, optimizer, parameters, first, same_beta=same_beta)
+        except KeyError as error:
+            raise DpoError(
+                f"holds no {error.args[0]}: it is of a run with other settings",
+                where=checkpoint.folder,
+                hint="start anew with --overwrite",
+            ) from None
     if facts["versions"] != _versions():
         say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
+    log.check(facts["sizes"])
     remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)

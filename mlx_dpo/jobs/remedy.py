@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..config import RunConfig
 from ..data.tokenize import pair_lengths
 from ..errors import DpoError
-from ..models.load import read_model_config
+from ..models.description import read_model_config
 from ..models.skeleton import skeleton
 from ..training.memory import Layout
 from .needs import Plan, Run, need_of_scoring, need_of_step, plan_memory, settings_of

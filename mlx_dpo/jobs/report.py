@@ -1,19 +1,21 @@
 """report.html of a run, from what its folder holds."""
 
-import json
+import os
 from importlib.util import find_spec
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig, load_config
-from ..errors import DpoError, first_line, first_ten
+from ..errors import DpoError, first_ten
 from ..files import write_text
-from ..jsonl import read_jsonl, readable
+from ..jsonl import read_jsonl
 from ..report.page import Event, RunRecord, Sample, Setting, page
 from ..settings import as_plain, described
+from ..storage.reading import is_there, read_json
 
 REPORT = "report.html"
+_LARGEST = 2**53
+"""Whole numbers below it are exact as a float."""
 _BROKEN = "mlx-dpo train wrote no such line; remove it"
 _WITH = {
     "loss": ["epoch"],
@@ -39,7 +41,8 @@ def report_run(folder: Path | str) -> Path:
 def current_report(folder: Path) -> Path | None:
     """The run's report, where it is there and younger than what it is made of."""
     report, metrics = folder / REPORT, folder / "metrics.jsonl"
-    made = report.exists() and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
+    made = is_there(report) and is_there(metrics)
+    made = made and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
     return report if made else None
 
 
@@ -55,14 +58,14 @@ def read_run(folder: Path) -> RunRecord:
         DpoError: with file and line.
     """
     config = folder / "config.yaml"
-    if not config.is_file():
+    if not is_there(config):
         raise DpoError(
             "is not a run folder: it has no config.yaml",
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
     return RunRecord(
-        name=folder.resolve().name,
+        name=Path(os.path.realpath(folder)).name,
         settings=_settings(load_config(config)),
         rows=_metrics(folder / "metrics.jsonl"),
         events=_events(folder / "events.jsonl"),
@@ -85,11 +88,11 @@ def _settings(config: RunConfig) -> list[Setting]:
 def _metrics(path: Path) -> list[dict[str, float]]:
     rows = _rows(path, {"step": int})
     for where, row in rows:
-        wrong = [
-            name for name, value in row.items() if isinstance(value, bool) or not isinstance(value, Real)
-        ]
+        wrong = [name for name, value in row.items() if not _is_number(value)]
         if wrong:
             raise DpoError(f"not a number: {first_ten(wrong)}", where=where, hint=_BROKEN)
+        if not 0 <= row.get("eval/rewards/accuracies", 0) <= 1 or row.get("eval/pairs", 1) < 1:
+            raise DpoError("has an accuracy that is no share of pairs", where=where, hint=_BROKEN)
         lacking = [name for kind in _WITH if kind in row for name in _WITH[kind] if name not in row]
         if lacking:
             raise DpoError(f"has no {first_ten(lacking)}", where=where, hint=_BROKEN)
@@ -98,8 +101,13 @@ def _metrics(path: Path) -> list[dict[str, float]]:
     return [row for _, row in rows]
 
 
+def _is_number(value: Any) -> bool:
+    """A number of a size that can be computed with: JSON has whole numbers of any length."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
+
+
 def _events(path: Path) -> list[Event] | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     rows = _rows(path, {"step": int, "event": str})
     told = Event._fields[2:]
@@ -110,22 +118,14 @@ def _events(path: Path) -> list[Event] | None:
 
 
 def _samples(path: Path) -> list[Sample] | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     rows = _rows(path, {"step": int, "prompt": str, "answer": str})
     return [Sample(row["step"], row["prompt"], row["answer"]) for _, row in rows]
 
 
 def _inspection(path: Path) -> Any:
-    if not path.exists():
-        return None
-    try:
-        with readable(path):
-            return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DpoError(
-            f"not JSON: {first_line(error)}", where=path, hint="remove it, or write it again"
-        ) from None
+    return read_json(path, "remove it, or write it again") if is_there(path) else None
 
 
 def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any]]]:
@@ -137,7 +137,7 @@ def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any]]
     rows = list(read_jsonl(path))
     for where, row in rows:
         for name, kind in kinds.items():
-            if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+            if not isinstance(row.get(name), kind) or (kind is int and not _is_number(row[name])):
                 expected = "a whole number" if kind is int else "text"
                 raise DpoError(f"{name!r} is missing or not {expected}", where=where, hint=_BROKEN)
     return rows

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import told_damaged
 from ..config import RunConfig
 from ..data.store import PairStore
 from ..errors import DpoError, first_ten
 from ..models.adapters import CONFIG, WEIGHTS
 from ..reference import weights_hash
+from ..sealed import Sealed
 from ..settings import as_plain
 
 _FREE_SECTIONS = ("pairs", "generate", "run")
@@ -41,6 +43,15 @@ LAYOUT = (
 """Settings left open (`auto`, null) that are decided at the start; a resumed run keeps them."""
 _OF_LOSS = ("training.epochs", "training.rehearsal", "optimizer.learning_rate")
 _OPEN = ("auto", None)
+
+
+_FACTS = {
+    **dict.fromkeys(("key", "layout", "sizes", "interval"), dict),
+    **dict.fromkeys(("best", "held_out"), dict | None),
+    **dict.fromkeys(("step", "evaluated"), int),
+    "stopped": str,
+}
+"""Facts of every checkpoint that a run goes on from, and what each is."""
 
 
 def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | None) -> dict[str, Any]:
@@ -114,6 +125,24 @@ def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[
         if (asked in _OPEN and settings[name] == value) or (settings[name] is None and same_loss):
             settings[name] = asked
     return {**now, "settings": settings}
+
+
+def as_of_today(checkpoint: Sealed) -> Sealed:
+    """A checkpoint with its facts as today's version writes them.
+
+    Raises:
+        DpoError: they are not the facts of a run.
+    """
+    with told_damaged(checkpoint.folder):
+        facts = checkpoint.facts
+        said = facts["interval"].get("said", {})
+        for name, value, kinds in (
+            ("said", said, dict),
+            *((n, facts[n], kinds) for n, kinds in _FACTS.items()),
+        ):
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} is {value!r:.60}")
+        return checkpoint._replace(facts=up_to_date(facts))
 
 
 def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -43,6 +44,7 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import end_note
 from ..reference import reference_key
 from ..sealed import Sealed
+from ..storage.reading import check_name, expanded, is_folder, is_there
 from ..trackers import TRACKERS, check_trackers
 from ..training.arrange import arrange
 from ..training.checks import (
@@ -66,7 +68,7 @@ from .inspect import plan_of
 from .plan import less_memory, settled
 from .rate import with_found_rate
 from .rehearse import rehearsal
-from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, up_to_date, with_layout
+from .resume import as_asked, as_of_today, check_acceptable, check_same, layout_for, run_key, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
 _FEW = 8
@@ -95,7 +97,7 @@ def train_run(
     check_trackers(config.run.report_to)
     if config.run.short_gpu_work:
         shorten_gpu_work()
-    with only_process(folder) if folder.exists() else nullcontext(False) as locked:
+    with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
         return _run(config, folder, overwrite, resume, accept_changes, locked)
 
 
@@ -133,6 +135,7 @@ def _run(
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
             checkpoint = _last_good(folder, checkpoint)
+        RunLog(folder, 0).check(checkpoint.facts["sizes"])
     config = with_attention(config, base, pairs)
     with (
         explained(lambda: less_memory(config, base, pairs, held)),
@@ -231,13 +234,19 @@ def _output_folder(config: RunConfig) -> Path:
     """
     folder = Path(config.run.output)
     check_writable(folder, need_bytes=50_000_000)
-    if config.model.adapter and Path(config.model.adapter).resolve().is_relative_to(folder.resolve()):
+    if config.model.adapter and _real(config.model.adapter).is_relative_to(_real(folder)):
         raise DpoError(
             "is or holds the adapter that the run starts from, its reference",
             where=folder,
             hint="choose another folder with --output",
         )
     return folder
+
+
+def _real(path: Path | str) -> Path:
+    """The full path without symbolic links."""
+    check_name(path)
+    return Path(os.path.realpath(path))
 
 
 def _checkpoint_in(folder: Path) -> Sealed | None:
@@ -248,12 +257,12 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
     """
     remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):
-        return checkpoint._replace(facts=up_to_date(checkpoint.facts))
-    files = [name for name in (WEIGHTS, *FILES, SETTINGS) if (folder / name).exists()]
-    folders = [name for name in (MARGINS, *TRACKERS) if (folder / name).exists()]
+        return as_of_today(checkpoint)
+    files = [name for name in (WEIGHTS, *FILES, SETTINGS) if is_there(folder / name)]
+    folders = [name for name in (MARGINS, *TRACKERS) if is_there(folder / name)]
     held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
     # A process that ended before its first checkpoint has left nothing that took time.
-    begun = (folder / CHECKPOINTS).is_dir() and not RunLog(folder, 0).reported()
+    begun = is_folder(folder / CHECKPOINTS) and not RunLog(folder, 0).reported()
     if held and not (begun and WEIGHTS in files and held == [*files, *folders]):
         raise DpoError(
             "holds a run without checkpoints, which cannot go on"
@@ -279,14 +288,14 @@ def _last_good(folder: Path, newest: Sealed) -> Sealed:
     )
     if best and best.folder != newest.folder:
         say(f"the run ended early ({facts['stopped']}): it goes on from the best checkpoint, {best.folder}")
-    return best._replace(facts=up_to_date(best.facts)) if best else newest
+    return as_of_today(best) if best else newest
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Local files by their full names, so that eval and fuse work from any folder."""
 
     def full(path: str | None) -> str | None:
-        return str(Path(path).expanduser().absolute()) if path and Path(path).expanduser().exists() else path
+        return str(expanded(path).absolute()) if path and is_there(expanded(path)) else path
 
     own = config.model
     model = replace(

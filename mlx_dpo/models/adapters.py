@@ -1,8 +1,9 @@
 """LoRA, DoRA and full training: attach, freeze, save, load."""
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from mlx.utils import tree_flatten
 from ..errors import DpoError, first_line, first_ten, label, shown
 from ..files import with_replacement, write_text
 from ..settings import Section, setting
-from .load import check_tensors
+from ..storage.reading import check_name, is_folder, is_there, read_object
+from ..storage.reading import shown as shown_path
+from .description import brief
+from .foreign import check_adapter_weights, check_not_peft
+from .weights import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 _FIT_HINT = "use the model the adapter was trained on"
+_COPY = "copy the whole run folder again"
 
 
 @dataclass(frozen=True)
@@ -244,34 +250,68 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
         DpoError: no adapter there, damaged weights, or not one that mlx_lm could load.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise DpoError(
-                f"is not an adapter folder: it has no {name}",
-                where=folder,
-                hint="name the run folder of a finished training",
-            )
-    check_tensors(folder / WEIGHTS, "copy the whole run folder again")
+    check_name(folder)
+    content = _read_content(folder)
+    weights = check_tensors(folder / WEIGHTS, _COPY)
     try:
-        content = json.loads((folder / CONFIG).read_text())
-        if not isinstance(content, dict):
-            raise TypeError("not a JSON object")
-        lora = content.get("lora_parameters") or {}
-        kind = content.get("fine_tune_type", "lora")
-        if kind not in ("lora", "dora", "full"):
-            raise ValueError(f"its fine_tune_type is {kind!r}")
-        own = {"type": kind, "layers": content["num_layers"]}
-        if kind != "full":
-            own |= {key: lora[key] for key in ("rank", "scale")}
-            own |= {"targets": lora.get("keys") or "all"}
-        return AdapterConfig(**own)
-    except (KeyError, TypeError, ValueError) as error:
+        return _as_config(content, weights)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DpoError(
-            f"is not an adapter that mlx_lm can load: {reason}",
-            where=folder / CONFIG,
-            hint="copy the whole run folder again",
+            f"is not an adapter that mlx_lm can load: {reason}", where=folder / CONFIG, hint=_COPY
         ) from None
+
+
+def _read_content(folder: Path) -> dict[str, Any]:
+    """What adapter_config.json holds, where the folder has all that an adapter of mlx_lm has."""
+    hint = "name the run folder of a finished training"
+    if not is_folder(folder):
+        what = "is a file, not an adapter folder" if is_there(folder) else "no such folder"
+        raise DpoError(what, where=shown_path(folder), hint=hint)
+    content = read_object(folder / CONFIG, _COPY) if is_there(folder / CONFIG) else None
+    check_not_peft(folder, content)
+    if not is_there(folder / WEIGHTS):
+        check_adapter_weights(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not is_there(folder / name):
+            raise DpoError(f"is not an adapter folder: it has no {name}", where=folder, hint=hint)
+    return content or {}
+
+
+def _as_config(content: Mapping[str, Any], weights: Mapping[str, mx.array]) -> AdapterConfig:
+    """The settings in an adapter_config.json.
+
+    Raises:
+        KeyError, TypeError, ValueError: one is missing or of another kind, or does not go with the weights.
+    """
+    kind = content.get("fine_tune_type", "lora")
+    if kind not in ("lora", "dora", "full"):
+        raise ValueError(f"its fine_tune_type is {brief(kind)}")
+    own = {"type": kind, "layers": _of_kind("num_layers", content["num_layers"], int)}
+    if kind != "full":
+        lora = _of_kind("lora_parameters", content.get("lora_parameters") or {}, dict)
+        own["rank"] = _of_kind("rank", lora["rank"], int)
+        own["scale"] = float(_of_kind("scale", lora["scale"], int, float))
+        _of_kind("dropout", lora.get("dropout", 0.0), int, float)  # mlx_lm looks at it
+        own["targets"] = _of_kind("keys", lora.get("keys") or "all", list, str)
+        if not all(isinstance(name, str) for name in own["targets"]):
+            raise TypeError(f"keys is {brief(own['targets'])}, not a list of layer names")
+        shapes = {name: w.shape for name, w in weights.items() if name.endswith("lora_a")}
+        if not shapes:
+            raise ValueError(f"{WEIGHTS} holds no lora_a")
+        for name, shape in sorted(shapes.items()):
+            if own["rank"] not in shape:
+                raise ValueError(f"its rank is {own['rank']}, but {name} has the shape {shape}")
+        if not math.isfinite(own["scale"]):
+            raise ValueError(f"scale must be a number, got {own['scale']}")
+    return AdapterConfig(**own)
+
+
+def _of_kind(name: str, value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        words = {int: "a whole number", float: "a number", dict: "an object", list: "a list", str: "a list"}
+        raise TypeError(f"{name} is {brief(value)}, not {words[kinds[-1]]}")
+    return value
 
 
 def load_adapter(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> None:
@@ -299,12 +339,20 @@ def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> d
             attach(model, config)
         except DpoError as error:
             raise DpoError(f"this adapter does not fit: {error.what}", where=folder, hint=_FIT_HINT) from None
-    weights = mx.load(str(Path(folder) / WEIGHTS))
+    weights = check_tensors(Path(folder) / WEIGHTS, _COPY)
     live = trainable(model)
-    wrong = [n for n, w in weights.items() if n not in live or live[n].shape != w.shape]
-    wrong += [n for n in live if n not in weights]
+    shapes = {
+        n: (w.shape, live[n].shape) for n, w in weights.items() if n in live and live[n].shape != w.shape
+    }
+    wrong = sorted({*shapes, *(weights.keys() ^ live.keys())})
     if wrong:
+        first = next(iter(sorted(shapes)), None)
+        told = f"; {first} has the shape {shapes[first][0]}, the model's {shapes[first][1]}" if first else ""
+        base = read_object(Path(folder) / CONFIG, _COPY).get("model")
+        of = f": {shown_path(base)}" if isinstance(base, str) and base else ""
         raise DpoError(
-            f"this adapter does not fit the model: {first_ten(sorted(wrong))}", where=folder, hint=_FIT_HINT
+            f"this adapter does not fit the model: {first_ten(wrong)}{told}",
+            where=folder,
+            hint=f"{_FIT_HINT}{of}",
         )
     return weights

@@ -1,7 +1,7 @@
 """Model and tokenizer from a folder or the Hub."""
 
 import hashlib
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from ..data.chat_templates import template_source
 from ..data.render import OWN_ARGUMENTS, set_template
 from ..errors import DpoError, first_line
 from ..settings import Section, setting
+from ..storage.reading import expanded, files_in, is_folder, is_there, opened
+from .description import check_architecture, read_model_config
+from .foreign import foreign_weights
 from .quantised import speed_up_products
+from .tokenizer import check_embedded, read_tokenizer
+from .weights import embedded_tokens, weight_files
 
 
 @dataclass(frozen=True)
@@ -70,52 +75,28 @@ def find_model(name: str, *, weights: bool = True) -> Path:
         DpoError: not a model folder, damaged weights, an architecture mlx_lm does not know, or not to be had
             from the Hub.
     """
-    folder = Path(name).expanduser()
-    if not folder.exists():
+    folder = expanded(name)
+    if not is_there(folder):
         folder = _download(name, weights)
-    if not (folder / "config.json").is_file():
-        raise DpoError(
-            "is not a model folder: it has no config.json",
-            where=name,
-            hint="name a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a Hub name",
-        )
-    files = sorted(folder.glob("model*.safetensors"))
-    if weights and not files:
-        raise DpoError(
-            "has a config.json but no model*.safetensors",
-            where=name,
-            hint="the weights are missing; download the model again",
-        )
-    _check_architecture(folder)
-    for file in files:
-        check_tensors(file, "download the model again")
+    if not is_there(folder / "config.json"):
+        raise _no_model(folder, name)
+    check_architecture(folder)
+    weight_files(folder, name, required=weights)
     return folder
 
 
-def _check_architecture(folder: Path) -> None:
-    from mlx_lm.utils import _get_classes
-
-    config = read_model_config(folder)
-    try:
-        _get_classes(config)
-    except (KeyError, ValueError):
-        raise DpoError(
-            f"mlx_lm does not know the architecture {config.get('model_type')!r}",
-            where=folder / "config.json",
-            hint="pip install -U mlx-lm, or choose another model",
-        ) from None
-
-
-def check_tensors(file: Path, hint: str) -> None:
-    """Check, by its header alone, that a safetensors file is whole.
-
-    Raises:
-        DpoError: it is not; with `hint`.
-    """
-    try:
-        mx.load(str(file))
-    except (RuntimeError, ValueError):
-        raise DpoError("is damaged or not whole", where=file, hint=hint) from None
+def _no_model(folder: Path, name: str) -> DpoError:
+    """What to raise for a folder without config.json."""
+    hint = "name a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a Hub name"
+    if not is_folder(folder):
+        if folder.suffix == ".gguf":
+            hint = "GGUF is not read: name the folder of the model in safetensors that it was made from"
+        return DpoError("is a file, not a model folder", where=name, hint=hint)
+    if is_there(folder / "adapter_config.json"):
+        hint = "set model.path to its base model, and model.adapter to this folder"
+        return DpoError("is the folder of an adapter, not of a model", where=name, hint=hint)
+    foreign = None if files_in(folder, "model*.safetensors") else foreign_weights(folder, name)
+    return foreign or DpoError("is not a model folder: it has no config.json", where=name, hint=hint)
 
 
 def _download(name: str, weights: bool) -> Path:
@@ -146,53 +127,19 @@ def _download(name: str, weights: bool) -> Path:
         ) from None
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json, with generation_config.json's end tokens.
-
-    Raises:
-        DpoError: it is not a JSON object.
-    """
-    from mlx_lm.utils import load_config
-
-    try:
-        config = load_config(folder)
-    except json.JSONDecodeError as error:
-        raise DpoError(
-            f"not JSON: {error.msg}",
-            where=f"{folder / 'config.json'}:{error.lineno}",
-            hint="download the model again",
-        ) from None
-    except UnicodeDecodeError:
-        config = None
-    if not isinstance(config, dict):
-        raise DpoError(
-            "is not a model's config", where=folder / "config.json", hint="download the model again"
-        )
-    return config
-
-
-def load_tokenizer(folder: Path, config: ModelConfig | None = None) -> Any:
+def load_tokenizer(folder: Path, model: ModelConfig | None = None) -> Any:
     """The tokenizer, with the end tokens that the model's config names, and a chat template as configured.
 
     Raises:
-        DpoError: there is none, or it cannot be read; or the chat template cannot be used.
+        DpoError: there is none, it cannot be read or used, or it gives tokens that the model does not know.
     """
-    from mlx_lm.utils import load_tokenizer
-
-    ends = read_model_config(folder).get("eos_token_id")
-    try:
-        tokenizer = load_tokenizer(folder, eos_token_ids=ends)
-    except Exception as error:  # transformers raises many kinds for a broken or missing tokenizer
-        reason = first_line(error) if (folder / "tokenizer.json").is_file() else "it has no tokenizer.json"
-        raise DpoError(
-            f"its tokenizer cannot be loaded: {reason}",
-            where=folder,
-            hint="the folder needs tokenizer.json and tokenizer_config.json; download the model again",
-        ) from None
-    if config:
-        name, own = config.chat_template, tokenizer.chat_template
+    config = read_model_config(folder)
+    tokenizer = read_tokenizer(folder, config.get("eos_token_id"))
+    if model:
+        name, own = model.chat_template, tokenizer.chat_template
         source = name and template_source(name, own if isinstance(own, dict) else {})
-        set_template(tokenizer, source, config.template_options)
+        set_template(tokenizer, source, model.template_options)
+    check_embedded(tokenizer, embedded_tokens(folder, config), folder)
     return tokenizer
 
 
@@ -204,11 +151,13 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     from mlx_lm.utils import load_model
 
-    read_model_config(folder)
+    check_architecture(folder)
     speed_up_products()
     try:
         return load_model(folder)
-    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # mlx_lm's classes are given the config as it is, and raise many kinds
         raise DpoError(
             f"the model cannot be loaded: {first_line(error)}",
             where=folder,
@@ -229,10 +178,10 @@ def fingerprint(*folders: Path) -> str:
     """
     digest = hashlib.sha256()
     for folder in folders:
-        for file in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
-            with open(file, "rb") as content:
+        for file in files_in(folder, "*.json", "*.safetensors"):
+            with opened(file) as content:
+                size = os.fstat(content.fileno()).st_size
+                digest.update(f"{file.name} {size}".encode())
                 for sample in range(16):
                     content.seek(sample * max(0, size - 65536) // 15)
                     digest.update(content.read(65536))

@@ -8,9 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..storage.reading import files_in
 from .adapters import AdapterConfig, attach_unevaluated
 from .checkpointing import checkpoint_layers
-from .load import read_model_config
+from .description import read_model_config
 from .quantised import speed_up_products
 from .state import empty_state
 from .trace import placeholders
@@ -60,7 +61,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
 def _from_folder(folder: Path) -> nn.Module:
     from mlx_lm.utils import load_model
 
-    if not any(folder.glob("model*.safetensors")):
+    if not files_in(folder, "model*.safetensors"):
         return _from_config(read_model_config(folder))
     return load_model(folder, lazy=True)[0]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.templates import end_of_turn
-from .load import read_model_config
+from .description import read_model_config
 
 
 def token_ids(value: Any) -> list[int]:

@@ -13,13 +13,14 @@ from typing import IO, Any, NamedTuple
 from ..console import progress, say
 from ..data.render import template_hash
 from ..data.templates import end_of_turn, pair_tokens
-from ..data.tokenize import prompts_too_long
+from ..data.tokenize import check_known, prompts_too_long
 from ..errors import DpoError
 from ..files import sync, unwritable, write_text
 from ..jsonl import read_jsonl
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
 from ..records import Curated, Message, Tools, answer_of
+from ..storage.reading import is_there, opened, read_object
 
 COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
 
@@ -69,6 +70,7 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
             tokens, _ = pair_tokens(tokenizer, row.prompt, [row.wanted], end, row.tools, max_length)
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
+        check_known(tokenizer, tokens, row.where)
         if len(tokens) + 2 > max_length:
             too_long.append((row.where, len(tokens)))
         requests[request_key(row)] = tokens
@@ -95,7 +97,7 @@ def answer_missing(
     Raises:
         DpoError: another process at work in the same folder, a foreign line in the file, or no room to write.
     """
-    if not (output / SETTINGS).exists():
+    if not is_there(output / SETTINGS):
         write_text(output / SETTINGS, json.dumps(_lasting(origin), indent=1) + "\n")
     with _locked(output / COMPLETIONS) as file:
         done = dict(_completion(row, where) for where, row in read_jsonl(output / COMPLETIONS))
@@ -211,8 +213,8 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
         DpoError: answers of another origin, or files of these names that gen-pairs did not make.
     """
     path = output / SETTINGS
-    if not path.exists():
-        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if (output / n).exists()]
+    if not is_there(path):
+        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if is_there(output / n)]
         if foreign:
             raise DpoError(
                 f"holds {', '.join(foreign)}, and gen-pairs did not write it",
@@ -220,16 +222,12 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
                 hint="choose another folder with --output, so that nothing of yours is replaced",
             )
         return
-    try:
-        old = json.loads(path.read_text())
-    except json.JSONDecodeError:
-        old = None
-    if not isinstance(old, dict):
-        raise DpoError("is damaged", where=path, hint=f"delete the folder {output} to start over")
+    old = read_object(path, f"delete the folder {output} to start over")
     # The same model may lie elsewhere today, and another one at the same place.
     compared = {"fingerprint": "model", "template": "template"}
     different = [word for key, word in compared.items() if old.get(key) != origin[key]]
-    was, now = old.get("generate") or {}, _lasting(origin)["generate"]
+    was, now = old.get("generate"), _lasting(origin)["generate"]
+    was = was if isinstance(was, dict) else {}
     different += [f"generate.{name} (was {was.get(name)})" for name in now if was.get(name) != now[name]]
     if different:
         raise DpoError(
@@ -250,6 +248,8 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     """Open for appending, alone, after cutting off a half-written last line."""
     import fcntl
 
+    if is_there(path):
+        _whole_lines(path)  # a pipe is refused here, and would be waited for below
     try:
         # Without a buffer: what a full disk refused must not be tried again when the file is closed.
         file = open(path, "ab", buffering=0)  # noqa: SIM115
@@ -262,10 +262,15 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
             raise DpoError(
                 "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
             ) from None
-        whole = path.read_bytes()
-        file.truncate(whole.rfind(b"\n") + 1)
+        file.truncate(_whole_lines(path))
         sync(path)
         yield file
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes of the file up to the end of its last whole line."""
+    with opened(path) as file:
+        return file.read().rfind(b"\n") + 1
 
 
 def pairs_origin(model: ModelConfig, base: Path, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:

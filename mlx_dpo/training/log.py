@@ -1,14 +1,16 @@
 """What a run writes as it goes: a console line and a row of metrics.jsonl a report, and events.jsonl."""
 
-import json
+import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..console import say
 from ..errors import DpoError
-from ..files import sync
-from ..jsonl import append_jsonl
+from ..files import sync, unwritable
+from ..jsonl import append_jsonl, read_jsonl, read_lines
+from ..storage.reading import is_there, opened
 from .alarms import Alarm
 from .samples import SAMPLES
 
@@ -49,39 +51,52 @@ class RunLog:
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for _, row in read_jsonl(path)] if is_there(path) else []
 
     def reported(self) -> bool:
         """Whether the file of metrics holds a report of training."""
         path = self.folder / METRICS
-        return path.exists() and b'"loss"' in path.read_bytes()
+        return is_there(path) and any(b'"loss"' in line for _, _, line in read_lines(path))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, all of which are on the disk now."""
         found = {}
         for path in (self.folder / name for name in FILES):
-            if path.exists():
+            if is_there(path):
                 sync(path)
                 found[path.name] = path.stat().st_size
         return found
 
-    def rewind(self, sizes: dict[str, int]) -> None:
-        """Cut the files to these sizes: what they held when a checkpoint was written.
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Check that a run can go on with the files: they have at least these sizes, and can be written.
 
         Raises:
-            DpoError: one holds less.
+            DpoError: one does not, or cannot.
         """
         for path in (self.folder / name for name in FILES):
-            size = sizes.get(path.name, 0)
-            now = path.stat().st_size if path.exists() else 0
+            size, now = sizes.get(path.name, 0), 0
+            if is_there(path):
+                with opened(path, "put the file back, or start anew with --overwrite") as file:
+                    now = os.fstat(file.fileno()).st_size
+                if not os.access(path, os.W_OK):
+                    raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             if now < size:
                 raise DpoError(
                     f"has {now:,} bytes, and had {size:,} when the checkpoint was written",
                     where=path,
                     hint="put the file back, or start anew with --overwrite",
                 )
-            if now > size:
-                os.truncate(path, size)
+
+    def rewind(self, sizes: Mapping[str, int]) -> None:
+        """Cut the files to these sizes: what they held when a checkpoint was written.
+
+        Raises:
+            DpoError: as `check`, before any is cut.
+        """
+        self.check(sizes)
+        for path in (self.folder / name for name in FILES):
+            if is_there(path):
+                os.truncate(path, sizes.get(path.name, 0))
 
     def _train_line(self, m: dict[str, float]) -> str:
         return (

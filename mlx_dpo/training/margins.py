@@ -1,12 +1,13 @@
 """The margins of every window as files, in the layout of SeanYHan888/dynamic-dpo-v1."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from ..errors import DpoError
 from ..files import make_folder, unwritable, write_text
-from ..jsonl import append_jsonl
+from ..jsonl import append_jsonl, parse_line, read_lines
+from ..storage.reading import files_in, is_there
 
 MARGINS = "margins"
 _SAMPLE = 32
@@ -33,15 +34,27 @@ def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> N
 
 def rewind_margins(folder: Path, step: int) -> None:
     """Remove what was kept of windows after `step`."""
-    for below in (folder / MARGINS).glob("epoch_*"):
-        for path in below.glob("step_*.npy"):
-            if int(path.stem.removeprefix("step_")) > step:
+    for below in files_in(folder / MARGINS, "epoch_*") if is_there(folder / MARGINS) else []:
+        for path in files_in(below, "step_*.npy"):
+            number = path.stem.removeprefix("step_")
+            if number.isdecimal() and int(number) > step:
                 path.unlink()
         index = below / "margins.jsonl"
-        if index.exists():
-            lines = index.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            write_text(index, "".join(whole))
+        if is_there(index):
+            write_text(index, "".join(_lines_until(index, step)))
+
+
+def _lines_until(index: Path, step: int) -> list[str]:
+    """Whole lines of windows up to `step`."""
+    kept = []
+    for number, _, line in read_lines(index):
+        if line.endswith(b"\n"):
+            where = f"{index}:{number}"
+            row = parse_line(line, where)
+            if not isinstance(row.get("step"), int):
+                raise DpoError("has no step", where=where, hint="remove the line: training did not write it")
+            kept += [line.decode()] if row["step"] <= step else []
+    return kept
 
 
 def margin_summary(margins: np.ndarray) -> dict[str, float | list[float]]:

@@ -10,6 +10,7 @@ from ..jsonl import append_jsonl, read_jsonl
 from ..metrics import distinct_n
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..randomness import random_untouched
+from ..storage.reading import is_there
 
 SAMPLES = "samples.jsonl"
 
@@ -34,7 +35,7 @@ def sample_answers(policy: nn.Module, tokenizer: Any, asked: Asked, most: int) -
 
 def first_answers(folder: Path) -> dict[str, str]:
     """The first answer to every prompt in samples.jsonl; empty where there is no such file."""
-    rows = [row for _, row in read_jsonl(folder / SAMPLES)] if (folder / SAMPLES).exists() else []
+    rows = [row for _, row in read_jsonl(folder / SAMPLES)] if is_there(folder / SAMPLES) else []
     return {row["prompt"]: row["answer"] for row in reversed(rows)}
 
 

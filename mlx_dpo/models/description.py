@@ -1,0 +1,94 @@
+"""What a model folder says of its model: config.json and generation_config.json, checked before use."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DpoError
+from ..storage.reading import is_there, read_object
+from .weights import DOWNLOAD
+
+CONFIG, SAMPLING = "config.json", "generation_config.json"
+_WHOLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
+_MOST_LAYERS = 10_000
+_LARGEST = 2**31 - 1
+_LONGEST_SHOWN = 60
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json, with generation_config.json's end tokens.
+
+    Raises:
+        DpoError: one of both is not a JSON object, or holds what is no size or token id.
+    """
+    from mlx_lm.utils import load_config
+
+    config, sampling = folder / CONFIG, folder / SAMPLING
+    content = read_object(config, DOWNLOAD)
+    _check_sizes(content, config)
+    text = content.get("text_config")
+    if not isinstance(text, dict | None):
+        raise DpoError(f"text_config is {brief(text)}, not an object", where=config, hint=DOWNLOAD)
+    _check_sizes(text or {}, config)
+    _check_ends(content, config)
+    if is_there(sampling):
+        hint = f"{DOWNLOAD}, or remove the file: it only says where answers end and how to sample"
+        _check_ends(read_object(sampling, hint), sampling)
+    try:
+        return load_config(folder)
+    except Exception:  # mlx_lm's own code, on what is an object of plain values
+        raise DpoError("is not a model's config", where=config, hint=DOWNLOAD) from None
+
+
+def _check_sizes(content: Mapping[str, Any], file: Path) -> None:
+    """Some models have lists of sizes, one a block, or null."""
+    for name in _WHOLE:
+        value = content.get(name)
+        if not isinstance(value, int | list | None) or isinstance(value, bool):
+            raise DpoError(f"{name} is {brief(value)}, not a whole number", where=file, hint=DOWNLOAD)
+        most = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST
+        if isinstance(value, int) and not 0 <= value <= most:
+            raise DpoError(f"{name} cannot be {brief(value)}", where=file, hint=DOWNLOAD)
+
+
+def _check_ends(content: Mapping[str, Any], file: Path) -> None:
+    value = content.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(i) is int and 0 <= i <= _LARGEST for i in ids):
+        what = f"eos_token_id is {brief(value)}, not a token id or a list of them"
+        raise DpoError(what, where=file, hint=DOWNLOAD)
+
+
+def check_architecture(folder: Path) -> None:
+    """Check that mlx_lm has the model's architecture, without executing code of the folder.
+
+    Raises:
+        DpoError: it has not.
+    """
+    from mlx_lm.utils import _get_classes
+
+    config = read_model_config(folder)
+    known = "choose a model of an architecture that mlx_lm knows"
+    if config.get("model_file") is not None:
+        raise DpoError(
+            f"the model brings code of its own, {brief(config['model_file'])} (model_file)",
+            where=folder / CONFIG,
+            hint=f"code in model folders is never executed, so such models are not supported: {known}",
+        )
+    try:
+        _get_classes(config)
+    except (KeyError, ValueError, AttributeError, TypeError):
+        hint = "pip install -U mlx-lm, or choose another model"
+        if config.get("auto_map"):
+            hint = f"its own code (auto_map) is never executed: pip install -U mlx-lm, or {known}"
+        raise DpoError(
+            f"mlx_lm does not know the architecture {brief(config.get('model_type'))}",
+            where=folder / CONFIG,
+            hint=hint,
+        ) from None
+
+
+def brief(value: Any) -> str:
+    """A value of a user's file as it can be shown in a message."""
+    text = "a huge number" if isinstance(value, int) and abs(value) > 10**100 else ascii(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -1,0 +1,98 @@
+"""Weights and adapters that other programs wrote: what they are, and the way from there to here."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DpoError
+from ..storage.reading import files_in, shown
+
+_CONVERT = (
+    'convert it to safetensors where torch is installed: python -c "from transformers import '
+    "AutoModelForCausalLM as M; M.from_pretrained({0}, dtype='auto').save_pretrained({0})\""
+)
+_HUB_COPY = "get the copy in safetensors that it was made from: its page on the Hub names it"
+_RENAME = "mlx_lm reads model*.safetensors only: rename {} to model.safetensors"
+_HUB_LAYOUT = "get the copy in hub layout (model*.safetensors) of the same model; download the model again"
+_WEIGHTS = (
+    ("pytorch_model*.bin", _CONVERT),
+    ("consolidated*.safetensors", _HUB_LAYOUT),
+    ("consolidated*.pth", _HUB_LAYOUT),
+    ("*.gguf", _HUB_COPY),
+    ("*.bin", _CONVERT),
+    ("*.pt", _CONVERT),
+    ("*.pth", _CONVERT),
+    ("*.npz", "convert the model again with mlx_lm convert, which writes safetensors"),
+    ("*.msgpack", _HUB_LAYOUT),
+    ("*.h5", _HUB_LAYOUT),
+    ("*.safetensors", _RENAME),
+)
+"""Names of weights that mlx_lm does not read, the likeliest first, and the remedy."""
+
+_NO_WEIGHTS = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "adapter*")
+_PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def foreign_weights(folder: Path, where: str) -> DpoError | None:
+    """What to raise for a folder whose weights mlx_lm does not read; None where it has none of any kind."""
+    others = {file.name for file in files_in(folder, *_NO_WEIGHTS)}
+    for pattern, remedy in _WEIGHTS:
+        names = [file.name for file in files_in(folder, pattern) if file.name not in others]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            quoted = "'" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
+            subject = quoted if remedy is _CONVERT else shlex.quote(names[0])
+            return DpoError(
+                f"has its weights in {names[0]}{more} only, which mlx_lm does not read",
+                where=where,
+                hint=remedy.format(subject),
+            )
+    return None
+
+
+def check_not_peft(folder: Path, config: Mapping[str, Any] | None) -> None:
+    """Check that an adapter is not one of PEFT, whose files have almost the same names.
+
+    Args:
+        config: what its adapter_config.json holds; None where there is none.
+
+    Raises:
+        DpoError: it is.
+    """
+    config = config or {}
+    if "peft_type" not in config and ("fine_tune_type" in config or not files_in(folder, *_PEFT_WEIGHTS)):
+        return
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    known = all(isinstance(v, (int, float)) and v > 0 for v in (rank, alpha))
+    scale = f"scale = lora_alpha / r = {alpha / rank:g}" if known else "scale = lora_alpha / r"
+    base = config.get("base_model_name_or_path")
+    of = f" for {shown(base)}" if isinstance(base, str) and base else ""
+    kind = config.get("peft_type")
+    raise DpoError(
+        f"is an adapter of PEFT ({kind}){of}" if isinstance(kind, str) else "is an adapter of PEFT",
+        where=folder,
+        hint="merge it into its base with PEFT (merge_and_unload, save_pretrained): that is a model.path; "
+        f"or convert it to an adapter of mlx_lm: lora_A and lora_B transposed, {scale}",
+    )
+
+
+def check_adapter_weights(folder: Path) -> None:
+    """Check that an adapter folder's weights, where adapters.safetensors is missing, are not of another kind.
+
+    Raises:
+        DpoError: they are, with the remedy.
+    """
+    remedies = {
+        "*.gguf": "an adapter of llama.cpp: get the adapter that it was made from",
+        "*.npz": 'from an older mlx_lm: python -c "import mlx.core as mx; '
+        'mx.save_safetensors({0}, dict(mx.load({1})))"',
+        "*.bin": "save it again as safetensors where torch is installed",
+    }
+    for pattern, remedy in remedies.items():
+        for file in files_in(folder, pattern):
+            raise DpoError(
+                f"has its weights in {file.name}, which mlx_lm does not read",
+                where=folder,
+                hint=remedy.format(repr(str(folder / "adapters.safetensors")), repr(str(file))),
+            )
