@@ -17,6 +17,7 @@ from . import __version__
 from .cache import alone, content_hash, entry_folder, find, keep, remove, unwritable_cache
 from .console import progress, say
 from .data.store import PairStore
+from .jsonl import readable
 from .models.adapters import CONFIG, WEIGHTS
 from .models.forward import Forward
 from .models.fused import scoring_attention
@@ -65,10 +66,19 @@ def reference_key(
 
 
 def weights_hash(folder: Path, *names: str) -> str:
-    """32 hex digits that change with any byte of the files of these names, wherever the folder lies."""
+    """32 hex digits that change with any byte of the files of these names, wherever the folder lies.
+
+    Raises:
+        DpoError: one cannot be read.
+    """
     files = sorted(file for name in names for file in folder.glob(name))
-    content = [[file.name, content_hash(file)] for file in files]
+    content = [[file.name, _content(file)] for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _content(file: Path) -> str:
+    with readable(file):
+        return content_hash(file)
 
 
 def precision_hash(model: nn.Module) -> str:

@@ -14,9 +14,11 @@ from ..data.store import open_pairs
 from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
+from ..files import is_there
 from ..losses import build_loss
 from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
+from ..models.base import check_base
 from ..models.forward import desensitised
 from ..models.fused import attending
 from ..models.generate import generate_answers
@@ -38,7 +40,7 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
         DpoError: not a run folder, or its base model is gone.
     """
     path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    if not is_there(path):
         raise DpoError(
             "is not a run folder: it has no config.yaml",
             where=folder,
@@ -80,13 +82,18 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
             "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
         )
     rows = index_rows(source)
-    if config.model.adapter and not Path(config.model.adapter).exists():
+    trained_on = _trained_on(config, rows)
+    if config.model.adapter and not is_there(Path(config.model.adapter)):
         raise DpoError(
             "is not there: the adapter that this run started from, its reference",
             where=config.model.adapter,
             hint=f"put it back, or say where it lies now: model.adapter in {Path(folder) / 'config.yaml'}",
         )
     base = find_model(config.model.path)
+    check_base(folder, base)
+    if config.model.adapter:
+        read_adapter_config(config.model.adapter)
+        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base)
     if note := end_note(base, tokenizer):
         say(note)
@@ -126,7 +133,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     return Evaluation(
         pairs=len(pairs),
         prompts=len({pair.prompt.tobytes() for pair in pairs}),
-        trained_on=_trained_on(config, rows),
+        trained_on=trained_on,
         metrics={k.removeprefix("eval/"): v for k, v in metrics.items() if k != "eval/pairs"},
         accuracy_interval=wilson_interval(wins, len(pairs)),
         preferred_base=likelier[0] / len(pairs),
@@ -142,9 +149,10 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
 
 def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
     """How many rows have a prompt of the run's training file; None where that is gone."""
-    if not Path(config.data.train).is_file():
+    train = Path(config.data.train)
+    if not (is_there(train) and train.is_file()):
         return None
-    return len(shared_prompts(rows, index_rows(config.data.train, answers=config.loss.answers_only)))
+    return len(shared_prompts(rows, index_rows(train, answers=config.loss.answers_only)))
 
 
 def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:

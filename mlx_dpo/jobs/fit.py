@@ -31,6 +31,7 @@ from ..errors import DpoError
 from ..files import check_writable, make_folder, with_replacement, write_text
 from ..losses import beta_rule, build_loss
 from ..models.adapters import WEIGHTS, load_adapter, save_adapter_config, save_adapter_weights, trainable
+from ..models.base import KEY as BASE_SUMS
 from ..optimizers import build_optimizer
 from ..records import prompt_text
 from ..scoring import score_pairs, singles
@@ -91,6 +92,7 @@ class Prepared:
     """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
 
     `config`: as a plan settled it. `key`: all that decides what the run computes, see `jobs.resume`.
+    `base_sums`: see `models.base`.
     `inspection`: what was found of the pairs, where they are pairs. `rehearsal`: texts of the model's own,
     where the settings want them.
     """
@@ -104,6 +106,7 @@ class Prepared:
     arrangement: Arrangement
     rehearsal: Rehearsal | None
     key: Mapping[str, Any]
+    base_sums: Mapping[str, str]
     inspection: Mapping[str, Any] | None
     memory: Memory
 
@@ -184,10 +187,15 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     if anew:
         # The largest: where there is no room, an older run is whole.
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
-    save_adapter_config(policy, config.adapter, config.model.path, folder)
+    _save_adapter_config(run, folder)
     save_config(config, folder / SETTINGS)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
+
+
+def _save_adapter_config(run: Prepared, folder: Path) -> None:
+    config = run.config
+    save_adapter_config(run.policy, config.adapter, config.model.path, folder, {BASE_SUMS: run.base_sums})
 
 
 def _remove_run(folder: Path) -> None:
@@ -262,7 +270,7 @@ def _save(
 
     def write_adapter(to: Path) -> None:
         save_adapter_weights(policy, to)
-        save_adapter_config(policy, config.adapter, config.model.path, to)
+        _save_adapter_config(run, to)
 
     arrays, facts = to_snapshot(state, optimizer)
     facts |= {"key": run.key, "layout": settled_layout(config), "sizes": log.sizes(), "versions": _versions()}

@@ -21,6 +21,7 @@ from ..inspection.report import File, Inspection
 from ..inspection.scan import FoundPairs, check_file, leaks, scan
 from ..inspection.verdict import Plan, verdict
 from ..models.adapters import load_adapter, read_adapter_config
+from ..models.base import check_base
 from ..models.forward import Forward
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
@@ -52,6 +53,8 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     if config.model.adapter and ask_model:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
+    if config.model.adapter and ask_model:
+        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base)
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
     scans = [scan(path, context) for path in paths]

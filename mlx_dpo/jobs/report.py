@@ -8,8 +8,9 @@ from typing import Any
 
 from ..config import RunConfig, load_config
 from ..errors import DpoError, first_line, first_ten
-from ..files import write_text
+from ..files import is_there, write_text
 from ..jsonl import read_jsonl, readable
+from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from ..report.page import Event, RunRecord, Sample, Setting, page
 from ..settings import as_plain, described
 
@@ -27,12 +28,16 @@ def report_run(folder: Path | str) -> Path:
     """Write `folder`/report.html, whole; nothing but files of the folder is read, no model is loaded.
 
     Raises:
-        DpoError: not a run's folder, a broken line of a file with its place, or a missing library.
+        DpoError: not a run's folder, an adapter that is not what the run wrote, a broken line of a file with
+            its place, or a missing library.
     """
     for library in missing_libraries():
         raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
-    path = Path(folder) / REPORT
-    write_text(path, page(read_run(Path(folder))))
+    folder = Path(folder)
+    if all(is_there(folder / name) for name in (CONFIG, WEIGHTS)):
+        read_adapter_config(folder)
+    path = folder / REPORT
+    write_text(path, page(read_run(folder)))
     return path
 
 
@@ -55,7 +60,7 @@ def read_run(folder: Path) -> RunRecord:
         DpoError: with file and line.
     """
     config = folder / "config.yaml"
-    if not config.is_file():
+    if not is_there(config):
         raise DpoError(
             "is not a run folder: it has no config.yaml",
             where=folder,
@@ -99,7 +104,7 @@ def _metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _events(path: Path) -> list[Event] | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     rows = _rows(path, {"step": int, "event": str})
     told = Event._fields[2:]
@@ -110,14 +115,14 @@ def _events(path: Path) -> list[Event] | None:
 
 
 def _samples(path: Path) -> list[Sample] | None:
-    if not path.exists():
+    if not is_there(path):
         return None
     rows = _rows(path, {"step": int, "prompt": str, "answer": str})
     return [Sample(row["step"], row["prompt"], row["answer"]) for _, row in rows]
 
 
 def _inspection(path: Path) -> Any:
-    if not path.exists():
+    if not is_there(path):
         return None
     try:
         with readable(path):

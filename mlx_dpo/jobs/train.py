@@ -25,7 +25,7 @@ from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..files import check_writable, make_folder
+from ..files import check_writable, is_there, make_folder
 from ..inspection.report import as_facts, sampled, short_report
 from ..models.adapters import (
     WEIGHTS,
@@ -36,6 +36,7 @@ from ..models.adapters import (
     load_adapter,
     trainable,
 )
+from ..models.base import base_sums, check_base
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.fused import attending
@@ -95,7 +96,7 @@ def train_run(
     check_trackers(config.run.report_to)
     if config.run.short_gpu_work:
         shorten_gpu_work()
-    with only_process(folder) if folder.exists() else nullcontext(False) as locked:
+    with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
         return _run(config, folder, overwrite, resume, accept_changes, locked)
 
 
@@ -103,6 +104,8 @@ def _run(
     config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_changes: bool, locked: bool
 ) -> TrainResult:
     """All that can be known before the first weight is loaded; then the rest."""
+    if overwrite:
+        remove_leftovers(folder)  # what cannot be read cannot be replaced either: said before the slow part
     checkpoint = None if overwrite else _checkpoint_in(folder)
     if resume and not checkpoint:
         raise DpoError("holds no checkpoint to go on from", where=folder, hint="leave out --resume to begin")
@@ -110,6 +113,8 @@ def _run(
     if config.model.adapter:
         config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path)
+    if config.model.adapter:
+        check_base(config.model.adapter, base)
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base)
     if note := end_note(base, tokenizer):
@@ -187,7 +192,18 @@ def _load_and_train(
     texts = rehearsal(policy, base, tokenizer, pairs, config)
     memory = Memory(planned, held_before)
     prepared = Prepared(
-        config, base, tokenizer, policy, data, held_out, arrangement, texts, key, inspection, memory
+        config,
+        base,
+        tokenizer,
+        policy,
+        data,
+        held_out,
+        arrangement,
+        texts,
+        key,
+        base_sums(base),
+        inspection,
+        memory,
     )
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
@@ -245,13 +261,13 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
     """The checkpoint that a run in this folder goes on from; None where it holds no run.
 
     Raises:
-        DpoError: it holds something else that a run would replace.
+        DpoError: it holds something else that a run would replace, or cannot be read.
     """
     remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):
         return checkpoint._replace(facts=up_to_date(checkpoint.facts))
-    files = [name for name in (WEIGHTS, *FILES, SETTINGS) if (folder / name).exists()]
-    folders = [name for name in (MARGINS, *TRACKERS) if (folder / name).exists()]
+    files = [name for name in (WEIGHTS, *FILES, SETTINGS) if is_there(folder / name)]
+    folders = [name for name in (MARGINS, *TRACKERS) if is_there(folder / name)]
     held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
     # A process that ended before its first checkpoint has left nothing that took time.
     begun = (folder / CHECKPOINTS).is_dir() and not RunLog(folder, 0).reported()

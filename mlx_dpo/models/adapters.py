@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ..errors import DpoError, first_line, first_ten
 from ..files import with_replacement, write_text
 from ..settings import setting
 from .load import check_tensors
+from .stamp import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 _FIT_HINT = "use the model the adapter was trained on"
@@ -173,16 +174,19 @@ def adapted_table(model: nn.Module) -> list[tuple[str, int, int]]:
     return [(kind, len(blocks[kind]), sizes[kind]) for kind in sorted(blocks)]
 
 
-def save_adapter_config(model: nn.Module, config: AdapterConfig, base: str, folder: Path) -> None:
-    """Write adapter_config.json as mlx_lm reads it, with the base model's name beside it."""
+def save_adapter_config(
+    model: nn.Module, config: AdapterConfig, base: str, folder: Path, also: Mapping[str, Any] | None = None
+) -> None:
+    """Write adapter_config.json as mlx_lm reads it, with the base model's name beside it, and `also`."""
     lora = {} if config.type == "full" else _lora_parameters_of(model, config)
     content = {
         "fine_tune_type": config.type,
         "num_layers": config.layers,
         "lora_parameters": lora,
         "model": base,
+        **(also or {}),
     }
-    write_text(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+    write_text(folder / CONFIG, json.dumps(stamped(content), indent=1) + "\n")
 
 
 def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, An
 
 
 def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], None] = lambda: None) -> None:
-    """Write adapters.safetensors whole: beside, fsync, then `first()`, rename.
+    """Write adapters.safetensors whole, with its checksum: beside, fsync, then `first()`, rename.
 
     Raises:
         DpoError: a number that is not finite; what was there before is untouched.
@@ -204,18 +208,19 @@ def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], Non
             where=folder,
             hint="lower optimizer.learning_rate; the run folder holds the last good adapter",
         )
-    with_replacement(
-        folder / WEIGHTS,
-        lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"}),
-        first,
-    )
+
+    def write(path: Path) -> None:
+        mx.save_safetensors(str(path), weights, metadata=UNSTAMPED)
+        stamp_weights(path)
+
+    with_replacement(folder / WEIGHTS, write, first)
 
 
 def read_adapter_config(folder: Path | str) -> AdapterConfig:
     """The settings that an adapter folder's weights were made with; dropout, which is a run's own, is 0.
 
     Raises:
-        DpoError: no adapter there, damaged weights, or not one that mlx_lm could load.
+        DpoError: no adapter there, not one that mlx_lm could load, or not what was written, see `stamp`.
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -238,7 +243,7 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
         if kind != "full":
             own |= {key: lora[key] for key in ("rank", "scale")}
             own |= {"targets": lora.get("keys") or "all"}
-        return AdapterConfig(**own)
+        own = AdapterConfig(**own)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DpoError(
@@ -246,6 +251,9 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
             where=folder / CONFIG,
             hint="copy the whole run folder again",
         ) from None
+    check_config(content, folder / CONFIG)
+    check_weights(folder / WEIGHTS)
+    return own
 
 
 def load_adapter(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> None:

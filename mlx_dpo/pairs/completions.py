@@ -14,8 +14,8 @@ from ..console import progress, say
 from ..data.templates import completion_tokens, end_of_turn, prompt_tokens, template_hash
 from ..data.tokenize import prompts_too_long
 from ..errors import DpoError
-from ..files import sync, unwritable, write_text
-from ..jsonl import read_jsonl
+from ..files import is_there, sync, unwritable, write_text
+from ..jsonl import read_jsonl, readable
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
 from ..records import Curated, Message
@@ -92,7 +92,7 @@ def answer_missing(
     Raises:
         DpoError: another process at work in the same folder, a foreign line in the file, or no room to write.
     """
-    if not (output / SETTINGS).exists():
+    if not is_there(output / SETTINGS):
         write_text(output / SETTINGS, json.dumps(_lasting(origin), indent=1) + "\n")
     with _locked(output / COMPLETIONS) as file:
         done = dict(_completion(row, where) for where, row in read_jsonl(output / COMPLETIONS))
@@ -206,8 +206,8 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
         DpoError: answers of another origin, or files of these names that gen-pairs did not make.
     """
     path = output / SETTINGS
-    if not path.exists():
-        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if (output / n).exists()]
+    if not is_there(path):
+        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if is_there(output / n)]
         if foreign:
             raise DpoError(
                 f"holds {', '.join(foreign)}, and gen-pairs did not write it",
@@ -216,8 +216,9 @@ def check_origin(output: Path, origin: dict[str, Any]) -> None:
             )
         return
     try:
-        old = json.loads(path.read_text())
-    except json.JSONDecodeError:
+        with readable(path):
+            old = json.loads(path.read_text())
+    except ValueError:
         old = None
     if not isinstance(old, dict):
         raise DpoError("is damaged", where=path, hint=f"delete the folder {output} to start over")
@@ -257,7 +258,8 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
             raise DpoError(
                 "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
             ) from None
-        whole = path.read_bytes()
+        with readable(path):
+            whole = path.read_bytes()
         file.truncate(whole.rfind(b"\n") + 1)
         sync(path)
         yield file

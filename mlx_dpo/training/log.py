@@ -7,8 +7,8 @@ from typing import Any
 
 from ..console import say
 from ..errors import DpoError
-from ..files import sync
-from ..jsonl import append_jsonl
+from ..files import is_there, sync
+from ..jsonl import append_jsonl, readable
 from .alarms import Alarm
 from .samples import SAMPLES
 
@@ -49,18 +49,24 @@ class RunLog:
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not is_there(path):
+            return []
+        with readable(path):
+            return [json.loads(line) for line in path.read_text().splitlines()]
 
     def reported(self) -> bool:
         """Whether the file of metrics holds a report of training."""
         path = self.folder / METRICS
-        return path.exists() and b'"loss"' in path.read_bytes()
+        if not is_there(path):
+            return False
+        with readable(path):
+            return b'"loss"' in path.read_bytes()
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, all of which are on the disk now."""
         found = {}
         for path in (self.folder / name for name in FILES):
-            if path.exists():
+            if is_there(path):
                 sync(path)
                 found[path.name] = path.stat().st_size
         return found
@@ -69,11 +75,11 @@ class RunLog:
         """Cut the files to these sizes: what they held when a checkpoint was written.
 
         Raises:
-            DpoError: one holds less.
+            DpoError: one holds less, or cannot be read.
         """
         for path in (self.folder / name for name in FILES):
             size = sizes.get(path.name, 0)
-            now = path.stat().st_size if path.exists() else 0
+            now = path.stat().st_size if is_there(path) else 0
             if now < size:
                 raise DpoError(
                     f"has {now:,} bytes, and had {size:,} when the checkpoint was written",

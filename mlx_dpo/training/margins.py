@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import make_folder, unwritable, write_text
+from ..files import entries, is_there, make_folder, unwritable, write_text
 from ..jsonl import append_jsonl
 
 MARGINS = "margins"
@@ -32,13 +32,19 @@ def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> N
 
 
 def rewind_margins(folder: Path, step: int) -> None:
-    """Remove what was kept of windows after `step`."""
-    for below in (folder / MARGINS).glob("epoch_*"):
-        for path in below.glob("step_*.npy"):
-            if int(path.stem.removeprefix("step_")) > step:
+    """Remove what was kept of windows after `step`.
+
+    Raises:
+        DpoError: the folder cannot be read.
+    """
+    for below in entries(folder / MARGINS):
+        if not below.name.startswith("epoch_"):
+            continue
+        for path in entries(below):
+            if path.match("step_*.npy") and int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
         index = below / "margins.jsonl"
-        if index.exists():
+        if is_there(index):
             lines = index.read_text().splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             write_text(index, "".join(whole))
