@@ -29,8 +29,8 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     where they lack it.
 
     Raises:
-        DpoError: files that do not fit, another base than the adapter's, weights that are not finite, an output
-            that exists, or no room.
+        DpoError: files that do not fit, another base than the adapter's, weights that are not finite, an
+            output that exists, or no room.
     """
     from mlx_lm.utils import dequantize_model
 

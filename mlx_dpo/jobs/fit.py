@@ -30,7 +30,15 @@ from ..data.tokenize import pair_sizes
 from ..errors import DpoError
 from ..files import check_writable, make_folder, with_replacement, write_text
 from ..losses import beta_rule, build_loss
-from ..models.adapters import WEIGHTS, load_adapter, save_adapter_config, save_adapter_weights, trainable
+from ..models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    load_adapter,
+    read_adapter_config,
+    save_adapter_config,
+    save_adapter_weights,
+    trainable,
+)
 from ..models.base import KEY as BASE_SUMS
 from ..optimizers import build_optimizer
 from ..records import prompt_text
@@ -207,6 +215,24 @@ def _remove_run(folder: Path) -> None:
         (folder / old).unlink(missing_ok=True)
 
 
+def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> None:
+    """Put the adapter that the run ends with back from its checkpoint where it is gone or damaged.
+
+    Args:
+        checkpoint: the newest one.
+    """
+    facts = checkpoint.facts
+    best = facts["best"] if config.training.select == "best" else None
+    kept = checkpoint_of(folder, int(best["row"]["step"])) if best else checkpoint
+    try:
+        read_adapter_config(folder)
+    except DpoError as error:
+        if kept:
+            for name in (WEIGHTS, CONFIG):
+                with_replacement(folder / name, partial(shutil.copyfile, kept.folder / name))
+            say(f"{error.where}: {error.what}; the adapter is put back from {kept.folder}")
+
+
 def _restored(
     checkpoint: Sealed,
     run: Prepared,
@@ -233,6 +259,7 @@ def _restored(
         ) from None
     if facts["versions"] != _versions():
         say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
+    put_back_adapter(log.folder, checkpoint, run.config)
     remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)

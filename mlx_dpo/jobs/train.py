@@ -61,7 +61,7 @@ from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .attention import with_attention
-from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
+from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, put_back_adapter, selected
 from .inputs import read_rows, say_if_slow, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
@@ -132,6 +132,7 @@ def _run(
     _check_rule(config, len(pairs))
     if checkpoint:
         if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
+            put_back_adapter(folder, checkpoint, config)
             say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
         if facts["key"] != key:

@@ -97,6 +97,6 @@ def _damaged(path: Path, more: str = "") -> DpoError:
     return DpoError(
         "is not what the run wrote (its checksum does not match)",
         where=path,
-        hint="copy the whole run folder again; or copy this file from the run's best checkpoint over it "
-        f"(checkpoints/*/{path.name}); or train again{more}",
+        hint="copy the whole run folder again, or give the run's train command again, which puts the adapter "
+        f"of its best checkpoint back{more}",
     )
