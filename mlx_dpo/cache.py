@@ -18,9 +18,9 @@ from typing import Any
 
 from .console import say
 from .errors import DpoError, first_line
-from .files import check_writable, make_folder, unwritable, write_text
+from .files import check_writable, make_folder, remove_any, unwritable, write_text
 from .sealed import DAMAGE, Sealed, digest, seal, sha256, unseal
-from .storage.reading import expanded, readable, unreadable
+from .storage.reading import expanded, is_there, readable, unreadable
 
 VARIABLE = "MLX_DPO_CACHE"
 _ENTRY, _HASHES = "entry.json", "hashes"
@@ -67,8 +67,9 @@ def kept(
 def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
     """The entry of `key`, checked; None where there is none. A damaged one is removed, which is said."""
     folder = entry_folder(kind, key)
-    if not os.path.lexists(folder):
-        return None
+    with _of_the_cache(folder):
+        if not is_there(folder):
+            return None
     try:
         entry = _read(folder, key)
     except DAMAGE as error:
@@ -105,19 +106,12 @@ def _remove_unused(folder: Path) -> None:
         with suppress(OSError):
             stamp = path / _ENTRY if (path / _ENTRY).exists() else path
             if stamp.stat().st_mtime < time.time() - _UNUSED_SECONDS:
-                _remove(path)
+                remove_any(path)
 
 
 def remove(kind: str, key: Mapping[str, Any]) -> None:
     """Remove the entry of `key`, if it is there."""
-    _remove(entry_folder(kind, key))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    remove_any(entry_folder(kind, key))
 
 
 @contextmanager

@@ -21,16 +21,16 @@ from mlx.utils import tree_flatten
 
 from .console import say
 from .errors import DpoError, first_line
-from .files import unwritable
+from .files import MARK, remove_any, unwritable
 from .losses.beta import exact
 from .models.adapters import WEIGHTS, read_adapter_config, trainable
 from .randomness import random_untouched
 from .sealed import DAMAGE, Sealed, seal, sha256, unseal
-from .storage.reading import readable, unreadable
+from .storage.reading import entries, is_there, readable, unreadable
 
 CHECKPOINTS = "checkpoints"
 _FACTS, _ARRAYS = "state.json", "state.npz"
-_LEFT = re.compile(r"\.(adapters|adapter_config|config|inspection|report|\d{6,})\.\d+(\.\w+)?")
+_LEFT = re.compile(rf"\.(adapters|adapter_config|config|inspection|report|\d{{6,}}){MARK}(\.\w+)?")
 """Names of what is written beside its place in a run's folder, see `files`: name, process, suffix."""
 
 
@@ -137,9 +137,8 @@ def remove_checkpoints(run: Path, after: int = -1) -> None:
 
 def holds_others(run: Path) -> bool:
     """Whether the folder of checkpoints holds what is none, hidden files aside."""
-    below = run / CHECKPOINTS
-    names = [found.name for found in below.glob("[!.]*")]
-    return not all(map(_is_step, names))
+    names = [found.name for found in entries(run / CHECKPOINTS)]
+    return not all(_is_step(name) for name in names if not name.startswith("."))
 
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
@@ -154,19 +153,20 @@ def remove_leftovers(run: Path) -> None:
     """Remove what a process that was killed has left half-written in the run's folder.
 
     A checkpoint that was set aside for one of the same step is put back where that one did not come.
+
+    Raises:
+        DpoError: the folder cannot be read, or the disk refused.
     """
-    for left in (run / CHECKPOINTS).glob(".*.before"):
-        step = left.name.split(".")[1]
-        if step.isdigit() and not _folder(run, int(step)).exists():
-            os.rename(left, _folder(run, int(step)))
-    for folder in (run, run / CHECKPOINTS):
-        for left in [*folder.glob(".*.*")]:
-            if not _LEFT.fullmatch(left.name):
-                continue
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+    for left in entries(run / CHECKPOINTS):
+        step = left.name.split(".")[1] if left.name.endswith(".before") else ""
+        if step.isdigit() and not is_there(_folder(run, int(step))):
+            try:
+                os.rename(left, _folder(run, int(step)))
+            except OSError as error:
+                raise unwritable(left, error) from None
+    for left in [*entries(run), *entries(run / CHECKPOINTS)]:
+        if _LEFT.fullmatch(left.name):
+            remove_any(left)
 
 
 def _folder(run: Path, step: int) -> Path:
@@ -174,7 +174,7 @@ def _folder(run: Path, step: int) -> Path:
 
 
 def _steps(run: Path) -> list[int]:
-    return [int(f.name) for f in (run / CHECKPOINTS).glob("[0-9]*") if f.is_dir() and _is_step(f.name)]
+    return [int(f.name) for f in entries(run / CHECKPOINTS) if _is_step(f.name) and f.is_dir()]
 
 
 def _is_step(name: str) -> bool:
@@ -241,7 +241,6 @@ def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
     from mlx_lm.utils import load_model
 
     live = trainable(model)
-    read_adapter_config(folder)
     try:
         with random_untouched():  # a fresh adapter draws its first values
             read, _ = load_model(base, lazy=True)
@@ -255,6 +254,7 @@ def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
             where=folder / WEIGHTS,
             hint="the disk may be failing: choose an output folder on another one",
         )
+    read_adapter_config(folder)
 
 
 def _same(one: mx.array, other: mx.array) -> bool:

@@ -2,16 +2,29 @@
 
 import errno
 import os
+import re
 import shlex
 import shutil
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import socket
+import subprocess
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import DpoError, first_line
 from .storage.reading import check_name, is_there, shown
+
+MARK = r"\.(\d+)(?:-([0-9a-f]{8}))?"
+"""Process and machine in the name of what is written beside its place, `.NAME.PID-MACHINE`; the machine is
+missing in names of older versions.
+"""
+_BEFORE = ".before"
+_REUSED_SECONDS, _DAY_SECONDS = 600, 24 * 3600
+_WRITTEN: set[Path] = set()
+"""What this process writes at this moment."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,19 +41,12 @@ def with_replacement(
         first: called when the new file is whole, before it takes the old one's place.
     """
     path = Path(path)
-    make_folder(path.parent)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with _beside(path, path.stem, path.suffix) as (beside,):
         write(beside)
         sync(beside)
         first()
         os.replace(beside, path)
         sync(path.parent)
-    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes
-        raise unwritable(path, error) from None
-    finally:
-        with suppress(OSError):  # a read-only disk refuses this too, and has said so
-            beside.unlink()
 
 
 def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = False) -> None:
@@ -50,9 +56,7 @@ def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = Fal
         over: a folder that is there goes when the new one is whole; for a moment `path` is not there.
     """
     path = Path(path)
-    make_folder(path.parent)
-    beside, before = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in ("", ".before"))
-    try:
+    with _beside(path, path.name, "", _BEFORE) as (beside, before):
         beside.mkdir()
         write(beside)
         for file in (*beside.iterdir(), beside):
@@ -61,11 +65,104 @@ def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = Fal
             os.rename(path, before)
         os.rename(beside, path)
         sync(path.parent)
-    except (OSError, RuntimeError) as error:
+
+
+@contextmanager
+def _beside(path: Path, name: str, *ends: str) -> Iterator[list[Path]]:
+    """Names beside `path` to write under, of this process alone; nothing is left there, however it ends.
+
+    Raises:
+        DpoError: the disk refused.
+    """
+    make_folder(path.parent)
+    remove_left(path)
+    names = [_hidden(path, name, end) for end in ends]
+    _WRITTEN.update(names)
+    try:
+        yield names
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes
         raise unwritable(path, error) from None
     finally:
-        for left in (beside, before):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in names:
+            remove_any(left)
+        _WRITTEN.difference_update(names)
+
+
+def _hidden(path: Path, name: str, end: str) -> Path:
+    return path.absolute().with_name(f".{name}.{os.getpid()}-{_machine()}{end}")
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def remove_left(path: Path) -> None:
+    """Remove what killed processes left beside `path`; every writer of this file does so first.
+
+    What a process still writes stays, also one of another machine with the same disk: of that, only what did
+    not change for a day goes. A folder that was set aside for one that never came is put back.
+    """
+    path = Path(path).absolute()
+    try:
+        found = list(os.scandir(path.parent))
+    except OSError:
+        return
+    for name, end in {(path.stem, path.suffix), (path.name, ""), (path.name, _BEFORE)}:
+        pattern = re.compile(re.escape(f".{name}") + MARK + re.escape(end))
+        for entry in found:
+            if (match := pattern.fullmatch(entry.name)) and _is_left(Path(entry.path), *match.groups()):
+                if end == _BEFORE and not os.path.lexists(path):
+                    with suppress(OSError):
+                        os.rename(entry.path, path)
+                remove_any(Path(entry.path))
+
+
+def remove_any(path: Path) -> None:
+    """Remove a file or a folder with all it holds, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, process: str, machine: str | None) -> bool:
+    """Whether nobody writes this file or folder any more."""
+    if path in _WRITTEN:
+        return False
+    try:
+        changed = max(p.lstat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ())))
+    except OSError:  # it goes at this moment, or may not be read
+        return False
+    if machine not in (None, _machine()):
+        return changed < time.time() - _DAY_SECONDS
+    return not _runs(int(process), changed)
+
+
+def _runs(process: int, changed: float) -> bool:
+    """Whether the process that last changed a file then still runs; another one may have its number now."""
+    if process == os.getpid():  # an earlier one's, as in a container that was started again
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    began = _began(process)
+    return began is None or began <= changed + _REUSED_SECONDS
+
+
+def _began(process: int) -> float | None:
+    """When a process began, in seconds since 1970; infinite where it has ended; None where nobody knows."""
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(process)]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        state, *words = told.stdout.split()
+        ended = state.startswith("Z")
+        return float("inf") if ended else time.mktime(time.strptime(" ".join(words)))
+    except (OSError, ValueError):
+        return None
 
 
 def sync(path: Path) -> None:
@@ -93,10 +190,13 @@ def make_folder(path: Path) -> None:
 def check_writable(folder: Path, need_bytes: int = 0) -> None:
     """Check, before slow work and without leaving anything, that `folder` can take `need_bytes`.
 
+    What killed processes left of it is removed first.
+
     Raises:
         DpoError: no permission, a file in the way, or not enough room.
     """
     existing = Path(folder).absolute()
+    remove_left(existing)
     while not is_there(existing):
         existing = existing.parent
     if not existing.is_dir():
@@ -105,9 +205,14 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
             where=folder,
             hint="choose another output folder",
         )
+    probe = existing / "writable"
+    remove_left(probe)
     try:
         # Permission bits alone do not tell: the disk may be read-only, the system may guard the folder.
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=existing))
+        beside = _hidden(probe, probe.name, "")
+        beside.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # another thread's check has removed it
+            beside.rmdir()
     except OSError as error:
         raise DpoError(
             f"cannot write in {existing}: {error.strerror}",

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from .errors import DpoError
 from .files import unwritable, write_text
-from .storage.reading import opened, readable, shown  # noqa: F401  (readable: for inspection.scan)
+from .storage.reading import opened, shown
 
 ROW_BYTES = 2**21
 """Longest line that is read: a prompt of 128,000 tokens and two answers, each character as a \\u escape.

@@ -66,7 +66,11 @@ def reference_key(
 
 
 def weights_hash(folder: Path, *names: str) -> str:
-    """32 hex digits that change with any byte of the files of these names, wherever the folder lies."""
+    """32 hex digits that change with any byte of the files of these names, wherever the folder lies.
+
+    Raises:
+        DpoError: one cannot be read.
+    """
     files = files_in(folder, *names)
     content = [[file.name, content_hash(file)] for file in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

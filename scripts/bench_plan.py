@@ -31,7 +31,8 @@ from mlx_dpo.demo.tiny import make_model
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.load import load_model, read_model_config
+from mlx_dpo.models.description import read_model_config
+from mlx_dpo.models.load import load_model
 from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
 from mlx_dpo.training.memory import Layout, forward_of, need

@@ -245,7 +245,7 @@ def test_the_plan_knows_what_the_kernel_saves_on_a_gpu(models, monkeypatch):
 
 def wide(folder):
     """Its config with heads of 64, which kernels have."""
-    from mlx_dpo.models.load import read_model_config
+    from mlx_dpo.models.description import read_model_config
 
     config = read_model_config(folder)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 128, "head_dim": 64}

@@ -1,5 +1,6 @@
 """Run folders and adapters that cannot be used: missing, damaged, or of another model."""
 
+import json
 import shutil
 
 import pytest
@@ -63,6 +64,25 @@ def test_a_damaged_run_is_refused(command, case, refused, tmp_path, trained, mod
     refused(command, what.replace("{model}", f"./gone{models('llama')}"), remedy)
 
 
+def other_base(run, trained_on, given, models):
+    """What is said where an adapter meets another model than its own, and the remedy."""
+    return (
+        f"{models(given)}: is not the model that {run} was trained on ({models(trained_on)}): "
+        "other weights and config",
+        "name that model with --model, wherever it lies now; to use the adapter on this one all the same, "
+        f'remove "base_sha256" and "sha256" from {run}/adapter_config.json',
+    )
+
+
+def without_base(run):
+    """The adapter as other programs write theirs: it does not say of which model it is."""
+    path = run / "adapter_config.json"
+    content = json.loads(path.read_text())
+    del content["base_sha256"], content["sha256"]
+    path.write_text(json.dumps(content))
+    return run
+
+
 MISFITS = (
     "mlp.down_proj.lora_a mlp.gate_proj.lora_b mlp.up_proj.lora_b self_attn.k_proj.lora_a "
     "self_attn.k_proj.lora_b self_attn.o_proj.lora_a self_attn.o_proj.lora_b self_attn.q_proj.lora_a "
@@ -74,6 +94,8 @@ MISFITS = (
 def test_a_run_whose_model_was_exchanged_is_refused(command, refused, tmp_path, trained, models):
     run = shutil.copytree(trained("llama"), tmp_path / "run")
     changed("config.yaml", str(models("llama")), str(models("granite")))(run)
+    refused(command, *other_base("run", "llama", "granite", models))
+    without_base(run)
     misfits = ", ".join(f"model.layers.0.{name}" for name in MISFITS.split())
     refused(
         command,
@@ -87,7 +109,7 @@ def test_a_run_whose_model_was_exchanged_is_refused(command, refused, tmp_path, 
     ("command", "row"), [(TRAIN, pair()), (GEN_PAIRS, curated())], ids=["train", "gen-pairs"]
 )
 def test_starting_from_what_is_no_adapter_of_this_model_is_refused(
-    command, row, refused, write_rows, trained, models
+    command, row, refused, tmp_path, write_rows, trained, models
 ):
     write_rows("rows.jsonl", [row])
     command += f" --model {models('llama')} --output out --set model.adapter="
@@ -96,10 +118,11 @@ def test_starting_from_what_is_no_adapter_of_this_model_is_refused(
         f"{models('llama')}: is not an adapter folder: it has no adapter_config.json",
         "name the run folder of a finished training",
     )
+    refused(f"{command}{trained('granite')}", *other_base(trained("granite"), "granite", "llama", models))
+    foreign = without_base(shutil.copytree(trained("granite"), tmp_path / "foreign"))
     refused(
-        f"{command}{trained('granite')}",
-        f"{trained('granite')}: this adapter does not fit: "
-        "this model has no layer named mamba.in_proj, mamba.out_proj",
+        f"{command}{foreign}",
+        f"{foreign}: this adapter does not fit: this model has no layer named mamba.in_proj, mamba.out_proj",
         "use the model the adapter was trained on",
     )
 

@@ -1,10 +1,9 @@
 """Chat templates that a setting names: a file, one of the tokenizer's own, or ChatML."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..errors import DpoError
-from ..jsonl import readable
+from ..storage.reading import expanded, is_there, read_text
 
 CHATML = (
     "{% for message in messages %}"
@@ -28,16 +27,11 @@ def template_source(name: str, own: Mapping[str, str]) -> str:
     known = {**{"chatml": CHATML}, **own}
     if name in known:
         return known[name]
-    path = Path(name)
-    if not path.exists():
+    path = expanded(name)
+    if not is_there(path):
         raise DpoError(
             f"no such file, and not a known template: {name[:200]}",
             where="model.chat_template",
             hint=f"name a .jinja file, or one of {', '.join(sorted(known))}",
         )
-    with readable(path):
-        content = path.read_bytes()
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise DpoError("is not UTF-8 text", where=path, hint="name a chat template, a .jinja file") from None
+    return read_text(path, "name a chat template, a .jinja file")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DpoError
-from ..jsonl import readable
+from ..storage.reading import opened
 
 _HEAD = 2**16
 """Bytes of a file that are looked at."""
@@ -56,7 +56,7 @@ def check_is_jsonl(path: Path | str) -> None:
         DpoError: it has another format, with the command that turns it into JSONL; or it cannot be read.
     """
     path = Path(path)
-    with readable(path), open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(_HEAD)
     if foreign := _foreign(head):
         out = path.with_name(f"{path.stem.removesuffix('.jsonl')}-rows.jsonl")

@@ -12,6 +12,7 @@ from ..data.templates import end_of_turn
 from ..errors import DpoError
 from ..files import check_writable, replace_folder
 from ..models.adapters import load_adapter, read_adapter_config
+from ..models.base import check_base
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import mlx_lm_stops
 from ..storage.reading import files_in, is_there
@@ -29,7 +30,8 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     where they lack it.
 
     Raises:
-        DpoError: files that do not fit, weights that are not finite, an output that exists, or no room.
+        DpoError: files that do not fit, another base than the adapter's, weights that are not finite, an
+            output that exists, or no room.
     """
     from mlx_lm.utils import dequantize_model
 
@@ -39,6 +41,7 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     kind = read_adapter_config(adapter).type
     base = find_model(model_path)
     check_writable(output, need_bytes=sum(f.stat().st_size for f in files_in(base, "model*.safetensors")))
+    check_base(adapter, base)
     tokenizer = load_tokenizer(base)
     end_of_turn(tokenizer)  # one without is refused before the slow part
     model, config = load_model(base)

@@ -19,7 +19,7 @@ from ..data.sources import doubled_id, no_rows
 from ..data.splits import prompt_key
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..jsonl import parse_line, read_lines, readable
+from ..jsonl import parse_line, read_lines
 from ..records import Preference
 from . import answers, contrasts  # noqa: F401  (they register their checks)
 from .checks import Context, inspected, tokenised
@@ -63,21 +63,6 @@ class Scan(NamedTuple):
     unused: Counter[str]
 
 
-def check_file(path: Path | str) -> None:
-    """Check, before slow work, that a file can be read, and more than once.
-
-    Raises:
-        DpoError: it cannot.
-    """
-    path = Path(path)
-    with readable(path):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise DpoError(
-                "is not a plain file", where=path, hint="rows are read more than once: write them to a file"
-            )
-        check_is_jsonl(path)
-
-
 def scan(path: Path | str, context: Context) -> Scan:
     """Read all rows as a run would, but go on where a run would stop; some 60 bytes a row stay in memory.
 
@@ -85,7 +70,7 @@ def scan(path: Path | str, context: Context) -> Scan:
         DpoError: the file cannot be read, changes meanwhile, or has no rows.
     """
     path = Path(path)
-    check_file(path)
+    check_is_jsonl(path)
     content, rows, cut_off, columns = content_hash(path), 0, 0, _Columns()
     defects: list[Defect] = []
     unused: Counter[str] = Counter()

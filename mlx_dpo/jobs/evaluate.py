@@ -17,6 +17,7 @@ from ..evaluation.preference import Evaluation
 from ..losses import build_loss
 from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
+from ..models.base import check_base
 from ..models.forward import desensitised
 from ..models.fused import attending
 from ..models.generate import generate_answers
@@ -92,6 +93,10 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
         )
     trained_on = _trained_on(config, rows)
     base = find_model(config.model.path)
+    check_base(folder, base)
+    if config.model.adapter:
+        read_adapter_config(config.model.adapter)
+        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base, config.model)
     if note := end_note(base, tokenizer):
         say(note)

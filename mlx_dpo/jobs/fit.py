@@ -31,7 +31,16 @@ from ..data.tokenize import pair_sizes
 from ..errors import DpoError
 from ..files import check_writable, make_folder, with_replacement, write_text
 from ..losses import beta_rule, build_loss
-from ..models.adapters import WEIGHTS, load_adapter, save_adapter_config, save_adapter_weights, trainable
+from ..models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    load_adapter,
+    read_adapter_config,
+    save_adapter_config,
+    save_adapter_weights,
+    trainable,
+)
+from ..models.base import KEY as BASE_SUMS
 from ..optimizers import build_optimizer
 from ..records import prompt_text
 from ..scoring import score_pairs, singles
@@ -92,6 +101,7 @@ class Prepared:
     """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
 
     `config`: as a plan settled it. `key`: all that decides what the run computes, see `jobs.resume`.
+    `base_sums`: see `models.base`.
     `inspection`: what was found of the pairs, where they are pairs. `rehearsal`: texts of the model's own,
     where the settings want them.
     """
@@ -105,6 +115,7 @@ class Prepared:
     arrangement: Arrangement
     rehearsal: Rehearsal | None
     key: Mapping[str, Any]
+    base_sums: Mapping[str, str]
     inspection: Mapping[str, Any] | None
     memory: Memory
 
@@ -185,12 +196,17 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     if anew:
         # The largest: where there is no room, an older run is whole.
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
-    save_adapter_config(policy, config.adapter, config.model.path, folder)
+    _save_adapter_config(run, folder)
     save_config(config, folder / SETTINGS)
     if config.model.chat_template:
         write_text(folder / TEMPLATE, run.tokenizer.chat_template)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
+
+
+def _save_adapter_config(run: Prepared, folder: Path) -> None:
+    config = run.config
+    save_adapter_config(run.policy, config.adapter, config.model.path, folder, {BASE_SUMS: run.base_sums})
 
 
 def _remove_run(folder: Path) -> None:
@@ -200,6 +216,24 @@ def _remove_run(folder: Path) -> None:
         shutil.rmtree(folder / old, ignore_errors=True)
     for old in FILES:
         (folder / old).unlink(missing_ok=True)
+
+
+def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> None:
+    """Put the adapter that the run ends with back from its checkpoint where it is gone or damaged.
+
+    Args:
+        checkpoint: the newest one.
+    """
+    facts = checkpoint.facts
+    best = facts["best"] if config.training.select == "best" else None
+    kept = checkpoint_of(folder, int(best["row"]["step"])) if best else checkpoint
+    try:
+        read_adapter_config(folder)
+    except DpoError as error:
+        if kept:
+            for name in (WEIGHTS, CONFIG):
+                with_replacement(folder / name, partial(shutil.copyfile, kept.folder / name))
+            say(f"{error.where}: {error.what}; the adapter is put back from {kept.folder}")
 
 
 def _restored(
@@ -230,6 +264,7 @@ def _restored(
     if facts["versions"] != _versions():
         say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
     log.check(facts["sizes"])
+    put_back_adapter(log.folder, checkpoint, run.config)
     remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)
@@ -267,7 +302,7 @@ def _save(
 
     def write_adapter(to: Path) -> None:
         save_adapter_weights(policy, to)
-        save_adapter_config(policy, config.adapter, config.model.path, to)
+        _save_adapter_config(run, to)
 
     arrays, facts = to_snapshot(state, optimizer)
     facts |= {"key": run.key, "layout": settled_layout(config), "sizes": log.sizes(), "versions": _versions()}

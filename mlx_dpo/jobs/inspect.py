@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress
+from ..data.foreign import check_is_jsonl
 from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
@@ -18,9 +19,10 @@ from ..inspection.kinds import counted
 from ..inspection.masks import masked
 from ..inspection.measures import Likelihood, OwnAnswers, figures, likelihood
 from ..inspection.report import File, Inspection
-from ..inspection.scan import FoundPairs, check_file, leaks, scan
+from ..inspection.scan import FoundPairs, leaks, scan
 from ..inspection.verdict import Plan, verdict
 from ..models.adapters import load_adapter, read_adapter_config
+from ..models.base import check_base
 from ..models.forward import Forward
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
@@ -49,10 +51,12 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         raise DpoError("learns answers alone; inspect looks at pairs", where="loss.name", hint=hint)
     paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
     for path in paths:
-        check_file(path)
+        check_is_jsonl(path)
     if config.model.adapter and ask_model:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
+    if config.model.adapter and ask_model:
+        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base, config.model)
     say_without_template(tokenizer)
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)

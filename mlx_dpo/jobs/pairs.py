@@ -6,10 +6,12 @@ from ..config import RunConfig
 from ..console import say
 from ..data.sources import read_curated
 from ..errors import first_ten
-from ..files import check_writable
+from ..files import check_writable, remove_left
 from ..models.adapters import load_adapter, read_adapter_config
+from ..models.base import check_base
 from ..models.load import find_model, load_model, load_tokenizer
 from ..pairs.completions import (
+    SETTINGS,
     answer_missing,
     answer_texts,
     check_origin,
@@ -31,9 +33,13 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     valid = read_curated(settings.valid_source)[: settings.limit] if settings.valid_source else None
     output = Path(settings.output)
     check_writable(output, need_bytes=10_000_000)
+    for name in (SETTINGS, "train.jsonl", "valid.jsonl"):
+        remove_left(output / name)
     if config.model.adapter:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
+    if config.model.adapter:
+        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base, config.model)
     say_without_template(tokenizer)
     asked = [*rows, *(valid or [])]

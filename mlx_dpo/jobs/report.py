@@ -9,6 +9,7 @@ from ..config import RunConfig, load_config
 from ..errors import DpoError, first_ten
 from ..files import write_text
 from ..jsonl import read_jsonl
+from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from ..report.page import Event, RunRecord, Sample, Setting, page
 from ..settings import as_plain, described
 from ..storage.reading import is_there, read_json
@@ -29,12 +30,16 @@ def report_run(folder: Path | str) -> Path:
     """Write `folder`/report.html, whole; nothing but files of the folder is read, no model is loaded.
 
     Raises:
-        DpoError: not a run's folder, a broken line of a file with its place, or a missing library.
+        DpoError: not a run's folder, an adapter that is not what the run wrote, a broken line of a file with
+            its place, or a missing library.
     """
     for library in missing_libraries():
         raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
-    path = Path(folder) / REPORT
-    write_text(path, page(read_run(Path(folder))))
+    folder = Path(folder)
+    if all(is_there(folder / name) for name in (CONFIG, WEIGHTS)):
+        read_adapter_config(folder)
+    path = folder / REPORT
+    write_text(path, page(read_run(folder)))
     return path
 
 

@@ -37,6 +37,7 @@ from ..models.adapters import (
     load_adapter,
     trainable,
 )
+from ..models.base import base_sums, check_base
 from ..models.checkpointing import checkpoint_layers
 from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
 from ..models.fused import attending
@@ -62,7 +63,7 @@ from ..training.machine import awake, shorten_gpu_work
 from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .attention import with_attention
-from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, selected
+from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, put_back_adapter, selected
 from .inputs import read_rows, say_if_slow, say_without_template, starting_adapter, with_length
 from .inspect import plan_of
 from .plan import less_memory, settled
@@ -105,6 +106,8 @@ def _run(
     config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_changes: bool, locked: bool
 ) -> TrainResult:
     """All that can be known before the first weight is loaded; then the rest."""
+    if overwrite:
+        remove_leftovers(folder)  # what cannot be read cannot be replaced either: said before the slow part
     checkpoint = None if overwrite else _checkpoint_in(folder)
     if resume and not checkpoint:
         raise DpoError("holds no checkpoint to go on from", where=folder, hint="leave out --resume to begin")
@@ -112,6 +115,8 @@ def _run(
     if config.model.adapter:
         config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path)
+    if config.model.adapter:
+        check_base(config.model.adapter, base)
     config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base, config.model)
     say_without_template(tokenizer)
@@ -130,6 +135,7 @@ def _run(
     _check_rule(config, len(pairs))
     if checkpoint:
         if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
+            put_back_adapter(folder, checkpoint, config)
             say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
         if facts["key"] != key:
@@ -191,7 +197,18 @@ def _load_and_train(
     texts = rehearsal(policy, base, tokenizer, pairs, config)
     memory = Memory(planned, held_before)
     prepared = Prepared(
-        config, base, tokenizer, policy, data, held_out, arrangement, texts, key, inspection, memory
+        config,
+        base,
+        tokenizer,
+        policy,
+        data,
+        held_out,
+        arrangement,
+        texts,
+        key,
+        base_sums(base),
+        inspection,
+        memory,
     )
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
@@ -253,7 +270,7 @@ def _checkpoint_in(folder: Path) -> Sealed | None:
     """The checkpoint that a run in this folder goes on from; None where it holds no run.
 
     Raises:
-        DpoError: it holds something else that a run would replace.
+        DpoError: it holds something else that a run would replace, or cannot be read.
     """
     remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):

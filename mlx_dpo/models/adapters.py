@@ -19,6 +19,7 @@ from ..storage.reading import check_name, is_folder, is_there, read_object
 from ..storage.reading import shown as shown_path
 from .description import brief
 from .foreign import check_adapter_weights, check_not_peft
+from .stamp import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
 from .weights import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -205,16 +206,19 @@ def adapted_table(model: nn.Module) -> list[tuple[str, int, int]]:
     return [(kind, len(blocks[kind]), sizes[kind]) for kind in sorted(blocks)]
 
 
-def save_adapter_config(model: nn.Module, config: AdapterConfig, base: str, folder: Path) -> None:
-    """Write adapter_config.json as mlx_lm reads it, with the base model's name beside it."""
+def save_adapter_config(
+    model: nn.Module, config: AdapterConfig, base: str, folder: Path, also: Mapping[str, Any] | None = None
+) -> None:
+    """Write adapter_config.json as mlx_lm reads it, with the base model's name beside it, and `also`."""
     lora = {} if config.type == "full" else _lora_parameters_of(model, config)
     content = {
         "fine_tune_type": config.type,
         "num_layers": config.layers,
         "lora_parameters": lora,
         "model": base,
+        **(also or {}),
     }
-    write_text(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+    write_text(folder / CONFIG, json.dumps(stamped(content), indent=1) + "\n")
 
 
 def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
@@ -224,7 +228,7 @@ def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, An
 
 
 def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], None] = lambda: None) -> None:
-    """Write adapters.safetensors whole: beside, fsync, then `first()`, rename.
+    """Write adapters.safetensors whole, with its checksum: beside, fsync, then `first()`, rename.
 
     Raises:
         DpoError: a number that is not finite; what was there before is untouched.
@@ -236,30 +240,34 @@ def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], Non
             where=folder,
             hint="lower optimizer.learning_rate; the run folder holds the last good adapter",
         )
-    with_replacement(
-        folder / WEIGHTS,
-        lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "mlx"}),
-        first,
-    )
+
+    def write(path: Path) -> None:
+        mx.save_safetensors(str(path), weights, metadata=UNSTAMPED)
+        stamp_weights(path)
+
+    with_replacement(folder / WEIGHTS, write, first)
 
 
 def read_adapter_config(folder: Path | str) -> AdapterConfig:
     """The settings that an adapter folder's weights were made with; dropout, which is a run's own, is 0.
 
     Raises:
-        DpoError: no adapter there, damaged weights, or not one that mlx_lm could load.
+        DpoError: no adapter there, not one that mlx_lm could load, or not what was written, see `stamp`.
     """
     folder = Path(folder)
     check_name(folder)
     content = _read_content(folder)
     weights = check_tensors(folder / WEIGHTS, _COPY)
     try:
-        return _as_config(content, weights)
+        own = _as_config(content, weights)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise DpoError(
             f"is not an adapter that mlx_lm can load: {reason}", where=folder / CONFIG, hint=_COPY
         ) from None
+    check_config(content, folder / CONFIG)
+    check_weights(folder / WEIGHTS)
+    return own
 
 
 def _read_content(folder: Path) -> dict[str, Any]:

@@ -138,6 +138,15 @@ def files_in(folder: Path | str, *patterns: str) -> list[Path]:
     return [Path(folder) / n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
 
 
+def entries(folder: Path | str) -> list[Path]:
+    """What a folder holds, in the order of names; nothing where there is no such folder.
+
+    Raises:
+        DpoError: the folder cannot be read; it is not an empty one.
+    """
+    return files_in(folder, "*") if is_there(folder) else []
+
+
 def expanded(path: Path | str) -> Path:
     """`path` with a leading ~ spelt out.
 

@@ -1,0 +1,75 @@
+"""Kill a command with -9 at the moments at which it touches the disk, in processes forked from one.
+
+    python -m tests.kills START WORK STATES POINTS COMMAND...
+
+START is copied to WORK, the command runs there and dies at one of so many moments, spread over all of them;
+what it was writing is cut in half; WORK is copied to STATES/<moment>/killed. Then the command runs again,
+undisturbed, and WORK is moved to STATES/<moment>/again. STATES/whole is what it leaves where nothing disturbs
+it. Prints exit codes by moment.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import mlx_lm.utils  # noqa: F401  (before the forks: it takes longer than a command)
+
+from mlx_dpo.cli import main
+
+_EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove")
+
+
+def forked(command: list[str], work: Path, die_at: int | None = None) -> tuple[int, int]:
+    """Run a command in a child; its exit code or minus the signal, and how often it touched `work`."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            count = pipe.read()
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), int(count or -1)
+    touched = 0
+
+    def watch(event: str, arguments: tuple) -> None:
+        nonlocal touched
+        if event not in _EVENTS or not str(arguments[0]).startswith(str(work)):
+            return
+        if touched == die_at:
+            newest = max(work.rglob(".*/*"), key=lambda path: path.stat().st_mtime_ns, default=None)
+            if newest:
+                os.truncate(newest, newest.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        touched += 1
+
+    sys.addaudithook(watch)
+    os.chdir(work)
+    try:
+        main(command)
+    except SystemExit as stop:
+        os.write(writer, str(touched).encode())
+        os._exit(int(stop.code or 0))
+
+
+def kill_everywhere(start: Path, work: Path, states: Path, points: int, command: list[str]) -> dict:
+    """Exit codes of the command that was to die and of the one after it, by moment."""
+    shutil.copytree(start, work)
+    code, count = forked(command, work)
+    shutil.move(work, states / "whole")
+    codes = {"whole": code}
+    for moment in sorted({round(count * k / points) for k in range(points)}):
+        shutil.copytree(start, work)
+        killed, _ = forked(command, work, moment)
+        shutil.copytree(work, states / str(moment) / "killed")
+        again, _ = forked(command, work)
+        shutil.move(work, states / str(moment) / "again")
+        codes[moment] = [killed, again]
+    return codes
+
+
+if __name__ == "__main__":
+    start, work, states = (Path(name).absolute() for name in sys.argv[1:4])
+    print(json.dumps(kill_everywhere(start, work, states, int(sys.argv[4]), sys.argv[5:])))
