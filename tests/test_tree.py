@@ -7,7 +7,7 @@ from .conftest import ROOT
 # Downwards; the rooms of one line do not import one another.
 LEVELS = [
     ["blas", "watchdog"],
-    ["errors", "records", "files", "jsonl", "settings", "console", "sealed", "cache", "trackers"],
+    ["errors", "records", "files", "jsonl", "settings", "console", "commands", "sealed", "cache", "trackers"],
     ["losses", "logps", "metrics", "randomness"],
     ["data", "models", "optimizers", "scoring", "reference", "checkpoint"],
     ["training", "pairs", "evaluation", "export", "inspection", "report"],

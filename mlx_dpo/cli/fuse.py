@@ -1,9 +1,8 @@
 """mlx-dpo fuse"""
 
-import json
-
 import click
 
+from ..console import show, show_json
 from .options import json_option, model_option
 
 
@@ -26,7 +25,7 @@ def fuse(folder, output, model, as_json):
     config = load_run(folder, model)
     path = fuse_run(config.model.path, folder, output)
     if as_json:
-        click.echo(json.dumps({"fused": str(path)}))
+        show_json({"fused": str(path)})
     else:
-        click.echo(f"fused model: {path}")
-        click.echo(f"next: {ask_fused(path, config.generate.max_tokens)}")
+        show(f"fused model: {path}")
+        show(f"next: {ask_fused(path, config.generate.max_tokens)}")
