@@ -23,6 +23,7 @@ from .checks import Context, inspected, tokenised
 from .kinds import Defect, defect
 from .refusals import refused
 from .repeats import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
+from .scores import of_scores
 
 
 class FoundPairs(Lazy[TokenizedPair]):
@@ -87,13 +88,14 @@ def scan(path: Path | str, context: Context) -> Scan:
         for number, place, line in read_lines(path):
             rows, where = rows + 1, f"{path}:{number}"
             try:
-                text = to_preference(parse_line(line, where), where)
+                row = parse_line(line, where)
+                text = to_preference(row, where)
             except DpoError as error:
                 defects.append(refused(error, where))
             else:
                 pair, found = inspected(text, context)
                 columns.add(number, place, text, pair)
-                defects += found
+                defects += found + (of_scores(row, where) if pair else [])
                 cut_off += pair is not None and (text.chosen_cut or text.rejected_cut)
             if kilobytes := (place + len(line)) // 1024 - place // 1024:
                 advance(kilobytes)
