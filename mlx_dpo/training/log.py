@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..console import say
+from ..console import plural, say
 from ..errors import DpoError
 from ..files import sync
 from ..jsonl import append_jsonl
@@ -76,7 +76,7 @@ class RunLog:
             now = path.stat().st_size if path.exists() else 0
             if now < size:
                 raise DpoError(
-                    f"has {now:,} bytes, and had {size:,} when the checkpoint was written",
+                    f"has {plural(now, 'byte')}, and had {size:,} when the checkpoint was written",
                     where=path,
                     hint="put the file back, or start anew with --overwrite",
                 )
