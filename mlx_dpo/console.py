@@ -1,20 +1,62 @@
-"""What a person sees on stderr while work goes on: one bar, or one line every ten seconds."""
+"""What a person sees: results on stdout; messages and progress on stderr, a bar or a line in ten seconds."""
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+# Square brackets are text, not markup.
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
 _LINE_SECONDS = 10.0
 
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that act on a terminal, turn the direction of text round, or cannot be written: none is shown.
 
-def say(text: str) -> None:
-    """One line on stderr; square brackets are text, not markup."""
-    console.print(text, markup=False)
+Tabs and line breaks are, as they are.
+"""
+
+
+def printable(text: str) -> str:
+    """The text with such characters as escapes: an ESC is \\x1b, a turn of direction \\u202e."""
+    return UNPRINTABLE.sub(lambda match: _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that reads back as the same value, with no character in it that a terminal would act on."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def plural(count: int, noun: str, several: str = "") -> str:
+    """How many of a thing: "1 row", "1,200 rows"; `several` where its plural has more than an s."""
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
+
+
+def show(text: str) -> None:
+    """A result on stdout."""
+    click.echo(printable(text))
+
+
+def show_json(value: Any, indent: int | None = None) -> None:
+    """A result on stdout, for a script."""
+    click.echo(json_text(value, indent))
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A message on stderr."""
+    console.print(printable(text), style=style)
 
 
 @contextmanager
@@ -23,12 +65,13 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
 
     On a terminal it is a bar with the time left; elsewhere a line at most every ten seconds.
     """
+    label = printable(label)
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{unit} {{task.fields[note]}}"),
+            TextColumn(f"{unit} {{task.fields[note]}}", markup=False),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, transient=True) as bar:

@@ -2,17 +2,27 @@
 
 from typing import Any
 
+_LONGEST = 1500
+"""Characters of a message: ten places by name are shorter, a value that somebody wrote may be endless."""
+
+
+def cut_short(text: str, most: int = _LONGEST) -> str:
+    """The text without its middle where it has more characters than `most`."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+
 
 class DpoError(Exception):
     """A mistake outside this program: what is wrong, where, and what to do about it.
 
     Args:
-        what: one line, no full stop.
+        what: one line, no full stop; its middle is left out where it is endless.
         where: "file:line", a setting's dotted name, or a path.
         hint: the remedy.
     """
 
     def __init__(self, what: str, *, where: str = "", hint: str = ""):
+        what = cut_short(what)
         super().__init__(what)
         self.what, self.where, self.hint = what, str(where), hint
 

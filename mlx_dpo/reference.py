@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from . import __version__
 from .cache import alone, content_hash, entry_folder, find, keep, remove, unwritable_cache
-from .console import progress, say
+from .console import plural, progress, say
 from .data.store import PairStore
 from .models.adapters import CONFIG, WEIGHTS
 from .models.forward import Forward
@@ -108,7 +108,7 @@ def reference_scores(
             entry = find(_KIND, key, what)
             if entry is None:
                 return _scored(policy, pairs, forward, key, what)
-    say(f"{what}: {count:,} pairs from the cache, no forward")
+    say(f"{what}: {plural(count, 'pair')} from the cache, no forward")
     return Reference(np.fromfile(entry.folder / _SCORES, "<f4").reshape(count, 2), count)
 
 
@@ -141,7 +141,7 @@ def _scored(
         say(f"{what}: interrupted; the same command goes on from where it was")
         raise
     earlier = f", {len(done):,} of them by a run that was stopped" if len(done) else ""
-    say(f"{what}: {count:,} pairs scored{earlier}")
+    say(f"{what}: {plural(count, 'pair')} scored{earlier}")
     if np.isfinite(scores).all():  # else the start-up checks name the pair
         keep(_KIND, key, _writer(scores))
         partial.unlink()

@@ -12,6 +12,7 @@ import yaml
 
 from .errors import DpoError, first_line, label, shown
 from .paths import path_fault
+from .storage.reading import unreadable
 
 _LARGEST_FILE = 50_000
 """Bytes. All settings with their meanings take a fifth of that; PyYAML reads so much in a second."""
@@ -102,9 +103,7 @@ def _file_text(path: str) -> str:
     except FileNotFoundError:
         raise DpoError("no such file", where=path, hint="mlx-dpo config prints one to start from") from None
     except OSError as error:
-        raise DpoError(
-            f"cannot be read: {error.strerror}", where=path, hint="check its permissions"
-        ) from None
+        raise unreadable(path, error) from None
     if len(content) > _LARGEST_FILE:
         raise DpoError(
             f"is larger than a settings file can be, {_LARGEST_FILE:,} bytes",

@@ -78,7 +78,7 @@ MODELS = {
     "with a broken chat template": (
         changed("tokenizer_config.json", "{{ bos_token }}", "{% nonsense %}"),
         "model: the chat template refuses this conversation: Encountered unknown tag 'nonsense'.",
-        "check the order of roles; some templates know no system turn",
+        "check the order of roles; some templates know no system turn, some no tools",
     ),
     "with weights that are no numbers": (
         not_a_number,
@@ -116,7 +116,7 @@ def test_a_conversation_that_the_chat_template_refuses_is_named(refused, tmp_pat
     refused(
         f"{TRAIN} --model model --output out",
         "rows.jsonl:2: the chat template refuses this conversation: no system turn",
-        "check the order of roles; some templates know no system turn",
+        "check the order of roles; some templates know no system turn, some no tools",
     )
 
 

@@ -403,5 +403,5 @@ def test_an_adapter_config_with_wrong_kinds_is_refused(changes, adapter):
 
 
 def test_an_adapter_as_mlx_lm_writes_it_is_taken(adapter):
-    edit(adapter / "adapter_config.json", fine_tune_type=..., model=..., batch_size=4, lora_schedule=None)
+    edit(adapter / "adapter_config.json", sha256=..., fine_tune_type=..., model=..., batch_size=4)
     assert read_adapter_config("run").rank == 16

@@ -90,6 +90,9 @@ WARNED = [  # after these
     "unfilled-placeholder",
     "duplicate-pair",
     "contradicts",
+    "scores-tie",
+    "scores-against",
+    "indent-stripped",
 ]
 
 
@@ -165,7 +168,7 @@ def test_a_warning_names_the_answer_and_shows_the_place(found):
     assert said[55] == f"the pair stands at {FILE}:1 too"
     assert said[56] == f"{FILE}:1 prefers the other answer"
     leak = found.defects[-1]
-    assert str(leak) == f"{VALID}:2: the prompt stands at {FILE}:57 too"
+    assert str(leak) == f"{VALID}:2: the prompt stands at {FILE}:60 too"
 
 
 @cases({name: case for name, case in PAIRS.items() if re.match(r"rows.jsonl:\d", case[1])})

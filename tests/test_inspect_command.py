@@ -6,13 +6,12 @@ import shlex
 import numpy as np
 import pytest
 
-from mlx_dpo.cli import cli, main
+from mlx_dpo.cli import main
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.index import index_rows
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
-from mlx_dpo.inspection import verdict
 from mlx_dpo.inspection.measures import figures
 from mlx_dpo.inspection.report import sampled, short_report
 from mlx_dpo.jobs.inspect import plan_of
@@ -80,8 +79,7 @@ advice
     errors: 1 in 3 rows; refusal: 1 in 3 rows, above 10%
 
 then
-  mlx-dpo inspect --set data.train=rows.jsonl --set data.valid=null --set model.path=MODEL
-  mlx-dpo train --set data.train=rows.jsonl --set data.valid=null --set model.path=MODEL
+  mlx-dpo inspect --set data.train=rows.jsonl --set data.valid=null --set model.path=MODEL --no-model
 """
 
 
@@ -158,23 +156,6 @@ def test_the_files_are_those_of_the_settings_or_those_that_are_named(told, model
     assert files("--data", "b.jsonl") == ["b.jsonl"]
     assert files("--data", "b.jsonl", "--valid", "a.jsonl") == ["b.jsonl", "a.jsonl"]
     assert files("--set", "data.train=b.jsonl", "--valid", "a.jsonl") == ["b.jsonl", "a.jsonl"]
-
-
-@pytest.mark.parametrize(
-    ("threshold", "names"), [("FAR_OFF_POLICY", ["sft", "inspect"]), ("NOT_OWN", ["gen-pairs", "train"])]
-)
-def test_every_command_that_is_advised_can_be_run(
-    threshold, names, told, models, write_rows, pair_rows, monkeypatch
-):
-    """Options and settings are read; nothing is run."""
-    path = write_rows("rows.jsonl", [*pair_rows[::24], {}])
-    monkeypatch.setattr(verdict, threshold, -10.0)
-    found = json.loads(told("--data", path, "--model", models("granite"), "--json"))
-    lines = [shlex.split(line) for line in found["commands"]]
-    assert [line[1] for line in lines] == ["inspect", *names]
-    for _, name, *words in lines:
-        cli.commands[name].make_context(name, words, obj={}).close()
-        load_config(None, [word for word in words if "=" in word])
 
 
 NOT_THERE = "check the path, relative to this folder"

@@ -11,14 +11,13 @@ from mlx_dpo.cache import find, kept
 from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
-from mlx_dpo.files import entries, is_there
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.pairs.completions import check_origin
+from mlx_dpo.storage.reading import entries, is_there
 
 from .conftest import files_in
 
 REASONS = {errno.EACCES: "Permission denied", errno.EIO: "Input/output error"}
-REMEDY = "check its permissions, and the disk; nothing there was changed"
 
 
 @pytest.fixture(params=REASONS, ids=REASONS.values())
@@ -67,7 +66,7 @@ def test_a_run_whose_checkpoints_cannot_be_read_is_left_alone_and_overwriting_is
     with pytest.raises(DpoError) as error:
         train_run(config, **how)
     assert (error.value.what, error.value.where) == (f"cannot be read: {reason}", str(run / CHECKPOINTS))
-    assert error.value.hint == REMEDY
+    assert error.value.hint and "overwrite" not in error.value.hint
     monkeypatch.undo()
     assert files_in(run) == before
 

@@ -18,6 +18,7 @@ LEVELS = [
         "settings_file",
         "suggestions",
         "console",
+        "commands",
         "sealed",
         "cache",
         "trackers",

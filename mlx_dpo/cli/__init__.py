@@ -5,7 +5,7 @@ import sys
 import click
 
 from .. import __version__, blas_note
-from ..console import console, say
+from ..console import printable, say
 from ..errors import DpoError
 from .config_ import config
 from .demo import demo
@@ -67,13 +67,14 @@ def main(arguments: list[str] | None = None) -> None:
         code = cli.main(args=arguments, prog_name="mlx-dpo", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except DpoError as error:
-        console.print(f"Error: {error}", markup=False, style="red")
+        say(f"Error: {error}", style="red")
         sys.exit(1)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption):
             error.possibilities = settings_like(error) or error.possibilities
+        error.message = printable(error.message)
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

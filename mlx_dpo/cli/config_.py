@@ -5,6 +5,7 @@ import textwrap
 
 import click
 
+from ..console import json_text, printable, show, show_json
 from .options import config_option, json_option, resolve, set_option
 
 
@@ -29,7 +30,7 @@ def config(config_file, overrides, as_json):
             {"name": name, "default": default, "help": help, "choices": list(choices)}
             for name, default, help, choices in described(RunConfig)
         ]
-        click.echo(json.dumps({"settings": rows, "resolved": values}, indent=1))
+        show_json({"settings": rows, "resolved": values}, indent=1)
         return
     written: list[str] = []
     for name, default, help, choices in described(RunConfig):
@@ -38,10 +39,13 @@ def config(config_file, overrides, as_json):
         for depth, section in enumerate(sections):
             value, indent = value[section], "  " * depth
             if written[: depth + 1] != sections[: depth + 1]:
-                click.echo(("\n" if written and not depth else "") + f"{indent}{section}:")
+                show(("\n" if written and not depth else "") + f"{indent}{section}:")
         written, indent = sections, "  " * len(sections)
         notes = f"{help} ({' | '.join(choices)})" if choices else help
         notes += f" [default: {json.dumps(default)}]"
         for line in textwrap.wrap(notes, 102 - len(indent)):
-            click.echo(f"{indent}# {line}")
-        click.echo(indent + to_yaml({key: value[key]}).rstrip().replace("\n", f"\n{indent}"))
+            show(f"{indent}# {line}")
+        text = to_yaml({key: value[key]}).rstrip()
+        if printable(text) != text:  # YAML reads JSON, and JSON has escapes
+            text = f"{key}: {json_text(value[key])}"
+        show(indent + text.replace("\n", f"\n{indent}"))

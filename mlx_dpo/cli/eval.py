@@ -1,10 +1,11 @@
 """mlx-dpo eval"""
 
-import json
 from dataclasses import asdict
 
 import click
 
+from ..commands import fuse_command
+from ..console import show, show_json
 from .options import PATH, json_option, model_option
 
 
@@ -23,8 +24,13 @@ from .options import PATH, json_option, model_option
     type=click.IntRange(0, 100_000),
     help="Prompts that both models answer.",
 )
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Longest of these answers, in tokens; by default the run's generate.max_tokens, but at most 256.",
+)
 @json_option
-def evaluate(folder, data, model, samples, as_json):
+def evaluate(folder, data, model, samples, max_tokens, as_json):
     """Judge a run on held-out pairs, and show answers of base and tuned model side by side.
 
     \b
@@ -39,9 +45,10 @@ def evaluate(folder, data, model, samples, as_json):
     from ..jobs.ask import ask_run
     from ..jobs.evaluate import evaluate_run
 
-    result = evaluate_run(folder, data, samples, model)
+    result = evaluate_run(folder, data, samples, model, max_tokens)
     if as_json:
-        click.echo(json.dumps(asdict(result), ensure_ascii=False))
+        show_json(asdict(result))
         return
-    click.echo(evaluation_text(result))
-    click.echo(f"\nask it: {ask_run(folder, model)}")
+    show(evaluation_text(result))
+    show(f"\nask it: {ask_run(folder, model)}")
+    show(f"next: {fuse_command(folder, model)}")

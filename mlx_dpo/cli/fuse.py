@@ -1,9 +1,8 @@
 """mlx-dpo fuse"""
 
-import json
-
 import click
 
+from ..console import show, show_json
 from .options import PATH, json_option, model_option
 
 
@@ -28,9 +27,9 @@ def fuse(folder, output, model, as_json):
     from ..jobs.evaluate import load_run
 
     config = load_run(folder, model)
-    path = fuse_run(config.model.path, folder, output)
+    path = fuse_run(config.model.path, folder, output, config.model)
     if as_json:
-        click.echo(json.dumps({"fused": str(path)}))
+        show_json({"fused": str(path)})
     else:
-        click.echo(f"fused model: {path}")
-        click.echo(f"next: {ask_fused(path, config.generate.max_tokens)}")
+        show(f"fused model: {path}")
+        show(f"next: {ask_fused(path, config)}")

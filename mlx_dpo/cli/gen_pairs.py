@@ -1,10 +1,12 @@
 """mlx-dpo gen-pairs"""
 
-import json
 from dataclasses import asdict
 
 import click
 
+from ..commands import assignment
+from ..console import show, show_json
+from .following import run_settings
 from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
 
 
@@ -35,12 +37,14 @@ def gen_pairs(config_file, overrides, as_json):
     from ..jobs.pairs import generate_pairs
 
     counts = generate_pairs(config)
-    click.echo(json.dumps(asdict(counts)) if as_json else str(counts))
-    if not as_json:
-        output = config.pairs.output
-        files = {
-            "train": f"{output}/train.jsonl",
-            "valid": f"{output}/valid.jsonl" if counts.valid else "null",
-        }
-        data = [f"data.{name}={path}" for name, path in files.items()]
-        click.echo(f"next: {repeated('train', config_file, [*overrides, *flags()], data)}")
+    if as_json:
+        show_json(asdict(counts))
+        return
+    show(str(counts))
+    output = config.pairs.output
+    settings = [
+        assignment("data.train", f"{output}/train.jsonl"),
+        assignment("data.valid", f"{output}/valid.jsonl" if counts.valid else None),
+        *run_settings(config),
+    ]
+    show(f"next: {repeated('train', config_file, [*overrides, *flags()], settings)}")

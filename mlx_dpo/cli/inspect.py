@@ -1,20 +1,26 @@
 """mlx-dpo inspect"""
 
-import json
-
 import click
 
-from .options import PATH, config_option, flags, json_option, repeated, resolve, set_option, setting_option
+from ..console import show, show_json
+from .options import (
+    config_option,
+    data_files,
+    files_options,
+    flags,
+    json_option,
+    repeated,
+    resolve,
+    set_option,
+    setting_option,
+)
 
 
 @click.command()
 @config_option
-@click.option("--data", type=PATH, metavar="FILE", help="Pairs to inspect, without the file's data.valid.")
-@click.option(
-    "--valid",
-    type=PATH,
-    metavar="FILE",
-    help="Held-out pairs, inspected too: no prompt may be in both files.",
+@files_options(
+    "Pairs to inspect, without the file's data.valid.",
+    "Held-out pairs, inspected too: no prompt may be in both files.",
 )
 @setting_option("--model", "model.path", "The base model.")
 @click.option(
@@ -35,9 +41,7 @@ def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
       mlx-dpo inspect --config config/granite_dpo.yaml
       mlx-dpo inspect --config config/granite_dpo.yaml --data my_pairs.jsonl --no-model --json
     """
-    files = [f"data.train={data}", f"data.valid={valid or 'null'}"] if data else []
-    files = files or ([f"data.valid={valid}"] if valid else [])
-    overrides = [*files, *overrides]
+    overrides = [*data_files(data, valid), *overrides]
     config = resolve(config_file, overrides)
     from . import say_blas_note
 
@@ -47,10 +51,11 @@ def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
     from ..jobs.inspect import inspect_pairs
 
     def shell(step):
-        return repeated(step.command, config_file, [*overrides, *flags()], step.settings)
+        again = " --no-model" if step.command == "inspect" and no_model else ""
+        return repeated(step.command, config_file, [*overrides, *flags()], step.settings) + again
 
     found = inspect_pairs(config, rows, ask_model=not no_model)
     if as_json:
-        click.echo(json.dumps(inspection_json(found, shell), ensure_ascii=False, indent=1))
+        show_json(inspection_json(found, shell), indent=1)
     else:
-        click.echo(as_text(found, shell))
+        show(as_text(found, shell))

@@ -1,12 +1,12 @@
 """Options that several commands share."""
 
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..commands import assignment, command_line, last_ones
 from ..errors import DpoError, shown
 from ..paths import path_fault
 
@@ -54,11 +54,32 @@ def setting_option(flag: str, name: str, help: str) -> Callable:
 
     def note(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value is not None:
-            context.ensure_object(dict).setdefault("flags", []).append(f"{name}={value}")
+            context.ensure_object(dict).setdefault("flags", []).append(_as_typed(name, value))
 
     return click.option(
         flag, metavar="VALUE", expose_value=False, callback=note, help=f"{help}  [--set {name}]"
     )
+
+
+def _as_typed(name: str, value: str) -> str:
+    return f"{name}=null" if value == "null" else assignment(name, value)
+
+
+def files_options(data: str, valid: str) -> Callable:
+    """`--data` and `--valid`, which `data_files` turns into settings; with the help of each."""
+
+    def add(command: Callable) -> Callable:
+        for flag, help in (("--valid", valid), ("--data", data)):
+            command = click.option(flag, type=PATH, metavar="FILE", help=help)(command)
+        return command
+
+    return add
+
+
+def data_files(data: str | None, valid: str | None) -> list[str]:
+    """The files as "section.key=value"; without `valid`, `data` is used without a held-out file."""
+    files = [_as_typed("data.train", data), _as_typed("data.valid", valid or "null")] if data else []
+    return files or ([_as_typed("data.valid", valid)] if valid else [])
 
 
 def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":
@@ -86,6 +107,6 @@ def flags() -> list[str]:
 def repeated(command: str, config_file: str | None, overrides: Sequence[str], more: Sequence[str]) -> str:
     """Another command with the settings of this one, to be pasted into a shell."""
     words = ["mlx-dpo", command, *(["--config", config_file] if config_file else [])]
-    for assignment in [*overrides, *more]:
-        words += ["--set", assignment]
-    return shlex.join(words)
+    for one in last_ones([*overrides, *more]):
+        words += ["--set", one]
+    return command_line(words)

@@ -1,10 +1,10 @@
 """mlx-dpo plan"""
 
-import json
 import math
 
 import click
 
+from ..console import show, show_json
 from .options import config_option, json_option, resolve, set_option, setting_option
 
 
@@ -38,6 +38,9 @@ def plan(config_file, memory, overrides, as_json):
     from ..jobs.plan import plan_run
 
     found = plan_run(config, memory)
-    click.echo(json.dumps(found.as_json(), indent=1) if as_json else found.text())
+    if as_json:
+        show_json(found.as_json(), indent=1)
+    else:
+        show(found.text())
     if found.chosen is None:
         raise found.refusal()

@@ -1,9 +1,8 @@
 """mlx-dpo report"""
 
-import json
-
 import click
 
+from ..console import show, show_json
 from .options import PATH, json_option
 
 
@@ -24,4 +23,7 @@ def report(folder, as_json):
     from ..jobs.report import report_run
 
     path = report_run(folder)
-    click.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+    if as_json:
+        show_json({"report": str(path)})
+    else:
+        show(f"report: {path}")

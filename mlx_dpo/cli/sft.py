@@ -4,12 +4,14 @@ import json
 
 import click
 
+from .following import after_sft
+from .options import data_files, flags
 from .training import run_training, training_options
 
 
 @click.command()
-@training_options
-def sft(config_file, overrides, **options):
+@training_options("Curated rows or pairs to learn from; without --valid none are held out.")
+def sft(config_file, overrides, data, valid, **options):
     """Train an adapter on the curated answers alone, before pairs.
 
     Rows are curated ones (prompt, answer), or pairs, of which the chosen answer is learnt. Settings that only
@@ -25,8 +27,12 @@ def sft(config_file, overrides, **options):
       mlx-dpo sft --config config/granite_sft.yaml
       mlx-dpo inspect --config config/granite_dpo.yaml --set model.adapter=runs/granite-sft
     """
-    following = "mlx-dpo inspect with the settings of your pairs and --set model.adapter={}"
-    run_training(following, config_file, [*overrides, *_of_answers()], **options)
+    given = [*data_files(data, valid), *overrides]
+
+    def following(config, folder):
+        return after_sft(folder, config_file, [*given, *flags()])
+
+    run_training(following, config_file, [*given, *_of_answers()], **options)
 
 
 def _of_answers() -> list[str]:

@@ -2,21 +2,29 @@
 
 import click
 
+from ..commands import fuse_command
+from .following import judging
+from .options import data_files
 from .training import run_training, training_options
 
 
 @click.command()
-@training_options
-def train(config_file, overrides, **options):
+@training_options("Pairs to train on; without --valid none are held out.")
+def train(config_file, overrides, data, valid, **options):
     """Train an adapter on preference pairs, or go on with a run that was stopped.
 
     \b
     Example:
       mlx-dpo train --config config/granite_dpo.yaml
       mlx-dpo train --config config/granite_dpo.yaml --set beta.value=0.2 --output runs/beta-0.2
+      mlx-dpo train --model models/mine --data my_pairs.jsonl --valid my_valid.jsonl --output runs/mine
 
     A run that was stopped, killed or cut off goes on from its last checkpoint when the same command is given
     again, without --overwrite. With --accept-changes it goes on with other settings or data; one that had
     ended early goes on from its best checkpoint.
     """
-    run_training("mlx-dpo eval --run {}", config_file, overrides, **options)
+
+    def following(config, folder):
+        return judging(folder) if config.data.valid else fuse_command(folder)
+
+    run_training(following, config_file, [*data_files(data, valid), *overrides], **options)

@@ -1,15 +1,17 @@
 """What train and sft have in common: their options and the way through a run."""
 
-import json
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ..console import show, show_json
 from ..errors import DpoError
 from .options import (
     config_option,
+    files_options,
     json_option,
     overwrite_option,
     resolve,
@@ -17,11 +19,15 @@ from .options import (
     setting_option,
 )
 
+if TYPE_CHECKING:
+    from ..config import RunConfig
 
-def training_options(command: Callable) -> Callable:
-    """The options of a command that trains."""
+
+def training_options(data: str) -> Callable:
+    """The options of a command that trains; `data` is the help of --data."""
     options = [
         config_option,
+        files_options(data, "Held-out rows, never trained on."),
         setting_option("--model", "model.path", "The base model."),
         setting_option("--output", "run.output", "The run's folder."),
         overwrite_option,
@@ -36,13 +42,17 @@ def training_options(command: Callable) -> Callable:
         set_option,
         json_option,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def run_training(
-    following: str,
+    following: Callable[["RunConfig", Path], str],
     config_file: str | None,
     overrides: Sequence[str],
     *,
@@ -54,7 +64,7 @@ def run_training(
     """Train as configured, write the report where its libraries are installed, say what lies where.
 
     Args:
-        following: what comes next, with {} for the run's folder.
+        following: the command that comes next, by the run's settings and its folder.
     """
     if overwrite and (resume or accept_changes):
         raise click.UsageError("--overwrite begins anew: it goes neither with --resume nor --accept-changes")
@@ -71,12 +81,12 @@ def run_training(
     if not report and not missing_libraries():
         report = report_run(folder)
     if as_json:
-        facts = {"run": str(folder), "held_out": held_out, "report": report and str(report)}
-        click.echo(json.dumps(facts))
+        show_json({"run": str(folder), "held_out": held_out, "report": report and str(report)})
         return
-    click.echo(f"run: {folder}")
+    show(f"run: {folder}")
     if report:
-        click.echo(f"report: {report}")
+        show(f"report: {report}")
     with suppress(DpoError):  # a base on the Hub may be out of reach by now; the run is whole
-        click.echo(f"ask it: {ask_run(folder)}")
-    click.echo(f"next: {following.format(shlex.quote(str(folder)))}")
+        show(f"ask it: {ask_run(folder)}")
+    with suppress(DpoError):  # settings of sft need not be any of train
+        show(f"next: {following(config, folder)}")

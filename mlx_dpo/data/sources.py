@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..console import say
-from ..errors import DpoError
+from ..errors import DpoError, shown
 from ..jsonl import read_jsonl
 from ..records import Curated, Preference
 from ..settings import Section, setting
@@ -91,7 +91,7 @@ def no_rows(path: Path | str) -> DpoError:
 def doubled_id(first: Record, second: Record) -> DpoError:
     """What to raise for two rows with the same id."""
     return DpoError(
-        f"the id {second.id!r} stands at {first.where} too",
+        f"the id {shown(second.id)} stands at {first.where} too",
         where=second.where,
         hint="ids must differ; rows without one are called line-1, line-2, ...",
     )

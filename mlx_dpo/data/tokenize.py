@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..console import plural
 from ..errors import DpoError, first_ten
 from ..records import Preference
 from .templates import end_of_turn, pair_tokens
@@ -49,7 +50,7 @@ class TokenCounts:
     forgotten: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.rows:,} {'answers' if self.answers else 'pairs'}: {self.kept:,} kept"]
+        parts = [f"{plural(self.rows, 'answer' if self.answers else 'pair')}: {self.kept:,} kept"]
         if self.cut:
             parts.append(f"{self.cut:,} of them cut to max_length")
         if self.cut_off:

@@ -5,10 +5,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import click
-
+from ..commands import command_line
 from ..config import RunConfig, load_config
-from ..console import say
+from ..console import plural, say, show
 from ..data.sources import read_curated
 from ..data.templates import prompt_tokens
 from ..errors import DpoError
@@ -51,11 +50,11 @@ def tell(output: str, beta_rule: str = "fixed", *, overwrite: bool = False) -> N
     say("4/5 evaluation on held-out questions")
     result = evaluate_run(config.run.output, samples=0)
     say("5/5 fusing the adapter into the weights")
-    fuse_run(config.model.path, config.run.output, folder / "fused")
+    fuse_run(config.model.path, config.run.output, folder / "fused", config.model)
 
     held_out = read_curated(config.pairs.valid_source or "")
     answers = answer_all(config, folder / "fused", held_out)
-    click.echo(story_text(folder, result, held_out, answers, time.monotonic() - start))
+    show(story_text(folder, result, held_out, answers, time.monotonic() - start))
     if answers["adapter"] != answers["fused"]:
         raise DpoError("adapter and fused model answer differently", where=folder / "fused")
 
@@ -152,7 +151,7 @@ def story_text(
     step = n // _SHOWN + 1
     lines = [
         "",
-        f"Held-out: {result.pairs} pairs, {n} questions            base    tuned",
+        f"Held-out: {plural(result.pairs, 'pair')}, {plural(n, 'question')}".ljust(44) + "base    tuned",
         f"  preference accuracy (against the base)      -  {m['rewards/accuracies']:7.3f}"
         f"   95 % interval {low:.3f} to {high:.3f}",
         f"  chosen answer likelier than rejected    {result.preferred_base:.3f}"
@@ -172,20 +171,32 @@ def _same(answers: dict[str, list[str]]) -> int:
 
 
 def _whereabouts(folder: Path, seconds: float) -> list[str]:
+    ask = ["python", "-m", "mlx_lm", "generate", "--model", str(folder / "base")]
+    ask += ["--adapter-path", str(folder / "run"), "--prompt", "How do I clean a copper kettle?"]
+    settings, rows = (_from_here(shipped(name)) for name in ("config/granite_dpo.yaml", "data/curated.jsonl"))
+    config = ["--config", settings]
+    same = [
+        ["gen-pairs", *config, "--source", rows, "--limit", "100"],
+        ["train", *config],
+        ["eval", "--run", "runs/granite-dpo"],
+        ["fuse", "--run", "runs/granite-dpo", "--output", "models/granite-dpo"],
+    ]
+    activate = Path(sys.prefix) / "bin" / "activate"
     return [
         f"Done in {seconds:.0f} s. Everything lies in {folder}:",
         "  base/   the base model      pairs/  train.jsonl, valid.jsonl",
         "  run/    adapter, metrics    fused/  the tuned model, ready for mlx_lm",
         "",
-        f"For the commands below: . {Path(sys.prefix).name}/bin/activate",
-        "",
+        *([f"For the commands below: {command_line(['.', _from_here(activate)])}", ""] * activate.exists()),
         "Ask it something else:",
-        f"  python -m mlx_lm generate --model {folder}/base --adapter-path {folder}/run \\",
-        '    --prompt "How do I clean a copper kettle?"',
+        f"  {command_line(ask)}",
         "",
-        "The same with Granite 4.0 H-Micro on your own answers (a JSONL of prompt and answer):",
-        "  mlx-dpo gen-pairs --config config/granite_dpo.yaml --source my_answers.jsonl --limit 100",
-        "  mlx-dpo train --config config/granite_dpo.yaml",
-        "  mlx-dpo eval --run runs/granite-dpo",
-        "  mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo",
+        "The same with Granite 4.0 H-Micro; --source takes your own answers, a JSONL of prompt and answer:",
+        *(f"  {command_line(['mlx-dpo', *words])}" for words in same),
     ]
+
+
+def _from_here(path: Path) -> str:
+    """A path as it is typed in the folder where one works: short where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

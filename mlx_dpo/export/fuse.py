@@ -13,7 +13,7 @@ from ..errors import DpoError
 from ..files import check_writable, replace_folder
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base import check_base
-from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
+from ..models.load import ModelConfig, find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import mlx_lm_stops
 from ..storage.reading import files_in, is_there
 from .ends import list_end
@@ -22,12 +22,17 @@ _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
 """Bits of a float32's mantissa that a half-precision dtype does not have."""
 
 
-def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
+def fuse_run(
+    model_path: str, adapter: Path | str, output: Path | str, asked: ModelConfig | None = None
+) -> Path:
     """Write base weights plus adapter as a model folder in hub layout, in the base's own dtype.
 
     A quantised base is written in plain precision: rounding the sum to few bits again would erase most of
     what preference training changed. For half precision see `round_to`. The config files get the end of turn
     where they lack it.
+
+    Args:
+        asked: how the run's model was asked; the fused model gets its chat template.
 
     Raises:
         DpoError: files that do not fit, another base than the adapter's, weights that are not finite, an
@@ -42,7 +47,7 @@ def fuse_run(model_path: str, adapter: Path | str, output: Path | str) -> Path:
     base = find_model(model_path)
     check_writable(output, need_bytes=sum(f.stat().st_size for f in files_in(base, "model*.safetensors")))
     check_base(adapter, base)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, asked)
     end_of_turn(tokenizer)  # one without is refused before the slow part
     model, config = load_model(base)
     dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}

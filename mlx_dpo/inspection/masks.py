@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..console import plural
 from ..data.batches import build_batch
 from ..data.tokenize import TokenizedPair
 from ..records import Preference
@@ -31,7 +32,7 @@ class Masked(NamedTuple):
         before = _line(self.prompt)
         lines = [
             f"{self.where}",
-            f"  {'…' * (len(before) > _BEFORE)}{before[-_BEFORE:]}  {self.tokens[0]} tokens",
+            f"  {'…' * (len(before) > _BEFORE)}{before[-_BEFORE:]}  {plural(self.tokens[0], 'token')}",
         ]
         for name, answer, count, cut_off in zip(
             ("chosen", "rejected"), (self.chosen, self.rejected), self.tokens[1:], self.cut_off, strict=True
@@ -39,7 +40,7 @@ class Masked(NamedTuple):
             shown = _line(answer)
             if len(shown) > _SCORED:
                 shown = f"{shown[: _SCORED // 2]} … {shown[-_SCORED // 2 :]}"
-            lines.append(f"  {name:<8} |{shown}|  {count} tokens{', cut off' if cut_off else ''}")
+            lines.append(f"  {name:<8} |{shown}|  {plural(count, 'token')}{', cut off' if cut_off else ''}")
         return "\n".join(lines)
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..commands import command_line
+from ..console import plural
 from ..data.layouts import unused_text
 from .kinds import ERROR, KINDS, WARNING, Defect, counted, of_severity
 from .masks import Masked
@@ -38,13 +41,17 @@ class File:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found: defects in the order of files and lines, figures of the training pairs, advice."""
+    """All that was found: defects in the order of files and lines, figures of the training pairs, advice.
+
+    `commands`: what to run if the advice is followed.
+    """
 
     files: list[File]
     defects: list[Defect]
     figures: Figures
     shown: list[Masked]
     advice: list[Advice]
+    commands: list[Step]
 
 
 def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
@@ -61,21 +68,21 @@ def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
         "figures": asdict(found.figures),
         "rows": [row._asdict() for row in found.shown],
         "advice": [{"code": a.code, "meaning": ADVICE[a.code], "why": a.why} for a in found.advice],
-        "commands": [shell(step) for step in commands(found.advice)],
+        "commands": [shell(step) for step in found.commands],
     }
 
 
 def as_text(found: Inspection, shell: Shell) -> str:
     """For a person: defects by kind, figures, some rows as the model gets them, advice and its commands."""
     files = [
-        f"{file.path}: {file.rows:,} rows, {file.pairs:,} pairs to {use}{_cut_off(file)}"
+        f"{file.path}: {plural(file.rows, 'row')}, {plural(file.pairs, 'pair')} to {use}{_cut_off(file)}"
         for file, use in zip(found.files, ("train on", "judge by"), strict=False)
     ]
     files += [unused_text(file.path, file.unused) for file in found.files if file.unused]
     shown = ["what is scored, between bars", *(row.text() for row in found.shown)] if found.shown else []
     advice = [f"  {a.code}: {ADVICE[a.code]}\n    {a.why}" for a in found.advice]
     measured = [f"  {line}" for line in figure_lines(found.figures)]
-    then = [f"  {shell(step)}" for step in commands(found.advice)]
+    then = [f"  {shell(step)}" for step in found.commands]
     whole = _of_the_set(found)
     rows = sum(file.rows for file in found.files)
     single = [defect for defect in found.defects if defect.code not in whole]
@@ -157,17 +164,29 @@ def sampled(pairs: Pairs, reference: np.ndarray, plan: Plan) -> tuple[Figures, l
     return found, verdict({}, len(pairs), found, plan)
 
 
-def as_facts(found: Figures, advice: Sequence[Advice]) -> dict[str, Any]:
-    """What a run keeps of its pairs in inspection.json, for its report."""
+def as_facts(found: Figures, advice: Sequence[Advice], plan: Plan, settings: Path) -> dict[str, Any]:
+    """What a run keeps of its pairs in inspection.json, for its report.
+
+    Args:
+        settings: the run's own settings file, with which commands can be given from any folder.
+    """
     measures = {name: value for name, value in asdict(found).items() if value is not None}
-    told = [{"advice": ADVICE[a.code], "why": a.why, "remedy": _typed(a)} for a in advice]
+    told = [
+        {"advice": ADVICE[a.code], "why": a.why, "remedy": _typed(commands([a], plan.run), settings)}
+        for a in advice
+    ]
     return {"measures": measures, "verdict": told}
 
 
-def _typed(advice: Advice) -> str:
+def _typed(steps: Sequence[Step], settings: Path) -> str:
+    # The file holds what the run of pairs settled; how long answers rehearse is for sft to settle.
+    own = {"sft": ("training.rehearsal=null",)}
     return "; then ".join(
-        " ".join(["mlx-dpo", step.command, *(f"--set {setting}" for setting in step.settings)])
-        for step in commands([advice])
+        command_line(
+            ["mlx-dpo", step.command, "--config", str(settings)]
+            + [word for one in (*step.settings, *own.get(step.command, ())) for word in ("--set", one)]
+        )
+        for step in steps
     )
 
 
@@ -175,7 +194,8 @@ def short_report(found: Figures, advice: Sequence[Advice]) -> str:
     """What a run says of its pairs before the first update: at most five lines."""
     lines = figure_lines(replace(found, repetition=None))
     lines.append(f"advice      {'; '.join(f'{a.code}: {ADVICE[a.code]}' for a in advice)}")
-    settings = [s for step in commands(advice) if step.command == "train" for s in step.settings]
-    if settings:
-        lines.append(f"settings    {', '.join(settings)}; mlx-dpo inspect says more")
+    # Of advice with commands, the settings name files that these commands are still to write.
+    settings = {s.partition("=")[0]: s for a in advice if not a.before for s in a.settings}
+    if settings and not any(a.ends for a in advice):
+        lines.append(f"settings    {', '.join(settings.values())}; mlx-dpo inspect says more")
     return "\n".join(lines)

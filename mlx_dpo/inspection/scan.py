@@ -23,9 +23,11 @@ from ..jsonl import parse_line, read_lines
 from ..records import Preference
 from . import answers, contrasts  # noqa: F401  (they register their checks)
 from .checks import Context, inspected, tokenised
+from .indents import of_indents
 from .kinds import Defect, defect
 from .refusals import refused
 from .repeats import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
+from .scores import of_scores
 
 
 class FoundPairs(Lazy[TokenizedPair]):
@@ -78,15 +80,15 @@ def scan(path: Path | str, context: Context) -> Scan:
         for number, place, line in read_lines(path):
             rows, where = rows + 1, f"{path}:{number}"
             try:
-                plain = parse_line(line, where)
-                text = to_preference(plain, where)
+                row = parse_line(line, where)
+                text = to_preference(row, where)
             except DpoError as error:
                 defects.append(refused(error, where))
             else:
                 pair, found = inspected(text, context)
                 columns.add(number, place, text, pair)
-                count_unused(plain, unused)
-                defects += found
+                count_unused(row, unused)
+                defects += found + ([*of_scores(row, where), *of_indents(row, where)] if pair else [])
                 cut_off += pair is not None and (text.chosen_cut or text.rejected_cut)
             if kilobytes := (place + len(line)) // 1024 - place // 1024:
                 advance(kilobytes)

@@ -1,11 +1,12 @@
 """What to do with a set of pairs: advice that follows from its figures by fixed thresholds."""
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ..commands import assignment, beside, unused_folder
+from ..console import plural
 from ..losses import LossConfig
 from .kinds import ERROR, WARNING, of_severity
 from .measures import Figures
@@ -46,8 +47,6 @@ ADVICE = {
     "train": "train as it is",
 }
 """Every advice there is, in the order in which it is given."""
-_ENDS = ("sft_first", "learnt")
-"""Advice after which these pairs are not trained on as they are."""
 
 
 class Step(NamedTuple):
@@ -58,18 +57,24 @@ class Step(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """A key of ADVICE, the figure it follows from, settings for `train`, and commands that come before it."""
+    """A key of ADVICE, the figure it follows from, settings for `train`, and commands that come before it.
+
+    `ends`: what comes after it can be known only when it was followed, and these rows as they are cannot or
+    need not be trained on.
+    """
 
     code: str
     why: str
     settings: tuple[str, ...] = ()
     before: tuple[Step, ...] = ()
+    ends: bool = False
 
 
 class Plan(NamedTuple):
     """The settings that advice depends on: training.epochs, loss, run.output, data.train, data.valid.
 
-    `adapter`: model.adapter. `usual`: epochs that a run of these pairs has where none are set.
+    `adapter`: model.adapter. `usual`: epochs that a run of these pairs has where none are set. `limit`:
+    pairs.limit. `ours`: a run in this folder is about to begin.
     """
 
     epochs: int
@@ -79,13 +84,23 @@ class Plan(NamedTuple):
     valid: str | None
     adapter: str | None = None
     usual: int = 1
+    limit: int | None = None
+    ours: bool = False
 
     def beside(self, what: str) -> str:
-        """A folder beside the run's for what comes before it; not one that these settings read from."""
-        used = {Path(name).absolute() for name in (str(Path(self.train).parent), self.adapter) if name}
-        first = f"{self.output}-{what}"
-        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
-        return next(name for name in names if Path(name).absolute() not in used)
+        """An unused folder beside the run's for what comes before it."""
+        return beside(self.output, what, self._read)
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        """The setting that a run needs where another one lies in its folder."""
+        output = unused_folder(self.output, [*self._read, *([self.output] if self.ours else [])])
+        return () if output == self.output else (assignment("run.output", output),)
+
+    @property
+    def _read(self) -> list[Path | str]:
+        """Folders that these settings read from."""
+        return [Path(self.train).parent, *([self.adapter] if self.adapter else [])]
 
 
 def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:
@@ -99,17 +114,25 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
         *_sft_first(figures, plan),
         *_learnt(figures),
     ]
-    if not any(a.code in _ENDS for a in advice):
+    if not any(a.code in ("sft_first", "learnt") for a in advice):
         advice += [*_on_policy(figures, plan), *_anchor(figures, plan.loss), *_fewer_epochs(figures, plan)]
     unasked = "" if figures.likelihood else "; the model was not asked how likely the answers are"
     return advice or [Advice("train", f"no figure is beyond its threshold (n {figures.pairs:,}){unasked}")]
 
 
-def commands(advice: Sequence[Advice]) -> list[Step]:
-    """What to run if all of the advice is followed; of settings with one name the last counts."""
+def commands(advice: Sequence[Advice], run: Sequence[str] = ()) -> list[Step]:
+    """What to run to follow the advice, as far as is known now; of settings with one name the last counts.
+
+    Args:
+        run: settings that `train` needs besides, `Plan.run`.
+    """
+    steps: list[Step] = []
+    for a in advice:
+        steps += a.before
+        if a.ends:
+            return steps
     settings = {s.partition("=")[0]: s for a in advice for s in a.settings}
-    train = () if any(a.code in _ENDS for a in advice) else (Step("train", tuple(settings.values())),)
-    return [*(step for a in advice for step in a.before), *train]
+    return [*steps, Step("train", (*settings.values(), *run))]
 
 
 def of_the_set(found: Mapping[str, int], rows: int, figures: Figures) -> dict[str, int]:
@@ -127,12 +150,12 @@ def of_the_set(found: Mapping[str, int], rows: int, figures: Figures) -> dict[st
 def _mend(found: Mapping[str, int], rows: int, figures: Figures) -> Iterator[Advice]:
     whole = of_the_set(found, rows, figures)
     errors = sum(of_severity(found, ERROR).values())
-    why = [f"errors: {errors:,} in {rows:,} rows"] if errors else []
+    why = [f"errors: {errors:,} in {plural(rows, 'row')}"] if errors else []
     for code, count in of_severity(found, WARNING).items():
         if count > MUCH_WARNED * rows and code not in whole:
-            why.append(f"{code}: {count:,} in {rows:,} rows, above {MUCH_WARNED:.0%}")
+            why.append(f"{code}: {count:,} in {plural(rows, 'row')}, above {MUCH_WARNED:.0%}")
     if why:
-        yield Advice("mend", "; ".join(why), before=(Step("inspect"),))
+        yield Advice("mend", "; ".join(why), before=(Step("inspect"),), ends=bool(errors))
 
 
 def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
@@ -140,8 +163,11 @@ def _sft_first(figures: Figures, plan: Plan) -> Iterator[Advice]:
     if likely and likely.off_policy > FAR_OFF_POLICY:
         folder = plan.beside("sft")
         own = ("optimizer.learning_rate=null", "training.epochs=null")
-        steps = (Step("sft", (f"run.output={folder}", *own)), Step("inspect", (f"model.adapter={folder}",)))
-        yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), before=steps)
+        steps = (
+            Step("sft", (assignment("run.output", folder), *own)),
+            Step("inspect", (assignment("model.adapter", folder),)),
+        )
+        yield Advice("sft_first", _off_policy(figures, FAR_OFF_POLICY), before=steps, ends=True)
 
 
 def _learnt(figures: Figures) -> Iterator[Advice]:
@@ -151,6 +177,7 @@ def _learnt(figures: Figures) -> Iterator[Advice]:
             "learnt",
             f"chosen answers have {likely.chosen:.2f} nats a token (n {likely.n:,}), above {BY_HEART}, and "
             f"rejected ones {-likely.off_policy:.2f} less: the model knows the chosen ones by heart",
+            ends=True,
         )
 
 
@@ -162,16 +189,22 @@ def _off_policy(figures: Figures, threshold: float) -> str:
 
 def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
     if why := _not_its_own(figures):
-        folder = plan.beside("pairs")
-        held = plan.valid is not None
-        source = (
-            f"pairs.source={plan.train}",
-            f"pairs.valid_source={plan.valid or 'null'}",
-            *(() if held else ("pairs.valid_fraction=0",)),
-            f"pairs.output={folder}",
-        )
-        pairs = (f"data.train={folder}/train.jsonl", *((f"data.valid={folder}/valid.jsonl",) if held else ()))
+        source, pairs = sampling(plan)
         yield Advice("on_policy", why, pairs, (Step("gen-pairs", source),))
+
+
+def sampling(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Settings to sample rejected answers to the prompts of these files, and to train on those pairs."""
+    folder, held = plan.beside("pairs"), plan.valid is not None
+    source = (
+        assignment("pairs.source", plan.train),
+        assignment("pairs.valid_source", plan.valid),
+        *(() if held else ("pairs.valid_fraction=0",)),
+        *(() if plan.limit is None else ("pairs.limit=null",)),
+        assignment("pairs.output", folder),
+    )
+    valid = (assignment("data.valid", f"{folder}/valid.jsonl"),) if held else ()
+    return source, (assignment("data.train", f"{folder}/train.jsonl"), *valid)
 
 
 def _not_its_own(figures: Figures) -> str:

@@ -20,7 +20,7 @@ from ..models.adapters import attach_like, load_adapter, read_adapter_config
 from ..models.base import check_base
 from ..models.forward import desensitised
 from ..models.fused import attending
-from ..models.generate import generate_answers
+from ..models.generate import Answer, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..models.stops import end_note
 from ..reference import reference_key
@@ -29,6 +29,9 @@ from ..storage.reading import expanded, is_there
 from ..training.checks import checked_reference, choose_forward
 from ..training.trainer import Data, evaluation_metrics
 from .fit import TEMPLATE
+
+SAMPLE_TOKENS = 256
+"""Longest sampled answer, in tokens, where none is asked for; long ones take minutes on a small machine."""
 
 
 def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
@@ -61,7 +64,11 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
 
 
 def evaluate_run(
-    folder: Path | str, data: str | None = None, samples: int = 3, model: str | None = None
+    folder: Path | str,
+    data: str | None = None,
+    samples: int = 3,
+    model: str | None = None,
+    max_tokens: int | None = None,
 ) -> Evaluation:
     """Score held-out pairs with the run's reference and with its adapter, from one set of weights.
 
@@ -69,11 +76,14 @@ def evaluate_run(
         data: pairs to judge by; the run's own held-out pairs by default.
         samples: how many prompts both models answer, greedily, as with the command of `ask_run`; 0 for none.
         model: where the base model lies now; by default where it lay when the run was made.
+        max_tokens: longest of these answers; by default the run's generate.max_tokens, at most SAMPLE_TOKENS.
 
     Raises:
         DpoError: no held-out pairs, or files that do not fit.
     """
     config = load_run(folder, model)
+    longest = max_tokens or min(config.generate.max_tokens, SAMPLE_TOKENS)
+    config = replace(config, generate=replace(config.generate, temperature=0.0, max_tokens=longest))
     with attending(config.training.attention):
         return _evaluated(config, folder, data, samples)
 
@@ -82,7 +92,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     source = data or config.data.valid
     if not source:
         raise DpoError(
-            "the run has no held-out pairs", where=folder, hint="name some: --data pairs/valid.jsonl"
+            "the run has no held-out pairs", where=folder, hint="name a file of pairs: --data FILE"
         )
     rows = index_rows(source)
     if config.model.adapter and not is_there(config.model.adapter):
@@ -117,11 +127,11 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     # The key of the run's own reference: its held-out pairs were scored when it started.
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
     reference = checked_reference(policy, pairs, forward, key, "evaluated pairs")
-    before = _answer(policy, tokenizer, prompts, config)
+    before = _answer("answers of the base model", policy, tokenizer, prompts, config)
     load_adapter(policy, folder)
     with progress("tuned", len(pairs), "pairs") as advance:
         tuned = score_pairs(policy, pairs, forward, singles(pairs), advance)
-    after = _answer(policy, tokenizer, prompts, config)
+    after = _answer("answers of the tuned model", policy, tokenizer, prompts, config)
 
     if not np.isfinite(tuned).all():
         raise DpoError(
@@ -144,8 +154,15 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
         preferred_base_interval=wilson_interval(likelier[0], len(pairs)),
         preferred_tuned_interval=wilson_interval(likelier[1], len(pairs)),
         samples=[
-            {"prompt": row.prompt[-1]["content"], "base": b, "tuned": a, "curated": row.chosen}
-            for row, b, a in zip(spread, before, after, strict=True)
+            {
+                "prompt": row.prompt[-1]["content"],
+                "base": base_answer.text,
+                "base_cut": base_answer.capped,
+                "tuned": tuned_answer.text,
+                "tuned_cut": tuned_answer.capped,
+                "curated": row.chosen,
+            }
+            for row, base_answer, tuned_answer in zip(spread, before, after, strict=True)
         ],
     )
 
@@ -157,7 +174,9 @@ def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
     return len(shared_prompts(rows, index_rows(config.data.train, answers=config.loss.answers_only)))
 
 
-def _answer(model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig) -> list[str]:
-    greedy = replace(config.generate, temperature=0.0)
-    answers = sorted(generate_answers(model, tokenizer, prompts, greedy))
-    return [answer.text for answer in answers]
+def _answer(
+    label: str, model: Any, tokenizer: Any, prompts: list[list[int]], config: RunConfig
+) -> list[Answer]:
+    longest = len(prompts) * config.generate.max_tokens
+    with progress(label, longest, "tokens at most") as advance:
+        return sorted(generate_answers(model, tokenizer, prompts, config.generate, advance=advance))

@@ -358,6 +358,8 @@ def _about(run: Prepared, steps: int, start: int) -> About:
         rejected,
         set(loss.names) <= _LOGISTIC,
         loss.per_token,
+        run.config.training.epochs,
+        run.config.optimizer.learning_rate,
         loss.answers_only,
         held_gb=run.memory.before / 1e9,
         start_gb=start / 1e9,

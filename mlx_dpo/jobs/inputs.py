@@ -101,6 +101,12 @@ def say_without_template(tokenizer: Any) -> None:
         )
 
 
+def say_if_small_beta(config: RunConfig) -> None:
+    """Say at the start where beta is of another scale than the loss's."""
+    if note := config.loss.beta_note(config.beta.value):
+        say(f"WARNING: {note}")
+
+
 def say_if_slow(model: nn.Module, path: str) -> None:
     """Say at the start where this device is slow in the model's own types, and what to do.
 

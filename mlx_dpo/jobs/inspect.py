@@ -20,7 +20,7 @@ from ..inspection.masks import masked
 from ..inspection.measures import Likelihood, OwnAnswers, figures, likelihood
 from ..inspection.report import File, Inspection
 from ..inspection.scan import FoundPairs, leaks, scan
-from ..inspection.verdict import Plan, verdict
+from ..inspection.verdict import Plan, commands, verdict
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base import check_base
 from ..models.forward import Forward
@@ -28,7 +28,7 @@ from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..scoring import score_pairs, singles
 from ..training.checks import check_unmoved, choose_forward, spread_rows
-from .inputs import say_without_template
+from .inputs import say_if_small_beta, say_without_template
 
 SCORED = 64
 """Pairs that the model is asked about, from the shortest to the longest."""
@@ -49,6 +49,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     if config.loss.answers_only:
         hint = "give the settings of mlx-dpo train, or --set loss.name=sigmoid"
         raise DpoError("learns answers alone; inspect looks at pairs", where="loss.name", hint=hint)
+    say_if_small_beta(config)
     paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
     for path in paths:
         check_is_jsonl(path)
@@ -66,7 +67,8 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     for held in scans[1:]:
         defects += leaks(train.index, held.index)
     likely, own = asked(config, base, tokenizer, train.pairs) if ask_model and train.pairs else (None, None)
-    found = figures(train.pairs, likely, own=own)
+    found, plan = figures(train.pairs, likely, own=own), plan_of(config, len(train.pairs))
+    advice = verdict(counted(defects), sum(one.rows for one in scans), found, plan)
     return Inspection(
         files=[
             File(str(one.index.path), one.rows, len(one.pairs), one.cut_off, dict(one.unused))
@@ -78,9 +80,8 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
             masked(pair, row, tokenizer)
             for pair, row in zip(train.pairs[:shown], train.pairs.texts[:shown], strict=True)
         ],
-        advice=verdict(
-            counted(defects), sum(one.rows for one in scans), found, plan_of(config, len(train.pairs))
-        ),
+        advice=advice,
+        commands=commands(advice, plan.run),
     )
 
 
@@ -89,7 +90,8 @@ def plan_of(config: RunConfig, pairs: int) -> Plan:
     data, model = config.data, config.model
     usual = config.training.epochs_for(max(1, pairs), answers_only=False)
     epochs = config.training.epochs or usual
-    return Plan(epochs, config.loss, config.run.output, data.train, data.valid, model.adapter, usual)
+    output, limit = config.run.output, config.pairs.limit
+    return Plan(epochs, config.loss, output, data.train, data.valid, model.adapter, usual, limit)
 
 
 def asked(

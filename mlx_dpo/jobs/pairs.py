@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..config import RunConfig
-from ..console import say
+from ..console import plural, say
 from ..data.sources import read_curated
 from ..errors import first_ten
 from ..files import check_writable, remove_left
@@ -51,7 +51,8 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
     done, sampled = answer_missing(model, tokenizer, requests, output, config.generate, origin)
-    say(f"sampled {sampled.tokens:,} tokens: {sampled.begun} new answers, {sampled.continued} continued")
+    begun = plural(sampled.begun, "new answer")
+    say(f"sampled {plural(sampled.tokens, 'token')}: {begun}, {sampled.continued} continued")
     answers = answer_texts(asked, done, tokenizer, config.generate.max_tokens)
     files, dropped = make_pairs(rows, valid, answers, settings, origin, config.generate.seed)
     counts = count_pairs(files, dropped, sampled.tokens)
@@ -60,8 +61,9 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     write_pairs(files, counts, output)
     if counts.cut_off:
         say(
-            f"{counts.cut_off} answers were cut off at {config.generate.max_tokens} tokens and are scored "
-            "without an end; a larger generate.max_tokens continues them from there"
+            f"{plural(counts.cut_off, 'answer was', 'answers were')} cut off at "
+            f"{plural(config.generate.max_tokens, 'token')}, to be scored without an end; a larger "
+            "generate.max_tokens goes on from there"
         )
     if not counts.valid:
         say("no held-out pairs are left: nothing will tell whether training helps; more curated rows would")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import mlx.nn as nn
 
 from ..config import RunConfig
-from ..console import progress, say
+from ..console import plural, progress, say
 from ..data.store import PairStore
 from ..errors import DpoError
 from ..losses import build_loss
@@ -34,8 +34,9 @@ def with_found_rate(
             where="optimizer.learning_rate",
             hint="look at the rows (mlx-dpo inspect), or set optimizer.learning_rate",
         )
+    rows = plural(min(ROWS, len(pairs)), "row")
     say(
-        f"learning rate: {rate:.1e}, at which the loss of {min(ROWS, len(pairs))} rows had fallen half-way "
+        f"learning rate: {rate:.1e}, at which the loss of {rows} had fallen half-way "
         f"from {losses[0]:.2f} to {min(losses):.2f} (optimizer.learning_rate sets another)"
     )
     return replace(config, optimizer=replace(config.optimizer, learning_rate=rate))

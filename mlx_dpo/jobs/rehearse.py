@@ -11,7 +11,7 @@ import numpy as np
 from .. import __version__
 from ..cache import Entry, kept
 from ..config import RunConfig
-from ..console import progress, say
+from ..console import plural, progress, say
 from ..data.store import PairStore
 from ..errors import DpoError
 from ..models.adapters import CONFIG, WEIGHTS
@@ -67,7 +67,8 @@ def rehearsal(
             hint="set training.rehearsal=0 to train without it",
         )
     places = sum(len(text.ids) for text in texts)
-    say(f"rehearsal: {len(texts)} texts of the model's own, {places:,} tokens (training.rehearsal=0: none)")
+    texts_of_its_own = f"{plural(len(texts), 'text')} of the model's own, {plural(places, 'token')}"
+    say(f"rehearsal: {texts_of_its_own} (training.rehearsal=0: none)")
     return Rehearsal(texts, config.training.rehearsal)
 
 

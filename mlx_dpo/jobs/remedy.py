@@ -1,7 +1,9 @@
 """The nearest settings under which a run fits that does not."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from ..commands import assignment, beside, command_line
 from ..config import RunConfig
 from ..data.tokenize import pair_lengths
 from ..errors import DpoError
@@ -57,9 +59,14 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
         smaller = run._replace(model=skeleton(quantised, config.adapter))
         for changed, also in variants:
             if (size := peak(smaller, changed)) <= plan.limit:
-                command = f"python -m mlx_lm convert -q --hf-path {config.model.path}"
+                copy = beside(Path(config.model.path).name, "4bit")
+                words = ["python", "-m", "mlx_lm", "convert", "-q", "--hf-path", config.model.path]
+                command = command_line([*words, "--mlx-path", copy])
                 need = f"{size / 1e9:.1f} GB with {layout}"
-                return f"set {also}model.path to a 4-bit copy of the model: {need}; make one with: {command}"
+                return (
+                    f"set {also}{assignment('model.path', f'./{copy}')}, a 4-bit copy of the model: {need}; "
+                    f"make it with: {command}"
+                )
     return "choose a smaller model"
 
 

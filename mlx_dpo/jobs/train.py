@@ -21,7 +21,7 @@ from ..checkpoint import (
     remove_leftovers,
 )
 from ..config import RunConfig
-from ..console import console, say
+from ..console import console, plural, say
 from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
@@ -64,7 +64,14 @@ from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .attention import with_attention
 from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, put_back_adapter, selected
-from .inputs import read_rows, say_if_slow, say_without_template, starting_adapter, with_length
+from .inputs import (
+    read_rows,
+    say_if_slow,
+    say_if_small_beta,
+    say_without_template,
+    starting_adapter,
+    with_length,
+)
 from .inspect import plan_of
 from .plan import less_memory, settled
 from .rate import with_found_rate
@@ -133,6 +140,7 @@ def _run(
         config = with_layout(config, layout_for(facts, key))
     config = with_length(config, len(pairs))
     _check_rule(config, len(pairs))
+    say_if_small_beta(config)
     if checkpoint:
         if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
             put_back_adapter(folder, checkpoint, config)
@@ -184,8 +192,9 @@ def _load_and_train(
     data = _with_reference("train pairs", policy, base, pairs, forward, config)
     inspection = None
     if not config.loss.answers_only:
-        found, advice = sampled(pairs, data.reference, plan_of(config, len(pairs)))
-        inspection = as_facts(found, advice)
+        plan = plan_of(config, len(pairs))._replace(output=str(folder.absolute()), ours=True)
+        found, advice = sampled(pairs, data.reference, plan)
+        inspection = as_facts(found, advice, plan, folder.absolute() / SETTINGS)
         say(short_report(found, advice))
     held_out = None
     if held:
@@ -229,15 +238,16 @@ def _check_rule(config: RunConfig, pairs: int) -> None:
     sync = config.training.reference_sync_steps
     if sync and sync >= steps:
         raise DpoError(
-            f"the reference would move after {sync} updates, the run has {steps}",
+            f"the reference would move after {plural(sync, 'update')}, the run has {steps}",
             where="training.reference_sync_steps",
             hint="set a smaller number, or more training.epochs",
         )
     if config.beta.rule != "fixed" and config.training.window < _FEW:
-        say(f"beta.rule={config.beta.rule}: a window of {config.training.window} pairs tells it little")
+        few = plural(config.training.window, "pair")
+        say(f"beta.rule={config.beta.rule}: a window of {few} tells it little")
     if config.beta.rule == "risk" and first > steps:
         raise DpoError(
-            f"the warm-up takes {warmup} updates, the run has {steps}: beta would never move",
+            f"the warm-up takes {plural(warmup, 'update')}, the run has {steps}: beta would never move",
             where="beta.risk.warmup_steps",
             hint=f"set beta.risk.warmup_steps={steps // 4}, or more training.epochs",
         )
@@ -325,6 +335,12 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
 def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
     pairs = open_pairs(rows, tokenizer, max_length)
     say(f"{name}: {pairs.counts}")
+    if pairs.counts.same:
+        say(
+            f"  the answers of {plural(pairs.counts.same, 'dropped row')} are the same within "
+            "data.max_length: give other rejected answers, raise data.max_length or remove the rows; "
+            "mlx-dpo inspect names them"
+        )
     check_masks(pairs.texts, pairs, tokenizer, max_length)
     return pairs
 

@@ -174,6 +174,17 @@ class LossConfig(Section):
         """Whether any of them compares log-probabilities a token."""
         return any(LOSSES[name].per_token for name in self.names)
 
+    def beta_note(self, beta: float) -> str:
+        """What to tell a user whose beta is far below what one of the losses is usually given; or nothing."""
+        for name in self.names:
+            if (betas := LOSSES[name].betas) and beta < min(1, betas[0]):
+                usual = f"{betas[0]:g} to {betas[1]:g}"
+                return (
+                    f"beta.value={beta:g} is small for {name}, which compares log-probabilities a token: it "
+                    f"learns next to nothing; set beta.value={betas[0]:g} (usual: {usual})"
+                )
+        return ""
+
     @property
     def of_margins(self) -> bool:
         """Whether a pair's margin is all that they look at."""

@@ -54,6 +54,7 @@ class Loss(NamedTuple):
     `of`: all it looks at. "margins", or both "ratios" to the reference: then a divergence can change these;
     "logps" of policy and reference; "policy": no reference is needed. `window`: a pair's loss depends on the
     other pairs of the window. `per_token`: it divides by the answers' lengths before it compares them.
+    `betas`: from and to where beta is usual, for losses that the default beta hardly moves.
     """
 
     function: Callable[..., mx.array]
@@ -61,6 +62,7 @@ class Loss(NamedTuple):
     of: str
     window: bool
     per_token: bool
+    betas: tuple[float, float] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -73,12 +75,18 @@ LOSSES: dict[str, Loss] = {}
 
 
 def register_loss(
-    name: str, *, source: str, of: str = "margins", window: bool = False, per_token: bool = False
+    name: str,
+    *,
+    source: str,
+    of: str = "margins",
+    window: bool = False,
+    per_token: bool = False,
+    betas: tuple[float, float] | None = None,
 ) -> Callable:
     """Add a loss under `name`, with the paper and equation that define it; see `Loss`."""
 
     def add(function):
-        LOSSES[name] = Loss(function, source, of, window, per_token)
+        LOSSES[name] = Loss(function, source, of, window, per_token, betas)
         return function
 
     return add

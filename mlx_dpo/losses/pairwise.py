@@ -74,7 +74,11 @@ def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) ->
 
 
 @register_loss(
-    "sigmoid_norm", source="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124", of="ratios", per_token=True
+    "sigmoid_norm",
+    source="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124",
+    of="ratios",
+    per_token=True,
+    betas=(2, 10),  # theirs is 5
 )
 def sigmoid_norm(pairs: PairLogps, beta: mx.array) -> mx.array:
     """The sigmoid loss on log-ratios a token: (B,)."""

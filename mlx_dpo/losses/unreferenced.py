@@ -15,7 +15,13 @@ def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
     return -pairs.chosen / pairs.mean_length
 
 
-@register_loss("simpo", source="Meng et al. 2024, arXiv:2405.14734, eq. 6", of="policy", per_token=True)
+@register_loss(
+    "simpo",
+    source="Meng et al. 2024, arXiv:2405.14734, eq. 6",
+    of="policy",
+    per_token=True,
+    betas=(2, 10),
+)
 def simpo(pairs: PairLogps, beta: mx.array, *, simpo_gamma: float = 0.5) -> mx.array:
     """The sigmoid loss on log-probabilities a token, less a margin: (B,). Wants beta 2 to 10."""
     return -nn.log_sigmoid(beta * mean_difference(pairs) - simpo_gamma)

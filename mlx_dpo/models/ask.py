@@ -1,10 +1,10 @@
 """The mlx_lm command with which a user gets the answers that mlx_dpo samples."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
+from ..commands import command_line
 from ..data.render import render, template_options
 from .stops import stop_flags
 
@@ -28,7 +28,7 @@ def generate_command(
         words += ["--chat-template-config", json.dumps(template_options(tokenizer))]
     # Without a template prompts end with a blank line; mlx_lm turns the \n in its argument into line breaks.
     question = "..." if tokenizer.has_chat_template else r"...\n\n"
-    return f'{shlex.join(words)} --prompt "{question}"'
+    return f'{command_line(words)} --prompt "{question}"'
 
 
 def _needs_options(tokenizer: Any) -> bool:

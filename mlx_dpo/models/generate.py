@@ -71,6 +71,7 @@ def generate_answers(
     config: GenerateConfig,
     streams: Sequence[int] | None = None,
     begun: Sequence[Sequence[int]] | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer every prompt (lists of token ids); yields each answer when it ends, in any order.
 
@@ -80,6 +81,7 @@ def generate_answers(
         streams: one number per prompt, its own stream of random numbers; defaults to its place.
         begun: the tokens that each answer has already, fewer than max_tokens. They are part of it, and it
             goes on from them as if it had never stopped, but for rounding.
+        advance: told of new tokens, as they come.
     """
     from mlx_lm.generate import BatchGenerator
 
@@ -106,6 +108,8 @@ def generate_answers(
         index = dict(zip(uids, order, strict=True))
         tokens = {uid: list(begun[i]) for uid, i in index.items()}
         while responses := generator.next_generated():
+            if advance:
+                advance(len(responses))
             for response in responses:
                 if response.finish_reason != "stop":
                     tokens[response.uid].append(response.token)

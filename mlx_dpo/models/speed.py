@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from copy import copy
+from pathlib import Path
 from time import perf_counter
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
+from ..commands import beside, command_line
 from .load import compute_dtype
 
 _TOKENS, _REPEATS = 128, 3
@@ -39,12 +41,13 @@ def slow_products(model: nn.Module, path: str) -> str | None:
     in_float32 = _fastest(lambda: other @ weight.T)
     if not is_slow(seconds, in_float32):
         return None
-    dequantize = " --dequantize" if isinstance(layer, nn.QuantizedLinear) else ""
+    words = ["python", "-m", "mlx_lm", "convert", "--hf-path", path]
+    words += ["--dequantize"] if isinstance(layer, nn.QuantizedLinear) else []
+    words += ["--dtype", "float32", "--mlx-path", beside(Path(path).name, "float32")]
     return (
         f"slow: this device takes {seconds * 1e3:.0f} ms for one {_kind(layer)} layer ({rows:,} x {width:,}) "
         f"and {_TOKENS} tokens, in float32 {in_float32 * 1e3:.1f} ms. A float32 copy of the model is "
-        f"faster here, if it fits into memory: python -m mlx_lm convert --hf-path {path}{dequantize} "
-        "--dtype float32 --mlx-path FOLDER"
+        f"faster here, if it fits into memory: {command_line(words)}"
     )
 
 

@@ -1,9 +1,9 @@
 """Where an answer ends: the chat template's end of turn, and the tokens at which mlx_lm stops by itself."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
+from ..commands import command_line
 from ..data.templates import end_of_turn
 from .description import read_model_config
 
@@ -61,6 +61,6 @@ def end_note(folder: Path, tokenizer: Any) -> str | None:
     token = tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer))
     return (
         f"note: the chat template ends a turn with {token}, but the model's own files do not list that token "
-        f"as an end token. mlx_lm writes on after the answer, unless you add {shlex.join(flags)} to "
+        f"as an end token. mlx_lm writes on after the answer, unless you add {command_line(flags)} to "
         f"`mlx_lm generate`. mlx-dpo itself stops at {token}, and mlx-dpo fuse adds it to the fused model."
     )

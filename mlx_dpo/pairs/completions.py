@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..console import progress, say
+from ..console import plural, progress, say
 from ..data.render import template_hash
 from ..data.templates import end_of_turn, pair_tokens
 from ..data.tokenize import check_known, prompts_too_long
@@ -105,9 +105,11 @@ def answer_missing(
         begun = [done[key].ids if key in done else [] for key in missing]
         continued = sum(key in done for key in missing)
         if len(missing) < len(wanted):
-            say(f"{len(wanted) - len(missing)} of {len(wanted)} prompts are answered already: going on")
+            answered = f"{len(wanted) - len(missing)} of {plural(len(wanted), 'prompt')}"
+            say(f"answered already: {answered}; going on")
         if continued:
-            say(f"{continued} answers that were cut off are continued up to {config.max_tokens} tokens")
+            cut = plural(continued, "answer that was cut off is", "answers that were cut off are")
+            say(f"{cut} continued up to {plural(config.max_tokens, 'token')}")
         written, start = 0, time.monotonic()
         streams = [int(key, 16) for key in missing]
         prompts = [wanted[key] for key in missing]
@@ -121,7 +123,7 @@ def answer_missing(
                     written += answer.tokens - len(begun[answer.index])
                     advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
             except KeyboardInterrupt:
-                say(f"interrupted: {len(done)} answers are kept; the same command goes on from here")
+                say(f"interrupted: kept {plural(len(done), 'answer')}; the same command goes on from here")
                 raise
         os.fsync(file.fileno())
     return done, Sampled(len(missing) - continued, continued, written)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..console import plural
 from ..data.alike import alike, normalised
 from ..data.splits import prompt_key, valid_prompts
 from ..errors import DpoError
@@ -70,17 +71,18 @@ class PairCounts:
     tokens: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.rows:,} rows: {self.train:,} train and {self.valid:,} valid pairs"
+        text = f"{plural(self.rows, 'row')}: {self.train:,} train and {plural(self.valid, 'valid pair')}"
         if self.cut_off:
             text += f", {self.cut_off:,} of them with an answer cut off by max_tokens"
         lost = ", ".join(f"{n:,} {reason}" for reason, n in self.dropped.items())
         text += f"; dropped {lost}" if lost else "; none dropped"
-        return f"{text}; {self.tokens:,} tokens sampled"
+        return f"{text}; {plural(self.tokens, 'token')} sampled"
 
 
 REPEATED = "repeated rows"
 DROPPED = {
-    REPEATED: "an earlier row has the same prompt and answer; a pair that comes twice counts double",
+    REPEATED: "an earlier row has the same prompt and answer, and a pair that comes twice counts double; "
+    "remove the later rows",
     "empty": "the model says nothing; set another generate.seed and pairs.output, or remove these rows",
     "cut off by max_tokens": "raise generate.max_tokens to continue them, or set pairs.keep_capped=true",
     "the start of the chosen answer": "raise generate.max_tokens, so that the answers can differ",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..console import plural
 from ..metrics import wilson_interval
 from .charts import Mark, Row, drawings, mark_words
 
@@ -109,8 +110,7 @@ def _extent(run: RunRecord) -> str:
         return "No update was made."
     first, last = trained[0], trained[-1]
     epochs = next(setting.value for setting in run.settings if setting.name == "training.epochs")
-    updates = "1 update" if last["step"] == 1 else f"{last['step']:,} updates"
-    extent = f"{updates}, epoch {last['epoch']:.4g} of {epochs}"
+    extent = f"{plural(last['step'], 'update')}, epoch {last['epoch']:.4g} of {epochs}"
     loss = f"{last['loss']:.4f}" if last is first else f"from {first['loss']:.4f} to {last['loss']:.4f}"
     unfinished = ", so that the run did not see all of its pairs" if last["epoch"] < epochs else ""
     return f"{extent}{unfinished}; training loss {loss}."
@@ -144,10 +144,11 @@ def _figures(row: Row) -> str:
     pairs, accuracy = int(row["eval/pairs"]), row.get("eval/rewards/accuracies")
     loss = f"{row['eval/loss']:.4f}"
     if accuracy is None or not row["step"]:
-        return f"{pairs:,} held-out pairs have a mean loss of {loss}"
+        return f"{plural(pairs, 'held-out pair has', 'held-out pairs have')} a mean loss of {loss}"
     low, high = wilson_interval(round(accuracy * pairs), pairs)
+    count = plural(pairs, "held-out pair")
     return (
-        f"of {pairs:,} held-out pairs {_percent(accuracy)} have the chosen answer ahead (95 % interval "
+        f"of {count} {_percent(accuracy)} have the chosen answer ahead (95 % interval "
         f"{_percent(low)} to {_percent(high)}), with a mean reward margin of "
         f"{row['eval/rewards/margins']:+.3f} and a mean loss of {loss}"
     ).replace(" %", "\N{NO-BREAK SPACE}%")

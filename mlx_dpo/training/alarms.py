@@ -4,12 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from ..console import plural
+from .config import PAIRS_LENGTH
+
 Row = Mapping[str, float]
 
 UNMOVED = 0.01
 """Held-out margin, times beta, below which a policy has not moved; the loss is within 0.005 of ln 2."""
 UNMOVED_SHARE = 0.4
 """Share of the run after which it should have, and after which answers alone should be learnt."""
+RAISED = 3.0
+"""Times the learning rate that is advised then."""
 FALLEN = 0.7
 """Nats a token by which chosen answers may become less likely than they were."""
 LARGE = 10.0
@@ -48,6 +53,7 @@ class About(NamedTuple):
 
     `chosen_tokens`, `rejected_tokens`: means of held-out answers. `per_token`: the loss divides by lengths
     before it compares. `logistic`: the loss vanishes as margins grow.
+    `epochs`, `learning_rate`: as settled.
     `answers_only`: one answer a prompt is learnt; its held-out loss then says all, and nothing is ruin.
     `held_gb`: memory that the process held before the run. `start_gb`: peak memory of the start-up checks.
     """
@@ -57,6 +63,8 @@ class About(NamedTuple):
     rejected_tokens: float
     logistic: bool
     per_token: bool = False
+    epochs: int = 1
+    learning_rate: float = 1e-5
     answers_only: bool = False
     held_gb: float = 0.0
     start_gb: float = 0.0
@@ -67,14 +75,14 @@ class Check(NamedTuple):
 
     look: Callable[[Sequence[Row], Sequence[Row], About], str]
     meaning: str
-    remedy: str
+    remedy: str | Callable[[About], str]
     ruin: bool
 
 
 CHECKS: dict[str, Check] = {}
 
 
-def _check(name: str, meaning: str, remedy: str, *, ruin: bool = False) -> Callable:
+def _check(name: str, meaning: str, remedy: str | Callable[[About], str], *, ruin: bool = False) -> Callable:
     def add(look):
         CHECKS[name] = Check(look, meaning, remedy, ruin)
         return look
@@ -86,20 +94,41 @@ def alarms(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> 
     """What is wrong after the last of these rows of metrics.jsonl, in training and held-out."""
     found = [(name, check, check.look(reports, evaluations, about)) for name, check in CHECKS.items()]
     spared = about.answers_only
-    return [Alarm(n, seen, c.meaning, c.remedy, c.ruin and not spared) for n, c, seen in found if seen]
+    return [
+        Alarm(
+            name,
+            seen,
+            check.meaning,
+            check.remedy if isinstance(check.remedy, str) else check.remedy(about),
+            check.ruin and not spared,
+        )
+        for name, check, seen in found
+        if seen
+    ]
+
+
+def _moved(about: About) -> str:
+    """How the policy would move: by more updates where there are few, else by larger ones."""
+    if about.steps < PAIRS_LENGTH[0]:
+        epochs = -(-PAIRS_LENGTH[0] * about.epochs // about.steps)
+        updates = epochs * about.steps // about.epochs
+        few = plural(about.steps, "update")
+        return f"the run has only {few}: set training.epochs={epochs}, for {updates} of them"
+    rate = RAISED * about.learning_rate
+    return f"set optimizer.learning_rate={rate:.1e}, {RAISED:g} times as much, or lower beta.value"
 
 
 @_check(
     "unmoved",
     "the loss stays at ln 2: the policy is still the model that it began as",
-    "raise optimizer.learning_rate (twice to five times), or lower beta.value",
+    _moved,
 )
 def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     last = evaluations[-1] if evaluations else {}
     margin = last.get("eval/rewards/margins")
     if margin is None or last["step"] < UNMOVED_SHARE * about.steps or abs(margin) >= UNMOVED:
         return ""
-    return f"after {last['step']} of {about.steps} updates the held-out margin is {margin:+.4f}"
+    return f"after {last['step']} of {plural(about.steps, 'update')} the held-out margin is {margin:+.4f}"
 
 
 @_check(
@@ -225,7 +254,9 @@ def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: Abou
     if len(rows) < 2:
         return ""
     usual, now = max(rows[0][name], about.chosen_tokens), rows[-1][name]
-    return f"sampled answers have {now:.0f} tokens, expected were {usual:.0f}" if now > GROWN * usual else ""
+    if now <= GROWN * usual:
+        return ""
+    return f"sampled answers have {plural(round(now), 'token')}, expected were {usual:.0f}"
 
 
 @_check(

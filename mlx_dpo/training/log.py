@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..console import say
+from ..console import plural, say
 from ..errors import DpoError
 from ..files import sync, unwritable
 from ..jsonl import append_jsonl, read_jsonl, read_lines
@@ -82,7 +82,7 @@ class RunLog:
                     raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             if now < size:
                 raise DpoError(
-                    f"has {now:,} bytes, and had {size:,} when the checkpoint was written",
+                    f"has {plural(now, 'byte')}, and had {size:,} when the checkpoint was written",
                     where=path,
                     hint="put the file back, or start anew with --overwrite",
                 )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..console import plural
 from ..losses import BetaStep
 from ..metrics import pair_metrics
 from .window import WindowResult
@@ -120,7 +121,7 @@ class TrainState:
             return replace(state, best=Best(row))
         best = self.best._replace(since=self.best.since + 1)
         ended = (
-            f"no lower held-out loss in {best.since} evaluations"
+            f"no lower held-out loss in {plural(best.since, 'evaluation')}"
             if patience and best.since >= patience
             else ""
         )
