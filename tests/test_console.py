@@ -66,12 +66,12 @@ def told(tmp_path, monkeypatch, capsys):
 
 
 def test_inspect_shows_rows_and_names_of_files_without_acting_on_the_terminal(told, models, tmp_path):
-    name = "rows\x1b[31m.jsonl"
+    name = "rows\u202e.jsonl"
     (tmp_path / name).write_text(lines(pair(prompt=f"Why {HOSTILE}?", chosen=f"So\x1b[2J. {HOSTILE}.")))
     command = ("inspect", "--data", name, "--model", models("llama"), "--no-model")
     code, out = told(*command)
     assert code == 0 and not UNPRINTABLE.search(out)
-    assert r"So\x1b[2J." in out and out.startswith(r"rows\x1b[31m.jsonl: 1 row, 1 pair to train on")
+    assert r"So\x1b[2J." in out and out.startswith(r"rows\u202e.jsonl: 1 row, 1 pair to train on")
     code, out = told(*command, "--json")
     assert code == 0 and not UNPRINTABLE.search(out)
     assert "So\x1b[2J." in json.loads(out)["rows"][0]["chosen"]
@@ -93,9 +93,10 @@ def test_refusals_show_what_was_typed_without_acting_on_the_terminal(arguments, 
 
 
 def test_settings_are_printed_as_yaml_that_reads_back(told):
-    code, out = told("config", "--set", f"run.output={HOSTILE}🙂")
+    name = "a\u202e\u2066🙂"  # control characters are refused in names
+    code, out = told("config", "--set", f"run.output={name}")
     assert code == 0 and not UNPRINTABLE.search(out)
-    assert yaml.safe_load(out)["run"]["output"] == f"{HOSTILE}🙂"
+    assert yaml.safe_load(out)["run"]["output"] == name
 
 
 def test_a_message_is_never_endless():
@@ -114,7 +115,7 @@ def test_a_shell_reads_a_printed_command_as_it_was_meant(words):
     assert not UNPRINTABLE.search(line) and "\n" not in line
 
 
-@pytest.mark.parametrize("value", ["a b #1: c", "'q' dir", '"x', "[a]", "null", "~", " a ", "1e-3", None])
+@pytest.mark.parametrize("value", ["a b #1: c", "'q' dir", '"x', "[a]", "null", " a ", "1e-3", None])
 def test_a_printed_setting_is_read_back_as_it_is(value):
     from mlx_dpo.config import load_config
 

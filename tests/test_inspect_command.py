@@ -87,7 +87,7 @@ def test_everything_as_json(mlx_dpo_command, models, rows):
     done = mlx_dpo_command("inspect", "--data", rows, "--model", models("granite"), "--json", "--rows", 2)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["files"] == [{"path": str(rows), "rows": 40, "pairs": 39, "cut_off": 0}]
+    assert found["files"] == [{"path": str(rows), "rows": 40, "pairs": 39, "cut_off": 0, "unused": {}}]
     assert found["defects"] == [
         {
             "severity": "error",
@@ -166,7 +166,7 @@ NOT_THERE = "check the path, relative to this folder"
     [
         ("--data rows.jsonl", "rows.jsonl: no such file", NOT_THERE),
         ("--data good.jsonl --valid rows.jsonl", "rows.jsonl: no such file", NOT_THERE),
-        ("--data .", ".: is a folder, not a file", "name the .jsonl file inside it"),
+        ("--data .", ".: is a folder, not a file", "name the file inside it"),
         (
             "--set data.max_length=1",
             "--set data.max_length: data.max_length must be at least 8, got 1",
