@@ -128,8 +128,8 @@ PAIRS = {
         lines(
             {
                 "prompt": "A customer asks: How?",
-                "chosen": chat(("user", "Why?"), ("assistant", "So.")),
-                "rejected": chat(("user", "Why?"), ("assistant", "Thus.")),
+                "chosen": chat(("user", "How?"), ("assistant", "So.")),
+                "rejected": chat(("user", "How?"), ("assistant", "Thus.")),
             }
         ),
         "rows.jsonl:1: 'prompt' is not what chosen and rejected begin with",

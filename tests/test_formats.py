@@ -70,6 +70,14 @@ PAIRS = {
         },
         (user("Q"), assistant("A"), user("and?")),
     ),
+    "whole conversations beside a transcript of their prompt": (
+        {
+            "prompt": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: and?\n\nAssistant:",
+            "chosen": [user("Q"), assistant("A"), user("and?"), assistant("yes")],
+            "rejected": [user("Q"), assistant("A"), user("and?"), assistant("no")],
+        },
+        (user("Q"), assistant("A"), user("and?")),
+    ),
     "whole conversations beside their own prompt": (
         {
             "prompt": [user("Q")],

@@ -1,5 +1,6 @@
 """One JSON object to one record: what a row may look like."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from ..records import Curated, Message, Preference
 from .layouts import check_nothing_left_out, missing_column
 from .turns import kind_of, messages_of, shown, text_of, tools_of
 
+_LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
 _CURATED_HINT = 'each line needs "prompt" and "answer"; see data/README.md'
 
@@ -131,13 +133,18 @@ def _check_prompt_column(value: Any, prompt: tuple[Message, ...], where: str) ->
         same = _prompt(value, "prompt", where) == prompt
     else:
         text, turns = text_of(value, "prompt", where), [turn["content"] for turn in prompt]
-        same = text in turns or all(turn in text for turn in turns)
+        same = text in turns or _is_transcript(text, turns)
     if not same:
         raise DpoError(
             "'prompt' is not what chosen and rejected begin with",
             where=where,
             hint="give the prompt's turns and one assistant message each, or whole conversations only",
         )
+
+
+def _is_transcript(text: str, turns: list[str]) -> bool:
+    """Whether the text is the turns, one after the other, with nothing but names of roles around them."""
+    return bool(re.fullmatch(_LABELS + _LABELS.join(map(re.escape, turns)) + _LABELS, text, re.IGNORECASE))
 
 
 def _answer(value: Any, key: str, where: str) -> Message:

@@ -174,7 +174,7 @@ def unused_columns(row: dict[str, Any]) -> Iterator[str]:
             continue
         if name not in used and value not in (None, "", [], {}):
             yield name
-        elif name in used:
+        elif name in used and name != "tools":
             yield from (f"{name}[].{field}" for field in unused_fields(value))
 
 
