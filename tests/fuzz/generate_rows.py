@@ -72,20 +72,21 @@ def value(chance: random.Random) -> Any:
     return copy.deepcopy(chance.choice([chance.choice(TEXTS), chance.choice(VALUES), chance.choice(SEEDS)]))
 
 
-def _places(node: Any, above: tuple = ()) -> Iterator[tuple]:
+def places(node: Any, above: tuple = ()) -> Iterator[tuple]:
+    """The way to every value inside a value, key by key."""
     for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
         yield (*above, key)
-        yield from _places(node[key], (*above, key))
+        yield from places(node[key], (*above, key))
 
 
 def row(chance: random.Random) -> Any:
     """A row with some places changed, removed or added."""
     made = copy.deepcopy(chance.choice(SEEDS))
     for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
-        places = list(_places(made))
-        if not places:
+        some = list(places(made))
+        if not some:
             break
-        *above, last = chance.choice(places)
+        *above, last = chance.choice(some)
         node = made
         for key in above:
             node = node[key]

@@ -1,7 +1,6 @@
 """Rows and files that nobody would write: each is read, or refused quickly and with a remedy."""
 
 import json
-import time
 
 import pytest
 
@@ -10,17 +9,14 @@ from mlx_dpo.data.formats import to_answer, to_curated, to_preference
 from mlx_dpo.data.layouts import unused_columns
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.demo.tiny import write_tokenizer
-from mlx_dpo.errors import DpoError
 from mlx_dpo.jsonl import parse_line, read_lines
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.pairs.completions import request_key
 
 from ..families import FAMILIES
 from . import CASES
+from .faults import fault
 from .generate_rows import files
-
-_SECONDS = 5.0
-_LETTERS = 600
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +42,6 @@ def as_answer(row, where, tokenizer):
 
 def as_curated(row, where, tokenizer):
     request_key(to_curated(row, where))
-
-
-def fault(read):
-    """What is wrong with how `read` ends: it should end, or refuse with a good message."""
-    start = time.process_time()
-    try:
-        read()
-    except DpoError as error:
-        if not error.hint or len(str(error)) > _LETTERS:
-            return f"message: {str(error)[:300]!r}"
-    except Exception as error:  # what nobody has thought of
-        return f"{type(error).__name__}: {str(error)[:200]}"
-    seconds = time.process_time() - start
-    return f"{seconds:.1f} s" if seconds > _SECONDS else None
 
 
 def test_every_file_of_rows_is_read_or_refused(tmp_path, tokenizers):
