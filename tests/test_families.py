@@ -1,6 +1,7 @@
 """Rows of every kind on templates of every kind: all of a row is scored, or the row is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.demo.tiny import write_tokenizer
 from mlx_dpo.errors import DpoError
+from mlx_dpo.export.fuse import fuse_run
+from mlx_dpo.jobs.ask import ask_run
+from mlx_dpo.jobs.evaluate import load_run
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
@@ -226,6 +230,12 @@ def test_a_model_that_reasons_makes_pairs_and_trains_on_them(family, pairs_setti
     config = configure(model, template_of(family), *data)
     folder = train_run(config).folder
     assert (folder / "chat_template.jinja").read_text() == tokenizer.chat_template
+    asked = load_run(folder).model
+    fused = fuse_run(config.model.path, folder, tmp_path / "fused", asked)
+    assert load_tokenizer(fused).chat_template == tokenizer.chat_template
+    assert ask_run(folder).startswith("mlx-dpo fuse --run")  # mlx_lm takes no template beside a model
+    train_run(replace(config, model=replace(config.model, chat_template=None)), overwrite=True)
+    assert load_run(folder).model.chat_template is None
 
 
 IGNORES = (

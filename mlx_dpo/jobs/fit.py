@@ -200,6 +200,8 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     save_config(config, folder / SETTINGS)
     if config.model.chat_template:
         write_text(folder / TEMPLATE, run.tokenizer.chat_template)
+    else:
+        (folder / TEMPLATE).unlink(missing_ok=True)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
 

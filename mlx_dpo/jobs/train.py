@@ -1,6 +1,5 @@
 """A whole training run: check everything cheap, load, score the reference, train, save."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,10 +12,6 @@ import numpy as np
 from rich.table import Table
 
 from ..checkpoint import (
-    CHECKPOINTS,
-    checkpoint_of,
-    holds_others,
-    newest_checkpoint,
     only_process,
     remove_leftovers,
 )
@@ -26,10 +21,9 @@ from ..data.index import RowIndex
 from ..data.store import PairStore, open_pairs
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..files import check_writable, make_folder
+from ..files import make_folder
 from ..inspection.report import as_facts, sampled, short_report
 from ..models.adapters import (
-    WEIGHTS,
     AdapterConfig,
     adapted_table,
     attach,
@@ -45,8 +39,8 @@ from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
 from ..models.stops import end_note
 from ..reference import reference_key
 from ..sealed import Sealed
-from ..storage.reading import check_name, expanded, is_folder, is_there
-from ..trackers import TRACKERS, check_trackers
+from ..storage.reading import expanded, is_there
+from ..trackers import check_trackers
 from ..training.arrange import arrange
 from ..training.checks import (
     Before,
@@ -58,9 +52,8 @@ from ..training.checks import (
     choose_forward,
 )
 from ..training.faults import explained
-from ..training.log import FILES, METRICS, RunLog
+from ..training.log import RunLog
 from ..training.machine import awake, shorten_gpu_work
-from ..training.margins import MARGINS
 from ..training.trainer import Data
 from .attention import with_attention
 from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, put_back_adapter, selected
@@ -73,10 +66,11 @@ from .inputs import (
     with_length,
 )
 from .inspect import plan_of
+from .output import checkpoint_in, is_finished, last_good, output_folder
 from .plan import less_memory, settled
 from .rate import with_found_rate
 from .rehearse import rehearsal
-from .resume import as_asked, as_of_today, check_acceptable, check_same, layout_for, run_key, with_layout
+from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
 _FEW = 8
@@ -101,7 +95,7 @@ def train_run(
         DpoError: anything a user can mend, before slow work where it can be known before.
         KeyboardInterrupt: a stop was asked for, after a checkpoint was written; or asked for twice.
     """
-    folder = _output_folder(config)
+    folder = output_folder(config)
     check_trackers(config.run.report_to)
     if config.run.short_gpu_work:
         shorten_gpu_work()
@@ -115,7 +109,7 @@ def _run(
     """All that can be known before the first weight is loaded; then the rest."""
     if overwrite:
         remove_leftovers(folder)  # what cannot be read cannot be replaced either: said before the slow part
-    checkpoint = None if overwrite else _checkpoint_in(folder)
+    checkpoint = None if overwrite else checkpoint_in(folder)
     if resume and not checkpoint:
         raise DpoError("holds no checkpoint to go on from", where=folder, hint="leave out --resume to begin")
     rows, held_rows = read_rows(config)
@@ -142,13 +136,13 @@ def _run(
     _check_rule(config, len(pairs))
     say_if_small_beta(config)
     if checkpoint:
-        if facts["key"] == key and _is_finished(facts, config.training.steps(len(pairs))):
+        if facts["key"] == key and is_finished(facts, config.training.steps(len(pairs))):
             put_back_adapter(folder, checkpoint, config)
             say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
-            checkpoint = _last_good(folder, checkpoint)
+            checkpoint = last_good(folder, checkpoint)
         RunLog(folder, 0).check(checkpoint.facts["sizes"])
     config = with_attention(config, base, pairs)
     with (
@@ -221,7 +215,7 @@ def _load_and_train(
     )
     make_folder(folder)
     with nullcontext() if locked else only_process(folder):
-        if not locked and _checkpoint_in(folder):
+        if not locked and checkpoint_in(folder):
             hint = "choose another folder with --output"
             raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
         return fit(prepared, folder, checkpoint)
@@ -251,71 +245,6 @@ def _check_rule(config: RunConfig, pairs: int) -> None:
             where="beta.risk.warmup_steps",
             hint=f"set beta.risk.warmup_steps={steps // 4}, or more training.epochs",
         )
-
-
-def _output_folder(config: RunConfig) -> Path:
-    """The run's folder.
-
-    Raises:
-        DpoError: it cannot be written, or is the adapter that the run starts from.
-    """
-    folder = Path(config.run.output)
-    check_writable(folder, need_bytes=50_000_000)
-    if config.model.adapter and _real(config.model.adapter).is_relative_to(_real(folder)):
-        raise DpoError(
-            "is or holds the adapter that the run starts from, its reference",
-            where=folder,
-            hint="choose another folder with --output",
-        )
-    return folder
-
-
-def _real(path: Path | str) -> Path:
-    """The full path without symbolic links."""
-    check_name(path)
-    return Path(os.path.realpath(path))
-
-
-def _checkpoint_in(folder: Path) -> Sealed | None:
-    """The checkpoint that a run in this folder goes on from; None where it holds no run.
-
-    Raises:
-        DpoError: it holds something else that a run would replace, or cannot be read.
-    """
-    remove_leftovers(folder)
-    if checkpoint := newest_checkpoint(folder):
-        return as_of_today(checkpoint)
-    files = [name for name in (WEIGHTS, *FILES, SETTINGS) if is_there(folder / name)]
-    folders = [name for name in (MARGINS, *TRACKERS) if is_there(folder / name)]
-    held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
-    # A process that ended before its first checkpoint has left nothing that took time.
-    begun = is_folder(folder / CHECKPOINTS) and not RunLog(folder, 0).reported()
-    if held and not (begun and WEIGHTS in files and held == [*files, *folders]):
-        raise DpoError(
-            "holds a run without checkpoints, which cannot go on"
-            if {WEIGHTS, METRICS} & {*files}
-            else f"holds {', '.join(held)}, which a run would replace",
-            where=folder,
-            hint="choose another folder with --output, or replace it with --overwrite",
-        )
-    return None
-
-
-def _is_finished(facts: Mapping[str, Any], steps: int) -> bool:
-    return bool(facts["stopped"]) or facts["step"] == facts["evaluated"] >= steps
-
-
-def _last_good(folder: Path, newest: Sealed) -> Sealed:
-    """Where a run goes on with other settings: where it ended early, that is its best checkpoint."""
-    facts = newest.facts
-    best = (
-        checkpoint_of(folder, int(facts["best"]["row"]["step"]))
-        if facts["stopped"] and facts["best"]
-        else None
-    )
-    if best and best.folder != newest.folder:
-        say(f"the run ended early ({facts['stopped']}): it goes on from the best checkpoint, {best.folder}")
-    return as_of_today(best) if best else newest
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
