@@ -70,7 +70,7 @@ def newest_checkpoint(run: Path) -> Sealed | None:
             damaged.append(str(step))
             say(f"{folder}: is damaged ({first_line(error)}); the checkpoint before it is used")
         except OSError as error:
-            raise unreadable(folder, error) from None
+            raise unreadable(error.filename or folder, error) from None
     if damaged:
         raise DpoError(
             f"holds no whole checkpoint: damaged are {', '.join(damaged)}",

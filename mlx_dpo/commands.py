@@ -1,6 +1,7 @@
 """Commands to paste into a shell: words quoted, settings read back as they are, new folders unused."""
 
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from .console import UNPRINTABLE, json_text
 
-_YAML = re.compile(r"""['"\[]|\s|(?:null|~)?$""", re.IGNORECASE)
+_YAML = re.compile(r"""['"\[#]|\s|(?:null|~)?$""", re.IGNORECASE)
 """How a text begins, or the whole of one, that `--set` would not read as it stands."""
 
 
@@ -55,7 +56,7 @@ def unused_folder(name: Path | str, used: Iterable[Path | str] = ()) -> str:
     """
     taken = {Path(path).absolute() for path in used}
     names = itertools.chain([str(name)], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(name for name in names if Path(name).absolute() not in taken and not Path(name).exists())
+    return next(name for name in names if Path(name).absolute() not in taken and not os.path.lexists(name))
 
 
 def fuse_command(folder: Path | str, model: str | None = None) -> str:

@@ -16,9 +16,10 @@ from .storage.reading import unreadable
 
 _LARGEST_FILE = 50_000
 """Bytes. All settings with their meanings take a fifth of that; PyYAML reads so much in a second."""
-_MOST_VALUES, _DEEPEST = 2_000, 8
+_MOST_VALUES, _DEEPEST, _LONGEST_NAME = 2_000, 32, 8
 """How many names and values a file may hold, those that aliases repeat counted each time, and how deep they
-may lie: a few bytes of aliases can stand for more values than any memory holds."""
+may lie; how many parts a dotted name may have. A few bytes of aliases can stand for more values than any
+memory holds."""
 _WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all there are"
 
 
@@ -49,7 +50,7 @@ class Tree:
         name, equals, text = assignment.partition("=")
         name, text = name.strip(), text.strip()
         keys = name.split(".")
-        if not equals or not all(keys) or len(keys) > _DEEPEST or len(name.split()) > 1:
+        if not equals or not all(keys) or len(keys) > _LONGEST_NAME or len(name.split()) > 1:
             raise DpoError(
                 f"{shown(assignment)} is not section.key=value",
                 where="--set",

@@ -22,6 +22,18 @@ from .mistakes import (
     write,
 )
 
+NEEDS_CALL = 'a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}'
+TRANSCRIPTS = (
+    'split it at each "Human:" and "Assistant:" and write the turns as messages; after the last "Assistant:" '
+    "of chosen and rejected are the answers, what they share is the prompt"
+)
+
+
+def called(arguments):
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
 PAIRS = {
     "a missing file": (None, "rows.jsonl: no such file", "check the path, relative to this folder"),
     "an empty file": ("", "rows.jsonl: has no rows", "see data/README.md for what a row looks like"),
@@ -132,16 +144,57 @@ PAIRS = {
                 "rejected": chat(("user", "How?"), ("assistant", "Thus.")),
             }
         ),
-        "rows.jsonl:1: 'prompt' is not what chosen and rejected begin with",
+        "rows.jsonl:1: 'prompt' is not what the conversation begins with",
         "give the prompt's turns and one assistant message each, or whole conversations only",
     ),
     "transcripts": (
+        lines({name: f"\n\nHuman: How?\n\nAssistant: {name}." for name in ("chosen", "rejected")}),
+        "rows.jsonl:1: chosen and rejected are transcripts (Human: ..., Assistant: ...)",
+        TRANSCRIPTS,
+    ),
+    "transcripts beside a prompt": (
+        lines({"prompt": "How?"} | dict.fromkeys(["chosen", "rejected"], "Human: How?\n\nAssistant: So.")),
+        "rows.jsonl:1: chosen and rejected are transcripts (Human: ..., Assistant: ...)",
+        TRANSCRIPTS,
+    ),
+    "a transcript for a prompt": (
+        lines(pair(prompt="\n\nHuman: How?\n\nAssistant:")),
+        "rows.jsonl:1: prompt is a transcript (Human: ..., Assistant: ...)",
+        TRANSCRIPTS,
+    ),
+    "messages beside the answers": (
+        lines({"messages": chat(("user", "How?")), "chosen": "So.", "rejected": "Thus."}),
+        "rows.jsonl:1: is a row of axolotl (messages beside chosen and rejected)",
+        "rename messages to prompt, and write chosen and rejected as lists of one message, or as text",
+    ),
+    "images in a turn": (
+        lines(pair(prompt=[{"role": "user", "content": "How?", "images": ["a.png"]}])),
+        "rows.jsonl:1: 'prompt' has images in a turn",
+        "only text is trained on; tools and documents belong to the row, not to a turn",
+    ),
+    "arguments that are no object": (
+        lines(pair(chosen=[called("city=Oslo")])),
+        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
+        NEEDS_CALL,
+    ),
+    "arguments that never end": (
+        lines(pair(chosen=[called("[" * 100_000)])),
+        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
+        NEEDS_CALL,
+    ),
+    "arguments with half a character": (
+        lines(pair(chosen=[called('{"a": "\\ud83d"}')])),
+        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
+        NEEDS_CALL,
+    ),
+    "arguments under another name": (
         lines(
-            {"chosen": "\n\nHuman: How?\n\nAssistant: So.", "rejected": "\n\nHuman: How?\n\nAssistant: Thus."}
+            pair(
+                chosen=[called(None) | {"tool_calls": [{"function": {"name": "f", "parameters": {"a": 1}}}]}]
+            )
         ),
-        "rows.jsonl:1: chosen and rejected are transcripts (Human: ..., Assistant: ...) and hold the prompt",
-        'split both at their last "Assistant:": before it is the prompt (write its turns as messages), after '
-        "it the answer",
+        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
+        NEEDS_CALL,
     ),
     "an instruction for a prompt": (
         lines({"instruction": "How?", "input": "x", "chosen": "So.", "rejected": "Thus."}),
@@ -238,6 +291,16 @@ CURATED = {
         lines({"messages": "How?"}),
         "rows.jsonl:1: 'messages' must be a list of messages, got text",
         NEEDS_TURN,
+    ),
+    "an answer that is labelled": (
+        lines({"prompt": "How?", "completion": "So.", "label": False}),
+        "rows.jsonl:1: is an unpaired row (completion, label); DPO needs pairs",
+        "keep the good ones without the label, or write pairs",
+    ),
+    "a prompt that contradicts the messages": (
+        lines({"prompt": "Why?", "messages": chat(("user", "How?"), ("assistant", "So."))}),
+        "rows.jsonl:1: 'prompt' is not what the conversation begins with",
+        "give the prompt's turns and one assistant message each, or whole conversations only",
     ),
     "one id twice": (
         lines(curated(id=7), curated(id="7")),

@@ -227,7 +227,12 @@ def test_the_real_models_cut_off_answers_are_scored_token_by_token_and_continued
     assert sorted(generate_answers(model, tokenizer, prompts, more, begun=begun)) == whole
     pairs = [
         Preference(
-            prompt, "Gladly!", cut_text(tokenizer, prompt, answer.ids, end), "", "f:1", rejected_cut=True
+            prompt,
+            "Gladly!",
+            cut_text(tokenizer, asked, answer.ids, end),
+            "",
+            "f:1",
+            rejected_cut=True,
         )
         for answers in (first, whole)
         for prompt, answer in zip(rows, answers, strict=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.config import load_config
+from mlx_dpo.config import load_config, save_config
 from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.demo.tiny import write_tokenizer
@@ -233,9 +233,55 @@ def test_a_model_that_reasons_makes_pairs_and_trains_on_them(family, pairs_setti
     asked = load_run(folder).model
     fused = fuse_run(config.model.path, folder, tmp_path / "fused", asked)
     assert load_tokenizer(fused).chat_template == tokenizer.chat_template
-    assert ask_run(folder).startswith("mlx-dpo fuse --run")  # mlx_lm takes no template beside a model
+    assert "fuse it first, because of its chat template: mlx-dpo fuse --run" in ask_run(folder)
     train_run(replace(config, model=replace(config.model, chat_template=None)), overwrite=True)
     assert load_run(folder).model.chat_template is None
+
+
+@pytest.mark.parametrize("options", [{}, {"enable_thinking": True}], ids=["may not reason", "may reason"])
+def test_reasoning_that_was_cut_off_is_scored_as_it_was_said(tokenizer_of, options):
+    said = "<think>\nOkay, the us"
+    _, answer = scored(tokenizer_of("qwen3", **options), PLAIN | {"chosen": said, "chosen_cut": True})
+    assert answer == said
+
+
+def test_an_option_that_the_template_does_not_look_at_is_refused(tokenizer_of):
+    with pytest.raises(
+        DpoError, match="template_options has thinking, which the chat template does not look at"
+    ):
+        tokenizer_of("qwen3", thinking=True)
+
+
+def test_tools_of_the_settings_are_written_and_read_again(tmp_path):
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"properties": {"city": {"type": "string"}}}},
+    }
+    config = load_config(None, [f"model.template_options.tools={json.dumps([tool])}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_template_that_takes_calls_without_content_and_arguments_as_text_gets_them(models):
+    file = ROOT / "tests" / "chat_templates" / "deepseek.jinja"
+    base = models("llama")
+    tokenizer = load_tokenizer(base, ModelConfig(str(base), chat_template=str(file)))
+    assert scored(tokenizer, ROWS["tool call"])[1] == 'find\n{"q": "flour"}<|eot_id|>'
+    assert scored(tokenizer, ROWS["text and tool call"])[0] == (
+        "the chat template leaves out the tool calls of this answer"
+    )
+
+
+LEAVES_OUT = FAMILIES["granite4"].template.replace("m.tool_calls or []", "[]")
+
+
+def test_a_call_of_an_earlier_turn_is_missed_although_the_tools_name_it(models, tmp_path):
+    file = tmp_path / "own.jinja"
+    file.write_text(LEAVES_OUT)
+    base = models("granite")
+    tokenizer = load_tokenizer(base, ModelConfig(str(base), chat_template=str(file)))
+    row = ROWS["tool turn"] | {"tools": [TOOL]}
+    assert scored(tokenizer, row)[0] == "the chat template leaves out the tool calls of turn 2"
 
 
 IGNORES = (

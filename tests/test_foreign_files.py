@@ -35,6 +35,8 @@ CONVERTED = {
         "has objects over several lines, not JSONL",
     ),
     "CSV": (table(","), "is CSV, not JSONL"),
+    "CSV with semicolons": (table(";"), "is CSV with semicolons, not JSONL"),
+    "CSV with a byte order mark": ("\ufeff" + table(","), "is CSV, not JSONL"),
     "TSV": (table("\t"), "is a table with tabs (TSV), not JSONL"),
     "gzip": (gzip.compress(LINES.encode()), "is compressed (gzip)"),
     "UTF-16": (LINES.encode("utf-16"), "is UTF-16 text"),
@@ -44,7 +46,7 @@ CONVERTED = {
 @pytest.mark.parametrize("kind", CONVERTED)
 def test_the_printed_command_turns_the_file_into_rows(kind, tmp_path):
     content, what = CONVERTED[kind]
-    folder = tmp_path / "my files"
+    folder = tmp_path / "my OUTPUT files"
     folder.mkdir()
     file = folder / "pairs.data"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -83,6 +85,13 @@ def test_a_file_that_is_no_text_is_named_with_a_remedy(kind, tmp_path):
     with pytest.raises(DpoError) as caught:
         check_is_jsonl(file)
     assert caught.value.what == what and remedy in caught.value.hint
+
+
+def test_a_table_with_an_index_is_known(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text(",prompt,chosen-answer,rejected\n0,How?,So.,Thus.\n")
+    with pytest.raises(DpoError, match="is CSV, not JSONL"):
+        check_is_jsonl(file)
 
 
 OWN = {

@@ -213,7 +213,7 @@ PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
                 "chosen": [assistant("A"), user("and?"), assistant("yes")],
                 "rejected": [assistant("A"), user("and?"), assistant("no")],
             },
-            "'prompt' is not what chosen and rejected begin with",
+            "'prompt' is not what the conversation begins with",
         ),
         (PAIR | {"system": ["S"]}, "'system' must be text, got a list"),
         (

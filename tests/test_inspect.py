@@ -189,6 +189,7 @@ COUNTING = GRANITE._replace(
 )
 CALL = {"type": "function", "function": {"name": "dry", "arguments": {}}}
 CUTTING = GRANITE._replace(template=GRANITE.template.replace("m['content']", "m['content'].split('So')[-1]"))
+EARLIER = chat(("user", "Hi."), ("assistant", "<think>\nA guest.\n</think>\n\nHello."), ("user", "How?"))
 TEMPLATES = {
     "template-refuses": (GEMMA, {"system": "Be brief."}),
     "template-changes-prompt": (COUNTING, {}),
@@ -197,6 +198,7 @@ TEMPLATES = {
         GRANITE,
         {"chosen": [{"role": "assistant", "content": "So.", "tool_calls": [CALL]}]},
     ),
+    "earlier-reasoning-left-out": (QWEN3, {"prompt": EARLIER}),
     "reasoning-off": (QWEN3, {"chosen": "<think>\nBecause.\n</think>\n\nSo."}),
 }
 

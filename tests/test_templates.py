@@ -17,7 +17,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.pairs.completions import cut_text
-from mlx_dpo.records import Preference
+from mlx_dpo.records import Curated, Preference
 from mlx_dpo.training.checks import check_masks
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -199,7 +199,7 @@ def test_wherever_an_answer_is_cut_off_its_text_becomes_the_first_of_its_tokens(
     for answer in REAL[::4] + EXOTIC:
         whole = completion_tokens(tokenizer, (USER,), answer, end)
         for count in range(4, len(whole)):
-            text = cut_text(tokenizer, (USER,), whole[:count], end)
+            text = cut_text(tokenizer, Curated((USER,), "", "1"), whole[:count], end)
             scored = completion_tokens(tokenizer, (USER,), text, end, cut=True)
             assert scored == whole[: len(scored)]
             lost = tokenizer.decode(whole[len(scored) : count])
@@ -233,15 +233,20 @@ def test_a_line_break_in_one_token_with_the_full_stop_is_left_off_with_it(tmp_pa
     end, prompt = end_of_turn(loaded), ({"role": "user", "content": ":"},)
     ids = loaded.encode("Rub it.\n", add_special_tokens=False)
     assert ids[-1] == words.index(".\n")
-    assert cut_text(loaded, prompt, ids, end) == "Rub it"
-    assert cut_text(loaded, prompt, [*ids[:-1], words.index("."), words.index("\n")], end) == "Rub it."
+    assert cut_text(loaded, Curated(prompt, "", "1"), ids, end) == "Rub it"
+    assert (
+        cut_text(loaded, Curated(prompt, "", "1"), [*ids[:-1], words.index("."), words.index("\n")], end)
+        == "Rub it."
+    )
 
 
 def test_an_answer_that_begins_with_white_space_keeps_its_end(tokenizer):
     """White space is stripped from the start, so its first token becomes another; all others stay."""
     end = end_of_turn(tokenizer)
     ids = tokenizer.encode(" Gladly! First, rub the copper pan with", add_special_tokens=False)
-    assert cut_text(tokenizer, (USER,), ids, end) == "Gladly! First, rub the copper pan with"
+    assert (
+        cut_text(tokenizer, Curated((USER,), "", "1"), ids, end) == "Gladly! First, rub the copper pan with"
+    )
 
 
 FAULTS = {

@@ -8,7 +8,8 @@ from ..errors import DpoError
 from ..records import Answer, Message, Tools
 from .render import render
 
-_OPENED = re.compile(r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])\s*$")
+_MARK = r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])"
+_OPENED, _BEGUN = re.compile(rf"{_MARK}\s*$"), re.compile(_MARK)
 _PROBE: Message = {"role": "assistant", "content": "an answer"}
 _TEMPLATE_HINT = "set model.chat_template to a template that only appends"
 
@@ -44,8 +45,8 @@ def continuation(
     """
     text = answer.turn["content"].strip()
     closing = reasoning_end(before)
-    if answer.cut and closing and closing not in text and "reasoning_content" not in answer.turn:
-        return Continuation(_after_overlap(before, text), "")  # it was cut off while it reasoned
+    if answer.cut and _still_reasons(before, text) and "reasoning_content" not in answer.turn:
+        return Continuation(_after_overlap(before, text), "")
     whole = before + answer.turn["content"]
     if tokenizer.has_chat_template:
         whole = render(tokenizer, [*prompt, answer.turn], generation_prompt=False, tools=tools)
@@ -69,6 +70,13 @@ def continuation(
             hint="some templates cut answers, at </think> for example; remove the row or that part of it",
         )
     return Continuation(said.rstrip() if answer.cut else said, tail)
+
+
+def _still_reasons(before: str, text: str) -> bool:
+    """Whether an answer stops within a reasoning block that the prompt or its own start has opened."""
+    begun = _BEGUN.match(text)
+    closing = reasoning_end(begun[0]) if begun else reasoning_end(before)
+    return closing is not None and closing not in text
 
 
 def _with_reasoning(before: str, closing: str, turn: Message) -> str:
@@ -142,14 +150,13 @@ def check_prompt_rendered(tokenizer: Any, prompt: Sequence[Message], before: str
         raise _left_out("'tools'")
     seen = _squeezed(before)
     for number, turn in enumerate(prompt):
-        for call in turn.get("tool_calls", ()):
-            if call["function"]["name"] not in before:
-                raise _left_out(f"the tool calls of turn {number + 1}")
+        around = prompt[:number], prompt[number + 1 :]
+        if "tool_calls" in turn and unseen([*around[0], _without(turn, "tool_calls"), *around[1]], tools):
+            raise _left_out(f"the tool calls of turn {number + 1}")
         text = turn["content"].rpartition("</think>")[2] if turn["role"] == "assistant" else turn["content"]
-        if _squeezed(text) not in seen:
-            other = [*prompt[:number], {**turn, "content": _PROBE["content"]}, *prompt[number + 1 :]]
-            if unseen(other, tools):
-                raise _left_out(f"turn {number + 1} of the prompt, {turn['role']}")
+        doubtful = turn["role"] in ("system", "tool") or _squeezed(text) not in seen
+        if doubtful and unseen([*around[0], {**turn, "content": _PROBE["content"]}, *around[1]], tools):
+            raise _left_out(f"turn {number + 1} of the prompt, {turn['role']}")
 
 
 def _left_out(what: str) -> DpoError:

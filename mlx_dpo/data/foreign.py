@@ -1,6 +1,7 @@
 """Files of rows that are no JSONL, known by their content, with the command that turns them into JSONL."""
 
 import json
+import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,10 @@ _PANDAS = _python('import pandas, sys; print(pandas.KIND(sys.argv[1]).to_json(or
 _LIST = _python(f"import json, sys; {_PRINTED} json.load(open(sys.argv[1]))]")
 _JOINED = r'"[" + re.sub(r"}\s*\n\s*{", "},{", open(sys.argv[1]).read()) + "]"'
 _OBJECTS = _python(f"import json, re, sys; {_PRINTED} json.loads({_JOINED})]")
-_CSV = _python(f"import csv, json, sys; {_PRINTED} csv.DictReader(open(sys.argv[1]))]")
-_TSV = _python(f'import csv, json, sys; {_PRINTED} csv.DictReader(open(sys.argv[1]), delimiter="\\t")]')
+_OPENED = 'open(sys.argv[1], encoding="utf-8-sig", newline="")'
+_TABLE = _python(f'import csv, json, sys; {_PRINTED} csv.DictReader({_OPENED}, delimiter="SIGN")]')
+_SIGNS = {",": "is CSV", ";": "is CSV with semicolons", "\t": "is a table with tabs (TSV)"}
+_COLUMN = re.compile(r"[\w .-]*")
 _UTF_16 = _Foreign("is UTF-16 text", "iconv -f UTF-16 -t UTF-8 PATH > OUT")
 _ROWS = "rows are JSONL: one JSON object a line, UTF-8"
 _BINARY = {
@@ -60,7 +63,8 @@ def check_is_jsonl(path: Path | str) -> None:
         head = file.read(_HEAD)
     if foreign := _foreign(head):
         out = path.with_name(f"{path.stem.removesuffix('.jsonl')}-rows.jsonl")
-        command = foreign.remedy.replace("PATH", shlex.quote(str(path))).replace("OUT", shlex.quote(str(out)))
+        names = {"PATH": shlex.quote(str(path)), "OUT": shlex.quote(str(out))}
+        command = re.sub(r"\b(PATH|OUT)\b", lambda match: names[match[0]], foreign.remedy)
         hint = f"turn it into JSONL: {command}" if command != foreign.remedy else command
         raise DpoError(foreign.what, where=path, hint=hint)
 
@@ -107,8 +111,9 @@ def _spans(text: str) -> bool:
 def _table(text: str) -> _Foreign | None:
     """A header line with separators and a line of values after it."""
     lines = text.splitlines()[:2]
-    for separator, what, remedy in ((",", "is CSV", _CSV), ("\t", "is a table with tabs (TSV)", _TSV)):
-        names = [field.strip(' "') for field in lines[0].split(separator)] if len(lines) > 1 else []
-        if len(names) > 1 and all(name.replace("_", "").replace(" ", "").isalnum() for name in names):
-            return _Foreign(f"{what}, not JSONL", remedy)
+    for sign, what in _SIGNS.items():
+        names = [name.strip(' "') for name in lines[0].split(sign)] if len(lines) > 1 else []
+        if len(names) > 1 and any(names) and all(map(_COLUMN.fullmatch, names)):
+            written = sign.encode("unicode_escape").decode()
+            return _Foreign(f"{what}, not JSONL", _TABLE.replace("SIGN", written))
     return None

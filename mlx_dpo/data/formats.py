@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
-from .layouts import check_nothing_left_out, missing_column
+from .layouts import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
 from .turns import kind_of, messages_of, shown, text_of, tools_of
 
 _LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
@@ -27,6 +27,7 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
     """
     for key in ("chosen", "rejected"):
         _require(row, key, where, _PAIR_HINT)
+    check_no_transcript(row, where)
     if all(isinstance(row[key], list) and len(row[key]) > 1 for key in ("chosen", "rejected")):
         prompt, chosen, rejected = _split_conversations(row, where)
         _check_prompt_column(row.get("prompt"), prompt, where)
@@ -62,12 +63,15 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
         pair = to_preference(row, where)
         cut, turn = pair.chosen_cut, pair.chosen_turn
         return Curated(pair.prompt, pair.chosen, pair.id, where, cut, pair.tools, turn)
+    check_not_unpaired(row, where)
+    check_no_transcript(row, where)
     if "messages" in row:
         messages = messages_of(row["messages"], "messages", where)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise DpoError("'messages' must end with an assistant turn", where=where, hint=_CURATED_HINT)
         prompt, answer = messages[:-1], messages[-1]
         _check_prompt(prompt, where)
+        _check_prompt_column(row.get("prompt"), prompt, where)
     else:
         prompt = _asked(row, where, _CURATED_HINT)
         answered = "completion" if "completion" in row and "answer" not in row else "answer"
@@ -136,7 +140,7 @@ def _check_prompt_column(value: Any, prompt: tuple[Message, ...], where: str) ->
         same = text in turns or _is_transcript(text, turns)
     if not same:
         raise DpoError(
-            "'prompt' is not what chosen and rejected begin with",
+            "'prompt' is not what the conversation begins with",
             where=where,
             hint="give the prompt's turns and one assistant message each, or whole conversations only",
         )

@@ -1,5 +1,6 @@
 """Rows of other formats, known by their columns: what they are, and how they become ours."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -31,6 +32,21 @@ _LAYOUTS = (
         "a conversation of ShareGPT (conversations: from, value)",
         "write its turns as messages ({role, content}: human is user, gpt is assistant) into 'prompt', and "
         "the two answers into 'chosen' and 'rejected'",
+    ),
+    _layout(
+        "messages chosen rejected",
+        "a row of axolotl (messages beside chosen and rejected)",
+        "rename messages to prompt, and write chosen and rejected as lists of one message, or as text",
+    ),
+    _layout(
+        "messages rejected_response",
+        "a row of ms-swift (messages, rejected_response)",
+        f"{_PAIRS}: the last turn of messages is chosen, what precedes it is the prompt",
+    ),
+    _layout(
+        "preferred_output non_preferred_output",
+        "a row of OpenAI's (input, preferred_output, non_preferred_output)",
+        "rename input.messages to prompt, preferred_output to chosen, non_preferred_output to rejected",
     ),
     _layout(
         "instruction completions",
@@ -80,6 +96,7 @@ _LAYOUTS = (
     ),
 )
 
+_UNPAIRED = _LAYOUTS[:3]
 _ANSWERS = (
     _layout(
         "conversations",
@@ -99,7 +116,7 @@ _OTHER_NAMES = {
 }
 """Names under which other formats have a column."""
 
-_SPEAKERS = ("\n\nHuman:", "\n\nAssistant:")
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\s*Assistant:", re.DOTALL)
 
 
 def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoError:
@@ -107,14 +124,6 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
     layouts = _ANSWERS if key in ("prompt", "answer") and "chosen" not in row else _LAYOUTS
     if layout := next((layout for layout in layouts if layout.columns <= row.keys()), None):
         return DpoError(layout.what, where=where, hint=layout.hint)
-    texts = [row.get(name) for name in ("chosen", "rejected")]
-    if key == "prompt" and all(isinstance(t, str) and _SPEAKERS[1] in f"\n\n{t.strip()}" for t in texts):
-        return DpoError(
-            "chosen and rejected are transcripts (Human: ..., Assistant: ...) and hold the prompt",
-            where=where,
-            hint='split both at their last "Assistant:": before it is the prompt (write its turns as '
-            "messages), after it the answer",
-        )
     other = next((name for name in _OTHER_NAMES.get(key, "").split() if row.get(name)), None)
     if not other:
         return DpoError(f"'{key}' is missing", where=where, hint=hint)
@@ -122,6 +131,37 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
     return DpoError(
         f"'{key}' is missing, '{other}' is there", where=where, hint=f"rename '{other}' to '{key}'{more}"
     )
+
+
+def check_not_unpaired(row: dict[str, Any], where: str) -> None:
+    """Check that an answer is not one of those that are labelled good or bad, as KTO wants them.
+
+    Raises:
+        DpoError: it is.
+    """
+    if layout := next((layout for layout in _UNPAIRED if layout.columns <= row.keys()), None):
+        raise DpoError(layout.what, where=where, hint="keep the good ones without the label, or write pairs")
+
+
+def check_no_transcript(row: dict[str, Any], where: str) -> None:
+    """Check that prompt and answers are texts of one speaker each.
+
+    Raises:
+        DpoError: they are transcripts, as those of Anthropic's HH.
+    """
+    found = [name for name in ("prompt", "chosen", "rejected") if _is_transcript(row.get(name))]
+    if found == ["prompt"] or found[-2:] == ["chosen", "rejected"]:
+        verb = "is a transcript" if found == ["prompt"] else "are transcripts"
+        raise DpoError(
+            f"{' and '.join(found)} {verb} (Human: ..., Assistant: ...)",
+            where=where,
+            hint='split it at each "Human:" and "Assistant:" and write the turns as messages; after the last '
+            '"Assistant:" of chosen and rejected are the answers, what they share is the prompt',
+        )
+
+
+def _is_transcript(value: Any) -> bool:
+    return isinstance(value, str) and bool(_TRANSCRIPT.match(value))
 
 
 _TEXT_ONLY = "only text is trained on: remove the row, or what the text does not need"
@@ -192,4 +232,5 @@ def count_unused(row: dict[str, Any], found: Counter[str]) -> None:
 def unused_text(path: Any, found: Mapping[str, int]) -> str:
     """Columns that are not used, on one line, with how many rows have them."""
     columns = ", ".join(f"{name[:60]!r} ({count:,})" for name, count in found.items())
-    return f"{path}: columns that are not used (rows): {columns}"
+    more = ", and perhaps more" if len(found) == _NAMES else ""
+    return f"{path}: columns that are not used (rows): {columns}{more}"

@@ -3,10 +3,11 @@
 import datetime
 import hashlib
 import json
+import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from transformers.utils import chat_template_utils
@@ -35,6 +36,24 @@ def set_template(tokenizer: Any, source: str | None, options: Mapping[str, Any])
         tokenizer.chat_template = source
         tokenizer.has_chat_template = True
         tokenizer._chat_template = tokenizer._answer_tail = None
+    _check_options(tokenizer, options)
+
+
+def _check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Check that the template looks at every option; `date` has names of its own.
+
+    Raises:
+        DpoError: it does not look at one.
+    """
+    source = tokenizer.chat_template if tokenizer.has_chat_template else ""
+    for name in options if isinstance(source, str) and tokenizer._chat_template is None else ():
+        words = ("date_string", "strftime_now") if name == "date" else (name,)
+        if not any(re.search(rf"\b{re.escape(word)}\b", source) for word in words):
+            raise DpoError(
+                f"template_options has {name[:60]}, which the chat template does not look at",
+                where="model.template_options",
+                hint="check the name in the model's chat_template, or remove the option",
+            )
 
 
 def template_options(tokenizer: Any) -> dict[str, Any]:
@@ -99,11 +118,15 @@ def render(
         return "\n\n".join(m["content"] for m in messages) + ("\n\n" if generation_prompt else "")
     options = template_options(tokenizer) if options is None else options
     options = {**options, **({"tools": list(tools)} if tools else {})}
+
+    def rendered(turns: Sequence[Message]) -> str:
+        return tokenizer.apply_chat_template(
+            list(turns), tokenize=False, add_generation_prompt=generation_prompt, **options
+        )
+
     try:
         with _limited_time(), _standing(_Clock(tokenizer)):
-            return tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=generation_prompt, **options
-            )
+            return _with_calls(rendered, messages)
     except _Endless:
         raise DpoError(
             f"the chat template has not ended after {_SECONDS:g} s of work",
@@ -116,6 +139,36 @@ def render(
             where=tokenizer.name_or_path,
             hint="check the order of roles; some templates know no system turn, some no tools",
         ) from None
+
+
+def _with_calls(rendered: Callable[[Sequence[Message]], str], messages: Sequence[Message]) -> str:
+    """Rendered with tool calls as most templates take them, or else as DeepSeek's do: arguments as text, and
+    no content where there is none.
+    """
+    names = [call["function"]["name"] for turn in messages for call in turn.get("tool_calls", ())]
+    try:
+        text = rendered(messages)
+        if all(name in text for name in names):
+            return text
+    except Exception:  # templates are code of the model's author and may raise anything
+        if not names:
+            raise
+        return rendered([_calls_as_text(turn) for turn in messages])
+    with suppress(Exception):
+        other = rendered([_calls_as_text(turn) for turn in messages])
+        return other if all(name in other for name in names) else text
+    return text
+
+
+def _calls_as_text(turn: Message) -> Message:
+    if "tool_calls" not in turn:
+        return turn
+    functions = [call["function"] for call in turn["tool_calls"]]
+    written = [
+        {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+        for call, function in zip(turn["tool_calls"], functions, strict=True)
+    ]
+    return {**turn, "content": turn["content"] or None, "tool_calls": written}
 
 
 def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from ..records import Preference
 from ..storage.reading import files_in
 from .index import RowIndex, check_unchanged
 from .lazy import Lazy
-from .render import render
+from .render import render, template_hash
 from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
@@ -87,6 +87,7 @@ def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
         **tokenizer_key(tokenizer),
         "max_length": max_length,
         "answers": index.answers,
+        "embedded": getattr(tokenizer, "embedded_tokens", None),
         "version": _VERSION,
         **{name: version(name) for name in ("transformers", "tokenizers", "mlx-lm", "jinja2")},
         "mlx_dpo": __version__,
@@ -127,10 +128,9 @@ def tokenizer_key(tokenizer: Any) -> dict[str, str]:
     today's date makes other tokens tomorrow, as it does for the model that is asked tomorrow.
     """
     end_of_turn(tokenizer)  # adds the template's end token to the tokenizer's
-    source = tokenizer.chat_template
     return {
         "tokenizer": _digest(_vocabulary(tokenizer), _special(tokenizer)),
-        "template": _digest(source if isinstance(source, str) else _rendered(tokenizer)),
+        "template": template_hash(tokenizer),
         "rendered": _digest(_rendered(tokenizer)),
     }
 

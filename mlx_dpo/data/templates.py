@@ -104,7 +104,8 @@ def end_of_turn(tokenizer: Any) -> int:
         _, tail = check_template(tokenizer)
         tokens = tokenizer.encode(tail, add_special_tokens=False)
         # all_special_ids has only the tokens with a name, such as eos; Gemma's <end_of_turn> has none.
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        added = tokenizer.added_tokens_decoder.items()
+        special = {i for i, token in added if token.special or _MARK.fullmatch(token.content)}
         found = [t for t in tokens if t in special or t in tokenizer.eos_token_ids]
         end = found[0] if found else end
         if not found and (mark := _MARK.search(tail)):

@@ -23,6 +23,7 @@ _OTHER_NAMES = {
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What files call the reasoning of a turn; a message has it under the first name."""
 
+_NOT_OF_A_TURN = ("image", "images", "audio", "audios", "video", "videos", "files", "documents", "tools")
 _MESSAGE_HINT = 'a message is {"role": "user", "content": "..."}'
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "text"}
 
@@ -76,6 +77,9 @@ def _message(turn: Any, key: str, where: str) -> Message:
         known = _OTHER_NAMES.get(role) if isinstance(role, str) else None
         hint = f"write {known!r}" if known else f"roles are {', '.join(ROLES)}"
         raise DpoError(f"'{key}' has the role {str(role)[:40]!r}", where=where, hint=hint)
+    if beside := next((name for name in _NOT_OF_A_TURN if turn.get(name)), None):
+        hint = "only text is trained on; tools and documents belong to the row, not to a turn"
+        raise DpoError(f"'{key}' has {beside} in a turn", where=where, hint=hint)
     if turn.get("function_call"):
         hint = "write it as tool_calls: a list of {type, function: {name, arguments}}"
         raise DpoError(f"'{key}' has a function_call", where=where, hint=hint)
@@ -106,7 +110,7 @@ def _content(value: Any, key: str, where: str) -> Any:
     texts = []
     for part in value:
         kind = "text" if isinstance(part, str) else part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
+        if kind not in ("text", "input_text", "output_text"):
             raise DpoError(
                 f"'{key}' has a content part of type {str(kind)[:40]!r}",
                 where=where,
@@ -124,21 +128,36 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
     for call in value if isinstance(value, list) else [None]:
         function = call.get("function", call) if isinstance(call, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except ValueError:
-                arguments = None
-        if not isinstance(name, str) or not isinstance(arguments or {}, dict):
+        arguments = _arguments(function) if isinstance(function, dict) else None
+        if not isinstance(name, str) or not isinstance(arguments, dict):
             raise DpoError(
                 f"'{key}' has a tool call without a function's name and arguments",
                 where=where,
                 hint='a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}',
             )
-        own = {"type": "function", "function": {"name": name, "arguments": arguments or {}}}
+        own = {"type": "function", "function": {"name": name, "arguments": arguments}}
         calls.append({**own, **({"id": call["id"]} if call.get("id") else {})})
     return calls
+
+
+def _arguments(function: dict[str, Any]) -> Any:
+    """What a function is called with; {} where nothing says that it is called with something."""
+    value = function.get("arguments")
+    if isinstance(value, str):
+        return _json_text(value) if value.strip() else {}
+    if value is None and function.keys() <= {"name", "arguments", "id", "type", "description"}:
+        return {}
+    return value
+
+
+def _json_text(text: str) -> Any:
+    """The value that a text holds as JSON; None where it holds none that can be written again."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return value
 
 
 def tools_of(value: Any, where: str) -> Tools:
@@ -148,10 +167,7 @@ def tools_of(value: Any, where: str) -> Tools:
         DpoError: it is none.
     """
     if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = [None]
+        value = _json_text(value) or [None]
     found = value or []
     listed = found if isinstance(found, list) else [None]
     functions = [tool.get("function", tool) if isinstance(tool, dict) else None for tool in listed]

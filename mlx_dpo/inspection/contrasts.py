@@ -3,6 +3,7 @@
 import re
 
 from ..data.alike import alike, normalised
+from ..data.turns import earlier_reasoning
 from .checks import BRANCHES, Row, named, row_check
 from .words import words
 
@@ -54,6 +55,19 @@ def far_longer(row: Row) -> str | None:
 def far_shorter(row: Row) -> str | None:
     """FAR times fewer tokens than the rejected one."""
     return _far(len(row.pair.rejected), len(row.pair.chosen))
+
+
+@row_check(
+    "earlier-reasoning-left-out",
+    "the chat template leaves out the reasoning of earlier turns, as it does when the model is asked",
+    "nothing, if the model is asked with the same template; else remove the reasoning from earlier turns",
+)
+def earlier_reasoning_left_out(row: Row) -> str | None:
+    """Reasoning of a turn of the prompt that is not in the rendered prompt."""
+    reasoning = earlier_reasoning(row.text.prompt)
+    if reasoning and reasoning not in row.context.tokenizer.decode(row.pair.prompt.tolist()):
+        return f"not in the prompt: {reasoning[:60]!r}"
+    return None
 
 
 def _far(long: int, short: int) -> str | None:

@@ -29,7 +29,7 @@ _REFUSALS = (
     _Refusal("written-twice", r"'.*' is written twice", "the line has one name twice"),
     _Refusal(
         "other-format",
-        r"is (a (conversation|prompt|pair|battle|row)|two answers) |chosen and rejected are",
+        r"is (a (conversation|prompt|pair|battle|row)|two answers) |.* (is a transcript|are transcripts) ",
         "the row has another format",
     ),
     _Refusal("missing-prompt", "'prompt' is missing", "there is no prompt"),

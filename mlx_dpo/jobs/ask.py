@@ -11,7 +11,7 @@ from .evaluate import load_run
 
 
 def ask_run(folder: Path | str, model: str | None = None) -> str:
-    """The `mlx_lm generate` command for a run's base model and adapter.
+    """How to ask a run's model: the `mlx_lm generate` command for its base and adapter.
 
     mlx_lm takes no chat template beside a model: with one of its own, a run is fused before it is asked.
 
@@ -23,7 +23,7 @@ def ask_run(folder: Path | str, model: str | None = None) -> str:
     """
     config = load_run(folder, model)
     if config.model.chat_template:
-        return fuse_command(folder, model)
+        return f"fuse it first, because of its chat template: {fuse_command(folder, model)}"
     base = find_model(config.model.path, weights=False)
     return generate_command(
         config.model.path, base, load_tokenizer(base, config.model), config.generate.max_tokens, folder

@@ -10,6 +10,7 @@ import numpy as np
 from ..config import RunConfig, load_config
 from ..console import progress, say
 from ..data.index import RowIndex, index_rows, shared_prompts
+from ..data.layouts import unused_text
 from ..data.store import open_pairs
 from ..data.templates import prompt_tokens
 from ..errors import DpoError
@@ -51,7 +52,7 @@ def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
     config = load_config(path, [f"model.path={model}"] if model else [])
-    if (template := Path(folder) / TEMPLATE).is_file():
+    if is_there(template := Path(folder) / TEMPLATE):
         config = replace(config, model=replace(config.model, chat_template=str(template)))
     read_adapter_config(folder)
     if config.model.path.startswith(("/", ".", "~")) and not is_there(expanded(config.model.path)):
@@ -110,7 +111,10 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     tokenizer = load_tokenizer(base, config.model)
     if note := end_note(base, tokenizer):
         say(note)
+    if rows.unused:
+        say(unused_text(rows.path, rows.unused))
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
+    say(f"judged by: {pairs.counts}")
     first = np.sort(np.unique(rows.prompts, return_index=True)[1])
     chosen = np.linspace(0, len(first) - 1, min(samples, len(first))).round().astype(int)
     spread = [rows.read(int(row)) for row in first[chosen]]

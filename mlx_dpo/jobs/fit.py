@@ -225,6 +225,9 @@ def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> Non
 
     Args:
         checkpoint: the newest one.
+
+    Raises:
+        DpoError: it is damaged, and so is the checkpoint that it was taken from.
     """
     facts = checkpoint.facts
     best = facts["best"] if config.training.select == "best" else None
@@ -232,10 +235,11 @@ def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> Non
     try:
         read_adapter_config(folder)
     except DpoError as error:
-        if kept:
-            for name in (WEIGHTS, CONFIG):
-                with_replacement(folder / name, partial(shutil.copyfile, kept.folder / name))
-            say(f"{error.where}: {error.what}; the adapter is put back from {kept.folder}")
+        if not kept:
+            raise
+        for name in (WEIGHTS, CONFIG):
+            with_replacement(folder / name, partial(shutil.copyfile, kept.folder / name))
+        say(f"{error.where}: {error.what}; the adapter is put back from {kept.folder}")
 
 
 def _restored(

@@ -64,7 +64,7 @@ def check_not_peft(folder: Path, config: Mapping[str, Any] | None) -> None:
     if "peft_type" not in config and ("fine_tune_type" in config or not files_in(folder, *_PEFT_WEIGHTS)):
         return
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    known = all(isinstance(v, (int, float)) and v > 0 for v in (rank, alpha))
+    known = all(isinstance(v, (int, float)) and 0 < v < 1e9 for v in (rank, alpha))
     scale = f"scale = lora_alpha / r = {alpha / rank:g}" if known else "scale = lora_alpha / r"
     base = config.get("base_model_name_or_path")
     of = f" for {shown(base)}" if isinstance(base, str) and base else ""

@@ -19,7 +19,8 @@ from ..files import sync, unwritable, write_text
 from ..jsonl import read_jsonl
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
-from ..records import Curated, Message, Tools, answer_of
+from ..records import Answer as ChatAnswer
+from ..records import Curated, answer_of
 from ..storage.reading import is_there, opened, read_object
 
 COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
@@ -33,10 +34,11 @@ class Completion(NamedTuple):
 
 
 class Said(NamedTuple):
-    """An answer as a pair has it: its text, and whether it was cut off."""
+    """An answer as a pair has it: its text, whether it was cut off, and whether training would refuse it."""
 
     text: str
     cut: bool
+    refused: bool = False
 
 
 class Sampled(NamedTuple):
@@ -67,10 +69,10 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
     requests, too_long = {}, []
     for row in rows:
         try:
-            tokens, _ = pair_tokens(tokenizer, row.prompt, [row.wanted], end, row.tools, max_length)
+            tokens, (wanted,) = pair_tokens(tokenizer, row.prompt, [row.wanted], end, row.tools, max_length)
         except DpoError as error:
             raise DpoError(error.what, where=row.where, hint=error.hint) from None
-        check_known(tokenizer, tokens, row.where)
+        check_known(tokenizer, [*tokens, *wanted], row.where)
         if len(tokens) + 2 > max_length:
             too_long.append((row.where, len(tokens)))
         requests[request_key(row)] = tokens
@@ -170,9 +172,12 @@ def answer_texts(
     for key, row in {request_key(row): row for row in rows}.items():
         ids, ended = answers[key]
         if ended and len(ids) < max_tokens:  # the end takes the place of a token
-            said[key] = Said(tokenizer.decode(ids).strip(), False)
+            text = tokenizer.decode(ids).strip()
+            said[key] = Said(text, False, bool(text) and not _scored(tokenizer, row, answer_of(text), end))
         else:
-            said[key] = Said(cut_text(tokenizer, row.prompt, ids[:max_tokens], end, row.tools), True)
+            text = cut_text(tokenizer, row, ids[:max_tokens], end)
+            answer = answer_of(text, cut=True)
+            said[key] = Said(text, True, bool(text) and not _scored(tokenizer, row, answer, end))
     return said
 
 
@@ -182,9 +187,7 @@ tokens that are left off for that.
 """
 
 
-def cut_text(
-    tokenizer: Any, prompt: Sequence[Message], ids: Sequence[int], end: int, tools: Tools = ()
-) -> str:
+def cut_text(tokenizer: Any, row: Curated, ids: Sequence[int], end: int) -> str:
     """The text of a cut-off answer, such that training turns its end into the tokens that the model said.
 
     Last tokens are left off where their text would become other tokens: half of a character; a line break,
@@ -196,15 +199,17 @@ def cut_text(
     """
     for count in range(len(ids), max(0, len(ids) - _LEFT_OFF), -1):
         text = tokenizer.decode(ids[:count]).strip()
-        if text and _scored(tokenizer, prompt, text, end, tools)[-_TAIL:] == list(ids[:count][-_TAIL:]):
+        scored = _scored(tokenizer, row, answer_of(text, cut=True), end) if text else []
+        if text and scored[-_TAIL:] == list(ids[:count][-_TAIL:]):
             return text
     return tokenizer.decode(ids).strip().rstrip("\ufffd")
 
 
-def _scored(tokenizer: Any, prompt: Sequence[Message], text: str, end: int, tools: Tools) -> list[int]:
+def _scored(tokenizer: Any, row: Curated, answer: ChatAnswer, end: int) -> list[int]:
+    """The answer's tokens in training; none where training would refuse it."""
     try:
-        return pair_tokens(tokenizer, prompt, [answer_of(text, cut=True)], end, tools)[1][0]
-    except DpoError:  # training names the row
+        return pair_tokens(tokenizer, row.prompt, [answer], end, row.tools)[1][0]
+    except DpoError:
         return []
 
 

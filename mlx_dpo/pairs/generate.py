@@ -88,6 +88,8 @@ DROPPED = {
     "the start of the chosen answer": "raise generate.max_tokens, so that the answers can differ",
     "identical": "the model says this already; remove these rows, or sample other answers with a higher "
     "generate.temperature and another pairs.output",
+    "changed by the chat template": "the model would be trained on another answer than it gave, such as one "
+    "with a stray </think>; a larger generate.max_tokens, or another generate.seed, samples others",
     "near-identical": "there is next to nothing to prefer; raise pairs.max_similarity to keep them, or "
     "remove these rows",
 }
@@ -162,6 +164,8 @@ def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
     """
     if not rejected.text.strip():
         return "empty"
+    if rejected.refused:
+        return "changed by the chat template"
     if rejected.cut and not config.keep_capped:
         return "cut off by max_tokens"
     chosen, said = normalised(chosen), normalised(rejected.text)
