@@ -229,7 +229,7 @@ def test_the_real_models_cut_off_answers_are_scored_token_by_token_and_continued
         Preference(
             prompt,
             "Gladly!",
-            cut_text(tokenizer, asked, answer.ids, end),
+            cut_text(tokenizer, Curated(prompt, "", "1"), answer.ids, end),
             "",
             "f:1",
             rejected_cut=True,
