@@ -24,7 +24,7 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.pairs.completions import COMPLETIONS, cut_text, request_key
-from mlx_dpo.records import Preference
+from mlx_dpo.records import Curated, Preference
 from mlx_dpo.training.checks import check_masks
 
 from .conftest import curated_rows

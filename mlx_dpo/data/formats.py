@@ -27,11 +27,11 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
     """
     for key in ("chosen", "rejected"):
         _require(row, key, where, _PAIR_HINT)
-    check_no_transcript(row, where)
     if all(isinstance(row[key], list) and len(row[key]) > 1 for key in ("chosen", "rejected")):
         prompt, chosen, rejected = _split_conversations(row, where)
         _check_prompt_column(row.get("prompt"), prompt, where)
     else:
+        check_no_transcript(row, where)
         prompt = _asked(row, where, _PAIR_HINT)
         chosen, rejected = (_answer(row[key], key, where) for key in ("chosen", "rejected"))
     prompt = _with_system(row, prompt, where)
@@ -64,7 +64,6 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
         cut, turn = pair.chosen_cut, pair.chosen_turn
         return Curated(pair.prompt, pair.chosen, pair.id, where, cut, pair.tools, turn)
     check_not_unpaired(row, where)
-    check_no_transcript(row, where)
     if "messages" in row:
         messages = messages_of(row["messages"], "messages", where)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
@@ -73,6 +72,7 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
         _check_prompt(prompt, where)
         _check_prompt_column(row.get("prompt"), prompt, where)
     else:
+        check_no_transcript(row, where)
         prompt = _asked(row, where, _CURATED_HINT)
         answered = "completion" if "completion" in row and "answer" not in row else "answer"
         _require(row, answered, where, _CURATED_HINT)
