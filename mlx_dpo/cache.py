@@ -68,7 +68,7 @@ def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
     """The entry of `key`, checked; None where there is none. A damaged one is removed, which is said."""
     folder = entry_folder(kind, key)
     with _of_the_cache(folder):
-        if not is_there(folder):
+        if not (is_there(folder) or folder.is_symlink()):
             return None
     try:
         entry = _read(folder, key)

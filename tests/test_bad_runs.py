@@ -145,7 +145,7 @@ def test_eval_without_held_out_pairs_is_refused(refused, tmp_path, trained):
         "check the path, relative to this folder",
     )
     changed("config.yaml", f"valid: {trained('llama').parent}/valid.jsonl", "valid: null")(run)
-    refused("eval --run run", "run: the run has no held-out pairs", "name some: --data pairs/valid.jsonl")
+    refused("eval --run run", "run: the run has no held-out pairs", "name a file of pairs: --data FILE")
 
 
 @pytest.mark.parametrize("command", ["eval --run .", "fuse --run . --output fused"], ids=["eval", "fuse"])

@@ -181,7 +181,7 @@ def test_reasoning_of_earlier_turns_that_a_template_leaves_out_is_counted(tokeni
         work.pair(to_preference(ROWS["earlier reasoning"], "rows.jsonl:1"))
         said[family] = str(work.counts())
     left_out = ", 1 without the reasoning of earlier turns, which the template leaves out"
-    assert said == {"qwen3": f"1 pairs: 1 kept{left_out}", "granite4": "1 pairs: 1 kept"}
+    assert said == {"qwen3": f"1 pair: 1 kept{left_out}", "granite4": "1 pair: 1 kept"}
 
 
 def test_a_date_of_the_settings_stands_in_place_of_today(tokenizer_of):
@@ -262,14 +262,13 @@ def test_tools_of_the_settings_are_written_and_read_again(tmp_path):
     assert load_config(tmp_path / "config.yaml") == config
 
 
-def test_a_template_that_takes_calls_without_content_and_arguments_as_text_gets_them(models):
+def test_a_template_that_takes_arguments_as_text_gets_them(models):
     file = ROOT / "tests" / "chat_templates" / "deepseek.jinja"
     base = models("llama")
     tokenizer = load_tokenizer(base, ModelConfig(str(base), chat_template=str(file)))
     assert scored(tokenizer, ROWS["tool call"])[1] == 'find\n{"q": "flour"}<|eot_id|>'
-    assert scored(tokenizer, ROWS["text and tool call"])[0] == (
-        "the chat template leaves out the tool calls of this answer"
-    )
+    answer = scored(tokenizer, ROWS["text and tool call"])[1]
+    assert answer == 'Let me look.find\n{"q": "flour"}<|eot_id|>'
 
 
 LEAVES_OUT = FAMILIES["granite4"].template.replace("m.tool_calls or []", "[]")

@@ -142,9 +142,7 @@ def render(
 
 
 def _with_calls(rendered: Callable[[Sequence[Message]], str], messages: Sequence[Message]) -> str:
-    """Rendered with tool calls as most templates take them, or else as DeepSeek's do: arguments as text, and
-    no content where there is none.
-    """
+    """Rendered with the arguments of tool calls as objects, or else as text, as DeepSeek's templates do."""
     names = [call["function"]["name"] for turn in messages for call in turn.get("tool_calls", ())]
     try:
         text = rendered(messages)
@@ -168,7 +166,7 @@ def _calls_as_text(turn: Message) -> Message:
         {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
         for call, function in zip(turn["tool_calls"], functions, strict=True)
     ]
-    return {**turn, "content": turn["content"] or None, "tool_calls": written}
+    return {**turn, "tool_calls": written}
 
 
 def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> None:
