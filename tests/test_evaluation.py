@@ -12,25 +12,40 @@ from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.evaluation.preference import evaluation_text
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.jsonl import write_jsonl
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.forward import PLAIN
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.scoring import score_pairs
 
 
-@pytest.fixture
-def finished(tmp_path, models, pair_rows, write_rows):
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory, models, pair_rows):
+    """A folder with the rows of a run, and the run."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_jsonl(folder / "train.jsonl", pair_rows[::24])
+    write_jsonl(folder / "valid.jsonl", pair_rows[7::48])
     settings = [
         f"model.path={models('granite')}",
-        f"data.train={write_rows('train.jsonl', pair_rows[::24])}",
-        f"data.valid={write_rows('valid.jsonl', pair_rows[7::48])}",
+        f"data.train={folder / 'train.jsonl'}",
+        f"data.valid={folder / 'valid.jsonl'}",
         "optimizer.learning_rate=3e-3",
         "training.accumulation=2",
         "training.micro_batch=2",
-        f"run.output={tmp_path / 'run'}",
+        f"run.output={folder / 'run'}",
         "generate.max_tokens=12",
     ]
-    return train_run(load_config(None, settings)).folder
+    train_run(load_config(None, settings))
+    return folder
+
+
+@pytest.fixture
+def finished(trained_once, tmp_path):
+    """The run's folder, as if all had been made in the test's own."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    settings = tmp_path / "run" / "config.yaml"
+    settings.write_text(settings.read_text().replace(str(trained_once), str(tmp_path)))
+    return tmp_path / "run"
 
 
 def test_the_figures_are_those_of_the_pairs_worked_out_one_by_one(finished, tmp_path, models):
