@@ -45,7 +45,7 @@ _REFUSALS = (
         r"'tools' must|'\w+' has (a tool call|tool_calls|a function_call)",
         "tools are not as they must be",
     ),
-    _Refusal("not-text", r"'\w+' has a (content|text) part", "a turn holds more than text"),
+    _Refusal("not-text", r"'\w+' has (a (content|text) part|\w+ in a turn)", "a turn holds more than text"),
     _Refusal("left-out", r"'\w+' is beside the prompt", "a column that belongs to the prompt is not in it"),
     _Refusal("bad-role", r"'\w+' has the role", "a turn is by nobody known"),
     _Refusal("wrong-type", r"'\w+' must be (text|an? |true)", "a field is of another type than it must be"),
