@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .errors import DpoError, shown
+from .errors import DpoError, label, shown
 from .paths import found_beside, path_fault
 from .settings_file import Tree, Written
 from .suggestions import meant_setting, meant_value
@@ -113,7 +113,7 @@ def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Wr
     arguments = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        own = written.get(name, Written(name))
+        own = written.get(name, Written(label(name)))
         if key not in known:
             raise DpoError(
                 f"unknown setting {shown(name)}",

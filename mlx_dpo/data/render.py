@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from transformers.utils import chat_template_utils
-
 from ..errors import DpoError, first_line
 from ..records import Message
 
@@ -181,6 +179,8 @@ def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[di
 @contextmanager
 def _standing(clock: _Clock) -> Iterator[None]:
     """Let templates that print the time look at this clock."""
+    from transformers.utils import chat_template_utils  # slow to import, and noisy without torch
+
     before = chat_template_utils.datetime
     chat_template_utils.datetime = clock
     try:
