@@ -155,7 +155,7 @@ def _or_text(construct: Any) -> Any:
             return text
         try:
             return construct(loader, node)
-        except Exception:
+        except (ValueError, LookupError, ArithmeticError):
             return text
 
     return construct_or_text
