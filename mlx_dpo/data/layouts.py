@@ -80,7 +80,7 @@ _LAYOUTS = (
     ),
     _layout(
         "response_a response_b",
-        "two answers without a choice in our columns (response_a, response_b)",
+        "a row with two answers, neither named chosen (response_a, response_b)",
         f"{_PAIRS}: the better response is chosen",
     ),
     _layout(
@@ -91,7 +91,7 @@ _LAYOUTS = (
     ),
     _layout(
         "response1 response2",
-        "two answers without a choice in our columns (response1, response2)",
+        "a row with two answers, neither named chosen (response1, response2)",
         f"{_PAIRS}: the better response is chosen",
     ),
 )

@@ -146,9 +146,11 @@ def figure_lines(found: Figures) -> list[str]:
             f"{own.sampled:.2f}  n {own.n:,}"
         )
     if likely := found.likelihood:
+        than = "less" if likely.off_policy > 0 else "more"
         lines.append(
-            f"likelihood  chosen {likely.chosen:.2f}, rejected {likely.rejected:.2f} nats a token; chosen is "
-            f"less likely by {likely.off_policy:.2f}, and in {likely.chosen_less_likely:.0%}  n {likely.n:,}"
+            f"likelihood  chosen {likely.chosen:.2f}, rejected {likely.rejected:.2f} nats a token: chosen "
+            f"answers are {than} likely by {abs(likely.off_policy):.2f} on average, and less likely in "
+            f"{likely.chosen_less_likely:.0%} of the pairs  n {likely.n:,}"
         )
     return lines
 
