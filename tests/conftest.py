@@ -257,6 +257,20 @@ def refused(tmp_path, monkeypatch, capsys):
     return check
 
 
+@pytest.fixture
+def outcome(tmp_path, monkeypatch, capsys):
+    """Run a command in the test's folder: its exit code, what it prints, and what it says beside that."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments)])
+        return stop.value.code, *capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, models, pair_rows):
     """A run's folder by model, trained when first asked for on two pairs, with two held out."""

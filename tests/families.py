@@ -1,6 +1,9 @@
 """Chat templates as families publish them, shortened, with tools, tool calls and reasoning."""
 
-from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat
+import json
+from pathlib import Path
+
+from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat, write_tokenizer
 
 from .conftest import ROOT
 
@@ -19,3 +22,10 @@ FAMILIES = {
     "thinking": _of("thinking", QWEN3),  # a model that always reasons first
     "r1": _of("r1", LLAMA3),  # reasoning is opened for the model, and taken away from answers that are given
 }
+
+
+def write_family(folder: Path, form: ChatFormat) -> None:
+    """A tokenizer with this template, and a config that names its end of turn; no weights."""
+    write_tokenizer(folder, form, ["How? So. Thus."] * 5, 400)
+    config = {"model_type": "llama", "eos_token_id": form.special.index(form.end)}
+    (folder / "config.json").write_text(json.dumps(config))

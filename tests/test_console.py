@@ -6,7 +6,6 @@ import re
 import pytest
 import yaml
 
-from mlx_dpo.cli import main
 from mlx_dpo.commands import assignment, beside, command_line, last_ones, unused_folder
 from mlx_dpo.console import UNPRINTABLE, json_text, plural, printable, progress, say
 from mlx_dpo.errors import DpoError
@@ -52,15 +51,12 @@ def test_other_plurals_are_given():
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, capsys):
-    """Run a command in the test's folder: its exit code and all that it prints."""
-    monkeypatch.chdir(tmp_path)
+def told(outcome):
+    """Run a command: its exit code and all that it prints."""
 
     def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([*map(str, arguments)])
-        return stop.value.code, "".join(capsys.readouterr())
+        code, *printed = outcome(*arguments)
+        return code, "".join(printed)
 
     return run
 

@@ -9,7 +9,6 @@ import pytest
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
-from mlx_dpo.demo.tiny import write_tokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.ask import ask_run
@@ -21,7 +20,7 @@ from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.checks import check_masks
 
 from .conftest import ROOT
-from .families import FAMILIES
+from .families import FAMILIES, write_family
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
@@ -131,12 +130,10 @@ def tokenizer_of(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
 
     def get(family, **options):
-        folder, form = root / family, FAMILIES[family]
+        folder = root / family
         if not folder.exists():
             folder.mkdir()
-            write_tokenizer(folder, form, ["How? So. Thus."] * 5, 400)
-            config = {"model_type": "llama", "eos_token_id": form.special.index(form.end)}
-            (folder / "config.json").write_text(json.dumps(config))
+            write_family(folder, FAMILIES[family])
         return load_tokenizer(folder, ModelConfig(str(folder), template_options=options))
 
     return get

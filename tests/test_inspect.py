@@ -1,6 +1,5 @@
 """The pair doctor: it reads a file to its end, names each defect by line, and leaves good rows alone."""
 
-import json
 import random
 import re
 
@@ -11,7 +10,7 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.alike import alike
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
-from mlx_dpo.demo.tiny import GEMMA, GRANITE, write_tokenizer
+from mlx_dpo.demo.tiny import GEMMA, GRANITE
 from mlx_dpo.errors import DpoError
 from mlx_dpo.inspection.checks import CHECKS, build_context
 from mlx_dpo.inspection.kinds import ERROR, KINDS, WARNING
@@ -26,7 +25,7 @@ from mlx_dpo.pairs.completions import Said
 from mlx_dpo.pairs.generate import PairsConfig, drop_reason
 
 from .conftest import ROOT
-from .families import QWEN3
+from .families import QWEN3, write_family
 from .mistakes import cases, chat, lines, pair, write
 from .test_bad_rows import PAIRS
 
@@ -206,9 +205,7 @@ TEMPLATES = {
 @pytest.mark.parametrize("code", TEMPLATES)
 def test_rows_that_a_template_cannot_take_are_named(code, tmp_path, write_rows):
     chat_format, changes = TEMPLATES[code]
-    write_tokenizer(tmp_path, chat_format, ["How? So. Thus."] * 5, 400)
-    end = chat_format.special.index(chat_format.end)
-    write(tmp_path / "config.json", json.dumps({"model_type": "llama", "eos_token_id": end}))
+    write_family(tmp_path, chat_format)
     rows = write_rows("rows.jsonl", [pair(**changes)])
     assert [d.code for d in scanned(rows, load_tokenizer(tmp_path)).defects] == [code]
 

@@ -6,7 +6,6 @@ import shlex
 import numpy as np
 import pytest
 
-from mlx_dpo.cli import main
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.index import index_rows
 from mlx_dpo.data.sources import read_pairs
@@ -31,16 +30,12 @@ def rows(write_rows, pair_rows):
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, capsys):
-    """Run `mlx-dpo inspect` in the test's folder: what it prints."""
-    monkeypatch.chdir(tmp_path)
+def told(outcome):
+    """Run `mlx-dpo inspect`: what it prints."""
 
     def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(["inspect", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert stop.value.code == 0, err
+        code, out, err = outcome("inspect", *arguments)
+        assert code == 0, err
         return out
 
     return run

@@ -1,19 +1,16 @@
 """Rows and files that nobody would write: each is read, or refused quickly and with a remedy."""
 
-import json
-
 import pytest
 
 from mlx_dpo.data.foreign import check_is_jsonl
 from mlx_dpo.data.formats import to_answer, to_curated, to_preference
 from mlx_dpo.data.layouts import unused_columns
 from mlx_dpo.data.tokenize import RowTokenizer
-from mlx_dpo.demo.tiny import write_tokenizer
 from mlx_dpo.jsonl import parse_line, read_lines
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.pairs.completions import request_key
 
-from ..families import FAMILIES
+from ..families import FAMILIES, write_family
 from . import CASES
 from .faults import fault
 from .generate_rows import files
@@ -25,9 +22,7 @@ def tokenizers(tmp_path_factory):
     made = []
     for name, form in FAMILIES.items():
         folder = tmp_path_factory.mktemp(name)
-        write_tokenizer(folder, form, ["How? So. Thus."] * 5, 400)
-        config = {"model_type": "llama", "eos_token_id": form.special.index(form.end)}
-        (folder / "config.json").write_text(json.dumps(config))
+        write_family(folder, form)
         made.append(load_tokenizer(folder, ModelConfig(str(folder))))
     return made
 
