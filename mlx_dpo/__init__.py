@@ -1,7 +1,7 @@
 """mlx_dpo: preference fine-tuning on Apple silicon, from curated answers to a fused model."""
 
-from .blas import preload as _preload
-from .watchdog import relax as _relax
+from .machine.blas import preload as _preload
+from .machine.gpu_timeout import relax as _relax
 
 __version__ = "0.1.0"
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from .data.sources import DataConfig
 from .errors import DpoError
-from .files import write_text
 from .losses import BetaConfig, LossConfig, beta_rule
 from .models.adapters import AdapterConfig
 from .models.generate import GenerateConfig
 from .models.load import ModelConfig
+from .monitoring.trackers import TRACKERS
 from .optimizers import OptimizerConfig
-from .pairs.generate import PairsConfig
+from .pairs.from_curated import PairsConfig
 from .settings import Section, as_plain, build, section, setting, to_yaml
 from .settings_file import Tree, read_yaml
-from .trackers import TRACKERS
+from .storage.files import write_text
 from .training.config import TrainingConfig
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import yaml
 
 from .errors import DpoError, label, shown
-from .paths import found_beside, path_fault
 from .settings_file import Tree, Written
+from .storage.names import found_beside, path_fault
 from .suggestions import meant_setting, meant_value
 
 LARGEST_SEED = 2**64 - 1

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from .errors import DpoError, first_line, label, shown
-from .paths import path_fault
+from .storage.names import path_fault
 from .storage.reading import unreadable
 
 _LARGEST_FILE = 50_000

@@ -20,9 +20,9 @@ from tiny_architectures import TOKENS, build
 
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.errors import DpoError, first_line
+from mlx_dpo.forward.checkpointing import checkpoint_layers
+from mlx_dpo.forward.pair_logps import COMPLETION, SEPARATE, SHARED, Forward
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.forward import COMPLETION, SEPARATE, SHARED, Forward
 from mlx_dpo.training.checks import check_batching, choose_forward, disagreement
 
 LENGTHS = ((45, 30, 17), (20, 5, 30), (44, 29, 18))

@@ -24,10 +24,10 @@ import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 
 # isort: split
 from mlx_dpo.data.batches import build_batch, epoch_windows
-from mlx_dpo.data.index import index_rows
-from mlx_dpo.data.store import open_pairs
+from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.tokenize import pair_sizes
-from mlx_dpo.demo.tiny import GRANITE, write_tokenizer
+from mlx_dpo.demo.tiny_models import GRANITE, write_tokenizer
 from mlx_dpo.models.load import load_tokenizer
 
 WORDS = [

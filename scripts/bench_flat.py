@@ -21,12 +21,12 @@ import numpy as np
 
 from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
+from mlx_dpo.demo.tiny_models import ARCHITECTURES, initialise
+from mlx_dpo.forward.pair_logps import SHARED
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.machine.resources import process_memory
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.forward import SHARED
-from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.machine import process_memory
 from mlx_dpo.training.step import cap_cache, pair_gradient, update
 from mlx_dpo.training.window import window_gradient
 

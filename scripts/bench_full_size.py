@@ -25,18 +25,18 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.forward.checkpointing import checkpoint_layers
+from mlx_dpo.forward.completion_logps import score_tokens
+from mlx_dpo.forward.kernels import lean
+from mlx_dpo.forward.pair_logps import SEPARATE, SHARED
+from mlx_dpo.forward.prompt_cache import empty_state
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.machine.resources import memory_limit
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.completions import score_tokens
-from mlx_dpo.models.forward import SEPARATE, SHARED
-from mlx_dpo.models.kernels import lean
-from mlx_dpo.models.skeleton import skeleton
-from mlx_dpo.models.state import empty_state
 from mlx_dpo.optimizers import OptimizerConfig
-from mlx_dpo.scoring import score_pairs
-from mlx_dpo.training.machine import memory_limit
-from mlx_dpo.training.memory import LAYOUTS, Layout, need, scoring_need
+from mlx_dpo.planning.step_memory import LAYOUTS, Layout, need, scoring_need
+from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient
 

@@ -23,13 +23,13 @@ import mlx.core as mx
 from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.export.fuse import fuse_run
+from mlx_dpo.forward.pair_logps import COMPLETION
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.jsonl import write_jsonl
-from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer, weight_bytes
-from mlx_dpo.scoring import score_pairs
+from mlx_dpo.storage.jsonl import write_jsonl
 
 
 def prepare(folder):

@@ -27,15 +27,15 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.tiny_models import make_model
+from mlx_dpo.forward.checkpointing import checkpoint_layers
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.description import read_model_config
+from mlx_dpo.models.config_files import read_model_config
 from mlx_dpo.models.load import load_model
-from mlx_dpo.models.skeleton import skeleton
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
-from mlx_dpo.training.memory import Layout, forward_of, need
+from mlx_dpo.planning.step_memory import Layout, forward_of, need
+from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient
 

@@ -40,17 +40,17 @@ import mlx.optimizers as optimizers
 import numpy as np
 from tokenizers import Tokenizer
 
-from mlx_dpo.cache import cache_folder
 from mlx_dpo.data.render import render
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.tiny import initialise
-from mlx_dpo.jsonl import write_jsonl
+from mlx_dpo.demo.tiny_models import initialise
+from mlx_dpo.forward.checkpointing import checkpoint_layers
+from mlx_dpo.forward.pair_logps import PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.forward import PLAIN, SEPARATE, SHARED
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.scoring import score_pairs
+from mlx_dpo.storage.cache import cache_folder
+from mlx_dpo.storage.jsonl import write_jsonl
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient
 

@@ -27,12 +27,12 @@ from mlx.utils import tree_map
 from tiny_architectures import TOKENS, build
 
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.models import forward as forwards
-from mlx_dpo.models import kernels
+from mlx_dpo.forward import kernels
+from mlx_dpo.forward import pair_logps as forwards
+from mlx_dpo.forward.pair_logps import SHARED, Forward
+from mlx_dpo.forward.prompt_cache import Arrays, Keys
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.forward import SHARED, Forward
 from mlx_dpo.models.load import load_model
-from mlx_dpo.models.state import Arrays, Keys
 from mlx_dpo.training import proof
 
 TINY: dict[str, Callable[[], nn.Module]] = {

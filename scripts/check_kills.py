@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from mlx_dpo.demo.story import shipped
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.tiny_models import make_model
 
 RULES = {
     "fixed": [],

@@ -20,7 +20,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from mlx_dpo.cache import cache_folder
+from mlx_dpo.storage.cache import cache_folder
 
 # isort: split
 import mlx.core as mx

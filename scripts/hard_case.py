@@ -5,10 +5,10 @@ from pathlib import Path
 import yaml
 
 from mlx_dpo.data.sources import read_curated
-from mlx_dpo.demo.base import teach
+from mlx_dpo.demo.base_model import teach
 from mlx_dpo.demo.story import shipped
-from mlx_dpo.demo.tiny import make_model
-from mlx_dpo.jsonl import write_jsonl
+from mlx_dpo.demo.tiny_models import make_model
+from mlx_dpo.storage.jsonl import write_jsonl
 
 # isort: split
 import numpy as np

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from mlx_dpo.jsonl import write_jsonl
+from mlx_dpo.storage.jsonl import write_jsonl
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 QUESTIONS = {

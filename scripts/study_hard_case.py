@@ -29,21 +29,21 @@ from hard_case import make_base, score
 from study_loop import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
-from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.templates import prompt_tokens
-from mlx_dpo.inspection.verdict import Step, commands
+from mlx_dpo.forward.pair_logps import SHARED
+from mlx_dpo.forward.scoring import score_pairs, singles
+from mlx_dpo.inspection.advice import Step, commands
+from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.jobs.inspect import inspect_pairs
-from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.jsonl import write_jsonl
 from mlx_dpo.metrics import distinct_n
 from mlx_dpo.models.adapters import load_adapter
-from mlx_dpo.models.forward import SHARED
 from mlx_dpo.models.generate import generate_answers
 from mlx_dpo.models.load import find_model, load_model, load_tokenizer
-from mlx_dpo.scoring import score_pairs, singles
+from mlx_dpo.storage.jsonl import write_jsonl
 
 # isort: split
 import numpy as np

@@ -24,17 +24,17 @@ from typing import Any
 
 from measure import Question, english_text, measured
 
-from mlx_dpo.cache import cache_folder
 from mlx_dpo.config import RunConfig, load_config
-from mlx_dpo.files import write_text
-from mlx_dpo.inspection.verdict import Step, commands
+from mlx_dpo.inspection.advice import Step, commands
+from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.jobs.inspect import inspect_pairs
-from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.jsonl import write_jsonl
 from mlx_dpo.metrics import wilson_interval
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.storage.cache import cache_folder
+from mlx_dpo.storage.files import write_text
+from mlx_dpo.storage.jsonl import write_jsonl
 
 # isort: split
 import mlx.core as mx

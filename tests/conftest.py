@@ -18,10 +18,10 @@ import numpy as np
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
-from mlx_dpo.data.store import open_pairs
+from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.tokenize import RowTokenizer
-from mlx_dpo.demo.tiny import make_model
-from mlx_dpo.jobs.inputs import read_rows
+from mlx_dpo.demo.tiny_models import make_model
+from mlx_dpo.jobs.run_inputs import read_rows
 from mlx_dpo.models.load import load_tokenizer
 
 from .mistakes import lines

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat, write_tokenizer
+from mlx_dpo.demo.tiny_models import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat, write_tokenizer
 
 from .conftest import ROOT
 

@@ -11,9 +11,9 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.tiny import ARCHITECTURES, initialise
+from mlx_dpo.demo.tiny_models import ARCHITECTURES, initialise
+from mlx_dpo.forward.checkpointing import checkpoint_layers
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.checkpointing import checkpoint_layers
 
 VOCABULARY = 320
 COMMON = {

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from .conftest import rows_of
 from .test_alarm_runs import EASY

@@ -12,10 +12,10 @@ from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LOSSES, BetaConfig, beta_rule
-from mlx_dpo.losses.beta import exact
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig
+from mlx_dpo.losses.beta_rule import exact
 from mlx_dpo.losses.risk import RiskConfig
-from mlx_dpo.training.margins import margin_summary
+from mlx_dpo.monitoring.margin_files import margin_summary
 
 from .conftest import rows_of, weights_of
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.data.batches import epoch_windows
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from .conftest import rows_of, train_pairs
 

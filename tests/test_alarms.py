@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_dpo.training.alarms import CHECKS, About, alarms
+from mlx_dpo.monitoring.alarms import CHECKS, About, alarms
 from mlx_dpo.training.state import TrainState
 
 ABOUT = About(steps=100, chosen_tokens=50.0, rejected_tokens=25.0, logistic=True)

@@ -6,14 +6,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.shared import build_shared
+from mlx_dpo.data.shared_prompts import build_shared
+from mlx_dpo.forward.mlx_attention import BLOCKS, FUSED, Call, attending, kernel, takes_kernel
+from mlx_dpo.forward.pair_logps import SHARED
 from mlx_dpo.jobs.attention import measured_attention, with_attention
 from mlx_dpo.jobs.resume import with_layout
-from mlx_dpo.models.forward import SHARED
-from mlx_dpo.models.fused import BLOCKS, FUSED, Call, attending, kernel, takes_kernel
-from mlx_dpo.models.skeleton import skeleton
-from mlx_dpo.training.attention import Measured, attention_calls, choose, measured, settle
-from mlx_dpo.training.memory import LAYOUTS, _step
+from mlx_dpo.planning.attention_choice import Measured, attention_calls, choose, measured, settle
+from mlx_dpo.planning.step_memory import LAYOUTS, _step
+from mlx_dpo.planning.weightless import skeleton
 
 from .policies import checkpointed, pair
 
@@ -228,7 +228,7 @@ def test_which_kernels_mlx_has():
 
 def test_the_plan_knows_what_the_kernel_saves_on_a_gpu(models, monkeypatch):
     """Long answers, head size 64: with the kernel of MLX 0.32.4 no softmax is kept; before, all of it."""
-    import mlx_dpo.models.fused as module
+    import mlx_dpo.forward.mlx_attention as module
     from mlx_dpo.losses import build_loss
 
     config = settings()
@@ -245,7 +245,7 @@ def test_the_plan_knows_what_the_kernel_saves_on_a_gpu(models, monkeypatch):
 
 def wide(folder):
     """Its config with heads of 64, which kernels have."""
-    from mlx_dpo.models.description import read_model_config
+    from mlx_dpo.models.config_files import read_model_config
 
     config = read_model_config(folder)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 128, "head_dim": 64}

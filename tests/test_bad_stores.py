@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from mlx_dpo.cache import entry_folder
-from mlx_dpo.data import index as index_module
+from mlx_dpo.data import row_index as index_module
 from mlx_dpo.data import tokenize as tokenize_module
-from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
+from mlx_dpo.storage.cache import entry_folder
 
 from .conftest import tokens_of
 from .mistakes import flip, lines, pair
@@ -168,8 +168,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mlx_dpo.data import tokenize
-from mlx_dpo.data.index import index_rows
-from mlx_dpo.data.store import open_pairs
+from mlx_dpo.data.row_index import index_rows
+from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.models.load import load_tokenizer
 pair_of, left = tokenize.RowTokenizer.pair, [12]
 def kill(self, row):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mlx_dpo import blas
+from mlx_dpo.machine import blas
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has Accelerate and Metal")
 

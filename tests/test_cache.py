@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo import cache as module
-from mlx_dpo.cache import alone, content_hash, entry_folder, find, keep, kept
 from mlx_dpo.errors import DpoError
+from mlx_dpo.storage import cache as module
+from mlx_dpo.storage.cache import alone, content_hash, entry_folder, find, keep, kept
 
 KEY = {"of": "a test", "version": 1}
 
@@ -100,7 +100,7 @@ def test_what_fails_while_it_is_made_leaves_nothing(error, cache):
 def test_what_a_killed_process_left_is_removed_and_the_entry_made(cache):
     script = """
 import os, signal
-from mlx_dpo.cache import kept
+from mlx_dpo.storage.cache import kept
 def half(folder):
     (folder / "numbers").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

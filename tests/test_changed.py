@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.training import trainer
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from .conftest import rows_of
 from .mistakes import changed

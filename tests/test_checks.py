@@ -5,10 +5,10 @@ import pytest
 from mlx.utils import tree_map
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.models import checkpointing
-from mlx_dpo.models import forward as forward_module
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
-from mlx_dpo.models.state import Arrays, Keys
+from mlx_dpo.forward import checkpointing
+from mlx_dpo.forward import pair_logps as forward_module
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.prompt_cache import Arrays, Keys
 from mlx_dpo.training import checks
 
 from .policies import CONFIGS, PAIRS, checkpointed, pair, policy

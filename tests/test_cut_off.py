@@ -18,12 +18,12 @@ from mlx_dpo.data.templates import end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.evaluate import evaluate_run
+from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.jobs.inspect import inspect_pairs
-from mlx_dpo.jobs.pairs import generate_pairs
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.pairs.completions import COMPLETIONS, cut_text, request_key
+from mlx_dpo.pairs.sampled_answers import COMPLETIONS, cut_text, request_key
 from mlx_dpo.records import Curated, Preference
 from mlx_dpo.training.checks import check_masks
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, desensitised
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, desensitised
-from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window import window_gradient
 

@@ -10,13 +10,13 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.evaluation.preference import evaluation_text
+from mlx_dpo.forward.pair_logps import PLAIN
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.jsonl import write_jsonl
 from mlx_dpo.models.adapters import load_adapter
-from mlx_dpo.models.forward import PLAIN
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.scoring import score_pairs
+from mlx_dpo.storage.jsonl import write_jsonl
 
 
 @pytest.fixture(scope="module")

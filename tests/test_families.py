@@ -11,10 +11,10 @@ from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
-from mlx_dpo.jobs.ask import ask_run
 from mlx_dpo.jobs.evaluate import load_run
+from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.jobs.inspect import inspect_pairs
-from mlx_dpo.jobs.pairs import generate_pairs
+from mlx_dpo.jobs.questions import ask_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.checks import check_masks

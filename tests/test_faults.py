@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
-from mlx_dpo.checkpoint import CHECKPOINTS, newest_checkpoint
 from mlx_dpo.cli import main
 from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import fit
+from mlx_dpo.jobs import run_folder as fit
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.machine.out_of_memory import SHORTER, explained
 from mlx_dpo.training import trainer
-from mlx_dpo.training.faults import SHORTER, explained
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, newest_checkpoint
 
 from .conftest import rows_of, some
 from .test_resume import EPOCHS, outcome

@@ -8,8 +8,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.files import check_writable, make_folder, replace_folder, with_replacement, write_text
-from mlx_dpo.jsonl import read_jsonl, write_jsonl
+from mlx_dpo.storage.files import check_writable, make_folder, replace_folder, with_replacement, write_text
+from mlx_dpo.storage.jsonl import read_jsonl, write_jsonl
 
 
 class Stop(Exception):

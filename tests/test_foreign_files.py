@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.data.foreign import check_is_jsonl
-from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.foreign_files import check_is_jsonl
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_curated
 from mlx_dpo.errors import DpoError
 

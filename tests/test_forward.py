@@ -11,14 +11,14 @@ from mlx.utils import tree_flatten
 from mlx_dpo.data.batches import build_batch
 from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.tokenize import tokenize_pairs
+from mlx_dpo.forward.body_and_head import head
+from mlx_dpo.forward.checkpointing import checkpoint_layers
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SHARED
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.logps import token_logps
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.checkpointing import checkpoint_layers
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SHARED
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.models.trunk import head
-from mlx_dpo.scoring import score_pairs
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window import window_gradient
 

@@ -16,13 +16,13 @@ import pytest
 from mlx_dpo.config import load_config
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs.pairs import generate_pairs
-from mlx_dpo.jsonl import read_jsonl
+from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.pairs.completions import COMPLETIONS, Said, request_key
-from mlx_dpo.pairs.generate import PairCounts, PairsConfig, count_pairs, drop_reason, make_pairs
+from mlx_dpo.pairs.from_curated import PairCounts, PairsConfig, count_pairs, drop_reason, make_pairs
+from mlx_dpo.pairs.sampled_answers import COMPLETIONS, Said, request_key
 from mlx_dpo.records import Curated
+from mlx_dpo.storage.jsonl import read_jsonl
 
 from .conftest import curated_rows
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, desensitised
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.losses import BetaConfig, LossConfig, PairLogps, beta_rule, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, desensitised
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
-from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import Objective, take_window, window_gradient
 

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.alike import alike
+from mlx_dpo.data.similarity import alike
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
-from mlx_dpo.demo.tiny import GEMMA, GRANITE
+from mlx_dpo.demo.tiny_models import GEMMA, GRANITE
 from mlx_dpo.errors import DpoError
-from mlx_dpo.inspection.checks import CHECKS, build_context
-from mlx_dpo.inspection.kinds import ERROR, KINDS, WARNING
-from mlx_dpo.inspection.masks import masked
-from mlx_dpo.inspection.refusals import refused
-from mlx_dpo.inspection.repeats import first_with
+from mlx_dpo.inspection.defects import ERROR, KINDS, WARNING
+from mlx_dpo.inspection.duplicates import first_with
+from mlx_dpo.inspection.refused_rows import refused
 from mlx_dpo.inspection.report import as_text
+from mlx_dpo.inspection.row_checks import CHECKS, build_context
 from mlx_dpo.inspection.scan import scan
+from mlx_dpo.inspection.scored_text import masked
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.models.load import load_tokenizer
-from mlx_dpo.pairs.completions import Said
-from mlx_dpo.pairs.generate import PairsConfig, drop_reason
+from mlx_dpo.pairs.from_curated import PairsConfig, drop_reason
+from mlx_dpo.pairs.sampled_answers import Said
 
 from .conftest import ROOT
 from .families import QWEN3, write_family

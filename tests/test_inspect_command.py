@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import RunConfig, load_config
-from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.store import open_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
+from mlx_dpo.forward.pair_logps import PLAIN
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.inspection.measures import figures
 from mlx_dpo.inspection.report import sampled, short_report
 from mlx_dpo.jobs.inspect import plan_of
-from mlx_dpo.models.forward import PLAIN
 from mlx_dpo.models.load import load_model
-from mlx_dpo.scoring import score_pairs, singles
 
 from .mistakes import pair
 

@@ -4,10 +4,7 @@ import pytest
 
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.inspection import scan  # noqa: F401  (it registers every kind)
-from mlx_dpo.inspection.kinds import KINDS
-from mlx_dpo.inspection.measures import Figures, LengthBias, Likelihood, OwnAnswers
-from mlx_dpo.inspection.style import Separability
-from mlx_dpo.inspection.verdict import (
+from mlx_dpo.inspection.advice import (
     ADVICE,
     BY_HEART,
     FAR_OFF_POLICY,
@@ -25,6 +22,9 @@ from mlx_dpo.inspection.verdict import (
     of_the_set,
     verdict,
 )
+from mlx_dpo.inspection.defects import KINDS
+from mlx_dpo.inspection.measures import Figures, LengthBias, Likelihood, OwnAnswers
+from mlx_dpo.inspection.style import Separability
 from mlx_dpo.losses import LossConfig
 
 N = 100

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlx_dpo.data.shared import build_shared, choose_bucket, shapes
+from mlx_dpo.data.shared_prompts import build_shared, choose_bucket, shapes
 from mlx_dpo.data.tokenize import TokenizedPair
 
 from .policies import pair

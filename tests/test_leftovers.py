@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_dpo.files import check_writable, remove_left, replace_folder, write_text
+from mlx_dpo.storage.files import check_writable, remove_left, replace_folder, write_text
 
 from .conftest import ROOT
 from .test_files import tree

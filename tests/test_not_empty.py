@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.cache import find, kept
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.pairs.completions import check_origin
+from mlx_dpo.pairs.sampled_answers import check_origin
+from mlx_dpo.storage.cache import find, kept
 from mlx_dpo.storage.reading import entries, is_there
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from .conftest import files_in
 

@@ -7,8 +7,8 @@ import pytest
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.data.sources import DataConfig
 from mlx_dpo.errors import DpoError
-from mlx_dpo.paths import path_fault
 from mlx_dpo.settings import described
+from mlx_dpo.storage.names import path_fault
 
 READ = ["model.path", "model.adapter", "pairs.source", "pairs.valid_source", "data.train", "data.valid"]
 WRITTEN = ["pairs.output", "run.output"]

@@ -14,29 +14,29 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.index import index_rows
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import needs
+from mlx_dpo.forward.custom_gradients import custom_function
+from mlx_dpo.forward.pair_logps import COMPLETION
 from mlx_dpo.jobs import plan as planning
 from mlx_dpo.jobs import train as train_module
-from mlx_dpo.jobs.needs import allowed
 from mlx_dpo.jobs.plan import plan_run, settled
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
+from mlx_dpo.machine.resources import memory_limit
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.models.custom import custom_function
-from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model
-from mlx_dpo.models.schedule import order
-from mlx_dpo.models.skeleton import skeleton
-from mlx_dpo.models.trace import trace
 from mlx_dpo.optimizers import OptimizerConfig
+from mlx_dpo.planning import run_memory as needs
+from mlx_dpo.planning.liveness import order
+from mlx_dpo.planning.operations import trace
+from mlx_dpo.planning.run_memory import allowed
+from mlx_dpo.planning.step_memory import LAYOUTS, Layout, forward_of, largest, need, scoring_need
+from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training import checks
 from mlx_dpo.training.checks import shortened
-from mlx_dpo.training.machine import memory_limit
-from mlx_dpo.training.memory import LAYOUTS, Layout, forward_of, largest, need, scoring_need
 
 from .conftest import ROOT, rows_of, some
 

@@ -12,9 +12,9 @@ import pytest
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.demo import story
-from mlx_dpo.inspection import verdict
+from mlx_dpo.inspection import advice as verdict
 from mlx_dpo.jobs import report
-from mlx_dpo.models import speed
+from mlx_dpo.models import slow_types as speed
 from mlx_dpo.models.load import load_model
 
 from .conftest import half_precision

@@ -7,9 +7,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.models.load import load_model
-from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training import proof
 
 from .conftest import ROOT

@@ -5,14 +5,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import rate as job
+from mlx_dpo.forward.pair_logps import SHARED
+from mlx_dpo.jobs import learning_rate as job
 from mlx_dpo.jobs.resume import layout_for, up_to_date
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import build_loss
 from mlx_dpo.models.adapters import attach
-from mlx_dpo.models.forward import SHARED
 from mlx_dpo.models.load import load_model
-from mlx_dpo.training.rate import RATES, found_rate, rate_test
+from mlx_dpo.training.rate_test import RATES, found_rate, rate_test
 from mlx_dpo.training.step import pair_gradient
 
 from .conftest import rows_of, some, train_pairs

@@ -10,8 +10,8 @@ import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.errors import DpoError
-from mlx_dpo.files import with_replacement
-from mlx_dpo.jsonl import ROW_BYTES, read_jsonl
+from mlx_dpo.storage.files import with_replacement
+from mlx_dpo.storage.jsonl import ROW_BYTES, read_jsonl
 from mlx_dpo.storage.reading import files_in, is_there, read_object, shown, unreadable
 
 from .conftest import files_in as tree

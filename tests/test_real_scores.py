@@ -10,10 +10,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.models.load import load_model
-from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training.checks import choose_forward
 
 from .conftest import ROOT

@@ -11,21 +11,21 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_dpo import reference as module
-from mlx_dpo.cache import entry_folder, keep, remove
 from mlx_dpo.config import load_config, save_config
-from mlx_dpo.data.index import index_rows
-from mlx_dpo.data.store import open_pairs
+from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.errors import DpoError
+from mlx_dpo.forward.pair_logps import COMPLETION
+from mlx_dpo.forward.scoring import score_pairs
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import attach
-from mlx_dpo.models.forward import COMPLETION
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.reference import reference_key, reference_scores
-from mlx_dpo.scoring import score_pairs
+from mlx_dpo.storage.cache import entry_folder, keep, remove
 from mlx_dpo.training import checks
+from mlx_dpo.training import reference as module
+from mlx_dpo.training.reference import reference_key, reference_scores
 
 from .conftest import CLOCK, rows_of, some
 from .mistakes import flip

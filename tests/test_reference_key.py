@@ -6,14 +6,14 @@ import shutil
 import mlx.core as mx
 import pytest
 
-from mlx_dpo import reference as module
 from mlx_dpo.config import load_config
-from mlx_dpo.data.index import index_rows
-from mlx_dpo.data.store import open_pairs
+from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_index import index_rows
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN
 from mlx_dpo.models.adapters import attach, load_adapter
-from mlx_dpo.models.forward import COMPLETION, PLAIN
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.reference import reference_key
+from mlx_dpo.training import reference as module
+from mlx_dpo.training.reference import reference_key
 
 from .conftest import half_precision
 from .mistakes import flip

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import fit
+from mlx_dpo.jobs import run_folder as fit
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.training.interrupt import Stop
+from mlx_dpo.machine.interrupt import Stop
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 from mlx_dpo.training.state import TrainState
 
 from .conftest import CLOCK, rows_of, some

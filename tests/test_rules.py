@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_dpo.losses import BetaConfig, beta_rule
-from mlx_dpo.losses.beta import exact, quantile
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig, beta_dpo, chosen_pairs, log_weights
+from mlx_dpo.losses.beta_rule import exact, quantile
 from mlx_dpo.losses.risk import RiskConfig, risk
 
 

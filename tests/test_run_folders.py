@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import train as job
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo import files
-from mlx_dpo.checkpoint import CHECKPOINTS
 from mlx_dpo.cli import main
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models import adapters
+from mlx_dpo.models.adapter_checksum import UNSTAMPED, check_weights, stamp_weights
 from mlx_dpo.models.adapters import (
     AdapterConfig,
     load_adapter,
@@ -27,8 +26,9 @@ from mlx_dpo.models.adapters import (
     trainable,
 )
 from mlx_dpo.models.load import load_model
-from mlx_dpo.models.stamp import UNSTAMPED, check_weights, stamp_weights
 from mlx_dpo.models.weights import check_tensors
+from mlx_dpo.storage import files
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from .conftest import weights_of
 from .mistakes import changed, curated, lines, pair

@@ -13,11 +13,11 @@ from mlx_dpo.cli import main
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.data.formats import to_answer
 from mlx_dpo.errors import DpoError
+from mlx_dpo.forward.pair_logps import PLAIN, SHARED
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import attach
-from mlx_dpo.models.forward import PLAIN, SHARED
 from mlx_dpo.models.load import load_model
 from mlx_dpo.training.step import pair_gradient
 

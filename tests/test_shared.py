@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_dpo.data.shared import build_shared, shapes
+from mlx_dpo.data.shared_prompts import build_shared, shapes
 from mlx_dpo.data.tokenize import TokenizedPair
+from mlx_dpo.forward import completion_logps as completions
+from mlx_dpo.forward.body_and_head import hidden_states
+from mlx_dpo.forward.kernels import attention, lean
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.partial_vocabulary import Vocabulary
+from mlx_dpo.forward.prompt_cache import empty_state, forked
 from mlx_dpo.losses import LossConfig, build_loss
-from mlx_dpo.models import completions
-from mlx_dpo.models.forward import COMPLETION, PLAIN, SEPARATE, SHARED
-from mlx_dpo.models.kernels import attention, lean
-from mlx_dpo.models.state import empty_state, forked
-from mlx_dpo.models.trunk import hidden_states
-from mlx_dpo.models.vocabulary import Vocabulary
 from mlx_dpo.training import checks
-from mlx_dpo.training.arrange import arrange
+from mlx_dpo.training.batch_layout import arrange
 from mlx_dpo.training.config import TrainingConfig
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window import window_gradient
@@ -269,7 +269,7 @@ def test_checkpointed_answers_and_their_prompt_go_back_one_after_the_other(monke
 
     peak()
     own, gradient = peak()
-    monkeypatch.setattr("mlx_dpo.models.forward._one_by_one", lambda done, state: (done, state))
+    monkeypatch.setattr("mlx_dpo.forward.pair_logps._one_by_one", lambda done, state: (done, state))
     unordered, expected = peak()
     assert own < 0.8 * unordered
     assert_same(gradient, expected, 1e-5)

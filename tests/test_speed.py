@@ -5,8 +5,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_dpo.models.quantised import product, speed_up_products
-from mlx_dpo.models.speed import is_slow, slow_products
+from mlx_dpo.forward.quantised import product, speed_up_products
+from mlx_dpo.models.slow_types import is_slow, slow_products
 
 
 class Model(nn.Module):
@@ -29,7 +29,7 @@ def test_a_float32_model_is_never_slow():
 def test_the_measured_layer_is_the_largest_quantised_one_also_below_an_adapter(trained, monkeypatch):
     from mlx_lm.tuner.lora import LoRALinear
 
-    import mlx_dpo.models.speed as module
+    import mlx_dpo.models.slow_types as module
 
     block = nn.Sequential(nn.Linear(64, 64), nn.Linear(1024, 2048), nn.Linear(64, 4096))
     nn.quantize(block, group_size=32, bits=4)
@@ -43,7 +43,7 @@ def test_the_measured_layer_is_the_largest_quantised_one_also_below_an_adapter(t
 
 
 def test_half_precision_needs_no_dequantising(monkeypatch):
-    import mlx_dpo.models.speed as module
+    import mlx_dpo.models.slow_types as module
 
     block = nn.Linear(256, 512)
     block.set_dtype(mx.bfloat16)
@@ -103,7 +103,7 @@ def float64(array):
 
 
 def test_all_quantised_layers_and_tied_heads_multiply_so(monkeypatch):
-    import mlx_dpo.models.quantised as module
+    import mlx_dpo.forward.quantised as module
 
     seen = []
     monkeypatch.setattr(module, "product", lambda layer, x: seen.append(layer) or x)

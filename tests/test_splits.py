@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mlx_dpo.data.splits import prompt_key, valid_prompts
-from mlx_dpo.pairs.generate import split_rows
+from mlx_dpo.pairs.from_curated import split_rows
 from mlx_dpo.records import Curated
 
 

@@ -8,11 +8,11 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.errors import DpoError
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import trainable
 from mlx_dpo.models.load import load_model
-from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training import checks
 
 from .conftest import train_pairs

@@ -20,16 +20,16 @@ import pytest
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
 from mlx_dpo.data.templates import prompt_tokens
-from mlx_dpo.demo.base import teach
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.base_model import teach
+from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.errors import DpoError
-from mlx_dpo.export.ends import list_end
+from mlx_dpo.export.end_of_turn_files import list_end
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.models.adapters import attach, save_adapter_config, save_adapter_weights
-from mlx_dpo.models.ask import generate_command
-from mlx_dpo.models.description import read_model_config
+from mlx_dpo.models.config_files import read_model_config
+from mlx_dpo.models.end_of_turn import end_note, mlx_lm_stops, stop_flags
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.models.stops import end_note, mlx_lm_stops, stop_flags
+from mlx_dpo.models.mlx_lm_command import generate_command
 from mlx_dpo.records import Curated
 
 from .conftest import ROOT, curated_rows

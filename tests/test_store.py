@@ -8,17 +8,17 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mlx_dpo import sealed as sealed_module
-from mlx_dpo.data import index as index_module
-from mlx_dpo.data import store as store_module
+from mlx_dpo.data import pair_store as store_module
+from mlx_dpo.data import row_index as index_module
 from mlx_dpo.data.batches import epoch_windows, micro_batches
-from mlx_dpo.data.index import index_rows, shared_prompts
+from mlx_dpo.data.pair_store import open_pairs, tokenizer_key
+from mlx_dpo.data.row_index import index_rows, shared_prompts
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.splits import prompt_key
-from mlx_dpo.data.store import open_pairs, tokenizer_key
 from mlx_dpo.data.tokenize import TokenizedPair, pair_lengths, pair_sizes, tokenize_pairs
-from mlx_dpo.demo.tiny import GRANITE, write_tokenizer
+from mlx_dpo.demo.tiny_models import GRANITE, write_tokenizer
 from mlx_dpo.models.load import load_tokenizer
+from mlx_dpo.storage import checksummed_folder as sealed_module
 
 from .conftest import tokens_of
 from .mistakes import lines, pair

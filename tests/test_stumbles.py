@@ -6,12 +6,12 @@ import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
-from mlx_dpo.inspection.scores import of_scores
+from mlx_dpo.inspection.score_columns import of_scores
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LOSSES, LossConfig
 from mlx_dpo.models.generate import generate_answers
-from mlx_dpo.training.alarms import About, alarms
+from mlx_dpo.monitoring.alarms import About, alarms
 
 from .conftest import rows_of
 from .mistakes import pair

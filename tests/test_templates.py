@@ -9,14 +9,14 @@ import pytest
 
 from mlx_dpo.data.batches import build_batch
 from mlx_dpo.data.render import render, template_hash
-from mlx_dpo.data.shared import build_shared
+from mlx_dpo.data.shared_prompts import build_shared
 from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
-from mlx_dpo.demo.tiny import CHATML, GEMMA, GRANITE, LLAMA3, make_model, write_tokenizer
+from mlx_dpo.demo.tiny_models import CHATML, GEMMA, GRANITE, LLAMA3, make_model, write_tokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
-from mlx_dpo.pairs.completions import cut_text
+from mlx_dpo.pairs.sampled_answers import cut_text
 from mlx_dpo.records import Curated, Preference
 from mlx_dpo.training.checks import check_masks
 

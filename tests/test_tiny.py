@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.templates import end_of_turn, prompt_tokens
-from mlx_dpo.demo.tiny import make_model
+from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.models.load import load_model, load_tokenizer
 
 TEXTS = [f"How do I clean copper kettle number {i}? Rub it with lemon." for i in range(200)]
-MAKE = "import sys, mlx_dpo; from pathlib import Path; from mlx_dpo.demo.tiny import make_model; "
+MAKE = "import sys, mlx_dpo; from pathlib import Path; from mlx_dpo.demo.tiny_models import make_model; "
 
 
 def digest(folder):

@@ -9,7 +9,7 @@ import pytest
 from mlx_dpo.data.batches import build_batch
 from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import TokenCounts, TokenizedPair, tokenize_pairs
-from mlx_dpo.demo.tiny import GRANITE, write_tokenizer
+from mlx_dpo.demo.tiny_models import GRANITE, write_tokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.load import load_tokenizer
 from mlx_dpo.records import Preference

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlx_dpo import trackers
 from mlx_dpo.errors import DpoError
-from mlx_dpo.trackers import TRACKERS, Sink, check_trackers, is_installed, open_trackers
+from mlx_dpo.monitoring import trackers
+from mlx_dpo.monitoring.trackers import TRACKERS, Sink, check_trackers, is_installed, open_trackers
 
 from .conftest import ROOT
 
@@ -144,7 +144,7 @@ def in_a_process(text, folder):
     start = f"""
 import os, signal, sys
 from pathlib import Path
-from mlx_dpo.trackers import open_trackers
+from mlx_dpo.monitoring.trackers import open_trackers
 from tests.test_trackers import rows
 folder, names = Path({str(folder)!r}), {found!r}
 """

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
-from mlx_dpo.jobs import fit
+from mlx_dpo.jobs import run_folder as fit
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter

@@ -9,13 +9,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.data.batches import epoch_windows
+from mlx_dpo.forward.pair_logps import COMPLETION
+from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.jobs import train as run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import BetaConfig, LossConfig, beta_rule, build_loss
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig
 from mlx_dpo.models.adapters import trainable
-from mlx_dpo.models.forward import COMPLETION
-from mlx_dpo.scoring import score_pairs, singles
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window import Objective, take_window, window_gradient
 

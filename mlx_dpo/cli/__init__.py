@@ -7,7 +7,7 @@ import click
 from .. import __version__, blas_note
 from ..console import printable, say
 from ..errors import DpoError
-from .config_ import config
+from .config import config
 from .demo import demo
 from .eval import evaluate
 from .fuse import fuse

@@ -23,8 +23,8 @@ def fuse(folder, output, model, as_json):
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
     from ..export.fuse import fuse_run
-    from ..jobs.ask import ask_fused
     from ..jobs.evaluate import load_run
+    from ..jobs.questions import ask_fused
 
     config = load_run(folder, model)
     path = fuse_run(config.model.path, folder, output, config.model)

@@ -6,7 +6,7 @@ import click
 
 from ..commands import assignment
 from ..console import show, show_json
-from .following import run_settings
+from .next_command import run_settings
 from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
 
 
@@ -34,7 +34,7 @@ def gen_pairs(config_file, overrides, as_json):
     from . import say_blas_note
 
     say_blas_note()
-    from ..jobs.pairs import generate_pairs
+    from ..jobs.gen_pairs import generate_pairs
 
     counts = generate_pairs(config)
     if as_json:

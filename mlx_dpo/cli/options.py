@@ -8,7 +8,7 @@ import click
 
 from ..commands import assignment, command_line, last_ones
 from ..errors import DpoError, shown
-from ..paths import path_fault
+from ..storage.names import path_fault
 
 if TYPE_CHECKING:
     from ..config import RunConfig

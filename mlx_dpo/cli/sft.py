@@ -4,9 +4,9 @@ import json
 
 import click
 
-from .following import after_sft
+from .next_command import after_sft
 from .options import data_files, flags
-from .training import run_training, training_options
+from .run_command import run_training, training_options
 
 
 @click.command()

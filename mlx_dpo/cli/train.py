@@ -3,9 +3,9 @@
 import click
 
 from ..commands import fuse_command
-from .following import judging
+from .next_command import judging
 from .options import data_files
-from .training import run_training, training_options
+from .run_command import run_training, training_options
 
 
 @click.command()

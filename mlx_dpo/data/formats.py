@@ -6,8 +6,8 @@ from typing import Any
 
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
-from .layouts import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
-from .turns import kind_of, messages_of, shown, text_of, tools_of
+from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
+from .messages import kind_of, messages_of, shown, text_of, tools_of
 
 _LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from ..console import say
 from ..errors import DpoError, shown
-from ..jsonl import read_jsonl
 from ..records import Curated, Preference
 from ..settings import Section, setting
-from .foreign import check_is_jsonl
+from ..storage.jsonl import read_jsonl
+from .foreign_files import check_is_jsonl
+from .foreign_rows import count_unused, unused_text
 from .formats import to_curated, to_preference
-from .layouts import count_unused, unused_text
 
 NO_ROWS = "has no rows"
 

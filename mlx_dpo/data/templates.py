@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import DpoError
 from ..records import Answer, Message, Tools, answer_of
-from .continuation import check_prompt_rendered, continuation
+from .completion_text import check_prompt_rendered, continuation
 from .render import render
 
 _CHARACTERS = 64

@@ -13,16 +13,16 @@ from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
 from ..export.fuse import fuse_run
-from ..files import check_writable, make_folder
 from ..jobs.evaluate import evaluate_run
-from ..jobs.pairs import generate_pairs
+from ..jobs.gen_pairs import generate_pairs
 from ..jobs.train import train_run
 from ..models.adapters import load_adapter
 from ..models.generate import generate_answers
 from ..models.load import load_model, load_tokenizer
 from ..records import Curated
-from .base import teach
-from .tiny import make_model
+from ..storage.files import check_writable, make_folder
+from .base_model import teach
+from .tiny_models import make_model
 
 _EPOCHS = 14
 _SHOWN = 4

@@ -10,13 +10,13 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..console import progress, say
 from ..data.templates import end_of_turn
 from ..errors import DpoError
-from ..files import check_writable, replace_folder
 from ..models.adapters import load_adapter, read_adapter_config
-from ..models.base import check_base
+from ..models.base_of_adapter import check_base
+from ..models.end_of_turn import mlx_lm_stops
 from ..models.load import ModelConfig, find_model, load_model, load_tokenizer, weight_bytes
-from ..models.stops import mlx_lm_stops
+from ..storage.files import check_writable, replace_folder
 from ..storage.reading import files_in, is_there
-from .ends import list_end
+from .end_of_turn_files import list_end
 
 _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
 """Bits of a float32's mantissa that a half-precision dtype does not have."""

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..commands import command_line
 from ..console import plural
-from ..data.layouts import unused_text
-from .kinds import ERROR, KINDS, WARNING, Defect, counted, of_severity
-from .masks import Masked
+from ..data.foreign_rows import unused_text
+from .advice import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict
+from .defects import ERROR, KINDS, WARNING, Defect, counted, of_severity
 from .measures import Figures, Pairs, figures, likelihood
-from .verdict import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict
+from .scored_text import Masked
 
 _NAMED = 10
 """Defects of a kind that the text names; the others are counted."""

@@ -8,26 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cache import content_hash
 from ..console import progress
-from ..data.foreign import check_is_jsonl
+from ..data.foreign_files import check_is_jsonl
+from ..data.foreign_rows import count_unused
 from ..data.formats import to_preference
-from ..data.index import RowIndex, check_unchanged
-from ..data.layouts import count_unused
-from ..data.lazy import Lazy
+from ..data.on_demand import Lazy
+from ..data.row_index import RowIndex, check_unchanged
 from ..data.sources import doubled_id, no_rows
 from ..data.splits import prompt_key
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..jsonl import parse_line, read_lines
 from ..records import Preference
-from . import answers, contrasts  # noqa: F401  (they register their checks)
-from .checks import Context, inspected, tokenised
-from .indents import of_indents
-from .kinds import Defect, defect
-from .refusals import refused
-from .repeats import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
-from .scores import of_scores
+from ..storage.cache import content_hash
+from ..storage.jsonl import parse_line, read_lines
+from . import answer_checks, pair_checks  # noqa: F401  (they register their checks)
+from .defects import Defect, defect
+from .duplicates import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
+from .indentation import of_indents
+from .refused_rows import refused
+from .row_checks import Context, inspected, tokenised
+from .score_columns import of_scores
 
 
 class FoundPairs(Lazy[TokenizedPair]):

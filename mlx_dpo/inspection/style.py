@@ -15,7 +15,7 @@ import numpy as np
 from ..data.splits import prompt_key
 from ..metrics import wilson_interval
 from ..records import Preference
-from .repeats import text_hash
+from .duplicates import text_hash
 from .words import words
 
 FEWEST_PROMPTS = 20

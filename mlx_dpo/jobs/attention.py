@@ -10,10 +10,10 @@ from ..config import RunConfig
 from ..console import say
 from ..data.tokenize import TokenizedPair
 from ..errors import first_line
-from ..models.forward import PLAIN
-from ..models.fused import BLOCKS
-from ..models.skeleton import skeleton
-from ..training.attention import attention_calls, settle
+from ..forward.mlx_attention import BLOCKS
+from ..forward.pair_logps import PLAIN
+from ..planning.attention_choice import attention_calls, settle
+from ..planning.weightless import skeleton
 
 
 def with_attention(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> RunConfig:

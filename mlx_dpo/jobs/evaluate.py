@@ -9,27 +9,27 @@ import numpy as np
 
 from ..config import RunConfig, load_config
 from ..console import progress, say
-from ..data.index import RowIndex, index_rows, shared_prompts
-from ..data.layouts import unused_text
-from ..data.store import open_pairs
+from ..data.foreign_rows import unused_text
+from ..data.pair_store import open_pairs
+from ..data.row_index import RowIndex, index_rows, shared_prompts
 from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
+from ..forward.mlx_attention import attending
+from ..forward.pair_logps import desensitised
+from ..forward.scoring import score_pairs, singles
 from ..losses import build_loss
 from ..metrics import wilson_interval
 from ..models.adapters import attach_like, load_adapter, read_adapter_config
-from ..models.base import check_base
-from ..models.forward import desensitised
-from ..models.fused import attending
+from ..models.base_of_adapter import check_base
+from ..models.end_of_turn import end_note
 from ..models.generate import Answer, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..models.stops import end_note
-from ..reference import reference_key
-from ..scoring import score_pairs, singles
 from ..storage.reading import expanded, is_there
 from ..training.checks import checked_reference, choose_forward
+from ..training.reference import reference_key
 from ..training.trainer import Data, evaluation_metrics
-from .fit import TEMPLATE
+from .run_folder import TEMPLATE
 
 SAMPLE_TOKENS = 256
 """Longest sampled answer, in tokens, where none is asked for; long ones take minutes on a small machine."""

@@ -10,25 +10,25 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress
-from ..data.foreign import check_is_jsonl
+from ..data.foreign_files import check_is_jsonl
 from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
-from ..inspection.checks import build_context
-from ..inspection.kinds import counted
-from ..inspection.masks import masked
+from ..forward.pair_logps import Forward
+from ..forward.scoring import score_pairs, singles
+from ..inspection.advice import Plan, commands, verdict
+from ..inspection.defects import counted
 from ..inspection.measures import Likelihood, OwnAnswers, figures, likelihood
 from ..inspection.report import File, Inspection
+from ..inspection.row_checks import build_context
 from ..inspection.scan import FoundPairs, leaks, scan
-from ..inspection.verdict import Plan, commands, verdict
+from ..inspection.scored_text import masked
 from ..models.adapters import load_adapter, read_adapter_config
-from ..models.base import check_base
-from ..models.forward import Forward
+from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..scoring import score_pairs, singles
 from ..training.checks import check_unmoved, choose_forward, spread_rows
-from .inputs import say_if_small_beta, say_without_template
+from .run_inputs import say_if_small_beta, say_without_template
 
 SCORED = 64
 """Pairs that the model is asked about, from the shortest to the longest."""

@@ -10,16 +10,16 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import say
-from ..data.store import open_pairs
+from ..data.pair_store import open_pairs
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_line
+from ..machine.resources import memory_limit
 from ..models.load import find_model, load_tokenizer
-from ..models.skeleton import skeleton
-from ..training.machine import memory_limit
-from ..training.memory import LAYOUTS
-from .inputs import read_rows, say_if_slow, starting_adapter, with_length
-from .needs import Plan, Run, arrangement_of, plan_memory, settings_of
-from .remedy import nearest
+from ..planning.remedy import nearest
+from ..planning.run_memory import Plan, Run, arrangement_of, plan_memory, settings_of
+from ..planning.step_memory import LAYOUTS
+from ..planning.weightless import skeleton
+from .run_inputs import read_rows, say_if_slow, starting_adapter, with_length
 
 
 class _Untraceable(Exception):

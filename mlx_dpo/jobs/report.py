@@ -7,11 +7,11 @@ from typing import Any
 
 from ..config import RunConfig, load_config
 from ..errors import DpoError, first_ten
-from ..files import write_text
-from ..jsonl import read_jsonl
 from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from ..report.page import Event, RunRecord, Sample, Setting, page
 from ..settings import as_plain, described
+from ..storage.files import write_text
+from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there, read_json
 
 REPORT = "report.html"

@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import told_damaged
 from ..config import RunConfig
-from ..data.store import PairStore
+from ..data.pair_store import PairStore
 from ..errors import DpoError, first_ten
-from ..models.adapters import CONFIG, WEIGHTS
-from ..reference import weights_hash
-from ..sealed import Sealed
+from ..models.fingerprint import model_and_adapter_hashes
 from ..settings import as_plain
+from ..storage.checksummed_folder import Sealed
+from ..training.checkpoint_folder import told_damaged
 
 _FREE_SECTIONS = ("pairs", "generate", "run")
 _FREE = (
@@ -62,10 +61,7 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
     """
     return {
         "settings": _settings(config),
-        "base": weights_hash(base, "model*.safetensors", "config.json", "*.py"),
-        "adapter": weights_hash(Path(config.model.adapter), WEIGHTS, CONFIG)
-        if config.model.adapter
-        else None,
+        **model_and_adapter_hashes(base, config.model.adapter),
         **{name: pairs.key[name] for name in ("tokenizer", "template", "rendered")},
         "train": pairs.content,
         "valid": held.content if held else None,

@@ -11,18 +11,18 @@ import mlx.nn as nn
 import numpy as np
 from rich.table import Table
 
-from ..checkpoint import (
-    only_process,
-    remove_leftovers,
-)
 from ..config import RunConfig
 from ..console import console, plural, say
-from ..data.index import RowIndex
-from ..data.store import PairStore, open_pairs
+from ..data.pair_store import PairStore, open_pairs
+from ..data.row_index import RowIndex
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..files import make_folder
+from ..forward.checkpointing import checkpoint_layers
+from ..forward.mlx_attention import attending
+from ..forward.pair_logps import COMPLETION, PLAIN, Forward, desensitised
 from ..inspection.report import as_facts, sampled, short_report
+from ..machine.out_of_memory import explained
+from ..machine.resources import awake, shorten_gpu_work
 from ..models.adapters import (
     AdapterConfig,
     adapted_table,
@@ -31,17 +31,19 @@ from ..models.adapters import (
     load_adapter,
     trainable,
 )
-from ..models.base import base_sums, check_base
-from ..models.checkpointing import checkpoint_layers
-from ..models.forward import COMPLETION, PLAIN, Forward, desensitised
-from ..models.fused import attending
+from ..models.base_of_adapter import base_sums, check_base
+from ..models.end_of_turn import end_note
 from ..models.load import find_model, load_model, load_tokenizer, weight_bytes
-from ..models.stops import end_note
-from ..reference import reference_key
-from ..sealed import Sealed
+from ..monitoring.run_log import RunLog
+from ..monitoring.trackers import check_trackers
+from ..storage.checksummed_folder import Sealed
+from ..storage.files import make_folder
 from ..storage.reading import expanded, is_there
-from ..trackers import check_trackers
-from ..training.arrange import arrange
+from ..training.batch_layout import arrange
+from ..training.checkpoint_folder import (
+    only_process,
+    remove_leftovers,
+)
 from ..training.checks import (
     Before,
     before_attaching,
@@ -51,13 +53,17 @@ from ..training.checks import (
     checked_reference,
     choose_forward,
 )
-from ..training.faults import explained
-from ..training.log import RunLog
-from ..training.machine import awake, shorten_gpu_work
+from ..training.reference import reference_key
 from ..training.trainer import Data
 from .attention import with_attention
-from .fit import SETTINGS, Memory, Prepared, TrainResult, fit, put_back_adapter, selected
-from .inputs import (
+from .inspect import plan_of
+from .learning_rate import with_found_rate
+from .output_folder import checkpoint_in, is_finished, last_good, output_folder
+from .plan import less_memory, settled
+from .rehearsal_texts import rehearsal
+from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, with_layout
+from .run_folder import SETTINGS, Memory, Prepared, TrainResult, fit, put_back_adapter, selected
+from .run_inputs import (
     read_rows,
     say_if_slow,
     say_if_small_beta,
@@ -65,12 +71,6 @@ from .inputs import (
     starting_adapter,
     with_length,
 )
-from .inspect import plan_of
-from .output import checkpoint_in, is_finished, last_good, output_folder
-from .plan import less_memory, settled
-from .rate import with_found_rate
-from .rehearse import rehearsal
-from .resume import as_asked, check_acceptable, check_same, layout_for, run_key, with_layout
 
 _CHECKPOINTING_BYTES = 1e9
 _FEW = 8

@@ -1,9 +1,9 @@
 """Pair losses and rules for beta: arrays in, arrays out."""
 
-from .beta import BetaRule, BetaStep
-from .build import LossConfig, build_loss
-from .core import LOSSES, LossFunction, PairLogps
-from .rules import BetaConfig, beta_rule
+from .beta_rule import BetaRule, BetaStep
+from .beta_rules import BetaConfig, beta_rule
+from .configured import LossConfig, build_loss
+from .registry import LOSSES, LossFunction, PairLogps
 
 __all__ = [
     "LOSSES",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
-from .beta import BetaRule, BetaStep, exact
+from .beta_rule import BetaRule, BetaStep, exact
 
 _LEAST = 1e-6
 """Spread below which margins count as equal, as before the first update, when all of them are 0; and added to

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from .core import PairLogps
+from .registry import PairLogps
 
 _MOST = 80.0
 """Exponent above which float32 would overflow in a sum of two."""

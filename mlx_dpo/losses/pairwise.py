@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from .core import PairLogps, register_loss
+from .registry import PairLogps, register_loss
 
 
 @register_loss("sigmoid", source="Rafailov et al. 2023, arXiv:2305.18290, eq. 7")

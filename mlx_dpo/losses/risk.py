@@ -12,7 +12,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
-from .beta import BetaRule, BetaStep, beta_step, exact, quantile
+from .beta_rule import BetaRule, BetaStep, beta_step, exact, quantile
 
 
 @dataclass(frozen=True)

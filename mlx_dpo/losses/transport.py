@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from .core import PairLogps, register_loss
 from .pairwise import smoothed
+from .registry import PairLogps, register_loss
 
 _SOURCE = "Melnyk et al. 2024, arXiv:2406.05882"
 

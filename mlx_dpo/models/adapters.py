@@ -13,13 +13,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import DpoError, first_line, first_ten, label, shown
-from ..files import with_replacement, write_text
 from ..settings import Section, setting
+from ..storage.files import with_replacement, write_text
 from ..storage.reading import check_name, is_folder, is_there, read_object
 from ..storage.reading import shown as shown_path
-from .description import brief
-from .foreign import check_adapter_weights, check_not_peft
-from .stamp import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
+from .adapter_checksum import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
+from .config_files import brief
+from .foreign_weights import check_adapter_weights, check_not_peft
 from .weights import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"

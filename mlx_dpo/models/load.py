@@ -10,14 +10,14 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..data.chat_templates import template_source
 from ..data.render import OWN_ARGUMENTS, set_template
+from ..data.template_choice import template_source
 from ..errors import DpoError, first_line
+from ..forward.quantised import speed_up_products
 from ..settings import Section, setting
 from ..storage.reading import expanded, files_in, is_folder, is_there, opened
-from .description import check_architecture, read_model_config
-from .foreign import foreign_weights
-from .quantised import speed_up_products
+from .config_files import check_architecture, read_model_config
+from .foreign_weights import foreign_weights
 from .tokenizer import check_embedded, read_tokenizer
 from .weights import embedded_tokens, weight_files
 

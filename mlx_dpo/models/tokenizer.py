@@ -9,7 +9,7 @@ from ..console import say
 from ..data.render import render
 from ..errors import DpoError, first_line, first_ten
 from ..storage.reading import is_there, opened, read_object, read_text
-from .description import brief
+from .config_files import brief
 from .weights import DOWNLOAD
 
 _SETTINGS, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from ..errors import DpoError, first_ten
 from ..storage.reading import files_in, is_there, opened, read_object, shown
-from .foreign import foreign_weights
+from .foreign_weights import foreign_weights
 
 DOWNLOAD = "download the model again"
 _INDEX = "model.safetensors.index.json"

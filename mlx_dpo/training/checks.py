@@ -13,18 +13,17 @@ import numpy as np
 
 from ..console import say
 from ..data.batches import build_batch
-from ..data.continuation import continuation
+from ..data.completion_text import continuation
+from ..data.pair_store import PairStore
 from ..data.render import render
-from ..data.store import PairStore
 from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
-from ..models.forward import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
+from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
+from ..forward.scoring import score_pairs, singles
+from ..machine.out_of_memory import refused_by_the_system
 from ..models.load import compute_dtype
 from ..records import Preference
-from ..reference import forget_reference, reference_scores
-from ..scoring import score_pairs, singles
-from .faults import refused_by_the_system
 from .proof import (
     Apart,
     Tokens,
@@ -44,6 +43,7 @@ from .proof import (
     sums_agree,
     widens_cheaply,
 )
+from .reference import forget_reference, reference_scores
 
 _REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
 

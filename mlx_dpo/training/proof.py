@@ -9,14 +9,14 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..data.shared import SharedBatch
+from ..data.shared_prompts import SharedBatch
 from ..data.tokenize import TokenizedPair
+from ..forward.body_and_head import head, hidden_states, trunk_first
+from ..forward.checkpointing import suspended
+from ..forward.custom_gradients import is_float
+from ..forward.pair_logps import Forward
 from ..logps import token_logps
-from ..models.checkpointing import suspended
-from ..models.custom import is_float
-from ..models.forward import Forward
 from ..models.load import compute_dtype
-from ..models.trunk import head, hidden_states, trunk_first
 
 Tokens = list[np.ndarray]
 """Log-probabilities of answer tokens in nats, one float64 array (C,) a branch: chosen ones first."""

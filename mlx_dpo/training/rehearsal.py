@@ -14,9 +14,9 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
+from ..forward.body_and_head import head, hidden_states
 from ..logps import log_sum
-from ..models.own_text import OwnText
-from ..models.trunk import head, hidden_states
+from ..models.free_text import OwnText
 
 KEPT = 64
 """Likeliest tokens of a place whose probabilities are kept; all others count as one event."""

@@ -7,8 +7,8 @@ import mlx.core as mx
 import mlx.optimizers as optimizers
 import numpy as np
 
-from ..checkpoint import flattened, refilled
 from ..randomness import set_random_key
+from .checkpoint_folder import flattened, refilled
 from .state import Best, Interval, TrainState
 
 _PLAIN = ("step", "pairs", "tokens", "skipped", "evaluated", "held_out", "forgotten", "stopped")

@@ -10,8 +10,8 @@ import mlx.optimizers as optimizers
 from mlx.utils import tree_flatten, tree_map
 
 from ..data.tokenize import TokenizedPair
+from ..forward.pair_logps import Forward
 from ..losses import LossFunction, PairLogps
-from ..models.forward import Forward
 
 DIVERGED = "lower optimizer.learning_rate; the run folder holds the last good adapter"
 

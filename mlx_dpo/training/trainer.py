@@ -15,12 +15,12 @@ from ..data.batches import epoch_windows
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_ten
 from ..losses import LossFunction, PairLogps
+from ..machine.interrupt import Stop
+from ..machine.resources import process_memory
 from ..metrics import pair_metrics
 from ..randomness import random_key
 from .config import TrainingConfig
-from .interrupt import Stop
-from .machine import process_memory
-from .moving import MovingReference
+from .moving_reference import MovingReference
 from .rehearsal import Rehearsal
 from .state import Interval, TrainState
 from .step import DIVERGED, cap_cache, update

@@ -2,13 +2,13 @@
 
 import pytest
 
-from mlx_dpo.data.foreign import check_is_jsonl
+from mlx_dpo.data.foreign_files import check_is_jsonl
+from mlx_dpo.data.foreign_rows import unused_columns
 from mlx_dpo.data.formats import to_answer, to_curated, to_preference
-from mlx_dpo.data.layouts import unused_columns
 from mlx_dpo.data.tokenize import RowTokenizer
-from mlx_dpo.jsonl import parse_line, read_lines
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
-from mlx_dpo.pairs.completions import request_key
+from mlx_dpo.pairs.sampled_answers import request_key
+from mlx_dpo.storage.jsonl import parse_line, read_lines
 
 from ..families import FAMILIES, write_family
 from . import CASES

@@ -1,0 +1,68 @@
+"""The command that follows another one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..commands import assignment, beside, command_line, unused_folder
+from ..errors import DpoError
+from .options import repeated
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+_OF_SFT = ("run.output", "optimizer.learning_rate", "training.epochs")
+"""Settings of a supervised run that the run of pairs after it does not take over."""
+
+
+def judging(folder: Path | str) -> str:
+    """Judge a run on its held-out pairs."""
+    return command_line(["mlx-dpo", "eval", "--run", str(folder)])
+
+
+def after_sft(folder: Path, config_file: str | None, given: Sequence[str]) -> str:
+    """Start from a supervised run's adapter: inspect the pairs it learnt from, or make pairs of its rows.
+
+    Args:
+        given: the "section.key=value" that the run was given besides the settings file.
+
+    Raises:
+        DpoError: the settings are none of a run of pairs.
+    """
+    from ..config import load_config
+    from ..inspection.advice import sampling
+    from ..jobs.inspect import plan_of
+
+    kept = [one for one in given if one.partition("=")[0].strip() not in _OF_SFT]
+    config = load_config(config_file, kept)
+    more = [assignment("model.adapter", str(folder)), *run_settings(config, folder)]
+    if _all_pairs(config.data.train):
+        return repeated("inspect", config_file, kept, more)
+    source, _ = sampling(plan_of(load_config(config_file, [*kept, *more]), 1))
+    return repeated("gen-pairs", config_file, kept, [*more, *source])
+
+
+def run_settings(config: "RunConfig", adapter: Path | None = None) -> list[str]:
+    """What a command needs besides these settings to train on pairs, in a folder where no run lies.
+
+    Args:
+        adapter: the folder that the run starts from.
+    """
+    output = unused_folder(config.run.output, [adapter] if adapter else [])
+    if adapter and Path(config.run.output).absolute() == adapter.absolute():
+        output = beside(adapter, "dpo")
+    settings = [] if output == config.run.output else [assignment("run.output", output)]
+    return [*settings, *(["loss.name=sigmoid"] if config.loss.answers_only else [])]
+
+
+def _all_pairs(path: str) -> bool:
+    """Whether every row of a file is a pair; curated rows have no rejected answer."""
+    from ..data.formats import to_preference
+    from ..storage.jsonl import read_jsonl
+
+    try:
+        for where, row in read_jsonl(path):
+            to_preference(row, where)
+    except DpoError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""What train and sft have in common: their options and the way through a run."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..console import show, show_json
+from ..errors import DpoError
+from .options import (
+    config_option,
+    files_options,
+    json_option,
+    overwrite_option,
+    resolve,
+    set_option,
+    setting_option,
+)
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+
+def training_options(data: str) -> Callable:
+    """The options of a command that trains; `data` is the help of --data."""
+    options = [
+        config_option,
+        files_options(data, "Held-out rows, never trained on."),
+        setting_option("--model", "model.path", "The base model."),
+        setting_option("--output", "run.output", "The run's folder."),
+        overwrite_option,
+        click.option(
+            "--resume", is_flag=True, help="Go on with the run that is there; without one it is an error."
+        ),
+        click.option(
+            "--accept-changes",
+            is_flag=True,
+            help="Go on with a run although data, model or settings changed.",
+        ),
+        set_option,
+        json_option,
+    ]
+
+    def add(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def run_training(
+    following: Callable[["RunConfig", Path], str],
+    config_file: str | None,
+    overrides: Sequence[str],
+    *,
+    overwrite: bool,
+    resume: bool,
+    accept_changes: bool,
+    as_json: bool,
+) -> None:
+    """Train as configured, write the report where its libraries are installed, say what lies where.
+
+    Args:
+        following: the command that comes next, by the run's settings and its folder.
+    """
+    if overwrite and (resume or accept_changes):
+        raise click.UsageError("--overwrite begins anew: it goes neither with --resume nor --accept-changes")
+    config = resolve(config_file, overrides)
+    from . import say_blas_note
+
+    say_blas_note()
+    from ..jobs.questions import ask_run
+    from ..jobs.report import current_report, missing_libraries, report_run
+    from ..jobs.train import train_run
+
+    folder, held_out = train_run(config, overwrite=overwrite, resume=resume, accept_changes=accept_changes)
+    report = current_report(folder)
+    if not report and not missing_libraries():
+        report = report_run(folder)
+    if as_json:
+        show_json({"run": str(folder), "held_out": held_out, "report": report and str(report)})
+        return
+    show(f"run: {folder}")
+    if report:
+        show(f"report: {report}")
+    with suppress(DpoError):  # a base on the Hub may be out of reach by now; the run is whole
+        show(f"ask it: {ask_run(folder)}")
+    with suppress(DpoError):  # settings of sft need not be any of train
+        show(f"next: {following(config, folder)}")

@@ -1,0 +1,236 @@
+"""Rows of other formats, known by their columns: what they are, and how they become ours."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import DpoError
+from ..records import Message
+from .messages import unused_fields
+
+
+class _Layout(NamedTuple):
+    """Columns that a row of this kind has, what it is, and the remedy."""
+
+    columns: frozenset[str]
+    what: str
+    hint: str
+
+
+def _layout(columns: str, what: str, hint: str) -> _Layout:
+    return _Layout(frozenset(columns.split()), f"is {what}", hint)
+
+
+_PAIRS = "write prompt, chosen and rejected"
+_LAYOUTS = (
+    _layout("completion label", "an unpaired row (completion, label); DPO needs pairs", _PAIRS),
+    _layout("messages label", "an unpaired row (messages, label); DPO needs pairs", _PAIRS),
+    _layout("kto_tag", "an unpaired row (kto_tag); DPO needs pairs", _PAIRS),
+    _layout(
+        "conversations",
+        "a conversation of ShareGPT (conversations: from, value)",
+        "write its turns as messages ({role, content}: human is user, gpt is assistant) into 'prompt', and "
+        "the two answers into 'chosen' and 'rejected'",
+    ),
+    _layout(
+        "messages chosen rejected",
+        "a row of axolotl (messages beside chosen and rejected)",
+        "rename messages to prompt, and write chosen and rejected as lists of one message, or as text",
+    ),
+    _layout(
+        "messages rejected_response",
+        "a row of ms-swift (messages, rejected_response)",
+        f"{_PAIRS}: the last turn of messages is chosen, what precedes it is the prompt",
+    ),
+    _layout(
+        "preferred_output non_preferred_output",
+        "a row of OpenAI's (input, preferred_output, non_preferred_output)",
+        "rename input.messages to prompt, preferred_output to chosen, non_preferred_output to rejected",
+    ),
+    _layout(
+        "instruction completions",
+        "a prompt with several rated answers (UltraFeedback)",
+        f"{_PAIRS}: take the instruction, its best completion and a worse one",
+    ),
+    _layout(
+        "prompt answers",
+        "a prompt with several answers (Nectar)",
+        f"{_PAIRS}: take the answer of rank 1 and one of a lower rank",
+    ),
+    _layout(
+        "response_j response_k",
+        "a pair of the Stack Exchange preferences (response_j, response_k)",
+        "rename question to prompt, response_j to chosen, response_k to rejected",
+    ),
+    _layout(
+        "human_ref_A human_ref_B",
+        "a pair of the Stanford Human Preferences (human_ref_A, human_ref_B)",
+        f"{_PAIRS}: history is the prompt; human_ref_A is chosen where labels is 1, else human_ref_B",
+    ),
+    _layout(
+        "response_0 response_1",
+        "a pair of PKU-SafeRLHF (response_0, response_1)",
+        f"{_PAIRS}: better_response_id says which response is chosen",
+    ),
+    _layout(
+        "conversation_a conversation_b",
+        "a battle of the Chatbot Arena (conversation_a, conversation_b)",
+        f"{_PAIRS}: winner says which conversation is chosen; leave ties out",
+    ),
+    _layout(
+        "response_a response_b",
+        "a row with two answers, neither named chosen (response_a, response_b)",
+        f"{_PAIRS}: the better response is chosen",
+    ),
+    _layout(
+        "instruction output",
+        "a row of Alpaca (instruction, input, output): one answer, not two",
+        "mlx-dpo gen-pairs makes pairs of such rows: rename instruction (with input) to prompt and output to "
+        "answer",
+    ),
+    _layout(
+        "response1 response2",
+        "a row with two answers, neither named chosen (response1, response2)",
+        f"{_PAIRS}: the better response is chosen",
+    ),
+)
+
+_UNPAIRED = _LAYOUTS[:3]
+_ANSWERS = (
+    _layout(
+        "conversations",
+        "a conversation of ShareGPT (conversations: from, value)",
+        "write its turns as 'messages' ({role, content}: human is user, gpt is assistant)",
+    ),
+)
+"""Formats that may be meant where one answer is wanted."""
+
+_OTHER_NAMES = {
+    "prompt": "instruction query input user_input problem",
+    "chosen": "chosen_response response_chosen chosen_answer answer_chosen preferred accepted winner better "
+    "positive pos correct good y_w",
+    "rejected": "rejected_response response_rejected rejected_answer answer_rejected dispreferred loser "
+    "worse negative neg wrong bad y_l",
+    "answer": "response output target solution reply",
+}
+"""Names under which other formats have a column."""
+
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\s*Assistant:", re.DOTALL)
+
+
+def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoError:
+    """What to raise for a row without a column: which format it has, or which column may be meant."""
+    layouts = _ANSWERS if key in ("prompt", "answer") and "chosen" not in row else _LAYOUTS
+    if layout := next((layout for layout in layouts if layout.columns <= row.keys()), None):
+        return DpoError(layout.what, where=where, hint=layout.hint)
+    other = next((name for name in _OTHER_NAMES.get(key, "").split() if row.get(name)), None)
+    if not other:
+        return DpoError(f"'{key}' is missing", where=where, hint=hint)
+    more = " and add 'input' to it" if other == "instruction" and row.get("input") else ""
+    return DpoError(
+        f"'{key}' is missing, '{other}' is there", where=where, hint=f"rename '{other}' to '{key}'{more}"
+    )
+
+
+def check_not_unpaired(row: dict[str, Any], where: str) -> None:
+    """Check that an answer is not one of those that are labelled good or bad, as KTO wants them.
+
+    Raises:
+        DpoError: it is.
+    """
+    if layout := next((layout for layout in _UNPAIRED if layout.columns <= row.keys()), None):
+        raise DpoError(layout.what, where=where, hint="keep the good ones without the label, or write pairs")
+
+
+def check_no_transcript(row: dict[str, Any], where: str) -> None:
+    """Check that prompt and answers are texts of one speaker each.
+
+    Raises:
+        DpoError: they are transcripts, as those of Anthropic's HH.
+    """
+    found = [name for name in ("prompt", "chosen", "rejected") if _is_transcript(row.get(name))]
+    if found == ["prompt"] or found[-2:] == ["chosen", "rejected"]:
+        verb = "is a transcript" if found == ["prompt"] else "are transcripts"
+        raise DpoError(
+            f"{' and '.join(found)} {verb} (Human: ..., Assistant: ...)",
+            where=where,
+            hint='split it at each "Human:" and "Assistant:" and write the turns as messages; after the last '
+            '"Assistant:" of chosen and rejected are the answers, what they share is the prompt',
+        )
+
+
+def _is_transcript(value: Any) -> bool:
+    return isinstance(value, str) and bool(_TRANSCRIPT.match(value))
+
+
+_TEXT_ONLY = "only text is trained on: remove the row, or what the text does not need"
+_INTO_PROMPT = "add it to the prompt, or rename the column where the prompt does not need it"
+_CHANGES_PROMPT = {
+    "input": _INTO_PROMPT,
+    "instruction": _INTO_PROMPT,
+    "context": _INTO_PROMPT,
+    "documents": _INTO_PROMPT,
+    "history": "write its turns into 'prompt' as messages, or rename the column",
+    "system_prompt": "rename it to 'system'",
+    "system_message": "rename it to 'system'",
+    "functions": "rename it to 'tools': a list of {type, function}",
+    "chat_template_kwargs": "set model.template_options, which hold for all rows, and remove the column",
+    **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _TEXT_ONLY),
+}
+"""Columns that change what a model is asked; they are never left out in silence."""
+
+
+def check_nothing_left_out(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -> None:
+    """Check that the prompt holds what other columns add to it.
+
+    Raises:
+        DpoError: a column that changes the prompt holds something that is not in it.
+    """
+    for name, hint in _CHANGES_PROMPT.items():
+        value = row.get(name)
+        if value in (None, "", [], {}) or (isinstance(value, str) and not value.strip()):
+            continue
+        if not (isinstance(value, str) and any(value.strip() in turn["content"] for turn in prompt)):
+            raise DpoError(f"'{name}' is beside the prompt and would be left out", where=where, hint=hint)
+
+
+_EVERY = {"system", "tools", "id"}
+_OF_PAIRS = _EVERY | {"chosen", "rejected", "chosen_cut", "rejected_cut"}
+
+
+def unused_columns(row: dict[str, Any]) -> Iterator[str]:
+    """Names of columns that hold something and are not used, and of such fields of messages."""
+    if "chosen" in row:
+        used = _OF_PAIRS
+    elif "messages" in row:
+        used = _EVERY | {"messages"}
+    else:
+        used = _EVERY | {"completion" if "completion" in row and "answer" not in row else "answer"}
+    if "messages" not in used:
+        used = used | {"question" if "question" in row and "prompt" not in row else "prompt"}
+    for name, value in row.items():
+        if name == "meta" and isinstance(value, dict):
+            continue
+        if name not in used and value not in (None, "", [], {}):
+            yield name
+        elif name in used and name != "tools":
+            yield from (f"{name}[].{field}" for field in unused_fields(value))
+
+
+_NAMES = 30
+"""Names of unused columns that are counted; a file may have one for every row."""
+
+
+def count_unused(row: dict[str, Any], found: Counter[str]) -> None:
+    """Count the row's unused columns in `found`."""
+    for name in unused_columns(row):
+        if name in found or len(found) < _NAMES:
+            found[name] += 1
+
+
+def unused_text(path: Any, found: Mapping[str, int]) -> str:
+    """Columns that are not used, on one line, with how many rows have them."""
+    columns = ", ".join(f"{name[:60]!r} ({count:,})" for name, count in found.items())
+    more = ", and perhaps more" if len(found) == _NAMES else ""
+    return f"{path}: columns that are not used (rows): {columns}{more}"

@@ -1,0 +1,168 @@
+"""Tokenised pairs on the disk: made once per file, tokenizer and max_length, then read pair by pair."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..console import progress
+from ..errors import DpoError
+from ..records import Preference
+from ..storage.cache import Entry, content_hash, kept
+from ..storage.reading import files_in
+from .on_demand import Lazy
+from .render import render, template_hash
+from .row_index import RowIndex, check_unchanged
+from .templates import end_of_turn
+from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
+
+_VERSION = 3
+"""Raise it when the same rows become other tokens, or are written in another form."""
+
+_ADVANCE = 64
+"""Rows between two movements of the progress bar."""
+
+
+class PairStore(Lazy[TokenizedPair]):
+    """The kept pairs of a file, in its order; a pair's tokens are read from the disk when it is asked for.
+
+    In memory are 24 bytes a pair. Tokens are read, not mapped: pages of a mapped file count as the program's
+    memory, and a file that is cut off under a running program would end it without a word.
+
+        tokens   prompt, chosen, rejected of pair 0, then of pair 1, ...   int32
+        sizes    how many of each                                          int32 (n, 3)
+        lines    the line of each pair's row                               int32 (n,)
+    """
+
+    def __init__(self, entry: Entry, index: RowIndex, key: dict[str, Any]):
+        self.index, self.key = index, key
+        self.counts = TokenCounts(**entry.facts)
+        self.sizes = np.fromfile(entry.folder / "sizes", "<i4").reshape(-1, 3)
+        self.content = hashlib.sha256(f"{entry.sums['sizes']} {entry.sums['tokens']}".encode()).hexdigest()
+        self._lines = np.fromfile(entry.folder / "lines", "<i4")
+        self._ends = np.cumsum(self.sizes.sum(axis=1, dtype=np.int64))
+        self._file = open(entry.folder / "tokens", "rb", buffering=0)  # noqa: SIM115  (as long as the store)
+        super().__init__(len(self.sizes), self._read)
+
+    def _read(self, row: int) -> TokenizedPair:
+        prompt, chosen, rejected = self.sizes[row].tolist()
+        count = prompt + chosen + rejected
+        content = os.pread(self._file.fileno(), 4 * count, 4 * (int(self._ends[row]) - count))
+        if len(content) < 4 * count:
+            raise DpoError("was cut off while it was in use", where=self._file.name, hint="run again")
+        tokens = np.frombuffer(content, "<i4")
+        return TokenizedPair(
+            tokens[:prompt],
+            tokens[prompt : prompt + chosen],
+            tokens[prompt + chosen :],
+            f"{self.index.path}:{self._lines[row]}",
+        )
+
+    @property
+    def texts(self) -> Sequence[Preference]:
+        """The rows of text that the pairs were made of, each read from the file when it is asked for."""
+        lines = self.index.lines
+        return Lazy(len(self), lambda row: self.index.read(int(np.searchsorted(lines, self._lines[row]))))
+
+    def __repr__(self) -> str:
+        return f"<PairStore of {self.index.path}: {self.counts}>"
+
+
+def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
+    """The tokenised pairs of a file: from the cache, or tokenised now with flat memory.
+
+    Raises:
+        DpoError: as `tokenize_pairs`; or the file changed meanwhile, or the cache has no room.
+    """
+    key = {
+        "rows": index.content,
+        **tokenizer_key(tokenizer),
+        "max_length": max_length,
+        "answers": index.answers,
+        "embedded": getattr(tokenizer, "embedded_tokens", None),
+        "version": _VERSION,
+        **{name: version(name) for name in ("transformers", "tokenizers", "mlx-lm", "jinja2")},
+        "mlx_dpo": __version__,
+    }
+    # Four bytes a token of four letters or so: about what the text takes.
+    room = index.path.stat().st_size
+    entry = kept(
+        "pairs", key, lambda folder: _write(index, tokenizer, max_length, folder), str(index.path), room
+    )
+    return PairStore(entry, index, key)
+
+
+def _write(index: RowIndex, tokenizer: Any, max_length: int, folder: Path) -> dict[str, Any]:
+    """Tokenise row by row and write the columns; the counts."""
+    work = RowTokenizer(tokenizer, max_length, answers=index.answers)
+    with ExitStack() as stack:
+        tokens, sizes, lines = (
+            stack.enter_context(open(folder / name, "wb")) for name in ("tokens", "sizes", "lines")
+        )
+        advance = stack.enter_context(progress(f"tokenising {index.path.name}", len(index), "rows"))
+        # A file that grows meanwhile has more rows than lines are known; check_unchanged then says so.
+        for number, (line, row) in enumerate(zip(index.lines, index.records(), strict=False), 1):
+            if pair := work.pair(row):
+                parts = (pair.prompt, pair.chosen, pair.rejected)
+                tokens.write(np.concatenate(parts, dtype="<i4").tobytes())
+                sizes.write(np.array([len(part) for part in parts], "<i4").tobytes())
+                lines.write(line.tobytes())
+            if number % _ADVANCE == 0:
+                advance(_ADVANCE)
+    check_unchanged(index.path, index.content)
+    return asdict(work.counts())
+
+
+def tokenizer_key(tokenizer: Any) -> dict[str, str]:
+    """What tells two tokenizers and two templates apart, wherever their files lie.
+
+    `template` is the template's source; `rendered` is what it makes of three conversations: one that prints
+    today's date makes other tokens tomorrow, as it does for the model that is asked tomorrow.
+    """
+    end_of_turn(tokenizer)  # adds the template's end token to the tokenizer's
+    return {
+        "tokenizer": _digest(_vocabulary(tokenizer), _special(tokenizer)),
+        "template": template_hash(tokenizer),
+        "rendered": _digest(_rendered(tokenizer)),
+    }
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Everything that turns text to tokens: vocabulary, merges, normaliser, added tokens."""
+    try:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+    except AttributeError:  # not of the Rust library: its files, under the names they have
+        folder = Path(tokenizer.name_or_path)
+        names = [f for f in files_in(folder, "*") if f.is_file() and f.suffix != ".safetensors"]
+        return json.dumps([[f.name, content_hash(f)] for f in names])
+    # Settings of the last call, not of the tokenizer.
+    return json.dumps({k: v for k, v in content.items() if k not in ("truncation", "padding")})
+
+
+def _special(tokenizer: Any) -> str:
+    names = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
+    split = getattr(tokenizer, "split_special_tokens", False)
+    return json.dumps(
+        [names, sorted(tokenizer.eos_token_ids), bool(split), bool(tokenizer.has_chat_template)]
+    )
+
+
+def _rendered(tokenizer: Any) -> str:
+    system, user, answer = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
+    texts = []
+    for turns, asked in (([user], True), ([system, user], True), ([user, answer], False)):
+        with suppress(DpoError):  # some templates know no system turn
+            texts.append(render(tokenizer, turns, generation_prompt=asked))
+    return json.dumps(texts)
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]

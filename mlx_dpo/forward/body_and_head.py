@@ -1,0 +1,104 @@
+"""A model in two parts, by its own code: the trunk that ends in hidden states, the head that scores them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+
+def find_trunk(model: nn.Module) -> nn.Module:
+    """The innermost module that holds the model's blocks and is called.
+
+    Raises:
+        TypeError: no such module.
+    """
+    line = line_to(model, model.layers[0])
+    trunk = next(filter(callable, line), None)
+    if trunk is None:
+        raise TypeError("its blocks belong to no module")
+    return trunk
+
+
+def line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
+    """The modules from the one that lists `layer` up to `module`; empty where it is not inside."""
+    if any(own is layer for owned in module.values() if isinstance(owned, Sequence) for own in owned):
+        return [module]
+    inside = (line_to(child, layer) for child in module.values() if isinstance(child, nn.Module))
+    line = next(filter(None, inside), [])
+    return [*line, module] if line else []
+
+
+def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = None) -> mx.array:
+    """What the head would see: (N, T, H). The model's own call runs; its logits are never evaluated.
+
+    Args:
+        tokens: (N, T) integer ids.
+        state: one cache a block (see `prompt_cache.py`); continued, and changed in place.
+
+    Raises:
+        TypeError: the trunk hands over something else than one array.
+    """
+    seen = []
+
+    def record(call, *args, **kwargs):
+        seen.append(call(*args, **kwargs))
+        return seen[-1]
+
+    trunk = find_trunk(model)
+    if trunk is model:
+        raise TypeError("its blocks and its head are one module")
+    with _calling(trunk, record):
+        model(tokens, cache=state)
+    if len(seen) != 1 or not isinstance(seen[0], mx.array):
+        raise TypeError("its trunk hands over more than hidden states")
+    return seen[0]
+
+
+def head(model: nn.Module, hidden: mx.array) -> mx.array:
+    """Logits (T, V) of hidden states (T, H), by the model's own code.
+
+    The trunk hands back `hidden` as if it had computed it, so that whatever the model does after it (tied
+    weights, logit scaling, soft caps) is done here too.
+    """
+    row = hidden[None]
+    with _calling(find_trunk(model), lambda call, *args, **kwargs: row):
+        return model(mx.zeros(row.shape[:2], mx.int32)).squeeze(0)  # [0] would be a copy
+
+
+@contextmanager
+def trunk_first(model: nn.Module) -> Iterator[None]:
+    """Within it, the trunk is evaluated before the head goes on, so that never both are at work in memory."""
+
+    def evaluated(call, *args, **kwargs):
+        output = call(*args, **kwargs)
+        mx.eval([a for _, a in tree_flatten(output) if isinstance(a, mx.array)])
+        return output
+
+    trunk = find_trunk(model)
+    with nullcontext() if trunk is model else _calling(trunk, evaluated):
+        yield
+
+
+@contextmanager
+def _calling(module: nn.Module, instead: Callable[..., Any]) -> Iterator[None]:
+    """Calls of this one module go to `instead(its own call, *args, **kwargs)`, by a change of its class."""
+    kind = type(module)
+    module.__class__ = _standing_in(kind)
+    object.__setattr__(module, "_instead", instead)
+    try:
+        yield
+    finally:
+        object.__delattr__(module, "_instead")
+        module.__class__ = kind
+
+
+@cache
+def _standing_in(kind: type) -> type:
+    def call(self, *args, **kwargs):
+        return self._instead(lambda *a, **k: kind.__call__(self, *a, **k), *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call})

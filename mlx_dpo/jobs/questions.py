@@ -1,0 +1,40 @@
+"""The commands that put a question to a run's model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..commands import fuse_command
+from ..config import RunConfig
+from ..models.load import find_model, load_tokenizer
+from ..models.mlx_lm_command import generate_command
+from .evaluate import load_run
+
+
+def ask_run(folder: Path | str, model: str | None = None) -> str:
+    """How to ask a run's model: the `mlx_lm generate` command for its base and adapter.
+
+    mlx_lm takes no chat template beside a model: with one of its own, a run is fused before it is asked.
+
+    Args:
+        model: where the base model lies now; by default where it lay when the run was made.
+
+    Raises:
+        DpoError: not a run folder, or its base model is gone.
+    """
+    config = load_run(folder, model)
+    if config.model.chat_template:
+        return f"fuse it first, because of its chat template: {fuse_command(folder, model)}"
+    base = find_model(config.model.path, weights=False)
+    return generate_command(
+        config.model.path, base, load_tokenizer(base, config.model), config.generate.max_tokens, folder
+    )
+
+
+def ask_fused(folder: Path, config: RunConfig) -> str:
+    """The `mlx_lm generate` command for a fused model; its chat template is its own, options are given.
+
+    Args:
+        config: of the run that it was made of.
+    """
+    tokenizer = load_tokenizer(folder, replace(config.model, chat_template=None))
+    return generate_command(str(folder), folder, tokenizer, config.generate.max_tokens)

@@ -1,0 +1,117 @@
+"""What a run is given, checked before anything slow: rows, the adapter it starts from, the model's types."""
+
+from dataclasses import replace
+from typing import Any
+
+import mlx.nn as nn
+
+from ..config import RunConfig
+from ..console import say
+from ..data.foreign_rows import unused_text
+from ..data.row_index import RowIndex, index_rows, shared_prompts
+from ..data.sources import NO_ROWS
+from ..errors import DpoError, first_ten
+from ..models.adapters import AdapterConfig, read_adapter_config
+from ..models.slow_types import slow_products
+from ..optimizers import PAIRS_RATE
+from ..settings import as_plain
+
+SFT_REHEARSAL = 1.0
+"""Weight of the divergence on the model's own texts, where only answers are learnt."""
+
+
+def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
+    """Train and valid rows, all of them checked.
+
+    Raises:
+        DpoError: bad rows, or prompts that are in both files.
+    """
+    answers = config.loss.answers_only
+    rows = index_rows(config.data.train, answers=answers)
+    held = _read_held_out(config.data.valid, answers) if config.data.valid else None
+    for index in (rows, held):
+        if index and index.unused:
+            say(unused_text(index.path, index.unused))
+    both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
+    if both:
+        raise DpoError(
+            f"has prompts that are in data.train too: {first_ten(both)}",
+            where=config.data.valid,
+            hint="held-out numbers would be too good; remove these rows from one of the files",
+        )
+    return rows, held
+
+
+def _read_held_out(path: str, answers: bool) -> RowIndex:
+    try:
+        return index_rows(path, answers=answers)
+    except DpoError as error:
+        if error.what != NO_ROWS:
+            raise
+        hint = "set data.valid=null to train without held-out pairs"
+        raise DpoError(error.what, where=error.where, hint=hint) from None
+
+
+def with_length(config: RunConfig, rows: int) -> RunConfig:
+    """The settings with a number of epochs for so many rows, rehearsal, and for pairs with a learning rate.
+
+    The learning rate of answers alone stays null: a test with the model finds it.
+    """
+    epochs, rate, answers = config.training.epochs, config.optimizer.learning_rate, config.loss.answers_only
+    if epochs is None:
+        epochs = config.training.epochs_for(rows, answers_only=answers)
+    if rate is None and not answers:
+        rate = PAIRS_RATE
+    rehearsal = config.training.rehearsal
+    if rehearsal is None:
+        rehearsal = SFT_REHEARSAL if answers else 0.0
+    return replace(
+        config,
+        training=replace(config.training, epochs=epochs, rehearsal=rehearsal),
+        optimizer=replace(config.optimizer, learning_rate=rate),
+    )
+
+
+def starting_adapter(config: RunConfig) -> AdapterConfig:
+    """The settings of the adapter that the run starts from; of them only dropout can be chosen again.
+
+    Raises:
+        DpoError: a setting of this run that is neither that adapter's nor the default.
+    """
+    asked, default = config.adapter, AdapterConfig()
+    own = replace(read_adapter_config(config.model.adapter), dropout=asked.dropout)
+    for name, value in as_plain(asked).items():
+        theirs = getattr(own, name)
+        if value not in (theirs, getattr(default, name)) and not (name == "rank" and own.type == "full"):
+            raise DpoError(
+                f"is {value}, but the adapter that the run starts from has {theirs}",
+                where=f"adapter.{name}",
+                hint=f"remove the setting, or start without model.adapter ({config.model.adapter})",
+            )
+    say(f"adapter: the one in {config.model.adapter}: {own.type}, rank {own.rank}, scale {own.scale}")
+    return own
+
+
+def say_without_template(tokenizer: Any) -> None:
+    """Say how a model is asked that has no chat template."""
+    if not tokenizer.has_chat_template:
+        say(
+            "the model has no chat template: prompts are given as plain text that ends in a blank line; "
+            "model.chat_template (chatml, or a .jinja file) sets one"
+        )
+
+
+def say_if_small_beta(config: RunConfig) -> None:
+    """Say at the start where beta is of another scale than the loss's."""
+    if note := config.loss.beta_note(config.beta.value):
+        say(f"WARNING: {note}")
+
+
+def say_if_slow(model: nn.Module, path: str) -> None:
+    """Say at the start where this device is slow in the model's own types, and what to do.
+
+    Args:
+        path: the model's.
+    """
+    if slow := slow_products(model, path):
+        say(slow)

@@ -1,0 +1,221 @@
+"""The configured loss: one or several of the registered ones, and what changes their arguments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import first_ten
+from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
+from . import pairwise, reference_free, transport  # noqa: F401  (they register their losses)
+from .divergences import DIVERGENCES, diverged, without_reference
+from .registry import LOSSES, LossFunction, PairLogps
+
+_REWARDED = "it learns from rewards of sampled answers, and mlx-dpo from pairs: sigmoid is DPO as published;"
+_OTHERS = {
+    "dpo": "did you mean sigmoid (DPO as published)?",
+    "cdpo": "did you mean sigmoid with loss.label_smoothing=0.1 (conservative DPO)?",
+    "rdpo": "did you mean robust, or loss.ld_alpha against length?",
+    "slic": "did you mean hinge (SLiC)?",
+    "smaug": "did you mean dpop (Smaug)?",
+    "rpo": "did you mean [sigmoid, sft], which adds the supervised loss?",
+    "nll": "did you mean sft?",
+    "kto": "it learns from single answers marked good or bad, and mlx-dpo from pairs: nca_pair, "
+    "bco_pair and apo_zero look at each answer by itself;",
+    **dict.fromkeys(("grpo", "ppo", "rlhf", "rloo", "reinforce", "dapo", "gspo", "online_dpo"), _REWARDED),
+}
+"""What people bring as the name of a loss, to what there is instead."""
+
+
+@dataclass(frozen=True)
+class LossConfig(Section):
+    """What is minimised."""
+
+    name: str | list[str] = setting(
+        "sigmoid",
+        "the loss, sigmoid being DPO as published; or a list, of which the sum",
+        choices=LOSSES,
+        meant=_OTHERS,
+        also="loss loss_type loss_fn pref_loss dpo_loss_type dpo_loss method",
+    )
+    weights: list[float] = setting(
+        [],
+        "of the losses in a list; empty: 1 each",
+        above=0,
+        most=LARGEST_WEIGHT,
+        also={
+            "loss_weights": "",
+            "rpo_alpha pref_ftx sft_weight": "the supervised part is a loss in a list: "
+            "loss.name=[sigmoid, sft] loss.weights=[1, 0.2].",
+        },
+    )
+    label_smoothing: float | None = setting(
+        None,
+        "sigmoid, robust, exo_pair, aot*: chance that a label is flipped; null: the loss's own",
+        least=0,
+        below=0.5,
+    )
+    discopop_tau: float | None = setting(
+        None,
+        "discopop: width of the change between its two parts",
+        least=SMALLEST_DIVISOR,
+        most=LARGEST_WEIGHT,
+    )
+    dpop_lambda: float | None = setting(None, "dpop: weight of its penalty", least=0, most=LARGEST_WEIGHT)
+    simpo_gamma: float | None = setting(
+        None,
+        "simpo: margin that is asked for; simpo also wants beta.value of 2 to 10",
+        least=0,
+        most=LARGEST_WEIGHT,
+        also={
+            "gamma": "",
+            "gamma_beta_ratio": "simpo_gamma = gamma_beta_ratio · beta.value.",
+        },
+    )
+    cpo_alpha: float | None = setting(
+        None, "cpo: weight of its supervised part", least=0, most=LARGEST_WEIGHT
+    )
+    bco_shift: bool = setting(
+        False,
+        "bco_pair: take the running mean of rewards off them, as TRL before 1.0; scores every pair twice",
+    )
+    divergence: str = setting(
+        "reverse_kl",
+        "distance to the reference, for losses of log-ratios",
+        choices=DIVERGENCES,
+        also="f_divergence_type",
+    )
+    divergence_alpha: float | None = setting(
+        None,
+        "divergence alpha: its alpha, null being 0.5; at 1 it is reverse_kl",
+        least=-10,
+        most=10,
+        also="f_alpha_divergence_coef",
+    )
+    ld_alpha: float | None = setting(
+        None,
+        "0 to 1: what tokens beyond the pair's shorter answer count, against length; null: as all others",
+        least=0,
+        most=1,
+    )
+    wpo: bool = setting(
+        False,
+        "weigh each pair by how likely its answers are to the policy; scores every pair twice",
+        also="use_weighting",
+    )
+    reference_free: bool = setting(False, "take the reference's log-probabilities as 0 in the loss")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.names:
+            raise ValueError("name must name at least one loss")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"name must name a loss once, got {self.label}")
+        unknown = [name for name in self.names if name not in LOSSES]
+        if unknown:
+            raise ValueError(f"name must be one of {', '.join(LOSSES)}, got {unknown[0]!r}")
+        if self.weights and len(self.weights) != len(self.names):
+            raise ValueError(f"weights must be as many as losses, {len(self.names)}, got {len(self.weights)}")
+        for option in _options():
+            takers = [name for name, loss in LOSSES.items() if option in loss.options]
+            if getattr(self, option) is not None and not set(takers) & set(self.names):
+                raise ValueError(f"{option} is of {', '.join(takers)}, not of {self.label}")
+        if "exo_pair" in self.names and self.label_smoothing == 0:
+            raise ValueError("label_smoothing must be above 0 for exo_pair, got 0")
+        if self.divergence_alpha is not None and self.divergence != "alpha":
+            raise ValueError(f"divergence_alpha is of divergence alpha, not of {self.divergence}")
+        if self.ld_alpha is not None:
+            free = [name for name in self.names if LOSSES[name].of == "policy"]
+            if free:
+                raise ValueError(f"ld_alpha is of losses with a reference, not of {', '.join(free)}")
+            if self.ld_alpha == 0 and self.wpo:
+                raise ValueError("ld_alpha must be above 0 with wpo, whose weights count all tokens")
+        if self.bco_shift and (self.reference_free or self.divergence != "reverse_kl"):
+            raise ValueError("bco_shift is of rewards: not with reference_free or another divergence")
+        if self.divergence != "reverse_kl":
+            others = [name for name in self.names if LOSSES[name].of not in ("margins", "ratios")]
+            if others:
+                raise ValueError(f"divergence must be reverse_kl for {', '.join(others)}")
+        if self.bco_shift and "bco_pair" not in self.names:
+            raise ValueError(f"bco_shift is of bco_pair, not of {self.label}")
+        if self.wpo and self.needs_window:
+            raise ValueError(f"wpo weighs single pairs, and {self.label} has no loss of these")
+        if self.reference_free and not self.needs_reference:
+            raise ValueError(f"reference_free changes nothing for {self.label}")
+
+    @property
+    def answers_only(self) -> bool:
+        """Whether no loss looks at the rejected answer."""
+        return self.names == ["sft"]
+
+    @property
+    def names(self) -> list[str]:
+        """The losses, one or several."""
+        return [self.name] if isinstance(self.name, str) else list(self.name)
+
+    @property
+    def label(self) -> str:
+        """Their names in one line."""
+        return first_ten(self.names)
+
+    @property
+    def needs_window(self) -> bool:
+        """Whether a pair's loss depends on the other pairs of its window."""
+        return any(LOSSES[name].window for name in self.names)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any of them looks at the reference."""
+        return any(LOSSES[name].of != "policy" for name in self.names)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether any of them compares log-probabilities a token."""
+        return any(LOSSES[name].per_token for name in self.names)
+
+    def beta_note(self, beta: float) -> str:
+        """What to tell a user whose beta is far below what one of the losses is usually given; or nothing."""
+        for name in self.names:
+            if (betas := LOSSES[name].betas) and beta < min(1, betas[0]):
+                usual = f"{betas[0]:g} to {betas[1]:g}"
+                return (
+                    f"beta.value={beta:g} is small for {name}, which compares log-probabilities a token: it "
+                    f"learns next to nothing; set beta.value={betas[0]:g} (usual: {usual})"
+                )
+        return ""
+
+    @property
+    def of_margins(self) -> bool:
+        """Whether a pair's margin is all that they look at."""
+        return self.divergence == "reverse_kl" and all(LOSSES[name].of == "margins" for name in self.names)
+
+
+def _options() -> list[str]:
+    """Every keyword option of a registered loss, once; each is a setting of the same name."""
+    return list(dict.fromkeys(option for loss in LOSSES.values() for option in loss.options))
+
+
+def build_loss(config: LossConfig) -> LossFunction:
+    """The configured loss as a function of pairs and beta: float32 (B,)."""
+    parts = [(LOSSES[name].function, _given(config, name)) for name in config.names]
+    alpha = 0.5 if config.divergence_alpha is None else config.divergence_alpha
+    weights: Sequence[float] = config.weights or [1.0] * len(parts)
+
+    def loss(pairs: PairLogps, beta: mx.array) -> mx.array:
+        if config.reference_free:
+            pairs = without_reference(pairs)
+        pairs = diverged(pairs, config.divergence, alpha)
+        first, *others = (function(pairs, beta, **options) for function, options in parts)
+        total = first if weights[0] == 1 else weights[0] * first
+        for weight, other in zip(weights[1:], others, strict=True):
+            total = total + weight * other
+        return total
+
+    return loss
+
+
+def _given(config: LossConfig, name: str) -> dict[str, Any]:
+    """The options of this loss that are set; the others keep its own defaults."""
+    values = {option: getattr(config, option) for option in LOSSES[name].options}
+    return {option: value for option, value in values.items() if value is not None}

@@ -1,0 +1,53 @@
+"""Losses that need no reference, each pair on its own."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .registry import PairLogps, register_loss
+
+_LEAST = -1e-6
+"""Mean log-probability a token above which odds would be infinite in float32."""
+
+
+@register_loss("sft", source="Ouyang et al. 2022, arXiv:2203.02155, supervised fine-tuning", of="policy")
+def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """Supervised training on the chosen answers; every token of a window weighs the same: (B,)."""
+    return -pairs.chosen / pairs.mean_length
+
+
+@register_loss(
+    "simpo",
+    source="Meng et al. 2024, arXiv:2405.14734, eq. 6",
+    of="policy",
+    per_token=True,
+    betas=(2, 10),
+)
+def simpo(pairs: PairLogps, beta: mx.array, *, simpo_gamma: float = 0.5) -> mx.array:
+    """The sigmoid loss on log-probabilities a token, less a margin: (B,). Wants beta 2 to 10."""
+    return -nn.log_sigmoid(beta * mean_difference(pairs) - simpo_gamma)
+
+
+def mean_difference(pairs: PairLogps) -> mx.array:
+    """Chosen minus rejected log-probability a token: (B,) nats."""
+    return pairs.chosen / pairs.chosen_lengths - pairs.rejected / pairs.rejected_lengths
+
+
+@register_loss("cpo", source="Xu et al. 2024, arXiv:2401.08417; supervised part a token", of="policy")
+def cpo(pairs: PairLogps, beta: mx.array, *, cpo_alpha: float = 1.0) -> mx.array:
+    """The sigmoid loss on log-probabilities, and `cpo_alpha` times `sft`: (B,)."""
+    return cpo_alpha * sft(pairs, beta) - nn.log_sigmoid(beta * (pairs.chosen - pairs.rejected))
+
+
+@register_loss("orpo", source="Hong et al. 2024, arXiv:2403.07691, eq. 6", of="policy", per_token=True)
+def orpo(pairs: PairLogps, beta: mx.array) -> mx.array:
+    """`sft`, and beta times the sigmoid loss on the log odds ratio: (B,)."""
+    chosen = log_odds(pairs.chosen / pairs.chosen_lengths)
+    return sft(pairs, beta) - beta * nn.log_sigmoid(
+        chosen - log_odds(pairs.rejected / pairs.rejected_lengths)
+    )
+
+
+def log_odds(logps: mx.array) -> mx.array:
+    """log p/(1 - p) of log p: (B,). Odds of probabilities within 1e-6 of 1 are those of 1 - 1e-6."""
+    logps = mx.minimum(logps, _LEAST)
+    return logps - mx.log(-mx.expm1(logps))

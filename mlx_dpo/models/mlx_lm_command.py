@@ -1,0 +1,40 @@
+"""The mlx_lm command with which a user gets the answers that mlx_dpo samples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..commands import command_line
+from ..data.render import render, template_options
+from .end_of_turn import stop_flags
+
+
+def generate_command(
+    model: str, folder: Path, tokenizer: Any, max_tokens: int, adapter: Path | str | None = None
+) -> str:
+    """`mlx_lm generate` with all that it needs for the same prompt and the same end, as a line for a shell.
+
+    Args:
+        model: the model's folder or its name on the Hub.
+        folder: where its files lie.
+        tokenizer: of that folder.
+        max_tokens: longest answer, in tokens.
+        adapter: an adapter folder.
+    """
+    words = ["python", "-m", "mlx_lm", "generate", "--model", model]
+    words += ["--adapter-path", str(adapter)] if adapter else []
+    words += ["--max-tokens", str(max_tokens), *stop_flags(folder, tokenizer)]
+    if _needs_options(tokenizer):
+        words += ["--chat-template-config", json.dumps(template_options(tokenizer))]
+    # Without a template prompts end with a blank line; mlx_lm turns the \n in its argument into line breaks.
+    question = "..." if tokenizer.has_chat_template else r"...\n\n"
+    return f'{command_line(words)} --prompt "{question}"'
+
+
+def _needs_options(tokenizer: Any) -> bool:
+    """Whether the template renders another prompt when it gets none of our options."""
+    if not tokenizer.has_chat_template:
+        return False
+    asked = [{"role": "user", "content": "a"}]
+    plain = render(tokenizer, asked, generation_prompt=True, options={})
+    return plain != render(tokenizer, asked, generation_prompt=True)

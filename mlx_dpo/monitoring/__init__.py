@@ -1,0 +1,1 @@
+"""What a run writes of itself as it goes, and the alarms that its figures raise."""

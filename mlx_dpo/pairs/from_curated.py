@@ -1,0 +1,213 @@
+"""Curated rows to preference pairs: the base model's own answer is the rejected one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..console import plural
+from ..data.similarity import alike, normalised
+from ..data.splits import prompt_key, valid_prompts
+from ..errors import DpoError
+from ..records import Curated
+from ..settings import Section, setting
+from ..storage.jsonl import write_jsonl
+from .sampled_answers import Said, request_key
+
+
+@dataclass(frozen=True)
+class PairsConfig(Section):
+    """How curated answers become pairs."""
+
+    source: str = setting(
+        "data/curated.jsonl",
+        "curated rows; their answers become the chosen ones",
+        path="read",
+        also="curated source_file prompts_file",
+    )
+    valid_source: str | None = setting(
+        None,
+        "curated rows for the held-out pairs; null takes valid_fraction of source instead",
+        path="read",
+    )
+    output: str = setting("data/pairs", "folder of train.jsonl and valid.jsonl", path="written")
+    limit: int | None = setting(
+        None,
+        "use only the first so many rows of each source; null uses all",
+        least=1,
+        most=10**12,
+        also="max_samples max_rows num_samples n_samples",
+    )
+    valid_fraction: float = setting(
+        0.1,
+        "share of the prompts held out as valid.jsonl",
+        least=0,
+        below=1,
+        also="test_size val_size valid_size eval_size validation_split valid_split",
+    )
+    max_similarity: float = setting(
+        0.95,
+        "drop pairs whose answers are this alike, 0 to 1; there is nothing to prefer in them",
+        above=0,
+        most=1,
+    )
+    keep_capped: bool = setting(
+        True, "keep answers that max_tokens cut off; they are scored as far as they go, without an end"
+    )
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """What became of the curated rows.
+
+    `cut_off` of the pairs have a rejected answer that max_tokens cut off; `tokens` were sampled by this call.
+    """
+
+    rows: int
+    train: int
+    valid: int
+    dropped: dict[str, int]
+    cut_off: int = 0
+    tokens: int = 0
+
+    def __str__(self) -> str:
+        text = f"{plural(self.rows, 'row')}: {self.train:,} train and {plural(self.valid, 'valid pair')}"
+        if self.cut_off:
+            text += f", {self.cut_off:,} of them with an answer cut off by max_tokens"
+        lost = ", ".join(f"{n:,} {reason}" for reason, n in self.dropped.items())
+        text += f"; dropped {lost}" if lost else "; none dropped"
+        return f"{text}; {plural(self.tokens, 'token')} sampled"
+
+
+REPEATED = "repeated rows"
+DROPPED = {
+    REPEATED: "an earlier row has the same prompt and answer, and a pair that comes twice counts double; "
+    "remove the later rows",
+    "empty": "the model says nothing; set another generate.seed and pairs.output, or remove these rows",
+    "cut off by max_tokens": "raise generate.max_tokens to continue them, or set pairs.keep_capped=true",
+    "the start of the chosen answer": "raise generate.max_tokens, so that the answers can differ",
+    "identical": "the model says this already; remove these rows, or sample other answers with a higher "
+    "generate.temperature and another pairs.output",
+    "changed by the chat template": "the model would be trained on another answer than it gave, such as one "
+    "with a stray </think>; a larger generate.max_tokens, or another generate.seed, samples others",
+    "near-identical": "there is next to nothing to prefer; raise pairs.max_similarity to keep them, or "
+    "remove these rows",
+}
+"""Why a pair is not used, with the remedy."""
+
+
+def split_rows(
+    rows: Sequence[Curated], valid_rows: Sequence[Curated] | None, fraction: float, seed: int
+) -> list[tuple[str, Curated]]:
+    """Name each row's file, train or valid, so that no prompt is in both.
+
+    With `valid_rows` a prompt that stands in both sources belongs to valid and leaves train.
+    """
+    if valid_rows is None:
+        held = valid_prompts([row.prompt for row in rows], fraction, seed)
+        return [("valid" if prompt_key(row.prompt) in held else "train", row) for row in rows]
+    held = {prompt_key(row.prompt) for row in valid_rows}
+    return [("train", row) for row in rows if prompt_key(row.prompt) not in held] + [
+        ("valid", row) for row in valid_rows
+    ]
+
+
+def make_pairs(
+    rows: Sequence[Curated],
+    valid_rows: Sequence[Curated] | None,
+    answers: Mapping[str, Said],
+    config: PairsConfig,
+    origin: dict[str, Any],
+    seed: int,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
+    """Apply the rules, then split what is left.
+
+    Returns:
+        Rows of train and valid in the source's order; and by reason where the rows stand that are not used.
+    """
+    files: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
+    dropped: dict[str, list[str]] = {}
+
+    seen: set[tuple[str, str]] = set()
+
+    def kept(row: Curated) -> bool:
+        own = request_key(row), row.answer
+        reason = REPEATED if own in seen else drop_reason(row.answer, answers[request_key(row)], config)
+        seen.add(own)
+        if reason:
+            dropped.setdefault(reason, []).append(row.where)
+        return not reason
+
+    usable = [row for row in rows if kept(row)]
+    held = None if valid_rows is None else [row for row in valid_rows if kept(row)]
+    for name, row in split_rows(usable, held, config.valid_fraction, seed):
+        answer = answers[request_key(row)]
+        files[name].append(
+            {
+                "id": row.id,
+                "prompt": _plain_prompt(row),
+                **({"tools": list(row.tools)} if row.tools else {}),
+                "chosen": [row.turn] if row.turn else row.answer,
+                **({"chosen_cut": True} if row.cut else {}),
+                "rejected": answer.text,
+                **({"rejected_cut": True} if answer.cut else {}),
+                "meta": origin,
+            }
+        )
+    return files, dropped
+
+
+def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
+    """Why a pair is not used, a key of DROPPED; None keeps it.
+
+    With an answer that was cut off, as much of the chosen one is compared.
+    """
+    if not rejected.text.strip():
+        return "empty"
+    if rejected.refused:
+        return "changed by the chat template"
+    if rejected.cut and not config.keep_capped:
+        return "cut off by max_tokens"
+    chosen, said = normalised(chosen), normalised(rejected.text)
+    if rejected.cut:
+        chosen = chosen[: len(said)]
+    if chosen == said:
+        return "the start of the chosen answer" if rejected.cut else "identical"
+    if alike(chosen, said, config.max_similarity):
+        return "near-identical"
+    return None
+
+
+def count_pairs(
+    files: dict[str, list[dict[str, Any]]], dropped: dict[str, list[str]], tokens: int
+) -> PairCounts:
+    """The counts of what `make_pairs` made; `tokens` were sampled for it."""
+    lost = {reason: len(places) for reason, places in dropped.items()}
+    kept = {name: len(rows) for name, rows in files.items()}
+    cut_off = sum("rejected_cut" in row for rows in files.values() for row in rows)
+    return PairCounts(
+        sum(kept.values()) + sum(lost.values()), **kept, dropped=lost, cut_off=cut_off, tokens=tokens
+    )
+
+
+def _plain_prompt(row: Curated) -> str | list[dict[str, str]]:
+    if len(row.prompt) == 1:
+        return row.prompt[0]["content"]
+    return list(row.prompt)
+
+
+def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, output: Path) -> None:
+    """Write train.jsonl and valid.jsonl, each whole.
+
+    Raises:
+        DpoError: no training pair is left.
+    """
+    if not files["train"]:
+        most = max(counts.dropped, key=counts.dropped.__getitem__, default=None)
+        raise DpoError(
+            f"no pair is left to train on ({counts})",
+            where=output,
+            hint=f"{most}: {DROPPED[most]}" if most else "lower pairs.valid_fraction, or add curated rows",
+        )
+    for name, rows in files.items():
+        write_jsonl(output / f"{name}.jsonl", rows)

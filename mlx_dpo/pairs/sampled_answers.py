@@ -1,0 +1,295 @@
+"""What the model has said to each prompt, in a file that only grows: any run goes on from what is there."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from ..console import plural, progress, say
+from ..data.render import template_hash
+from ..data.templates import end_of_turn, pair_tokens
+from ..data.tokenize import check_known, prompts_too_long
+from ..errors import DpoError
+from ..models.generate import Answer, GenerateConfig, generate_answers
+from ..models.load import ModelConfig, fingerprint
+from ..records import Answer as ChatAnswer
+from ..records import Curated, answer_of
+from ..storage.files import sync, unwritable, write_text
+from ..storage.jsonl import read_jsonl
+from ..storage.reading import is_there, opened, read_object
+
+COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
+
+
+class Completion(NamedTuple):
+    """The tokens that the model has said so far, without the end of turn, and whether that has come."""
+
+    ids: list[int]
+    ended: bool
+
+
+class Said(NamedTuple):
+    """An answer as a pair has it: its text, whether it was cut off, and whether training would refuse it."""
+
+    text: str
+    cut: bool
+    refused: bool = False
+
+
+class Sampled(NamedTuple):
+    """What one call sampled: answers that it began, answers that it continued, and their new tokens."""
+
+    begun: int = 0
+    continued: int = 0
+    tokens: int = 0
+
+
+def request_key(row: Curated) -> str:
+    """The name a prompt's answer is kept under: 16 hex digits of its messages and tools.
+
+    Not of its tokens: some templates print the date, and the answers of yesterday are kept.
+    """
+    asked = [row.prompt, row.tools] if row.tools else row.prompt
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -> dict[str, list[int]]:
+    """Prompt tokens by request key: rows with the same prompt share one answer.
+
+    Raises:
+        DpoError: a template or a row that training would refuse; prompts that leave no room for an answer,
+            the first ten named.
+    """
+    end = end_of_turn(tokenizer)
+    requests, too_long = {}, []
+    for row in rows:
+        try:
+            tokens, (wanted,) = pair_tokens(tokenizer, row.prompt, [row.wanted], end, row.tools, max_length)
+        except DpoError as error:
+            raise DpoError(error.what, where=row.where, hint=error.hint) from None
+        check_known(tokenizer, [*tokens, *wanted], row.where)
+        if len(tokens) + 2 > max_length:
+            too_long.append((row.where, len(tokens)))
+        requests[request_key(row)] = tokens
+    if too_long:
+        raise prompts_too_long(too_long, max_length)
+    return requests
+
+
+def answer_missing(
+    model: Any,
+    tokenizer: Any,
+    wanted: Mapping[str, list[int]],
+    output: Path,
+    config: GenerateConfig,
+    origin: dict[str, Any],
+) -> tuple[dict[str, Completion], Sampled]:
+    """Answer every wanted prompt as far as max_tokens allows; return all answers by request key.
+
+    Prompts without an answer in `output` are answered; an answer that a smaller max_tokens cut off goes on
+    from its last token. Each answer is appended to completions.jsonl as soon as it stops, one whole line at a
+    time; of several lines with one key the last counts. A line that a kill cut short is removed at the next
+    start. `origin` (model, template, settings) is kept beside it, for `check_origin`.
+
+    Raises:
+        DpoError: another process at work in the same folder, a foreign line in the file, or no room to write.
+    """
+    if not is_there(output / SETTINGS):
+        write_text(output / SETTINGS, json.dumps(_lasting(origin), indent=1) + "\n")
+    with _locked(output / COMPLETIONS) as file:
+        done = dict(_completion(row, where) for where, row in read_jsonl(output / COMPLETIONS))
+        missing = [key for key in wanted if _unfinished(done.get(key), config.max_tokens)]
+        begun = [done[key].ids if key in done else [] for key in missing]
+        continued = sum(key in done for key in missing)
+        if len(missing) < len(wanted):
+            answered = f"{len(wanted) - len(missing)} of {plural(len(wanted), 'prompt')}"
+            say(f"answered already: {answered}; going on")
+        if continued:
+            cut = plural(continued, "answer that was cut off is", "answers that were cut off are")
+            say(f"{cut} continued up to {plural(config.max_tokens, 'token')}")
+        written, start = 0, time.monotonic()
+        streams = [int(key, 16) for key in missing]
+        prompts = [wanted[key] for key in missing]
+        with progress("answering", len(wanted), "prompts", len(wanted) - len(missing)) as advance:
+            answers = generate_answers(model, tokenizer, prompts, config, streams, begun)
+            try:
+                for answer in answers:
+                    key = missing[answer.index]
+                    _append(file, _completion_row(key, answer), output / COMPLETIONS)
+                    done[key] = Completion(answer.ids, not answer.capped)
+                    written += answer.tokens - len(begun[answer.index])
+                    advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
+            except KeyboardInterrupt:
+                say(f"interrupted: kept {plural(len(done), 'answer')}; the same command goes on from here")
+                raise
+        os.fsync(file.fileno())
+    return done, Sampled(len(missing) - continued, continued, written)
+
+
+def _unfinished(answer: Completion | None, max_tokens: int) -> bool:
+    return answer is None or (not answer.ended and len(answer.ids) < max_tokens)
+
+
+def _append(file: IO[bytes], row: dict[str, Any], path: Path) -> None:
+    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def _completion_row(key: str, answer: Answer) -> dict[str, Any]:
+    """One line of completions.jsonl; its text is for people, the tokens count."""
+    return {"key": key, "text": answer.text, "ids": answer.ids, "ended": not answer.capped}
+
+
+def _completion(row: dict[str, Any], where: str) -> tuple[str, Completion]:
+    key, ids, ended = (row.get(name) for name in ("key", "ids", "ended"))
+    numbers = isinstance(ids, list) and all(type(token) is int for token in ids)
+    if not (numbers and isinstance(key, str) and isinstance(ended, bool)):
+        raise DpoError(
+            "is not a line that this version of gen-pairs writes",
+            where=where,
+            hint="remove the line, or the whole file, and its prompts are answered again",
+        )
+    return key, Completion(ids, ended)
+
+
+def answer_texts(
+    rows: Sequence[Curated], answers: Mapping[str, Completion], tokenizer: Any, max_tokens: int
+) -> dict[str, Said]:
+    """The answers to these rows' prompts by request key, as if sampled with this max_tokens from the start.
+
+    So a longer answer, sampled with a larger max_tokens before, is cut off here.
+    """
+    end, said = end_of_turn(tokenizer), {}
+    for key, row in {request_key(row): row for row in rows}.items():
+        ids, ended = answers[key]
+        if ended and len(ids) < max_tokens:  # the end takes the place of a token
+            text = tokenizer.decode(ids).strip()
+            said[key] = Said(text, False, bool(text) and not _scored(tokenizer, row, answer_of(text), end))
+        else:
+            text = cut_text(tokenizer, row, ids[:max_tokens], end)
+            answer = answer_of(text, cut=True)
+            said[key] = Said(text, True, bool(text) and not _scored(tokenizer, row, answer, end))
+    return said
+
+
+_TAIL, _LEFT_OFF = 4, 32
+"""Last tokens of a cut-off answer that must be the model's own, as many as one character may have; and most
+tokens that are left off for that.
+"""
+
+
+def cut_text(tokenizer: Any, row: Curated, ids: Sequence[int], end: int) -> str:
+    """The text of a cut-off answer, such that training turns its end into the tokens that the model said.
+
+    Last tokens are left off where their text would become other tokens: half of a character; a line break,
+    which is stripped, in one token with the sign before it.
+
+    Args:
+        ids: what the model said, without an end.
+        end: the end-of-turn token, from `end_of_turn`.
+    """
+    for count in range(len(ids), max(0, len(ids) - _LEFT_OFF), -1):
+        text = tokenizer.decode(ids[:count]).strip()
+        scored = _scored(tokenizer, row, answer_of(text, cut=True), end) if text else []
+        if text and scored[-_TAIL:] == list(ids[:count][-_TAIL:]):
+            return text
+    return tokenizer.decode(ids).strip().rstrip("\ufffd")
+
+
+def _scored(tokenizer: Any, row: Curated, answer: ChatAnswer, end: int) -> list[int]:
+    """The answer's tokens in training; none where training would refuse it."""
+    try:
+        return pair_tokens(tokenizer, row.prompt, [answer], end, row.tools)[1][0]
+    except DpoError:
+        return []
+
+
+def check_origin(output: Path, origin: dict[str, Any]) -> None:
+    """Check that what `output` holds already may be gone on with; max_tokens may be another.
+
+    Raises:
+        DpoError: answers of another origin, or files of these names that gen-pairs did not make.
+    """
+    path = output / SETTINGS
+    if not is_there(path):
+        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if is_there(output / n)]
+        if foreign:
+            raise DpoError(
+                f"holds {', '.join(foreign)}, and gen-pairs did not write it",
+                where=output,
+                hint="choose another folder with --output, so that nothing of yours is replaced",
+            )
+        return
+    old = read_object(path, f"delete the folder {output} to start over")
+    # The same model may lie elsewhere today, and another one at the same place.
+    compared = {"fingerprint": "model", "template": "template"}
+    different = [word for key, word in compared.items() if old.get(key) != origin[key]]
+    was, now = old.get("generate"), _lasting(origin)["generate"]
+    was = was if isinstance(was, dict) else {}
+    different += [f"generate.{name} (was {was.get(name)})" for name in now if was.get(name) != now[name]]
+    if different:
+        raise DpoError(
+            f"holds answers made with another {', '.join(different)}",
+            where=output,
+            hint="choose another pairs.output, or delete this folder to start over",
+        )
+
+
+def _lasting(origin: dict[str, Any]) -> dict[str, Any]:
+    """The origin without max_tokens: an answer goes on where a smaller one cut it off."""
+    generate = {name: value for name, value in origin["generate"].items() if name != "max_tokens"}
+    return {**origin, "generate": generate}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """Open for appending, alone, after cutting off a half-written last line."""
+    import fcntl
+
+    if is_there(path):
+        _whole_lines(path)  # a pipe is refused here, and would be waited for below
+    try:
+        # Without a buffer: what a full disk refused must not be tried again when the file is closed.
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(path, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DpoError(
+                "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
+            ) from None
+        file.truncate(_whole_lines(path))
+        sync(path)
+        yield file
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes of the file up to the end of its last whole line."""
+    with opened(path) as file:
+        return file.read().rfind(b"\n") + 1
+
+
+def pairs_origin(model: ModelConfig, base: Path, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:
+    """What answers depend on besides the prompt, kept in every pair's meta.
+
+    The fingerprint is of the content of model and adapter, the names are for people.
+    """
+    folders = [base, Path(model.adapter)] if model.adapter else [base]
+    return {
+        "model": model.path,
+        "adapter": model.adapter,
+        "fingerprint": fingerprint(*folders),
+        "template": template_hash(tokenizer),
+        "generate": {k: v for k, v in asdict(config).items() if k != "batch_size"},
+    }

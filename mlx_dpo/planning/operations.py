@@ -1,0 +1,348 @@
+"""Every operation of a computation with its shapes, without computing any: custom backward passes included.
+
+mlx names the operations of a graph only where each is of its own kinds. A function with a backward pass of
+its own (see `custom_gradients.py`) is none; in a trace its calls leave marks, which differentiation carries
+into the backward pass, and what the calls do is put in place of the marks afterwards.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+from ..forward.custom_gradients import arrays_of, filled, observed, parameters_first
+from ..forward.kernels import as_now
+from ..randomness import random_untouched
+from .graph_reader import FIRST_MARK, Array, Call, Marked, Part, Reader, Step, ancestors, described
+
+
+class Operation(NamedTuple):
+    """One operation: arrays by their number. `block` is the model's block it belongs to, if any."""
+
+    name: str
+    arguments: Sequence[Any]
+    inputs: list[int]
+    outputs: list[int]
+    block: int | None
+
+
+class Graph:
+    """All operations of a computation; its results, and what it was given to use up."""
+
+    def __init__(self) -> None:
+        self.arrays: list[Array] = []
+        self.operations: list[Operation] = []
+        self.results: list[int] = []
+        self.given: list[int] = []
+
+    def array(self, array: Array) -> int:
+        """A new array's number."""
+        self.arrays.append(array)
+        return len(self.arrays) - 1
+
+    def operation(
+        self, name: str, arguments: Sequence[Any], inputs: list[int], outputs: list[int], block: int | None
+    ) -> None:
+        """Add an operation."""
+        self.operations.append(Operation(name, arguments, inputs, outputs, block))
+
+
+def placeholders(tree: Any) -> Any:
+    """Arrays of the same shapes and types that hold one element each."""
+    return tree_map(_placeholder, tree)
+
+
+def _placeholder(array: mx.array) -> mx.array:
+    one = mx.broadcast_to(mx.zeros((), array.dtype), array.shape)
+    mx.eval(one)
+    return one
+
+
+def trace(
+    fun: Callable[..., Any],
+    given: Sequence[mx.array] = (),
+    *,
+    blocks: Sequence[nn.Module] = (),
+    recomputed: bool = False,
+    forget: Callable[[], None] = lambda: None,
+) -> Graph:
+    """The graph of all arrays in what `fun(*given)` gives.
+
+    Args:
+        given: arrays that nothing else holds: their memory is free once they were used.
+        blocks: modules whose operations are marked with their place in this list.
+        recomputed: the blocks' forward pass runs again in the backward pass.
+        forget: called after each part; has to remove what `fun` leaves behind in a model.
+    """
+    return _Tracer(blocks, recomputed, forget).graph(fun, given)
+
+
+class _Tracer:
+    def __init__(self, blocks: Sequence[nn.Module], recomputed: bool, forget: Callable[[], None]):
+        self._blocks = {id(block): place for place, block in enumerate(blocks)}
+        self._recomputed, self._forget = recomputed, forget
+        self._calls: list[Call] = []
+        self._made: list[mx.array] = []
+        self._marks: dict[int, tuple[int, str, int]] = {}
+        self._scalars: dict[int, mx.array] = {}
+        self._next = FIRST_MARK
+        self._parts: dict[Any, Part] = {}
+        self._results: dict[Any, Any] = {}
+        self._outside: dict[tuple[int, int], int] = {}
+        self._awaited: set[tuple[int, int]] = set()
+
+    def graph(self, fun: Callable[..., Any], given: Sequence[mx.array]) -> Graph:
+        """All of it."""
+        first = len(self._calls)
+        part = self._trace(lambda arrays: arrays_of(fun(*arrays[1:])), [mx.zeros(()), *given], first)
+        graph = Graph()
+        known = _Places(graph, part)
+        self._place(graph, part, known, lambda number: True, None, {})
+        graph.results = [known[i] for i in part.results]
+        graph.given = [known[i] for i in part.given[1:]]
+        return graph
+
+    # Marks
+
+    def _observe(self, fun: Callable[..., Any], vjp: Callable[..., Any] | None, args: Any, owner: Any) -> Any:
+        """Run by each call while a trace is made: marked arrays of the right shapes, not its results."""
+        primals = arrays_of(args)
+        block = self._blocks.get(id(owner)) if owner is not None else None
+        key = self._key(fun, primals) if block is None else None
+        results = self._results.get(key) if key else None
+        if results is None:
+            made = len(self._made)
+            results = self._results[key] = fun(*args)
+            del self._made[made:]  # only shapes were asked for
+        arrays = arrays_of(results)
+        number = len(self._calls)
+        self._calls.append(
+            Call(
+                fun,
+                vjp,
+                args,
+                primals,
+                [described(a) for a in arrays],
+                [a.dtype for a in arrays],
+                block,
+                block is None or self._recomputed,
+                as_now(),
+            )
+        )
+        total = None
+        for i, array in enumerate(primals):
+            part = array.sum().astype(mx.float32) * self._mark(number, "in", i)
+            total = part if total is None else total + part
+        total = total * self._mark(number, "call", 0)
+        self._made.append(total)
+        marked = [
+            mx.broadcast_to((total * self._mark(number, "out", j)).astype(a.dtype), a.shape)
+            for j, a in enumerate(arrays)
+        ]
+        return filled(results, marked)
+
+    def _mark(self, call: int, kind: str, slot: int) -> mx.array:
+        self._marks[self._next] = (call, kind, slot)
+        mark = mx.array(float(self._next))
+        self._next += 1
+        return mark
+
+    @staticmethod
+    def _key(fun: Callable[..., Any], arrays: Sequence[mx.array]) -> Any:
+        """What makes two calls alike; None where the function may hold anything."""
+        held = tuple(cell.cell_contents for cell in fun.__closure__ or ())
+        if not all(isinstance(value, int) for value in held):
+            return None
+        return (fun.__code__, held, *((tuple(a.shape), a.dtype) for a in arrays))
+
+    # One function
+
+    def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> Part:
+        """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
+        records: list[dict[str, Any]] = []
+        count = 0
+
+        def recorded(*arrays):
+            nonlocal count
+            self._made = []
+            results = fun(arrays)
+            count = len(results)
+            # mlx records what results need. A gradient alone may need no call's result, only its marks.
+            return [*results, *self._made]
+
+        try:
+            # Dropout leaves a key that hangs on all that was traced: the next trace would hold it, too.
+            with random_untouched(), observed(self._observe):
+                mx.export_function(records.append, recorded, *given)
+        finally:
+            self._forget()
+        return Reader(self._marks, self._calls, first).read(records, count)
+
+    def _part(self, call: Call, wanted: tuple[int, ...]) -> Part:
+        """Forward and backward of a call: outputs, then gradients of all inputs, from inputs and cotangents.
+
+        Args:
+            wanted: the outputs that have a cotangent.
+        """
+        key = self._key(call.fun, call.primals) if call.block is None else None
+        if key is not None and (key, wanted) in self._parts:
+            return self._parts[key, wanted]
+        count = len(call.primals)
+
+        def both(arrays: Sequence[mx.array]) -> list[mx.array]:
+            seen: list[mx.array] = []
+            result: list[Any] = []
+
+            def forward(*flat):
+                result[:] = [call.fun(*filled(call.arguments, flat))]
+                seen[:] = arrays_of(result)
+                # Where nothing is computed again, nothing flows through results without a cotangent.
+                return seen if call.recomputed else [seen[j] for j in wanted]
+
+            given, again, slopes = list(arrays[:count]), list(arrays[count:first]), iter(arrays[first:])
+            if not wanted:
+                forward(*given)
+                return seen
+            if not call.recomputed:
+                gradients = mx.vjp(forward, given, list(slopes))[1]
+                return [*seen, *gradients]
+            every = [
+                next(slopes) if j in wanted else mx.zeros(a.shape, dtype)
+                for j, (a, dtype) in enumerate(zip(call.outputs, call.dtypes, strict=True))
+            ]
+            if call.vjp is None:
+                gradients = mx.vjp(forward, given, every)[1]
+                if call.block is not None:
+                    gradients = parameters_first(call.arguments, gradients)
+            else:
+                forward(*given)
+                nested = filled(call.arguments, again)
+                nested = nested[0] if len(nested) == 1 else nested
+                outputs = filled(result, again[count:])[0]
+                gradients = arrays_of([call.vjp(nested, filled(result, every)[0], outputs)])
+            return [*seen, *gradients]
+
+        given = [_placeholder(a) for a in call.primals]
+        if call.vjp is not None:
+            # Its backward pass gets inputs and results anew: what both passes compute alike, both do compute.
+            given += [_placeholder(a) for a in call.primals]
+            given += [_like(a, dtype) for a, dtype in zip(call.outputs, call.dtypes, strict=True)]
+        first = len(given)
+        given += [_like(call.outputs[j], call.dtypes[j]) for j in wanted]
+        with call.kernels():
+            part = self._trace(both, given, len(self._calls))
+        part = part._replace(forward=ancestors(part, part.results[: len(call.outputs)]))
+        if key is not None:
+            self._parts[key, wanted] = part
+        return part
+
+    # What was traced, put together
+
+    def _place(
+        self,
+        graph: Graph,
+        part: Part,
+        known: "_Places",
+        which: Callable[[int], bool],
+        block: int | None,
+        scope: dict[int, Any],
+    ) -> None:
+        """Add some of a part's steps to the graph."""
+        wanted: dict[int, set[int]] = {}
+        for step in part.steps:
+            if isinstance(step, Marked) and step.backward:
+                wanted.setdefault(step.call, set()).update(step.inputs)
+        for number, step in enumerate(part.steps):
+            if not which(number):
+                continue
+            if isinstance(step, Step):
+                inputs = [known[i] for i in step.inputs]
+                graph.operation(step.name, step.arguments, inputs, [known[i] for i in step.outputs], block)
+            elif step.backward:
+                self._place_backward(graph, step, known, block, scope)
+            else:
+                slots = tuple(sorted(wanted.get(step.call, ())))
+                self._place_forward(graph, step, known, slots, block, scope)
+
+    def _place_forward(
+        self,
+        graph: Graph,
+        step: Marked,
+        known: "_Places",
+        wanted: tuple[int, ...],
+        block: int | None,
+        scope: dict[int, Any],
+    ) -> None:
+        call = self._calls[step.call]
+        block = call.block if call.block is not None else block
+        part = self._part(call, wanted)
+        inner, own = _Places(graph, part), {}
+        given = [known[step.inputs[i]] for i in range(len(call.primals))]
+        inner.update(zip(part.given, given, strict=False))
+        inner.update(self._from_outside(graph, part))
+        self._place(graph, part, inner, part.forward.__getitem__, block, own)
+        results = [inner[i] for i in part.results[: len(call.outputs)]]
+        scope[step.call] = (part, inner, own, results, given)
+        if call.recomputed:
+            stopped = [graph.array(a) for a in call.outputs]
+            for result, alias in zip(results, stopped, strict=True):
+                graph.operation("StopGradient", [], [result], [alias], block)
+            aliases = [graph.array(a) for a in call.outputs]
+            graph.operation("CustomTransforms", [len(given)], [*given, *stopped], aliases, block)
+            results = aliases
+        known.update((local, results[j]) for j, local in step.outputs.items())
+        for j, result in enumerate(results):
+            place = (step.call, j)
+            if place in self._awaited:
+                graph.operation("Copy", [], [result], [self._outside[place]], block)
+                self._awaited.remove(place)
+            self._outside.setdefault(place, result)
+
+    def _from_outside(self, graph: Graph, part: Part) -> dict[int, int]:
+        """Arrays that a function holds from outside of it: they may be made later than it is placed here."""
+        for call, slot in part.outside.values():
+            if (call, slot) not in self._outside:
+                self._outside[call, slot] = graph.array(self._calls[call].outputs[slot])
+                self._awaited.add((call, slot))
+        return {local: self._outside[place] for local, place in part.outside.items()}
+
+    def _place_backward(
+        self, graph: Graph, step: Marked, known: "_Places", block: int | None, scope: dict[int, Any]
+    ) -> None:
+        call = self._calls[step.call]
+        block = call.block if call.block is not None else block
+        part, inner, own, results, given = scope[step.call]
+        cotangents = [known[local] for _, local in sorted(step.inputs.items())]
+        if call.vjp is None and call.recomputed:
+            inner, own = _Places(graph, part), {}
+            again = [graph.array(graph.arrays[a]) for a in given]
+            graph.operation("Depends", [], [*given, *cotangents], again, block)
+            inner.update(zip(part.given, again, strict=False))
+            inner.update(self._from_outside(graph, part))
+            place = lambda number: True  # noqa: E731
+        else:
+            place = lambda number: not part.forward[number]  # noqa: E731
+        if call.vjp is not None:
+            inner.update(zip(part.given[len(given) :], [*given, *results], strict=False))
+        inner.update(zip(part.given[len(part.given) - len(cotangents) :], cotangents, strict=True))
+        self._place(graph, part, inner, place, block, own)
+        first = len(call.outputs)
+        known.update((local, inner[part.results[first + i]]) for i, local in step.outputs.items())
+
+
+class _Places(dict[int, int]):
+    """Local array -> its number in the graph; made when first asked for."""
+
+    def __init__(self, graph: Graph, part: Part):
+        super().__init__()
+        self._graph, self._part = graph, part
+
+    def __missing__(self, local: int) -> int:
+        self[local] = self._graph.array(self._part.arrays[local])
+        return self[local]
+
+
+def _like(array: Array, dtype: mx.Dtype) -> mx.array:
+    return _placeholder(mx.broadcast_to(mx.zeros((), dtype), array.shape))

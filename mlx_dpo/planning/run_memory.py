@@ -1,0 +1,241 @@
+"""What a run needs in each layout of its steps, and the fastest that fits."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import RunConfig
+from ..data.tokenize import TokenizedPair, pair_sizes
+from ..errors import DpoError
+from ..forward.mlx_attention import BLOCKS, FUSED, attending
+from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
+from ..losses import build_loss
+from ..models.free_text import OwnText, longest_text
+from ..models.load import ModelConfig, load_tokenizer
+from ..training.batch_layout import Arrangement, arrange
+from .step_memory import LAYOUTS, Layout, Need, need, scoring_need
+from .weightless import Skeleton
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need.
+
+    `needs`: the layouts that the settings allow, from the fastest, as far as they were looked at. `chosen`:
+    the first that fits into `limit` bytes, or None; then `hint` names the nearest setting that does.
+    `disk`, `shapes`, `flops`: bytes that the run writes, shapes of the batches where a step may be traced
+    (else 0), operations of one forward pass over all pairs; None where they were not asked for.
+    """
+
+    limit: int
+    needs: list[tuple[Layout, Need]]
+    chosen: Layout | None
+    hint: str = ""
+    disk: int | None = None
+    shapes: int | None = None
+    flops: float | None = None
+
+    @property
+    def need(self) -> Need:
+        """What the chosen layout needs; if none fits, the least."""
+        if self.chosen is None:
+            return min((n for _, n in self.needs), key=lambda n: n.peak)
+        return dict(self.needs)[self.chosen]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in self.need._asdict().items() if value)
+        layout = f"; {self.chosen}" if self.chosen else ""
+        return f"{self.need.peak / 1e9:.1f} GB of {self.limit / 1e9:.1f} GB: {parts}{layout}"
+
+    def refusal(self) -> DpoError:
+        """What to raise where nothing fits."""
+        overruled = f"training.memory_limit={self.need.peak / 1e9 + 0.1:.1f}"
+        hint = f"{self.hint}; if you know better, {overruled} lets it run"
+        return DpoError(f"does not fit: {self}", where="training", hint=hint)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a script: bytes throughout."""
+        return {
+            "limit": self.limit,
+            "fits": self.chosen is not None,
+            "chosen": self.chosen and self.chosen._asdict(),
+            "hint": self.hint,
+            "layouts": [
+                {**layout._asdict(), "peak": n.peak, **n._asdict(), "fits": n.peak <= self.limit}
+                for layout, n in self.needs
+            ],
+            "disk": self.disk,
+            "shapes": self.shapes,
+            "forward_flops": self.flops,
+        }
+
+    def text(self) -> str:
+        """For a person."""
+        names = ["peak", *Need._fields]
+        lines = [f"{'GB':44}" + "".join(f"{name:>12}" for name in names)]
+        for layout, n in self.needs:
+            values = "".join(f"{value / 1e9:12.2f}" for value in (n.peak, *n))
+            lines.append(f"{layout!s:44}{values}{'  <- auto' if layout == self.chosen else ''}")
+        lines.append(f"{'limit':44}{self.limit / 1e9:12.2f}")
+        lines.append("")
+        lines.append(
+            f"disk                      {self.disk / 1e9:.2f} GB: adapter, checkpoints, tokens, scores"
+        )
+        lines.append(f"shapes to trace           {self.shapes}")
+        lines.append(f"a forward over all pairs  {self.flops / 1e12:,.1f} TFLOP")
+        return "\n".join(lines)
+
+
+class Run(NamedTuple):
+    """What is planned: a model, its folder, the pairs it trains on and perhaps held-out ones, and where."""
+
+    model: Skeleton
+    base: Path
+    pairs: Sequence[TokenizedPair]
+    held: Sequence[TokenizedPair] | None
+    device: mx.DeviceType
+
+    def all(self) -> list[Sequence[TokenizedPair]]:
+        """Train and held-out pairs."""
+        return [self.pairs, self.held] if self.held else [self.pairs]
+
+    def shortened(self, length: int) -> "Run | None":
+        """The longest pairs, cut as `data.max_length` would; None where a prompt leaves no room."""
+        cut = [_shortened(some, length) for some in self.all()]
+        return self._replace(pairs=cut[0], held=cut[1] if self.held else None) if all(cut) else None
+
+
+def plan_memory(run: Run, config: RunConfig, limit: int, *, every: bool = False) -> Plan:
+    """The fastest layout that the settings allow and that fits.
+
+    Args:
+        every: look at all layouts; else at the first that fits and those before it.
+    """
+    needs, chosen, scoring = [], None, need_of_scoring(run, config)
+    for layout in allowed(config):
+        needs.append((layout, max(need_of_step(run, config, layout), scoring, key=lambda n: n.peak)))
+        if chosen is None and needs[-1][1].peak <= limit:
+            chosen = layout
+            if not every:
+                break
+    return Plan(limit, needs, chosen)
+
+
+def allowed(config: RunConfig) -> list[Layout]:
+    """The layouts that the settings leave open, from the fastest."""
+    training = config.training
+    checkpointing = training.gradient_checkpointing
+    branches = training.branches if training.forward in ("auto", "shared") else "joint"
+    # Dropout excludes checkpointing; branches are separate only where their prompt is shared.
+    return [
+        layout
+        for layout in LAYOUTS
+        if checkpointing == ("on" if layout.checkpointing else "off")
+        or (checkpointing == "auto" and not (layout.checkpointing and config.adapter.dropout))
+        if branches in ("auto", "separate" if layout.separate else "joint")
+    ]
+
+
+def settings_of(layout: Layout) -> dict[str, str]:
+    return {
+        "gradient_checkpointing": "on" if layout.checkpointing else "off",
+        "branches": "separate" if layout.separate else "joint",
+    }
+
+
+def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
+    training = config.training
+    bucket = arrangement_of(config, run.pairs, layout, run.device).bucket
+    return _with_any_attention(
+        run,
+        config,
+        lambda: need(
+            run.model,
+            run.pairs,
+            training.micro_batch,
+            layout,
+            training.forward,
+            build_loss(config.loss),
+            config.optimizer,
+            kept=_kept(config),
+            bucket=bucket,
+            rehearsal=_longest_text(run.base, *_template(config)) if training.rehearsal else None,
+            device=run.device,
+        ),
+    )
+
+
+def _template(config: RunConfig) -> tuple[str | None, str]:
+    return config.model.chat_template, json.dumps(config.model.template_options, default=str)
+
+
+@cache
+def _longest_text(base: Path, chat_template: str | None, options: str) -> OwnText:
+    model = ModelConfig(str(base), chat_template=chat_template, template_options=json.loads(options))
+    return longest_text(load_tokenizer(base, model))
+
+
+def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -> Need:
+    """What a run needs with its attention; the most, where a GPU that is not here has yet to settle it."""
+    setting = config.training.attention
+    ways = [BLOCKS, FUSED] if setting == "auto" and run.device == mx.gpu else [setting]
+    found = []
+    for how in ways:
+        with attending(how):
+            found.append(look())
+    return max(found, key=lambda need: need.peak)
+
+
+def _kept(config: RunConfig) -> int:
+    """Copies of what is trained that are held beside it and the gradient being computed."""
+    training = config.training
+    gradients = int(training.accumulation > 1 or bool(training.rehearsal))
+    if config.passes == "deferred":
+        gradients = training.window
+    finds_rate = config.loss.answers_only and config.optimizer.learning_rate is None  # and goes back after it
+    return gradients + bool(training.reference_sync_steps) + finds_rate
+
+
+def need_of_scoring(run: Run, config: RunConfig) -> Need:
+    training = config.training
+    return _with_any_attention(
+        run,
+        config,
+        lambda: scoring_need(
+            run.model,
+            run.pairs,
+            run.held,
+            training.forward,
+            build_loss(config.loss),
+            config.optimizer,
+            run.device,
+        ),
+    )
+
+
+def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPair] | None:
+    """The longest pairs, cut as `data.max_length` would; None where a prompt leaves no room."""
+    sizes = pair_sizes(pairs)
+    if length < 64 or sizes[:, 0].max() > length - 2:
+        return None
+    rows = np.argsort(-sizes.sum(axis=1), kind="stable")[:64]
+    cut = []
+    for pair in (pairs[int(i)] for i in rows):
+        room = length - len(pair.prompt)
+        cut.append(replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
+    return cut
+
+
+def arrangement_of(
+    config: RunConfig, pairs: Sequence[TokenizedPair], layout: Layout, device: mx.DeviceType
+) -> Arrangement:
+    """How the run would lay its batches out."""
+    unshared = {forward.name: forward for forward in (PLAIN, COMPLETION)}
+    shared = SEPARATE if layout.separate else SHARED
+    return arrange(unshared.get(config.training.forward, shared), config.training, pairs, device)

@@ -1,0 +1,387 @@
+"""What a run will need, before weights are loaded: traced from the step itself, without weights."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.optimizers as optimizers
+import numpy as np
+from mlx.utils import tree_flatten
+
+from ..data.shared_prompts import SharedBatch, build_shared
+from ..data.tokenize import TokenizedPair, pair_sizes
+from ..forward.body_and_head import head, hidden_states
+from ..forward.completion_logps import chunks_as_on
+from ..forward.custom_gradients import arrays_of, filled
+from ..forward.kernels import lean
+from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
+from ..logps import token_logps
+from ..losses import LossFunction
+from ..models.free_text import OwnText
+from ..models.load import compute_dtype
+from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
+from ..training.checks import END, longest_row, sample_pairs, sample_rows, shortened
+from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
+from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
+from ..training.step import pair_gradient
+from .liveness import WIDTH, Moment, moments
+from .operations import Graph, placeholders, trace
+from .weightless import Skeleton
+
+
+class Layout(NamedTuple):
+    """How memory is traded for time: blocks computed again, one branch at a time."""
+
+    checkpointing: bool
+    separate: bool
+
+    def __str__(self) -> str:
+        names = "gradient checkpointing" if self.checkpointing else "no gradient checkpointing"
+        return f"{names}, branches {'separate' if self.separate else 'joint'}"
+
+
+LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
+"""From the fastest to the one that needs the least memory."""
+_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.05, 1.07), strict=True))
+"""Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
+`scripts/bench_plan.py` measures what remains."""
+_APART = 0.04
+"""And so much more where checkpointed joint branches are computed apart: a prompt may be at work beside."""
+_ADDED = 0.4
+"""Of what is trained: gradients of prompts and branches in flight while added up, uncounted in a trace."""
+_WIDTHS, _WIDTHS_APART = (16, WIDTH), (16, WIDTH, 24)
+"""The worst of some orders counts: MLX's own, and near ones, for a trace does not show every view."""
+
+_SEARCHED = 64
+"""Times as many rows as a micro-batch has are looked at for the ones that need the most."""
+
+
+class Need(NamedTuple):
+    """Peak memory of a training step by part, in bytes.
+
+    `adapter`: what is trained and its gradients; `activations`: what blocks keep and compute with; `head`:
+    embedding, logits and loss; `state`: what prompts hand on to their answers.
+    """
+
+    weights: int
+    adapter: int
+    optimizer: int
+    activations: int
+    head: int
+    state: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def forward_of(setting: str, layout: Layout, bucket: int = 1) -> list[Forward]:
+    """The forwards that a run would try, best first; `setting` may also be "completion"."""
+    if setting in (PLAIN.name, COMPLETION.name):
+        return [PLAIN if setting == PLAIN.name else COMPLETION]
+    build = partial(build_shared, separate=layout.separate, bucket=bucket)
+    shared = (SEPARATE if layout.separate else SHARED)._replace(build=build)
+    return [shared] if setting == "shared" else [shared, COMPLETION, PLAIN]
+
+
+def need(
+    skeleton: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    micro_batch: int,
+    layout: Layout,
+    forward: str,
+    loss: LossFunction,
+    optimizer: OptimizerConfig,
+    *,
+    kept: int = 1,
+    bucket: int = 1,
+    rehearsal: OwnText | None = None,
+    device: mx.DeviceType | None = None,
+) -> Need:
+    """Peak memory of an update, over the micro-batches that need the most.
+
+    Args:
+        forward: the setting; of auto, the first that the model's own code allows.
+        kept: as much again as is trained, held beside the gradient being computed.
+        bucket: to whose multiples lengths are filled up.
+        rehearsal: the longest of the model's own texts that updates also take.
+        device: where the run will be; by default here.
+
+    Raises:
+        TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
+    """
+    device = device or mx.default_device().type
+    steps = first_possible(
+        forward_of(forward, layout, bucket),
+        lambda choice: [
+            _step(skeleton, batch, layout, choice, loss, device) for batch in largest(pairs, micro_batch)
+        ],
+    )
+    if rehearsal:
+        steps.append((*_rehearsal(skeleton, rehearsal, layout, device), 0))
+    blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
+    held = _optimizer_bytes(skeleton, optimizer)
+    adapter = skeleton.trained * (1 + kept)
+    step = Need(skeleton.weights, adapter, held, max(0, blocks - state), head, min(state, blocks))
+    last = _update(skeleton, optimizer, held, device)
+    return last if last.peak > step.peak else step
+
+
+def scoring_need(
+    skeleton: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    held: Sequence[TokenizedPair] | None,
+    forward: str,
+    loss: LossFunction,
+    optimizer: OptimizerConfig,
+    device: mx.DeviceType,
+) -> Need:
+    """Peak memory of what comes without an update: checks at the start, longer held-out pairs.
+
+    Raises:
+        TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
+    """
+    model, longest = skeleton.model, pair_sizes(pairs).sum(axis=1).max()
+    longer = held if held is not None and pair_sizes(held).sum(axis=1).max() > longest else None
+    forwards = forward_of(forward, LAYOUTS[0])
+    sample, long = sample_pairs(pairs), longest_row(pairs, int(longest))
+    widest, short = max(sample, key=lambda pair: pair.tokens), shortened(sample[0])
+    checks = [_scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device)]
+    wide = compute_dtype(model) != mx.float32
+    with in_float32(model) if wide else nullcontext():
+        checks += _own_call(skeleton, widest.tokens, device)
+        if not wide or widens_cheaply(model):
+            checks.append(_proof(skeleton, short, device))
+        if forward != PLAIN.name:
+            checks.append(_scored(skeleton, [COMPLETION, PLAIN], [long], device))
+            checks += _own_call(skeleton, long.tokens, device, end=END)
+    checks.append(_proof(skeleton, short, device))
+    blocks, head = max(checks, key=sum)
+    found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
+    if longer:
+        state = _optimizer_bytes(skeleton, optimizer)
+        for batch in largest(longer, 1):
+            blocks, head = _scored(skeleton, forwards, batch, device)
+            found.append(Need(skeleton.weights, skeleton.trained, state, blocks, head, 0))
+    return max(found, key=lambda need: need.peak)
+
+
+def _scored(
+    skeleton: Skeleton, forwards: Sequence[Forward], pairs: Sequence[TokenizedPair], device: mx.DeviceType
+) -> tuple[int, int]:
+    """Bytes at the peak of scoring a batch, in the blocks and elsewhere."""
+    model = skeleton.model
+    model.eval()
+
+    def top(forward):
+        batch = forward.build(pairs)
+        with chunks_as_on(device):
+            graph = trace(
+                lambda: forward.score(model, batch, gradient=False),
+                blocks=model.layers,
+                forget=lambda: model.update(skeleton.parameters),
+            )
+        return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
+
+    return first_possible(forwards, top)
+
+
+def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak of the gradient that proves a forward, in the blocks and elsewhere."""
+    model = skeleton.model
+    return _traced(skeleton, lambda: block_gradient(model, lambda: own_logps(model, pair, 0).sum()), device)
+
+
+def _own_call(
+    skeleton: Skeleton, tokens: int, device: mx.DeviceType, end: int | None = None
+) -> list[tuple[int, int]]:
+    """Bytes at the peak of the model's own call on so many tokens: of its trunk, and of its head after it.
+
+    Args:
+        end: the head sees the last so many tokens only.
+    """
+    model, inputs = skeleton.model, mx.zeros((1, tokens), mx.int32)
+    model.eval()
+    try:
+        hidden = placeholders(hidden_states(model, inputs)[0, -(end or tokens) :])
+    except TypeError:  # it is not in two parts
+        return [_traced(skeleton, lambda: token_logps(model(inputs), inputs), device)]
+    targets = inputs[0, : len(hidden)]
+    return [
+        _traced(skeleton, lambda: hidden_states(model, inputs), device),
+        _traced(skeleton, lambda: token_logps(head(model, hidden), targets), device),
+    ]
+
+
+def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceType) -> tuple[int, int]:
+    """Bytes at the peak of what a check computes, in the blocks and elsewhere."""
+    model = skeleton.model
+    with chunks_as_on(device):
+        graph = trace(computed, blocks=model.layers, forget=lambda: model.update(skeleton.parameters))
+    return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
+
+
+def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
+    """What `look` finds for the first forward that the model's own code allows."""
+    for forward in forwards:
+        try:
+            return look(forward)
+        except (TypeError, AttributeError, ValueError, IndexError) as error:
+            problem = error
+    raise problem
+
+
+def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
+    """Micro-batches that may need the most: those of the most tokens, and of the longest rows."""
+    sizes = pair_sizes(pairs).astype(np.int64)
+    orders = (-sizes.sum(axis=1), -(sizes[:, 0] + sizes[:, 1:].max(axis=1)))
+    found = {
+        tuple(sorted(_under_own_prompts(pairs, np.argsort(o, kind="stable"), micro_batch))) for o in orders
+    }
+    return [[pairs[i] for i in rows] for rows in sorted(found)]
+
+
+def _under_own_prompts(pairs: Sequence[TokenizedPair], order: np.ndarray, count: int) -> list[int]:
+    """The first so many rows with prompts of their own, filled up with others: shared prompts count once."""
+    first: dict[bytes, int] = {}
+    for row in map(int, order[: _SEARCHED * count]):
+        first.setdefault(pairs[row].prompt.tobytes(), row)
+    rows = list(first.values())[:count]
+    return rows + [i for i in map(int, order[:count]) if i not in rows][: count - len(rows)]
+
+
+def _step(
+    skeleton: Skeleton,
+    pairs: Sequence[TokenizedPair],
+    layout: Layout,
+    forward: Forward,
+    loss: LossFunction,
+    device: mx.DeviceType,
+) -> tuple[int, int, int]:
+    """Bytes at the peak of one micro-batch: in the blocks, elsewhere, and of that the prompts' state."""
+    model = skeleton.model
+    gradient = pair_gradient(model, loss, forward)
+    model.train()
+
+    def forget():
+        model.update(skeleton.parameters)
+
+    with chunks_as_on(device):
+        batch = gradient.build(pairs)
+        reference, beta = mx.zeros((len(pairs), 2)), mx.array(0.1)
+        graph = trace(
+            lambda: gradient.compute(batch, reference, beta, mx.array(1.0)),
+            blocks=model.layers,
+            recomputed=layout.checkpointing,
+            forget=forget,
+        )
+    apart = layout.checkpointing and _is_apart(batch, layout)
+    inside, outside = _top(skeleton, graph, device, _WIDTHS_APART if apart else _WIDTHS)
+    state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
+    forget()
+    # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
+    found = inside + outside
+    known = min(found, skeleton.trained * (2 if layout.separate else 1))
+    added = skeleton.trained * _ADDED
+    factor = _MARGINS[layout] + (_APART if apart else 0)
+    margin = (known + added + factor * (found - known)) / max(1, found)
+    return int(margin * inside), int(margin * outside), state
+
+
+def _rehearsal(
+    skeleton: Skeleton, longest: OwnText, layout: Layout, device: mx.DeviceType
+) -> tuple[int, int]:
+    """Bytes at the peak of the gradient on one of the model's own texts, in the blocks and elsewhere."""
+    model, kept = skeleton.model, np.zeros((len(longest.tokens) - longest.start, KEPT))
+    text = Rehearsed(*longest, kept.astype(np.int32), kept.astype(np.float32))
+    model.train()
+    with chunks_as_on(device):
+        graph = trace(
+            lambda: divergence_gradient(model, text),
+            blocks=model.layers,
+            recomputed=layout.checkpointing,
+            forget=lambda: model.update(skeleton.parameters),
+        )
+    return tuple(int(_MARGINS[layout] * part) for part in _top(skeleton, graph, device))
+
+
+def _is_apart(batch: Batch, layout: Layout) -> bool:
+    families = getattr(batch, "families", ())
+    return not layout.separate and (len(families) > 1 or any(len(f.segments) > 1 for f in families))
+
+
+def _top(
+    skeleton: Skeleton, graph: Graph, device: mx.DeviceType, widths: Sequence[int] = _WIDTHS
+) -> tuple[int, int]:
+    """Bytes at the peak, in all real blocks and elsewhere."""
+    return max((_peak(skeleton, moments(graph, gpu=device == mx.gpu, width=w)) for w in widths), key=sum)
+
+
+def _peak(skeleton: Skeleton, seen: Sequence[Moment]) -> tuple[int, int]:
+    return max(
+        (
+            (sum(m.blocks.values()) - m.blocks.get(None, 0) + more, m.blocks.get(None, 0))
+            for m, more in zip(seen, _left_out(skeleton, seen), strict=True)
+        ),
+        key=sum,
+    )
+
+
+def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
+    """At every moment, what left-out blocks hold: each what the idlest of its kind holds."""
+    extra = [0] * len(seen)
+    for places, number in skeleton.alike:
+        if number == len(places):
+            continue
+        least = [min(m.blocks.get(place, 0) for place in places) for m in seen]
+        if len(places) == 1:  # it may be at work itself: no more than what it holds while the head is
+            most = max((n for n, m in zip(least, seen, strict=True) if m.operation.block is None), default=0)
+            least = [min(n, most) for n in least]
+        extra = [more + (number - len(places)) * n for more, n in zip(extra, least, strict=True)]
+    return extra
+
+
+def _state_bytes(skeleton: Skeleton, batch: SharedBatch) -> int:
+    """What all real blocks hand on from the prompts of one family."""
+    most = 0
+    for family in batch.families:
+        with lean():
+            state = prompt_state(skeleton.model, family)
+        sizes = [sum(a.nbytes for a in memory.arrays() if a is not None) for memory in state]
+        if len(sizes) == len(skeleton.model.layers):
+            total = sum(number * sizes[places[0]] for places, number in skeleton.alike)
+            most = max(most, total)
+    return most
+
+
+def _optimizer_bytes(skeleton: Skeleton, config: OptimizerConfig) -> int:
+    """State of the optimiser, for all real blocks."""
+    model, optimizer = skeleton.model, optimizer_at(config, PAIRS_RATE)
+    optimizer.init(model.trainable_parameters())
+    own = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
+    held = sum(v.nbytes for _, v in tree_flatten(optimizer.state))
+    return int(held * skeleton.trained / max(1, own))
+
+
+def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.DeviceType) -> Need:
+    """Peak of the optimiser's part, the mean gradient at hand."""
+    model, optimizer = skeleton.model, optimizer_at(config, PAIRS_RATE)
+    parameters = model.trainable_parameters()
+    optimizer.init(parameters)
+    state = placeholders(optimizer.state)
+    mean = placeholders(parameters)
+    given = [parameters, state]
+
+    def run(*arrays):
+        own, optimizer.state = filled(given, arrays)
+        gradient, _ = optimizers.clip_grad_norm(mean, 1.0)
+        return optimizer.apply_gradients(gradient, own), optimizer.state
+
+    graph = trace(run, arrays_of(given))
+    own = sum(v.nbytes for _, v in tree_flatten(parameters))
+    top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
+    rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
+    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[LAYOUTS[0]] * rest), 0, 0)

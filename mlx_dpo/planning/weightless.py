@@ -1,0 +1,156 @@
+"""A model without its weights: every array has its shape and type, and one element in memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..forward.body_and_head import line_to
+from ..forward.checkpointing import checkpoint_layers
+from ..forward.prompt_cache import empty_state
+from ..forward.quantised import speed_up_products
+from ..models.adapters import AdapterConfig, attach_unevaluated
+from ..models.config_files import read_model_config
+from ..storage.reading import files_in
+from .operations import placeholders
+
+
+class Skeleton(NamedTuple):
+    """The model, its blocks marked for a trace.
+
+    `model` may have fewer blocks than the real one: of many alike only a few. `alike` has the places of the
+    blocks of one kind in it, and how many the real model has. `weights`, `trained`: bytes, of all blocks.
+    `work`: products of a forward pass over one token, in the blocks and in the head.
+    """
+
+    model: nn.Module
+    alike: list[tuple[list[int], int]]
+    weights: int
+    trained: int
+    work: tuple[int, int]
+    parameters: Any
+
+
+def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
+    """The model of a folder, or of a config alone, with an adapter.
+
+    Raises:
+        DpoError: the adapter does not go with the model.
+    """
+    speed_up_products()
+    model = _from_config(source) if isinstance(source, dict) else _from_folder(source)
+    attach_unevaluated(model, adapter)
+    sizes = {name: v.nbytes for name, v in tree_flatten(model.parameters())}
+    trained = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
+    active = getattr(getattr(model, "args", None), "num_experts_per_tok", None)
+    inside = sum(_products(layer, active) for layer in model.layers)
+    outside = _products(model, active) - inside
+    if hasattr(model, "lm_head"):  # the embedding is then looked up, not multiplied with
+        outside -= sum(m.weight.size for m in model.modules() if isinstance(m, nn.Embedding))
+    work = (inside, max(0, outside))
+    alike = _shorten(model)
+    parameters = placeholders(model.parameters())
+    model.update(parameters)
+    checkpoint_layers(model)
+    return Skeleton(model, alike, sum(sizes.values()) - trained, trained, work, parameters)
+
+
+def _from_folder(folder: Path) -> nn.Module:
+    from mlx_lm.utils import load_model
+
+    if not files_in(folder, "model*.safetensors"):
+        return _from_config(read_model_config(folder))
+    return load_model(folder, lazy=True)[0]
+
+
+def _from_config(config: dict[str, Any]) -> nn.Module:
+    """As mlx_lm would load it, in the config's own type."""
+    from mlx_lm.utils import _get_classes
+
+    kind, arguments = _get_classes(config)
+    model = kind(arguments.from_dict(config))
+    name = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
+    model.set_dtype(getattr(mx, name))
+    if quantised := config.get("quantization"):
+        nn.quantize(
+            model,
+            group_size=quantised["group_size"],
+            bits=quantised["bits"],
+            class_predicate=lambda _, m: (
+                hasattr(m, "to_quantized") and m.weight.shape[-1] % quantised["group_size"] == 0
+            ),
+        )
+    return model
+
+
+def _products(module: nn.Module, active: int | None) -> int:
+    """Multiplications of matrices with one token's vector; of (E, out, in) experts, `active` are used."""
+    total = 0.0
+    for part in module.modules():
+        for name, value in part.items():
+            if (
+                isinstance(value, mx.array)
+                and name in ("weight", "lora_a", "lora_b")
+                and value.ndim in (2, 3)
+            ):
+                used = min(1.0, active / len(value)) if value.ndim == 3 and active else 1.0
+                packed = 32 / part.bits if name == "weight" and hasattr(part, "bits") else 1
+                total += used * packed * value.size
+    return int(total)
+
+
+def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
+    """Leave out most of the blocks that are like others; (their places, their real number), a row a kind."""
+    layers = list(model.layers)
+    own, adapted = _kinds(model, layers, trained=False), _kinds(model, layers, trained=True)
+    # Of a prompt the last block computes only what it remembers, so it holds less than others of its kind.
+    adapted[-1] = ("last", adapted[-1])
+    # Models look at their first blocks for what masks they need, so a beginning stays as it is.
+    start = max(own.index(kind) for kind in set(own)) + 1
+    start = max(start, next((i + 1 for i in range(len(own)) if own[: i + 1].count(own[0]) == 3), start))
+    kept = list(range(min(start, len(layers))))
+    for kind in dict.fromkeys(adapted):
+        places = [i for i, k in enumerate(adapted) if k == kind]
+        missing = 2 - len(set(places) & set(kept))
+        kept += [i for i in places if i not in kept][: max(0, missing)]
+    kept.sort()
+    if len(kept) < len(layers):
+        holder = line_to(model, layers[0])[0]
+        for name, value in holder.items():
+            if isinstance(value, Sequence) and value and value[0] is layers[0]:
+                holder[name] = [value[i] for i in kept]
+    return [
+        ([place for place, i in enumerate(kept) if adapted[i] == kind], adapted.count(kind))
+        for kind in dict.fromkeys(adapted)
+    ]
+
+
+def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> list[Any]:
+    """What tells one block from another: class, parameters, memory."""
+    try:
+        memories = [_remembers(memory) for memory in empty_state(model)]
+    except (TypeError, AttributeError):
+        memories = []
+    if len(memories) != len(layers):
+        memories = [()] * len(layers)
+    return [
+        (
+            type(layer).__name__,
+            memory,
+            tuple(
+                (n, v.shape, str(v.dtype))
+                for n, v in tree_flatten(layer.parameters())
+                if trained or "lora" not in n
+            ),
+            trained and tuple(n for n, _ in tree_flatten(layer.trainable_parameters())),
+        )
+        for layer, memory in zip(layers, memories, strict=True)
+    ]  # fmt: skip
+
+
+def _remembers(memory: Any) -> tuple:
+    inner = [_remembers(c) for c in getattr(memory, "caches", ())]
+    return (type(memory).__name__, getattr(memory, "window", None), *inner)

@@ -1,0 +1,228 @@
+"""What can be made again, kept between runs: an entry of the cache is whole, or it is made again.
+
+<cache>/<kind>/<name>/          one entry: its files, and entry.json with their checksums
+<cache>/<kind>/<name>.lock      while a process makes it
+<cache>/hashes/<name>.json      the checksum of a large file, good while size, times and inode stay
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..console import say
+from ..errors import DpoError, first_line
+from .checksummed_folder import DAMAGE, Sealed, digest, seal, sha256, unseal
+from .files import check_writable, make_folder, remove_any, unwritable, write_text
+from .reading import expanded, is_there, readable, unreadable
+
+VARIABLE = "MLX_DPO_CACHE"
+_ENTRY, _HASHES = "entry.json", "hashes"
+_HINT = f"set {VARIABLE} to a folder that can be written, on a disk with room"
+_UNUSED_SECONDS = 60 * 24 * 3600
+"""Entries that no run has used for so long are removed when a new one is made: sixty days."""
+
+_LARGE = 2**20
+"""Smaller files are read again each time: that costs less than a note about them."""
+_TICK_SECONDS = 2.0
+"""A file changed twice within the clock's tick may keep its times; two seconds is the coarsest tick (FAT)."""
+
+
+def cache_folder() -> Path:
+    """The environment's MLX_DPO_CACHE, else ~/.cache/mlx_dpo; it may be deleted at any time."""
+    return expanded(os.environ.get(VARIABLE) or "~/.cache/mlx_dpo").absolute()
+
+
+Entry = Sealed
+"""An entry of the cache."""
+
+
+def kept(
+    kind: str,
+    key: Mapping[str, Any],
+    write: Callable[[Path], dict[str, Any]],
+    label: str,
+    need_bytes: int = 0,
+) -> Entry:
+    """The entry of `key`, made by `write` where it is not there or is damaged.
+
+    Args:
+        write: fills a folder and returns facts for JSON; what it raises leaves nothing behind.
+        label: what is made, for people.
+        need_bytes: room that the disk must have.
+    """
+    entry = find(kind, key, label)
+    if entry is None:
+        with alone(kind, key, label):
+            entry = find(kind, key, label) or keep(kind, key, write, need_bytes)
+    return entry
+
+
+def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
+    """The entry of `key`, checked; None where there is none. A damaged one is removed, which is said."""
+    folder = entry_folder(kind, key)
+    with _of_the_cache(folder):
+        if not (is_there(folder) or folder.is_symlink()):
+            return None
+    try:
+        entry = _read(folder, key)
+    except DAMAGE as error:
+        say(f"{label}: {folder} is damaged ({first_line(error)}) and is made again")
+        remove(kind, key)
+        return None
+    except OSError as error:
+        raise DpoError(unreadable(folder, error).what, where=folder, hint=_HINT) from None
+    with suppress(OSError):
+        os.utime(folder / _ENTRY)  # when it was last used
+    return entry
+
+
+def keep(
+    kind: str, key: Mapping[str, Any], write: Callable[[Path], dict[str, Any]], need_bytes: int = 0
+) -> Entry:
+    """Make the entry of `key`, which is not there: all of it or nothing.
+
+    Raises:
+        DpoError: the cache cannot be written, or has no room.
+    """
+    folder = entry_folder(kind, key)
+    with _of_the_cache(folder):
+        check_writable(folder, need_bytes)
+        entry = seal(folder, _ENTRY, lambda beside: {"key": dict(key), "facts": write(beside)})
+    for place in (folder.parent, cache_folder() / _HASHES):
+        _remove_unused(place)
+    return _of_key(entry)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove entries that no run has used for long, and what killed processes left as long ago."""
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            stamp = path / _ENTRY if (path / _ENTRY).exists() else path
+            if stamp.stat().st_mtime < time.time() - _UNUSED_SECONDS:
+                remove_any(path)
+
+
+def remove(kind: str, key: Mapping[str, Any]) -> None:
+    """Remove the entry of `key`, if it is there."""
+    remove_any(entry_folder(kind, key))
+
+
+@contextmanager
+def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
+    """Wait until no other process makes the entry of `key`; what a killed one left of it is removed."""
+    import fcntl
+
+    folder = entry_folder(kind, key)
+    lock = folder.with_name(f"{folder.name}.lock")
+    with _of_the_cache(folder):
+        _make_private(folder.parent)
+        check_writable(folder)
+    try:
+        held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise unwritable_cache(lock, error) from None
+    with os.fdopen(held, "r+b") as file:
+        with suppress(OSError):  # a file system without locks: the last rename still leaves one whole entry
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"{label}: another run is making it; waiting for that")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            for left in folder.parent.glob(f".{folder.name}.*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+        # After success only: whoever waits then finds the entry. A lock that a failure leaves is reused.
+        lock.unlink(missing_ok=True)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder of the cache, which is for its owner only: it holds texts of the user, as tokens."""
+    new = not cache_folder().exists()
+    make_folder(folder)
+    if new:
+        cache_folder().chmod(0o700)
+
+
+@contextmanager
+def _of_the_cache(folder: Path) -> Iterator[None]:
+    """Give errors about `folder` the remedy that is right for the cache."""
+    try:
+        yield
+    except DpoError as error:
+        if error.where not in (str(folder), str(folder.parent)):
+            raise
+        raise DpoError(error.what, where=error.where, hint=_HINT) from None
+
+
+def unwritable_cache(path: Path, error: OSError) -> DpoError:
+    """What to raise when the system refused to write `path`, a file of the cache."""
+    return DpoError(unwritable(path, error).what, where=path, hint=_HINT)
+
+
+def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
+    """Where the entry of `key` is or would be."""
+    return cache_folder() / kind / digest(key)[:32]
+
+
+def _read(folder: Path, key: Mapping[str, Any]) -> Entry:
+    """The entry in `folder`; raises as `unseal`."""
+    entry = unseal(folder, _ENTRY, _content_hash)
+    if entry.facts["key"] != json.loads(json.dumps(dict(key))):
+        raise ValueError(f"{_ENTRY} is not what was written")
+    return _of_key(entry)
+
+
+def _of_key(entry: Sealed) -> Entry:
+    return entry._replace(facts=entry.facts["facts"])
+
+
+def content_hash(path: Path | str) -> str:
+    """SHA-256 of a file's content, in hex.
+
+    A large file is read once and then known again by path, size, both times and inode. The system alone sets
+    the time of a file's last change of any kind (ctime): another content with the old date is noticed.
+
+    Raises:
+        DpoError: it cannot be read.
+    """
+    with readable(path):
+        return _content_hash(path)
+
+
+def _content_hash(path: Path | str) -> str:
+    """As `content_hash`, but raises the system's own errors."""
+    path = Path(os.path.realpath(path))
+    seen = _state(path)
+    if seen["size"] < _LARGE:
+        return sha256(path)
+    note = cache_folder() / _HASHES / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(note.read_text())
+        if known["state"] == seen:
+            return known["sha256"]
+    begun = time.time()
+    found = sha256(path)
+    settled = max(seen["mtime_ns"], seen["ctime_ns"]) / 1e9 < begun - _TICK_SECONDS
+    if settled and _state(path) == seen:
+        with suppress(DpoError):  # only the next start is slower without it
+            _make_private(note.parent)
+            write_text(note, json.dumps({"state": seen, "sha256": found}))
+    return found
+
+
+def _state(path: Path) -> dict[str, Any]:
+    found = path.stat()
+    return {
+        "path": str(path),
+        "size": found.st_size if stat.S_ISREG(found.st_mode) else 0,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "inode": found.st_ino,
+    }

@@ -1,0 +1,245 @@
+"""Files that are whole or not there: write beside, fsync, rename; and checks before slow work."""
+
+import errno
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import DpoError, first_line
+from .reading import check_name, is_there, shown
+
+MARK = r"\.(\d+)(?:-([0-9a-f]{8}))?"
+"""Process and machine in the name of what is written beside its place, `.NAME.PID-MACHINE`; the machine is
+missing in names of older versions.
+"""
+_BEFORE = ".before"
+_REUSED_SECONDS, _DAY_SECONDS = 600, 24 * 3600
+_WRITTEN: set[Path] = set()
+"""What this process writes at this moment."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text beside `path`, flush it to the disk, rename it into place."""
+    with_replacement(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def with_replacement(
+    path: Path, write: Callable[[Path], Any], first: Callable[[], None] = lambda: None
+) -> None:
+    """Let `write` make a file beside `path` (same suffix), then fsync and rename it to `path`.
+
+    Args:
+        first: called when the new file is whole, before it takes the old one's place.
+    """
+    path = Path(path)
+    with _beside(path, path.stem, path.suffix) as (beside,):
+        write(beside)
+        sync(beside)
+        first()
+        os.replace(beside, path)
+        sync(path.parent)
+
+
+def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = False) -> None:
+    """Let `write` fill a folder beside `path`, then fsync and rename it to `path`, which must be free.
+
+    Args:
+        over: a folder that is there goes when the new one is whole; for a moment `path` is not there.
+    """
+    path = Path(path)
+    with _beside(path, path.name, "", _BEFORE) as (beside, before):
+        beside.mkdir()
+        write(beside)
+        for file in (*beside.iterdir(), beside):
+            sync(file)
+        if over and path.exists():
+            os.rename(path, before)
+        os.rename(beside, path)
+        sync(path.parent)
+
+
+@contextmanager
+def _beside(path: Path, name: str, *ends: str) -> Iterator[list[Path]]:
+    """Names beside `path` to write under, of this process alone; nothing is left there, however it ends.
+
+    Raises:
+        DpoError: the disk refused.
+    """
+    make_folder(path.parent)
+    remove_left(path)
+    names = [_hidden(path, name, end) for end in ends]
+    _WRITTEN.update(names)
+    try:
+        yield names
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes
+        raise unwritable(path, error) from None
+    finally:
+        for left in names:
+            remove_any(left)
+        _WRITTEN.difference_update(names)
+
+
+def _hidden(path: Path, name: str, end: str) -> Path:
+    return path.absolute().with_name(f".{name}.{os.getpid()}-{_machine()}{end}")
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def remove_left(path: Path) -> None:
+    """Remove what killed processes left beside `path`; every writer of this file does so first.
+
+    What a process still writes stays, also one of another machine with the same disk: of that, only what did
+    not change for a day goes. A folder that was set aside for one that never came is put back.
+    """
+    path = Path(path).absolute()
+    try:
+        found = list(os.scandir(path.parent))
+    except OSError:
+        return
+    for name, end in {(path.stem, path.suffix), (path.name, ""), (path.name, _BEFORE)}:
+        pattern = re.compile(re.escape(f".{name}") + MARK + re.escape(end))
+        for entry in found:
+            if (match := pattern.fullmatch(entry.name)) and _is_left(Path(entry.path), *match.groups()):
+                if end == _BEFORE and not os.path.lexists(path):
+                    with suppress(OSError):
+                        os.rename(entry.path, path)
+                remove_any(Path(entry.path))
+
+
+def remove_any(path: Path) -> None:
+    """Remove a file or a folder with all it holds, as far as the system lets us."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path, process: str, machine: str | None) -> bool:
+    """Whether nobody writes this file or folder any more."""
+    if path in _WRITTEN:
+        return False
+    try:
+        changed = max(p.lstat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ())))
+    except OSError:  # it goes at this moment, or may not be read
+        return False
+    if machine not in (None, _machine()):
+        return changed < time.time() - _DAY_SECONDS
+    return not _runs(int(process), changed)
+
+
+def _runs(process: int, changed: float) -> bool:
+    """Whether the process that last changed a file then still runs; another one may have its number now."""
+    if process == os.getpid():  # an earlier one's, as in a container that was started again
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    began = _began(process)
+    return began is None or began <= changed + _REUSED_SECONDS
+
+
+def _began(process: int) -> float | None:
+    """When a process began, in seconds since 1970; infinite where it has ended; None where nobody knows."""
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(process)]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        state, *words = told.stdout.split()
+        ended = state.startswith("Z")
+        return float("inf") if ended else time.mktime(time.strptime(" ".join(words)))
+    except (OSError, ValueError):
+        return None
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        DpoError: it cannot be made.
+    """
+    check_name(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def check_writable(folder: Path, need_bytes: int = 0) -> None:
+    """Check, before slow work and without leaving anything, that `folder` can take `need_bytes`.
+
+    What killed processes left of it is removed first.
+
+    Raises:
+        DpoError: no permission, a file in the way, or not enough room.
+    """
+    existing = Path(folder).absolute()
+    remove_left(existing)
+    while not is_there(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise DpoError(
+            f"{existing} is a file" if existing != Path(folder).absolute() else "is a file, not a folder",
+            where=folder,
+            hint="choose another output folder",
+        )
+    probe = existing / "writable"
+    remove_left(probe)
+    try:
+        # Permission bits alone do not tell: the disk may be read-only, the system may guard the folder.
+        beside = _hidden(probe, probe.name, "")
+        beside.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # another thread's check has removed it
+            beside.rmdir()
+    except OSError as error:
+        raise DpoError(
+            f"cannot write in {existing}: {error.strerror}",
+            where=folder,
+            hint="choose another output folder",
+        ) from None
+    free = shutil.disk_usage(existing).free
+    if free < need_bytes:
+        raise DpoError(
+            f"needs {need_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left",
+            where=folder,
+            hint="free some space, or choose an output folder on another disk",
+        )
+
+
+def unwritable(path: Path, error: OSError | RuntimeError) -> DpoError:
+    """What to raise when the system refused to write `path`."""
+    remedy = "free some space or choose another output folder"
+    if isinstance(error, PermissionError):
+        folder = shlex.quote(shown(Path(path).parent))
+        remedy = (
+            f"give yourself the right to write there (chmod u+wx {folder}) or choose another output folder"
+        )
+    elif getattr(error, "errno", None) in (errno.EROFS, errno.ENAMETOOLONG):
+        remedy = "choose another output folder"
+    return DpoError(
+        f"cannot be written: {getattr(error, 'strerror', None) or first_line(error)}",
+        where=shown(path),
+        hint=f"{remedy}; what was there before is untouched",
+    )

@@ -1,0 +1,145 @@
+"""JSONL: read with file:line, write whole, append."""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import DpoError
+from .files import unwritable, write_text
+from .reading import opened, shown
+
+ROW_BYTES = 2**21
+"""Longest line that is read: a prompt of 128,000 tokens and two answers, each character as a \\u escape.
+
+A longer one is no row but another kind of file, and would be parsed and tokenised for minutes.
+"""
+
+
+def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("file:line", row) for every line that is not blank.
+
+    Raises:
+        DpoError: the file is missing or unreadable, or a line is not a JSON object.
+    """
+    for number, _, line in read_lines(path):
+        where = f"{shown(path)}:{number}"
+        yield where, parse_line(line, where)
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (line number from 1, its first byte's place in the file, its bytes) of lines that are not blank.
+
+    Raises:
+        DpoError: the file is missing or unreadable, or a line has more than ROW_BYTES.
+    """
+    with opened(path) as file:
+        place = 0
+        for number in itertools.count(1):
+            line = read_row(file, f"{shown(path)}:{number}")
+            if not line:
+                return
+            if line.strip():
+                yield number, place, line
+            place += len(line)
+
+
+def read_row(file: BinaryIO, where: str) -> bytes:
+    """The line at the file's place, with its end; nothing at the end of the file.
+
+    Raises:
+        DpoError: it has more than ROW_BYTES, of which no more is read.
+    """
+    line = file.readline(ROW_BYTES + 1)
+    if len(line) > ROW_BYTES:
+        raise DpoError(
+            f"the line has more than {ROW_BYTES // 2**20} MB",
+            where=where,
+            hint="each line is one row: shorten its texts, which data.max_length cuts anyway, or remove it",
+        )
+    return line
+
+
+def parse_line(line: bytes, where: str) -> dict[str, Any]:
+    """One line as a JSON object.
+
+    Raises:
+        DpoError: it is not one.
+    """
+    try:
+        text = line.decode("utf-8-sig").rstrip()
+    except UnicodeDecodeError:
+        raise DpoError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
+    try:
+        row = json.loads(text, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise DpoError(
+            f"{str(error)[:60]!r} is written twice", where=where, hint="keep one of the two"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        known = isinstance(error, json.JSONDecodeError)
+        what = f"{error.msg} at column {error.colno}" if known else "a number too long or lists too deep"
+        raise DpoError(
+            f"not JSON: {what}",
+            where=where,
+            hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
+        ) from None
+    if not isinstance(row, dict):
+        raise DpoError(
+            f"is a JSON {_json_type(row)}, not an object",
+            where=where,
+            hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
+        )
+    if "\\ud" in text.lower():
+        _check_characters(row, where)
+    return row
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ; json would take the last of two."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return row
+
+
+def _check_characters(row: dict[str, Any], where: str) -> None:
+    """Refuse half of a character, which JSON can spell as \\ud83d but no tokenizer or file can take."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DpoError(
+            f"holds half of a character: {error.object[error.start]!r}",
+            where=where,
+            hint="an emoji was cut in two where this file was made; write it whole or remove it",
+        ) from None
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {list: "array", str: "string", bool: "boolean"}.get(type(value), "number")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows so that the file is either the old one or the whole new one."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to the end of a file, which is made where it is missing.
+
+    Raises:
+        DpoError: it cannot be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise unwritable(path, error) from None
