@@ -24,7 +24,7 @@ from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.jobs.run_inputs import read_rows
 from mlx_dpo.models.load import load_tokenizer
 
-from .mistakes import lines
+from .support.mistakes import lines
 
 ROOT = Path(__file__).resolve().parents[1]
 

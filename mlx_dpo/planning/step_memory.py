@@ -46,7 +46,7 @@ LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layou
 """From the fastest to the one that needs the least memory."""
 _MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.05, 1.07), strict=True))
 """Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
-`scripts/bench_plan.py` measures what remains."""
+`benchmarks/bench_plan.py` measures what remains."""
 _APART = 0.04
 """And so much more where checkpointed joint branches are computed apart: a prompt may be at work beside."""
 _ADDED = 0.4

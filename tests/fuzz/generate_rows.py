@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from .. import test_families
+from ..data import test_families
 
 SEEDS = [
     *test_families.ROWS.values(),

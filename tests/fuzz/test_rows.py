@@ -10,7 +10,7 @@ from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.pairs.sampled_answers import request_key
 from mlx_dpo.storage.jsonl import parse_line, read_lines
 
-from ..families import FAMILIES, write_family
+from ..support.families import FAMILIES, write_family
 from . import CASES
 from .faults import fault
 from .generate_rows import files

@@ -1,0 +1,188 @@
+"""Output folders that cannot be used: taken, locked, or on a disk that is full or fills."""
+
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlx_dpo.cli import main
+
+from ..support.mistakes import GEN_PAIRS, OTHER_FOLDER, TRAIN, changed, curated, lines, pair, write
+
+WRITERS = {
+    "train": f"{TRAIN} --model ./no-model",
+    "gen-pairs": f"{GEN_PAIRS} --model ./no-model",
+    "fuse": "fuse --run run",
+}
+NEEDS = {"train": "0.05", "gen-pairs": "0.01", "fuse": "0.00"}
+
+
+@pytest.fixture(params=WRITERS)
+def writer(request, tmp_path, trained):
+    """The name of a command that writes a folder; what it reads is there."""
+    shutil.copytree(trained("llama"), tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text(lines(pair() | curated()))
+    return request.param
+
+
+def test_an_output_inside_a_file_is_refused(writer, refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(f"{WRITERS[writer]} --output file/out", f"file/out: {tmp_path}/file is a file", OTHER_FOLDER)
+
+
+@pytest.mark.parametrize("name", ["train", "gen-pairs"])
+def test_an_output_that_is_a_file_is_refused(name, refused, tmp_path):
+    write(tmp_path / "rows.jsonl", lines(pair() | curated()))
+    refused(f"{WRITERS[name]} --output rows.jsonl", "rows.jsonl: is a file, not a folder", OTHER_FOLDER)
+
+
+def test_an_output_that_cannot_be_written_is_refused(writer, refused, tmp_path):
+    locked, reason = tmp_path / "locked", "Permission denied"
+    locked.mkdir(mode=0o555)
+    if os.access(locked, os.W_OK):  # root may write anywhere but where the system itself refuses
+        locked, reason = Path("/proc"), "No such file or directory"
+        if not locked.exists():
+            pytest.skip("this user may write everywhere")
+    refused(
+        f"{WRITERS[writer]} --output {locked}/out",
+        f"{locked}/out: cannot write in {locked}: {reason}",
+        OTHER_FOLDER,
+    )
+
+
+def test_a_disk_without_room_is_refused(writer, refused, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        refused(
+            f"{WRITERS[writer]} --output disk/out",
+            f"disk/out: needs {NEEDS[writer]} GB, the disk has {{n}} GB left",
+            "free some space, or choose an output folder on another disk",
+        )
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_model_too_large_for_the_disk_is_not_fused(refused, tmp_path, trained, models):
+    run = shutil.copytree(trained("llama"), tmp_path / "run")
+    model = shutil.copytree(models("llama"), tmp_path / "model")
+    changed("config.yaml", str(models("llama")), "model")(run)
+    with open(model / "model-2.safetensors", "wb") as file:
+        file.write(b"\x02" + bytes(7) + b"{}")
+        file.truncate(15 * 10**12)  # a hole: it takes no room here
+    refused(
+        "fuse --run run --output fused",
+        "fused: needs 15000.00 GB, the disk has {n} GB left",
+        "free some space, or choose an output folder on another disk",
+    )
+
+
+@contextlib.contextmanager
+def files_end_at(size):
+    """A disk on which no file grows past `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+FULL = "free some space or choose another output folder; what was there before is untouched"
+
+
+def test_a_disk_that_fills_while_a_run_is_replaced_leaves_the_older_run_whole(
+    refused, tmp_path, trained, models
+):
+    shutil.copytree(trained("llama"), tmp_path / "run")
+    write(tmp_path / "rows.jsonl", lines(pair()))
+    with files_end_at(100_000):
+        refused(
+            f"{TRAIN} --model {models('llama')} --output run --overwrite",
+            "run/adapters.safetensors: cannot be written: [write] Unable to write {n} bytes to file.",
+            FULL,
+        )
+
+
+def test_a_disk_that_fills_leaves_no_half_model(refused, tmp_path, trained):
+    shutil.copytree(trained("llama"), tmp_path / "run")
+    with files_end_at(100_000):
+        refused(
+            "fuse --run run --output fused",
+            "fused: cannot be written: [write] Unable to write {n} bytes to file.",
+            FULL,
+        )
+    assert not (tmp_path / "fused").exists()
+
+
+def test_a_disk_that_fills_before_the_first_answer_is_an_error(refused, tmp_path, models):
+    write(tmp_path / "rows.jsonl", lines(curated()))
+    with files_end_at(50):
+        refused(
+            f"{GEN_PAIRS} --model {models('llama')} --output out",
+            "out/completions.json: cannot be written: File too large",
+            FULL,
+        )
+
+
+def test_an_answer_that_finds_no_room_is_an_error(tmp_path, models, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", lines(*[curated(prompt=f"How {n}?") for n in range(9)]))
+    with files_end_at(300), pytest.raises(SystemExit) as stop:
+        main(f"{GEN_PAIRS} --model {models('llama')} --output out --max-tokens 4".split())
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.endswith(
+        f"Error: out/completions.jsonl: cannot be written: File too large\n  {FULL}\n"
+    )
+
+
+def test_a_run_is_not_replaced_by_accident(refused, tmp_path, trained):
+    shutil.rmtree(shutil.copytree(trained("llama"), tmp_path / "run") / "checkpoints")
+    refused(
+        f"{WRITERS['train']} --output run",
+        "run: holds a run without checkpoints, which cannot go on",
+        "choose another folder with --output, or replace it with --overwrite",
+    )
+    refused(
+        f"{WRITERS['train']} --output run --overwrite --set model.adapter=run",
+        "run: is or holds the adapter that the run starts from, its reference",
+        "choose another folder with --output",
+    )
+    refused("fuse --run run --output run", "run: exists already", "choose another folder with --output")
+
+
+def test_a_run_replaces_no_settings_file_and_has_a_folder_of_its_own(refused, tmp_path):
+    write(tmp_path / "rows.jsonl", lines(pair()))
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "config.yaml", "run: {output: mine}  # by hand\n")
+    refused(
+        f"{TRAIN} --model ./no-model --config mine/config.yaml --output mine",
+        "mine: holds config.yaml, which a run would replace",
+        "choose another folder with --output, or replace it with --overwrite",
+    )
+    refused(
+        f"{TRAIN} --set run.output=",
+        "--set run.output: run.output names no file or folder, got ''",
+        "set run.output to the name of a file or folder: the run's folder",
+    )
+
+
+def test_rows_that_gen_pairs_did_not_write_are_not_replaced(refused, tmp_path, models):
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "rows.jsonl", lines(curated()))
+    write(tmp_path / "mine" / "train.jsonl", lines(pair()))
+    command = f"{GEN_PAIRS} --model {models('llama')} --output mine"
+    refused(
+        command,
+        "mine: holds train.jsonl, and gen-pairs did not write it",
+        "choose another folder with --output, so that nothing of yours is replaced",
+    )
+    write(tmp_path / "mine" / "completions.json", "[]")
+    refused(command, "mine/completions.json: is not a JSON object", "delete the folder mine to start over")

@@ -1,0 +1,167 @@
+"""What newcomers stumbled over: each is said, with what to do, before time is lost."""
+
+import json
+
+import pytest
+
+from mlx_dpo.cli import main
+from mlx_dpo.config import load_config
+from mlx_dpo.inspection.score_columns import of_scores
+from mlx_dpo.jobs.evaluate import evaluate_run
+from mlx_dpo.jobs.train import train_run
+from mlx_dpo.losses import LOSSES, LossConfig
+from mlx_dpo.models.generate import generate_answers
+from mlx_dpo.monitoring.alarms import About, alarms
+
+from ..conftest import rows_of
+from ..support.mistakes import pair
+
+
+def remedy(**about):
+    """Of a run whose held-out margin stays at 0."""
+    evaluation = {"step": about["steps"], "eval/rewards/margins": 0.001, "eval/logps/chosen": -1.0}
+    (alarm,) = alarms([], [evaluation], About(chosen_tokens=9, rejected_tokens=9, logistic=True, **about))
+    return alarm.remedy
+
+
+def test_a_run_of_few_updates_that_did_not_move_is_to_be_longer_and_any_other_bolder():
+    few = remedy(steps=6, epochs=6, learning_rate=2e-5)
+    assert few == "the run has only 6 updates: set training.epochs=24, for 24 of them"
+    assert "set training.epochs=8, for 24 of them" in remedy(steps=9, epochs=3, learning_rate=2e-5)
+    assert remedy(steps=1, epochs=1, learning_rate=2e-5).startswith("the run has only 1 update: ")
+    many = remedy(steps=24, epochs=6, learning_rate=2e-5)
+    assert many == "set optimizer.learning_rate=6.0e-05, 3 times as much, or lower beta.value"
+
+
+def test_the_alarm_of_a_real_run_names_the_epochs(configure, capsys):
+    config = configure("llama", "training.epochs=2", "optimizer.learning_rate=1e-9", train=8)
+    train_run(config)
+    assert "the run has only 4 updates: set training.epochs=12, for 24 of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.betas])
+def test_a_beta_of_another_scale_than_the_losses_is_warned_of(name):
+    note = LossConfig(name=name).beta_note(0.1)
+    assert note.startswith(f"beta.value=0.1 is small for {name}") and "set beta.value=2 " in note
+    assert LossConfig(name=[name, "sft"]).beta_note(0.99) and not LossConfig(name=name).beta_note(1.0)
+
+
+def test_the_usual_beta_of_other_losses_is_not_warned_of():
+    assert [n for n in LOSSES if LossConfig(name=n).beta_note(0.1)] == ["sigmoid_norm", "simpo"]
+
+
+@pytest.mark.parametrize("command", ["inspect", "train"])
+def test_simpo_with_the_default_beta_is_warned_of_at_the_start(command, models, write_rows, tmp_path, capsys):
+    path = write_rows("rows.jsonl", [pair()])
+    words = [command, "--data", str(path), "--model", str(models("llama")), "--set", "loss.name=simpo"]
+    words += ["--output", str(tmp_path / "run")] if command == "train" else ["--no-model"]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+    assert "WARNING: beta.value=0.1 is small for simpo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("columns", "code", "what"),
+    [
+        (
+            {"score_chosen": 4, "score_rejected": 4},
+            "scores-tie",
+            "score_chosen and score_rejected are both 4",
+        ),
+        (
+            {"chosen-rating": 1.5, "rejected-rating": 2},
+            "scores-against",
+            "chosen-rating is 1.5, rejected-rating is 2",
+        ),
+        (
+            {"chosenReward": 0, "rejectedReward": 0.0},
+            "scores-tie",
+            "chosenReward and rejectedReward are both 0",
+        ),
+        ({"meta": {"chosen_avg_rating": 3, "rejected_avg_rating": 3}}, "scores-tie", None),
+    ],
+)
+def test_scores_that_prefer_nothing_or_the_other_answer_are_found(columns, code, what):
+    (found,) = of_scores({**pair(), **columns}, "rows.jsonl:3")
+    assert (found.code, found.line) == (code, 3) and found.remedy
+    assert what in (None, found.what)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"score_chosen": 5, "score_rejected": 4},
+        {"score_chosen": None, "score_rejected": 4},
+        {"score_chosen": 4},
+        {"reference_chosen_logps": -80.0, "reference_rejected_logps": -70.0},
+        {"chosen_length": 10, "rejected_length": 20},
+        {"chosen_rank": 1, "rejected_rank": 2},
+        {"chosen_score_valid": True, "rejected_score_valid": True},
+        {"meta": "rating"},
+    ],
+)
+def test_columns_that_are_no_scores_and_scores_that_agree_are_left_alone(columns):
+    assert of_scores({**pair(), **columns}, "rows.jsonl:3") == []
+
+
+def test_rows_that_a_run_drops_are_told_with_what_to_do(configure, tmp_path, capsys):
+    config = configure("llama", train=4)
+    with open(tmp_path / "train.jsonl", "a") as file:
+        file.write(json.dumps(pair(prompt="Why not?", chosen="So.", rejected="So.")) + "\n")
+    train_run(config)
+    assert "the answers of 1 dropped row are the same within data.max_length: " in capsys.readouterr().err
+
+
+def test_data_and_valid_of_train_are_those_of_inspect(models, write_rows, tmp_path):
+    """--data alone trains without held-out pairs, whatever the settings file names."""
+    write_rows("a.jsonl", [pair()])
+    write_rows("b.jsonl", [pair(prompt="Why?")])
+    (tmp_path / "run.yaml").write_text(f"data: {{valid: {tmp_path}/b.jsonl}}\ntraining: {{samples: 0}}\n")
+    given = ["--config", str(tmp_path / "run.yaml"), "--model", str(models("llama"))]
+    files = {
+        "alone": (["--data", f"{tmp_path}/a.jsonl"], None),
+        "both": (["--data", f"{tmp_path}/a.jsonl", "--valid", f"{tmp_path}/b.jsonl"], f"{tmp_path}/b.jsonl"),
+    }
+    for name, (named, valid) in files.items():
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *given, *named, "--output", str(tmp_path / name)])
+        assert stop.value.code == 0
+        data = load_config(tmp_path / name / "config.yaml").data
+        assert (data.train, data.valid) == (f"{tmp_path}/a.jsonl", valid)
+    assert rows_of(tmp_path / "both")[1] and not rows_of(tmp_path / "alone")[1]
+
+
+def test_eval_cuts_its_samples_and_says_so(trained, models, monkeypatch):
+    from mlx_dpo.evaluation.preference import evaluation_text
+    from mlx_dpo.jobs import evaluate
+
+    asked = []
+
+    def answers(model, tokenizer, prompts, config, **more):
+        asked.append((config.max_tokens, config.temperature))
+        return generate_answers(model, tokenizer, prompts, config, **more)
+
+    monkeypatch.setattr(evaluate, "generate_answers", answers)
+    monkeypatch.setattr(evaluate, "SAMPLE_TOKENS", 5)
+    run = trained("llama")
+    evaluate_run(run, samples=1)
+    result = evaluate_run(run, samples=1, max_tokens=3)
+    assert asked == [(5, 0.0)] * 2 + [(3, 0.0)] * 2
+    (sample,) = result.samples
+    shown = evaluation_text(result).splitlines()[-2:]
+    for name, line in zip(("base", "tuned"), shown, strict=True):
+        assert line.endswith("--max-tokens lets it go on)") == sample[f"{name}_cut"]
+    assert sample["base_cut"]
+
+
+def test_eval_tells_of_every_token_while_it_answers(models, tokenizer):
+    from mlx_dpo.models.generate import GenerateConfig
+    from mlx_dpo.models.load import load_model
+
+    told = []
+    config = GenerateConfig(max_tokens=6, temperature=0)
+    model, _ = load_model(models("granite"))
+    answers = list(generate_answers(model, tokenizer, [[5, 6], [7, 8, 9]], config, advance=told.append))
+    ends = sum(not answer.capped for answer in answers)
+    assert sum(told) == sum(answer.tokens for answer in answers) + ends

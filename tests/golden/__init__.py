@@ -1,0 +1,1 @@
+"""Numbers that other implementations gave, with the scripts that made them."""

@@ -1,0 +1,106 @@
+"""The run script, on the tiny Granite hybrid: everything but the download."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ..conftest import ROOT
+
+
+@pytest.fixture
+def command(tmp_path):
+    """An mlx-dpo command that runs the package under test, as an installed console script would."""
+    path = tmp_path / "mlx-dpo"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_dpo "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def run_script(command, *more, **environment):
+    arguments = ["--set", "generate.max_tokens=24", "--set", "training.epochs=1"]
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *arguments, *more],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "MLX_DPO": str(command), **environment},
+    )
+
+
+def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path, models, command):
+    out = tmp_path / "out"
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    done = run_script(command, **environment)
+    assert done.returncode == 0, done.stderr
+    pairs = [len((out / "pairs" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
+    assert pairs == [18, 2]
+    assert "preference accuracy" in done.stdout
+    rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
+    from mlx_lm import load
+
+    load(str(out / "fused"))
+    # A second run finds everything done, changes nothing and evaluates again.
+    before = {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()}
+    again = run_script(command, **environment)
+    assert again.returncode == 0, again.stderr
+    assert {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()} == before
+    # Other settings in the same folder are refused, not passed off as trained.
+    other = run_script(command, "--set", "beta.value=0.5", **environment)
+    assert other.returncode == 1
+    assert (
+        f"Error: {out}/run: the run in this folder is another one: beta.value is 0.5, was 0.1" in other.stderr
+    )
+
+
+def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models, command):
+    out = tmp_path / "out"
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    quick = ("--set", "optimizer.learning_rate=1e-3", "--set", "training.rehearsal=0")
+    wrong = run_script(command, *quick, METHOD="spo", **environment)
+    assert (wrong.returncode, (out / "method").exists()) == (1, False)
+    assert "METHOD is spo; it must be dpo or sft" in wrong.stderr
+    done = run_script(command, *quick, METHOD="sft", **environment)
+    assert done.returncode == 0, done.stderr
+    assert "name: sft" in (out / "run" / "config.yaml").read_text()
+    assert (out / "fused" / "config.json").exists()
+    other = run_script(command, *quick, METHOD="dpo", **environment)
+    assert other.returncode == 1
+    assert f"{out} was begun with METHOD=sft; for METHOD=dpo choose another folder with OUT" in other.stderr
+    (out / "method").unlink()  # as in a folder of an earlier version: the run itself tells
+    again = run_script(command, *quick, **environment)
+    assert (again.returncode, "method: sft" in again.stdout) == (0, True), again.stderr
+
+
+def test_the_granite_script_asks_inspect_for_the_method(tmp_path, models):
+    """An mlx-dpo that only says what it is called with, and advises to fine-tune first."""
+    path, out = tmp_path / "mlx-dpo", tmp_path / "out"
+    lines = [
+        "#!/bin/sh",
+        'echo "called $1" >&2',
+        """[ "$1" = inspect ] && echo '{"advice": [{"code": "sft_first"}]}'""",
+        "exit 0",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o755)
+    out.mkdir()
+    done = run_script(path, OUT=str(out))
+    called = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("called ")]
+    assert called == ["gen-pairs", "inspect", "sft", "eval", "fuse"]
+
+
+def test_the_script_stops_at_the_first_failure(tmp_path, command):
+    done = run_script(command, MODEL=str(tmp_path / "nope"), OUT=str(tmp_path / "out"), LIMIT="20")
+    assert done.returncode == 1
+    assert "no such folder" in done.stderr
+    assert "evaluat" not in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_scripts_pass_shellcheck():
+    scripts = sorted(map(str, (ROOT / "scripts").glob("*.sh")))
+    subprocess.run(["shellcheck", *scripts], check=True)

@@ -1,0 +1,134 @@
+"""What the checks at the start find out, and which rows they look at."""
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_map
+
+from mlx_dpo.errors import DpoError
+from mlx_dpo.forward import checkpointing
+from mlx_dpo.forward import pair_logps as forward_module
+from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
+from mlx_dpo.forward.prompt_cache import Arrays, Keys
+from mlx_dpo.training import checks
+
+from ..support.policies import CONFIGS, PAIRS, checkpointed, pair, policy
+
+
+def test_rows_that_are_checked_go_from_the_shortest_to_the_longest():
+    """Whatever their order in the file: the longest is the one that a window of attention may cut."""
+    pairs = [
+        pair(300, 20, 20, 0),
+        pair(20, 5, 5, 1),
+        pair(100, 9, 9, 2),
+        pair(50, 9, 9, 3),
+        pair(60, 9, 9, 4),
+    ]
+    assert checks.spread_rows(pairs, 2) == [1, 0]
+    assert checks.sample_rows(pairs) == [1, 3, 4]
+
+
+def test_a_prompt_that_gets_no_gradient_from_its_answers_is_found_out(monkeypatch):
+    """Right scores, wrong gradients: what a state that leaves a checkpointed block by mutation would give."""
+    model = policy("llama")
+    assert checks.disagreement(model, PAIRS, SHARED) is None
+    own = Keys.forked
+
+    def cut(self, branches):
+        fork = own(self, branches)
+        fork.prompt = tuple(map(mx.stop_gradient, fork.prompt))
+        return fork
+
+    monkeypatch.setattr(Keys, "forked", cut)
+    assert checks.disagreement(model, PAIRS, SHARED).startswith("gradients differ by")
+    for separate in (False, True):
+        assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is COMPLETION
+    with pytest.raises(DpoError, match="the shared forward is not exact on this model: gradients differ by"):
+        checks.choose_forward(model, PAIRS, "shared")
+
+
+def test_the_layout_that_trains_is_the_one_that_is_proved(monkeypatch):
+    """Right joint, wrong branch by branch: gradients of the first branch only."""
+    model = policy("llama")
+    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is SEPARATE
+    own = forward_module._with_gradient
+
+    def first_only(model, segment, state, after):
+        score = own(model, segment, state, after)
+        return mx.stop_gradient(score) if after else score
+
+    monkeypatch.setattr(forward_module, "_with_gradient", first_only)
+    assert checks.choose_forward(model, PAIRS, "auto") is SHARED
+    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is COMPLETION
+
+
+def test_rows_of_a_proof_are_the_end_of_a_prompt_and_the_start_of_its_answers():
+    pairs = [pair(1500, 500, 40, 0), pair(1500, 40, 900, 1), pair(40, 20, 20, 2)]
+    cut = checks.sample_pairs(pairs)
+    assert [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in cut] == [(40, 20, 20), (76, 32, 32)]
+    assert (cut[1].prompt == pairs[0].prompt[-76:]).all()
+    long = checks.longest_row(pairs, 2000)
+    assert (long.chosen == pairs[1].rejected).all()
+    assert (len(long.prompt), len(long.rejected)) == (1100, 2)
+    assert checks.longest_row(pairs, 300).tokens <= 302
+
+
+def test_a_branch_that_starts_where_the_other_ended_is_found_out(monkeypatch):
+    """Branches that write into one list of states: the second then continues the first."""
+    model = policy("granite")
+    monkeypatch.setattr(Arrays, "forked", lambda self, branches: self)
+    monkeypatch.setattr(checks, "SHARED", SEPARATE)
+    assert checks.disagreement(model, PAIRS, SEPARATE).startswith("scores differ by")
+    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+
+
+# MLX on a CPU multiplies experts in float32 only.
+WITHOUT_EXPERTS = [name for name in CONFIGS if name not in ("qwen3_next", "qwen3_moe")]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "bits", "made"),
+    [
+        *((name, None, policy) for name in WITHOUT_EXPERTS),
+        *((name, 4, checkpointed) for name in ("llama", "granite")),
+    ],
+)
+def test_half_precision_bases_share_their_prompts_in_every_layout(architecture, bits, made, separate):
+    """Adapters are float32 and all else is not: gradients change their type on the way between them."""
+    model = made(architecture, "lora", bits, mx.bfloat16)
+    forward = SEPARATE if separate else SHARED
+    assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is forward
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AssertionError, KeyError])
+def test_a_model_that_cannot_be_continued_is_not_shared_whatever_it_raises(error, monkeypatch, capsys):
+    model = policy("llama")
+
+    def refuse(self, branches):
+        raise error("no continuation")
+
+    monkeypatch.setattr(Keys, "forked", refuse)
+    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    assert "forward: not shared: the architecture does not allow it (" in capsys.readouterr().err
+
+
+def test_memory_that_runs_out_in_the_proof_says_nothing_about_the_model(monkeypatch):
+    def full(self, branches):
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes.")
+
+    monkeypatch.setattr(Keys, "forked", full)
+    with pytest.raises(RuntimeError, match="Unable to allocate"):
+        checks.choose_forward(policy("llama"), PAIRS, "auto")
+
+
+def test_the_models_own_call_is_proved_too_where_its_blocks_are_checkpointed(monkeypatch):
+    """A block that is computed again, and gives its parameters no gradient."""
+    model = checkpointed("llama", "lora")
+    assert checks.choose_forward(model, PAIRS, "plain") is PLAIN
+
+    def cut(fun, owner=None):
+        return lambda parameters, *rest: fun(tree_map(mx.stop_gradient, parameters), *rest)
+
+    monkeypatch.setattr(checkpointing, "checkpoint", cut)
+    with pytest.raises(DpoError, match="this model cannot be trained: gradients differ by"):
+        checks.choose_forward(model, PAIRS, "plain")
