@@ -37,7 +37,7 @@ def first_line(error: Exception) -> str:
     return lines[0].rstrip(" :") if lines else type(error).__name__
 
 
-def shown(value: Any, most: int = 80) -> str:
+def quoted(value: Any, most: int = 80) -> str:
     """A value as a message quotes it: like `repr`, on one line, and cut where it is longer than `most`."""
     try:
         text = repr(value)
@@ -48,7 +48,7 @@ def shown(value: Any, most: int = 80) -> str:
 
 def label(name: str) -> str:
     """A name as a message says it: as it is, or quoted and cut where it is long or cannot be printed."""
-    return name if len(name) <= 80 and name.isprintable() else shown(name)
+    return name if len(name) <= 80 and name.isprintable() else quoted(name)
 
 
 def first_ten(items: list[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .errors import DpoError, label, shown
+from .errors import DpoError, label, quoted
 from .settings_file import Tree, Written
 from .storage.names import found_beside, path_fault
 from .suggestions import meant_setting, meant_value
@@ -85,13 +85,13 @@ class Section:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.metadata.get("path") and value is not None and (fault := path_fault(value)):
-                raise ValueError(f"{f.name} {fault}, got {shown(value)}")
+                raise ValueError(f"{f.name} {fault}, got {quoted(value)}")
             for bound, limit in f.metadata.get("bounds", {}).items():
                 holds, words = _BOUNDS[bound]
                 for item in value if isinstance(value, list) else [value]:
                     if item is not None and not holds(item, limit):
                         null = "null or " if _may_be_null(f) else ""
-                        raise ValueError(f"{f.name} must be {null}{words} {limit}, got {shown(item)}")
+                        raise ValueError(f"{f.name} must be {null}{words} {limit}, got {quoted(item)}")
 
 
 def _may_be_null(f: Field) -> bool:
@@ -116,7 +116,7 @@ def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Wr
         own = written.get(name, Written(label(name)))
         if key not in known:
             raise DpoError(
-                f"unknown setting {shown(name)}",
+                f"unknown setting {quoted(name)}",
                 where=own.where,
                 hint=meant_setting(root, name, value) or f"known here: {', '.join(known)}",
             )
@@ -126,7 +126,7 @@ def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Wr
             arguments[key] = _build(root, hints[key], value or {}, written, f"{name}.")
         else:
             raise DpoError(
-                f"{name} must be a section of settings, got {shown(value)}",
+                f"{name} must be a section of settings, got {quoted(value)}",
                 where=own.where,
                 hint=_inside(root, hints[key], name, value),
             )
@@ -171,14 +171,14 @@ def _convert(value: Any, hint: Any, spec: Field, name: str, written: Written) ->
         expected = " or ".join(_type_name(option) for option in options)
         listed = f"write it as a list: [{value}]; " if _lacks_brackets(value, options) else ""
         raise DpoError(
-            f"{name} must be {expected}, got {shown(value)}",
+            f"{name} must be {expected}, got {quoted(value)}",
             where=written.where,
             hint=listed + spec.metadata["help"],
         )
     for item in converted if isinstance(converted, list) else [converted]:
         if choices and item not in choices:
             raise DpoError(
-                f"{name} cannot be {shown(item)}",
+                f"{name} cannot be {quoted(item)}",
                 where=written.where,
                 hint=meant_value(item, choices, spec.metadata["meant"]),
             )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from .errors import DpoError, first_line, label, shown
+from .errors import DpoError, first_line, label, quoted
 from .storage.names import path_fault
 from .storage.reading import unreadable
 
@@ -52,7 +52,7 @@ class Tree:
         keys = name.split(".")
         if not equals or not all(keys) or len(keys) > _LONGEST_NAME or len(name.split()) > 1:
             raise DpoError(
-                f"{shown(assignment)} is not section.key=value",
+                f"{quoted(assignment)} is not section.key=value",
                 where="--set",
                 hint="for example: --set beta.value=0.2",
             )
@@ -92,7 +92,7 @@ def read_yaml(path: Path | str) -> Tree:
 def _file_text(path: str) -> str:
     if fault := path_fault(path):
         raise DpoError(
-            f"{shown(path)} {fault}",
+            f"{quoted(path)} {fault}",
             where="--config",
             hint="name a settings file, or leave --config out for the defaults",
         )
@@ -228,7 +228,7 @@ def _written(node: yaml.Node, path: str, prefix: str = "") -> Iterator[tuple[str
             continue
         name, where = f"{prefix}{key.value}", f"{path}:{key.start_mark.line + 1}"
         if name in seen:
-            raise DpoError(f"{shown(name)} is written twice", where=where, hint="keep one of the two")
+            raise DpoError(f"{quoted(name)} is written twice", where=where, hint="keep one of the two")
         seen.add(name)
         bare = isinstance(value, yaml.ScalarNode) and value.style is None
         yield name, Written(where, value.value if bare else "", os.path.dirname(path))

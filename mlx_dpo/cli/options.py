@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..commands import assignment, command_line, last_ones
-from ..errors import DpoError, shown
+from ..errors import DpoError, quoted
 from ..storage.names import path_fault
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class _Path(click.ParamType):
         """Raises DpoError where no file can have that name, as that of a shell variable that is not set."""
         if fault := path_fault(value):
             where = param.opts[0] if param else ""
-            raise DpoError(f"{shown(value)} {fault}", where=where, hint="give the name of a file or folder")
+            raise DpoError(f"{quoted(value)} {fault}", where=where, hint="give the name of a file or folder")
         return os.path.expanduser(value)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
 from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
-from .messages import kind_of, messages_of, shown, text_of, tools_of
+from .messages import kind_of, message_text, messages_of, text_of, tools_of
 
 _LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
@@ -38,8 +38,8 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
     check_nothing_left_out(row, prompt, where)
     return Preference(
         prompt,
-        shown(chosen),
-        shown(rejected),
+        message_text(chosen),
+        message_text(rejected),
         _id(row, where),
         where,
         row["meta"] if isinstance(row.get("meta"), dict) else {},
@@ -80,7 +80,9 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
     prompt = _with_system(row, prompt, where)
     check_nothing_left_out(row, prompt, where)
     tools = tools_of(row.get("tools"), where)
-    return Curated(prompt, shown(answer), _id(row, where), where, tools=tools, turn=_more_than_text(answer))
+    return Curated(
+        prompt, message_text(answer), _id(row, where), where, tools=tools, turn=_more_than_text(answer)
+    )
 
 
 def to_answer(row: dict[str, Any], where: str) -> Preference:

@@ -180,7 +180,7 @@ def tools_of(value: Any, where: str) -> Tools:
     return tuple(listed)
 
 
-def shown(message: Message) -> str:
+def message_text(message: Message) -> str:
     """A turn as people read it: reasoning, text, tool calls, each from a new line."""
     reasoning = message.get("reasoning_content")
     parts = [f"<think>\n{reasoning}\n</think>"] if reasoning else []

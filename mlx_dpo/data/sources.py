@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..console import say
-from ..errors import DpoError, shown
+from ..errors import DpoError, quoted
 from ..records import Curated, Preference
 from ..settings import Section, setting
 from ..storage.jsonl import read_jsonl
@@ -91,7 +91,7 @@ def no_rows(path: Path | str) -> DpoError:
 def doubled_id(first: Record, second: Record) -> DpoError:
     """What to raise for two rows with the same id."""
     return DpoError(
-        f"the id {shown(second.id)} stands at {first.where} too",
+        f"the id {quoted(second.id)} stands at {first.where} too",
         where=second.where,
         hint="ids must differ; rows without one are called line-1, line-2, ...",
     )

@@ -12,13 +12,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import DpoError, first_line, first_ten, label, shown
+from ..errors import DpoError, first_line, first_ten, label, quoted
 from ..settings import Section, setting
 from ..storage.files import with_replacement, write_text
-from ..storage.reading import check_name, is_folder, is_there, read_object
-from ..storage.reading import shown as shown_path
+from ..storage.reading import check_name, is_folder, is_there, path_text, read_object
 from .adapter_checksum import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
-from .config_files import brief
 from .foreign_weights import check_adapter_weights, check_not_peft
 from .weights import check_tensors
 
@@ -80,7 +78,7 @@ class AdapterConfig(Section):
         if self.layers == 0:
             raise ValueError(f"layers must be -1 or at least 1, got {self.layers}")
         if not self.targets or (isinstance(self.targets, str) and self.targets != "all"):
-            raise ValueError(f"targets must be all or a list of layer names, got {shown(self.targets)}")
+            raise ValueError(f"targets must be all or a list of layer names, got {quoted(self.targets)}")
 
 
 def attach(model: nn.Module, config: AdapterConfig) -> None:
@@ -275,7 +273,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
     hint = "name the run folder of a finished training"
     if not is_folder(folder):
         what = "is a file, not an adapter folder" if is_there(folder) else "no such folder"
-        raise DpoError(what, where=shown_path(folder), hint=hint)
+        raise DpoError(what, where=path_text(folder), hint=hint)
     content = read_object(folder / CONFIG, _COPY) if is_there(folder / CONFIG) else None
     check_not_peft(folder, content)
     if not is_there(folder / WEIGHTS):
@@ -294,31 +292,33 @@ def _as_config(content: Mapping[str, Any], weights: Mapping[str, mx.array]) -> A
     """
     kind = content.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora", "full"):
-        raise ValueError(f"its fine_tune_type is {brief(kind)}")
+        raise ValueError(f"its fine_tune_type is {quoted(kind)}")
     own = {"type": kind, "layers": _of_kind("num_layers", content["num_layers"], int)}
     if kind != "full":
         lora = _of_kind("lora_parameters", content.get("lora_parameters") or {}, dict)
         own["rank"] = _of_kind("rank", lora["rank"], int)
         own["scale"] = float(_of_kind("scale", lora["scale"], int, float))
-        _of_kind("dropout", lora.get("dropout", 0.0), int, float)  # mlx_lm looks at it
+        dropout = _of_kind("dropout", lora.get("dropout", 0.0), int, float)
+        if not 0 <= dropout < 1:  # mlx_lm would refuse it
+            raise ValueError(f"dropout must be at least 0 and below 1, got {quoted(dropout)}")
         own["targets"] = _of_kind("keys", lora.get("keys") or "all", list, str)
         if not all(isinstance(name, str) for name in own["targets"]):
-            raise TypeError(f"keys is {brief(own['targets'])}, not a list of layer names")
+            raise TypeError(f"keys is {quoted(own['targets'])}, not a list of layer names")
         shapes = {name: w.shape for name, w in weights.items() if name.endswith("lora_a")}
         if not shapes:
             raise ValueError(f"{WEIGHTS} holds no lora_a")
         for name, shape in sorted(shapes.items()):
             if own["rank"] not in shape:
-                raise ValueError(f"its rank is {own['rank']}, but {name} has the shape {shape}")
+                raise ValueError(f"its rank is {quoted(own['rank'])}, but {name} has the shape {shape}")
         if not math.isfinite(own["scale"]):
-            raise ValueError(f"scale must be a number, got {own['scale']}")
+            raise ValueError(f"scale must be a number, got {quoted(own['scale'])}")
     return AdapterConfig(**own)
 
 
 def _of_kind(name: str, value: Any, *kinds: type) -> Any:
     if not isinstance(value, kinds) or isinstance(value, bool):
         words = {int: "a whole number", float: "a number", dict: "an object", list: "a list", str: "a list"}
-        raise TypeError(f"{name} is {brief(value)}, not {words[kinds[-1]]}")
+        raise TypeError(f"{name} is {quoted(value)}, not {words[kinds[-1]]}")
     return value
 
 
@@ -357,7 +357,7 @@ def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> d
         first = next(iter(sorted(shapes)), None)
         told = f"; {first} has the shape {shapes[first][0]}, the model's {shapes[first][1]}" if first else ""
         base = read_object(Path(folder) / CONFIG, _COPY).get("model")
-        of = f": {shown_path(base)}" if isinstance(base, str) and base else ""
+        of = f": {path_text(base)}" if isinstance(base, str) and base else ""
         raise DpoError(
             f"this adapter does not fit the model: {first_ten(wrong)}{told}",
             where=folder,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import DpoError
 from ..storage.checksummed_folder import digest
-from ..storage.reading import read_object
+from ..storage.reading import path_text, read_object
 from .adapters import CONFIG
 from .config_files import read_model_config
 from .fingerprint import model_weights_hash
@@ -44,7 +44,7 @@ def check_base(adapter: Path | str, base: Path) -> None:
     changed = [name for name in now if now[name] != trained_on.get(name)]
     if changed:
         raise DpoError(
-            f"is not the model that {adapter} was trained on ({content.get('model')}): "
+            f"is not the model that {adapter} was trained on ({path_text(str(content.get('model')))}): "
             f"other {' and '.join(changed)}",
             where=base,
             hint="name that model with --model, wherever it lies now; to use the adapter on this one all the "

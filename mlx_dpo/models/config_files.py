@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DpoError
+from ..errors import DpoError, quoted
 from ..storage.reading import is_there, read_object
 from .weights import DOWNLOAD
 
@@ -12,7 +12,6 @@ CONFIG, SAMPLING = "config.json", "generation_config.json"
 _WHOLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
 _MOST_LAYERS = 10_000
 _LARGEST = 2**31 - 1
-_LONGEST_SHOWN = 60
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     _check_sizes(content, config)
     text = content.get("text_config")
     if not isinstance(text, dict | None):
-        raise DpoError(f"text_config is {brief(text)}, not an object", where=config, hint=DOWNLOAD)
+        raise DpoError(f"text_config is {quoted(text)}, not an object", where=config, hint=DOWNLOAD)
     _check_sizes(text or {}, config)
     _check_ends(content, config)
     if is_there(sampling):
@@ -45,17 +44,17 @@ def _check_sizes(content: Mapping[str, Any], file: Path) -> None:
     for name in _WHOLE:
         value = content.get(name)
         if not isinstance(value, int | list | None) or isinstance(value, bool):
-            raise DpoError(f"{name} is {brief(value)}, not a whole number", where=file, hint=DOWNLOAD)
+            raise DpoError(f"{name} is {quoted(value)}, not a whole number", where=file, hint=DOWNLOAD)
         most = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST
         if isinstance(value, int) and not 0 <= value <= most:
-            raise DpoError(f"{name} cannot be {brief(value)}", where=file, hint=DOWNLOAD)
+            raise DpoError(f"{name} cannot be {quoted(value)}", where=file, hint=DOWNLOAD)
 
 
 def _check_ends(content: Mapping[str, Any], file: Path) -> None:
     value = content.get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(i) is int and 0 <= i <= _LARGEST for i in ids):
-        what = f"eos_token_id is {brief(value)}, not a token id or a list of them"
+        what = f"eos_token_id is {quoted(value)}, not a token id or a list of them"
         raise DpoError(what, where=file, hint=DOWNLOAD)
 
 
@@ -71,7 +70,7 @@ def check_architecture(folder: Path) -> None:
     known = "choose a model of an architecture that mlx_lm knows"
     if config.get("model_file") is not None:
         raise DpoError(
-            f"the model brings code of its own, {brief(config['model_file'])} (model_file)",
+            f"the model brings code of its own, {quoted(config['model_file'])} (model_file)",
             where=folder / CONFIG,
             hint=f"code in model folders is never executed, so such models are not supported: {known}",
         )
@@ -82,13 +81,7 @@ def check_architecture(folder: Path) -> None:
         if config.get("auto_map"):
             hint = f"its own code (auto_map) is never executed: pip install -U mlx-lm, or {known}"
         raise DpoError(
-            f"mlx_lm does not know the architecture {brief(config.get('model_type'))}",
+            f"mlx_lm does not know the architecture {quoted(config.get('model_type'))}",
             where=folder / CONFIG,
             hint=hint,
         ) from None
-
-
-def brief(value: Any) -> str:
-    """A value of a user's file as it can be shown in a message."""
-    text = "a huge number" if isinstance(value, int) and abs(value) > 10**100 else ascii(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

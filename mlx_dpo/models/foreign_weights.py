@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DpoError
-from ..storage.reading import files_in, shown
+from ..storage.reading import files_in, path_text
 
 _CONVERT = (
     'convert it to safetensors where torch is installed: python -c "from transformers import '
@@ -67,7 +67,7 @@ def check_not_peft(folder: Path, config: Mapping[str, Any] | None) -> None:
     known = all(isinstance(v, (int, float)) and 0 < v < 1e9 for v in (rank, alpha))
     scale = f"scale = lora_alpha / r = {alpha / rank:g}" if known else "scale = lora_alpha / r"
     base = config.get("base_model_name_or_path")
-    of = f" for {shown(base)}" if isinstance(base, str) and base else ""
+    of = f" for {path_text(base)}" if isinstance(base, str) and base else ""
     kind = config.get("peft_type")
     raise DpoError(
         f"is an adapter of PEFT ({kind}){of}" if isinstance(kind, str) else "is an adapter of PEFT",

@@ -7,9 +7,8 @@ from typing import Any
 
 from ..console import say
 from ..data.render import render
-from ..errors import DpoError, first_line, first_ten
+from ..errors import DpoError, first_line, first_ten, quoted
 from ..storage.reading import is_there, opened, read_object, read_text
-from .config_files import brief
 from .weights import DOWNLOAD
 
 _SETTINGS, _TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
@@ -68,7 +67,7 @@ def _unloadable(folder: Path, settings: Mapping[str, Any], error: BaseException)
 
 def _check_length(value: Any, folder: Path) -> None:
     if not isinstance(value, int | float):
-        what = f"model_max_length is {brief(value)}, not a number"
+        what = f"model_max_length is {quoted(value)}, not a number"
         raise DpoError(what, where=folder / _SETTINGS, hint=DOWNLOAD)
 
 
@@ -78,7 +77,7 @@ def _check_template(template: Any, folder: Path) -> None:
     texts = template.values() if isinstance(template, dict) else [] if template is None else [template]
     for text in texts:
         if not isinstance(text, str):
-            raise DpoError(f"chat_template is {brief(text)}, not text", where=file, hint=DOWNLOAD)
+            raise DpoError(f"chat_template is {quoted(text)}, not text", where=file, hint=DOWNLOAD)
         try:
             text.encode()
         except UnicodeEncodeError as error:

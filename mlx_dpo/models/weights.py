@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import DpoError, first_ten
-from ..storage.reading import files_in, is_there, opened, read_object, shown
+from ..storage.reading import files_in, is_there, opened, path_text, read_object
 from .foreign_weights import foreign_weights
 
 DOWNLOAD = "download the model again"
@@ -51,7 +51,7 @@ def _check_complete(folder: Path, names: set[str]) -> None:
         if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
             raise DpoError("has no weight_map of file names", where=index, hint=DOWNLOAD)
         named = set(table.values())
-        missing = sorted(map(shown, named - names))
+        missing = sorted(map(path_text, named - names))
         if missing and names <= named:
             verb = "is" if len(missing) == 1 else "are"
             what = f"{first_ten(missing)} {verb} named in the index but not there"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DpoError, first_line
-from .reading import check_name, is_there, shown
+from .reading import check_name, is_there, path_text
 
 MARK = r"\.(\d+)(?:-([0-9a-f]{8}))?"
 """Process and machine in the name of what is written beside its place, `.NAME.PID-MACHINE`; the machine is
@@ -232,7 +232,7 @@ def unwritable(path: Path, error: OSError | RuntimeError) -> DpoError:
     """What to raise when the system refused to write `path`."""
     remedy = "free some space or choose another output folder"
     if isinstance(error, PermissionError):
-        folder = shlex.quote(shown(Path(path).parent))
+        folder = shlex.quote(path_text(Path(path).parent))
         remedy = (
             f"give yourself the right to write there (chmod u+wx {folder}) or choose another output folder"
         )
@@ -240,6 +240,6 @@ def unwritable(path: Path, error: OSError | RuntimeError) -> DpoError:
         remedy = "choose another output folder"
     return DpoError(
         f"cannot be written: {getattr(error, 'strerror', None) or first_line(error)}",
-        where=shown(path),
+        where=path_text(path),
         hint=f"{remedy}; what was there before is untouched",
     )

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from ..errors import DpoError
 from .files import unwritable, write_text
-from .reading import opened, shown
+from .reading import opened, path_text
 
 ROW_BYTES = 2**21
 """Longest line that is read: a prompt of 128,000 tokens and two answers, each character as a \\u escape.
@@ -24,7 +24,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         DpoError: the file is missing or unreadable, or a line is not a JSON object.
     """
     for number, _, line in read_lines(path):
-        where = f"{shown(path)}:{number}"
+        where = f"{path_text(path)}:{number}"
         yield where, parse_line(line, where)
 
 
@@ -37,7 +37,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
     with opened(path) as file:
         place = 0
         for number in itertools.count(1):
-            line = read_row(file, f"{shown(path)}:{number}")
+            line = read_row(file, f"{path_text(path)}:{number}")
             if not line:
                 return
             if line.strip():

@@ -72,12 +72,12 @@ def read_text(path: Path | str, hint: str = "") -> str:
         content = file.read(WHOLE_BYTES + 1)
     if len(content) > WHOLE_BYTES:
         what = f"has more than {WHOLE_BYTES // 2**20} MB"
-        raise DpoError(what, where=shown(path), hint=hint or "name another file")
+        raise DpoError(what, where=path_text(path), hint=hint or "name another file")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         hint = hint or "save the file as UTF-8"
-        raise DpoError("is not UTF-8 text", where=shown(path), hint=hint) from None
+        raise DpoError("is not UTF-8 text", where=path_text(path), hint=hint) from None
 
 
 def read_json(path: Path | str, hint: str = "") -> Any:
@@ -92,7 +92,7 @@ def read_json(path: Path | str, hint: str = "") -> Any:
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
         what = error.msg if known else "a number too long or lists too deep"
-        where = f"{shown(path)}:{error.lineno}" if known else shown(path)
+        where = f"{path_text(path)}:{error.lineno}" if known else path_text(path)
         raise DpoError(f"not JSON: {what}", where=where, hint=hint or "write the file again") from None
 
 
@@ -104,7 +104,7 @@ def read_object(path: Path | str, hint: str = "") -> dict[str, Any]:
     """
     value = read_json(path, hint)
     if not isinstance(value, dict):
-        raise DpoError("is not a JSON object", where=shown(path), hint=hint or "write the file again")
+        raise DpoError("is not a JSON object", where=path_text(path), hint=hint or "write the file again")
     return value
 
 
@@ -159,9 +159,9 @@ def expanded(path: Path | str) -> Path:
     except RuntimeError:
         user = Path(path).parts[0]
         raise DpoError(
-            f"there is no home folder of {shown(user)}",
-            where=shown(path),
-            hint=f"write the path in full, or ./{shown(path)} for a folder of that name here",
+            f"there is no home folder of {path_text(user)}",
+            where=path_text(path),
+            hint=f"write the path in full, or ./{path_text(path)} for a folder of that name here",
         ) from None
 
 
@@ -176,10 +176,12 @@ def check_name(path: Path | str) -> None:
     except UnicodeEncodeError:
         fault = "half of a character"
     if fault:
-        raise DpoError(f"holds {fault}, which no file has in its name", where=shown(path), hint=_CHECK_PATH)
+        raise DpoError(
+            f"holds {fault}, which no file has in its name", where=path_text(path), hint=_CHECK_PATH
+        )
 
 
-def shown(path: Path | str) -> str:
+def path_text(path: Path | str) -> str:
     """A path as it can be printed: on one line, without control characters, not endless."""
     text = str(Path(path))
     if len(text) > _LONGEST_SHOWN:
@@ -213,7 +215,7 @@ def unreadable(path: Path | str, error: OSError, hint: str = "") -> DpoError:
         remedy = "the disk or the network failed: copy the file to another disk, from a backup if need be"
     elif error.errno in (errno.EMFILE, errno.ENFILE):
         remedy = "too many files are open: close other programs, or raise the limit with ulimit -n 1024"
-    return DpoError(what, where=shown(path), hint=remedy)
+    return DpoError(what, where=path_text(path), hint=remedy)
 
 
 def _permission(path: Path | str, error: OSError) -> str:
@@ -227,5 +229,5 @@ def _permission(path: Path | str, error: OSError) -> str:
             break
     with suppress(OSError):
         if os.stat(part).st_uid == os.geteuid():
-            return f"give yourself the right to read it: chmod u+rX {shlex.quote(shown(part))}"
-    return f"ask the owner of {shown(part)} for the right to read it, or use a copy of your own"
+            return f"give yourself the right to read it: chmod u+rX {shlex.quote(path_text(part))}"
+    return f"ask the owner of {path_text(part)} for the right to read it, or use a copy of your own"

@@ -9,6 +9,7 @@ import pytest
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.models.adapters import read_adapter_config
+from mlx_dpo.models.config_files import read_model_config
 from mlx_dpo.models.load import find_model, load_model, load_tokenizer
 
 from ..support.mistakes import GEN_PAIRS, TRAIN, cases, curated, lines, pair
@@ -405,3 +406,25 @@ def test_an_adapter_config_with_wrong_kinds_is_refused(changes, adapter):
 def test_an_adapter_as_mlx_lm_writes_it_is_taken(adapter):
     edit(adapter / "adapter_config.json", sha256=..., fine_tune_type=..., model=..., batch_size=4)
     assert read_adapter_config("run").rank == 16
+
+
+@pytest.mark.parametrize("name", ["rank", "scale", "dropout", "keys"])
+def test_a_value_of_any_length_is_cut_in_the_message(trained, tmp_path, name):
+    run = shutil.copytree(trained("llama"), tmp_path / "run")
+    config = json.loads((run / "adapter_config.json").read_text())
+    del config["sha256"]
+    config["lora_parameters"][name] = 10**400
+    (run / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(DpoError) as stop:
+        read_adapter_config(run)
+    assert len(str(stop.value).replace(str(tmp_path), "")) < 400
+
+
+@pytest.mark.parametrize("name", ["eos_token_id", "vocab_size", "hidden_size", "num_hidden_layers"])
+def test_a_number_of_any_length_in_a_models_config_is_cut_in_the_message(models, tmp_path, name):
+    base = shutil.copytree(models("llama"), tmp_path / "model")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, name: 10**400}))
+    with pytest.raises(DpoError) as stop:
+        read_model_config(base)
+    assert len(str(stop.value).replace(str(tmp_path), "")) < 400

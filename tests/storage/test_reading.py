@@ -12,7 +12,7 @@ from mlx_dpo.cli import main
 from mlx_dpo.errors import DpoError
 from mlx_dpo.storage.files import with_replacement
 from mlx_dpo.storage.jsonl import ROW_BYTES, read_jsonl
-from mlx_dpo.storage.reading import files_in, is_there, read_object, shown, unreadable
+from mlx_dpo.storage.reading import files_in, is_there, path_text, read_object, unreadable
 
 from ..conftest import files_in as tree
 from ..support.mistakes import cases, curated, lines, pair
@@ -236,8 +236,8 @@ def test_a_link_that_leads_nowhere_and_a_file_in_a_folders_place_are_nothing(tmp
 
 
 def test_a_path_is_shown_on_one_line_and_not_endlessly():
-    assert shown("a\x1b]0;b\n") == r"a\x1b]0;b\n"
-    assert len(shown("x" * 5000)) < 250
+    assert path_text("a\x1b]0;b\n") == r"a\x1b]0;b\n"
+    assert len(path_text("x" * 5000)) < 250
 
 
 def test_numbers_without_end_are_no_json(tmp_path):
