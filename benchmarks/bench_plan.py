@@ -34,8 +34,9 @@ from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.config_files import read_model_config
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
-from mlx_dpo.planning.step_memory import Layout, forward_of, need
+from mlx_dpo.planning.step_memory import forward_of, need
 from mlx_dpo.planning.weightless import skeleton
+from mlx_dpo.training.layout import Layout
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient
 
@@ -128,7 +129,7 @@ def measured(case: Case, folder: Path) -> float:
         checkpoint_layers(model)
     model.train()
     pairs = build_pairs(case, _words(folder))
-    optimizer = build_optimizer(OptimizerConfig(learning_rate=2e-5), 10)
+    optimizer = build_optimizer(OptimizerConfig(), 2e-5, 10)
     forward = forward_of(case.forward, Layout(case.checkpointing, case.separate))[0]
     gradient = pair_gradient(model, build_loss(LossConfig(name=case.loss)), forward)
     window = [list(range(case.micro_batch))] * 2

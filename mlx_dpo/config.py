@@ -54,10 +54,11 @@ class RunConfig:
     """Every section of a settings file."""
 
     model: ModelConfig = section(ModelConfig, also="model_args model_config base_model")
-    pairs: PairsConfig = section(PairsConfig, also="gen_pairs generate_pairs")
+    pairs: PairsConfig = section(PairsConfig, also="gen_pairs generate_pairs", decides=False)
     generate: GenerateConfig = section(
         GenerateConfig,
         also="generation generation_config generating_args sampling sampling_params",
+        decides=False,
     )
     data: DataConfig = section(DataConfig, also="dataset datasets dataset_args data_args data_config")
     adapter: AdapterConfig = section(
@@ -73,7 +74,7 @@ class RunConfig:
         TrainingConfig,
         also="train trainer training_args training_arguments training_config dpo dpo_config train_args args",
     )
-    run: OutputConfig = section(OutputConfig, also="output logging")
+    run: OutputConfig = section(OutputConfig, also="output logging", decides=False)
 
     def __post_init__(self):
         for wrong, where, what, hint in self._clashes():

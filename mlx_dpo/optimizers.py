@@ -64,13 +64,14 @@ class OptimizerConfig(Section):
             raise ValueError("weight_decay has no effect with adam; use adamw")
 
 
-def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[mx.array], mx.array]:
+def learning_rate_schedule(
+    config: OptimizerConfig, peak: float, steps: int
+) -> Callable[[mx.array], mx.array]:
     """Learning rate of update 0 .. steps − 1.
 
     With W = ceil(warmup_ratio · steps) warm-up updates the k-th (counted from 1) has peak · k / W, so no
     update is wasted on a rate of 0; then the schedule falls from the peak towards 0.
     """
-    peak = config.learning_rate
     warmup = min(steps, math.ceil(round(config.warmup_ratio * steps, 9)))  # 0.07 * 100 > 7
     rest = max(1, steps - warmup)
     if config.schedule == "cosine":
@@ -85,9 +86,9 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> Callable[[mx.
     return optimizers.join_schedules([ramp, after], [warmup])
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> optimizers.Optimizer:
-    """The configured optimiser for a run of `steps` updates; its learning rate is a number."""
-    return optimizer_at(config, learning_rate_schedule(config, steps))
+def build_optimizer(config: OptimizerConfig, peak: float, steps: int) -> optimizers.Optimizer:
+    """The configured optimiser for a run of `steps` updates that reaches the learning rate `peak`."""
+    return optimizer_at(config, learning_rate_schedule(config, peak, steps))
 
 
 def optimizer_at(

@@ -40,6 +40,7 @@ def setting(
     meant: Mapping[str, str] | None = None,
     also: Mapping[str, str] | str = "",
     path: Literal["", "read", "written"] = "",
+    decides: bool = True,
     **bounds: float,
 ) -> Any:
     """A dataclass field with a default, one line of help, and what its values may be.
@@ -49,6 +50,7 @@ def setting(
         meant: what to do instead of a value of other trainers that is not among them.
         also: what other trainers call the setting, names with spaces between; with what to say of them.
         path: it names a file or folder that is read, looked for beside the settings file too, or written.
+        decides: it changes what a run computes. A path does not: what lies there is compared instead.
         bounds: `least`, `most`, `above` or `below`, of numbers, also in a list.
     """
     if unknown := set(bounds) - set(_BOUNDS):
@@ -59,6 +61,7 @@ def setting(
         "meant": meant or {},
         "also": _names(also),
         "path": path,
+        "decides": decides and not path,
         "bounds": bounds,
     }
     if isinstance(default, (list, dict)):
@@ -66,9 +69,9 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def section(kind: type, also: Mapping[str, str] | str = "") -> Any:
-    """A dataclass field that holds a section of settings; `also`: as of a setting."""
-    return field(default_factory=kind, metadata={"also": _names(also)})
+def section(kind: type, also: Mapping[str, str] | str = "", *, decides: bool = True) -> Any:
+    """A dataclass field that holds a section of settings; `also`, `decides`: as of a setting."""
+    return field(default_factory=kind, metadata={"also": _names(also), "decides": decides})
 
 
 def _names(also: Mapping[str, str] | str) -> dict[str, str]:
@@ -241,6 +244,16 @@ def as_plain(config: Any) -> dict[str, Any]:
         f.name: as_plain(value) if is_dataclass(value := getattr(config, f.name)) else value
         for f in fields(config)
     }
+
+
+def deciding(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The settings that decide what a run computes, by their dotted names."""
+    found = {}
+    for f in fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        if f.metadata["decides"]:
+            found |= deciding(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return found
 
 
 def described(kind: type, prefix: str = "") -> Iterator[tuple[str, Any, str, tuple[str, ...]]]:

@@ -23,10 +23,10 @@ def fuse(folder, output, model, as_json):
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
     from ..export.fuse import fuse_run
-    from ..jobs.evaluate import load_run
     from ..jobs.questions import ask_fused
+    from ..jobs.runs import open_run
 
-    config = load_run(folder, model)
+    config = open_run(folder, model)
     path = fuse_run(config.model.path, folder, output, config.model)
     if as_json:
         show_json({"fused": str(path)})

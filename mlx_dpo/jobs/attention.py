@@ -1,7 +1,6 @@
-"""Settle `training.attention` before any weight is loaded."""
+"""Which attention a run takes, settled before any weight is loaded."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,20 +13,26 @@ from ..forward.mlx_attention import BLOCKS
 from ..forward.pair_logps import PLAIN
 from ..planning.attention_choice import attention_calls, settle
 from ..planning.weightless import skeleton
+from ..training.layout import Layout
 
 
-def with_attention(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> RunConfig:
-    """The settings with `training.attention` settled; on a GPU it is measured, and said.
+def attention_of(
+    config: RunConfig, base: Path, pairs: Sequence[TokenizedPair], before: Layout | None = None
+) -> str:
+    """BLOCKS or FUSED: as set, as an earlier start of the run settled it, or as measured on a GPU and said.
 
     On a CPU MLX has no kernel: it forms all scores at once and keeps them for the backward pass.
     """
-    if config.training.attention != "auto" or config.training.forward == PLAIN.name:
-        return config
-    how = BLOCKS
-    if mx.default_device().type == mx.gpu:
-        how, why = measured_attention(config, base, pairs)
-        say(f"attention: {why}")
-    return replace(config, training=replace(config.training, attention=how))
+    asked = config.training.attention
+    if asked != "auto":
+        return asked
+    if before:
+        return before.attention
+    if config.training.forward == PLAIN.name or mx.default_device().type != mx.gpu:
+        return BLOCKS
+    how, why = measured_attention(config, base, pairs)
+    say(f"attention: {why}")
+    return how
 
 
 def measured_attention(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[str, str]:

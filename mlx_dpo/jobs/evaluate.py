@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..config import RunConfig, load_config
+from ..config import RunConfig
 from ..console import progress, say
 from ..data.foreign_rows import unused_text
 from ..data.pair_store import open_pairs
@@ -25,43 +25,14 @@ from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.generate import Answer, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..storage.reading import expanded, is_there
+from ..storage.reading import is_there
 from ..training.checks import checked_reference, choose_forward
 from ..training.reference import reference_key
 from ..training.trainer import Data, evaluation_metrics
-from .run_folder import TEMPLATE
+from .runs import open_run
 
 SAMPLE_TOKENS = 256
 """Longest sampled answer, in tokens, where none is asked for; long ones take minutes on a small machine."""
-
-
-def load_run(folder: Path | str, model: str | None = None) -> RunConfig:
-    """The settings a run was made with.
-
-    Args:
-        model: where the base model lies now; by default where it lay then.
-
-    Raises:
-        DpoError: not a run folder, or its base model is gone.
-    """
-    path = Path(folder) / "config.yaml"
-    if not is_there(path):
-        raise DpoError(
-            "is not a run folder: it has no config.yaml",
-            where=folder,
-            hint="name the folder that mlx-dpo train wrote (its run.output)",
-        )
-    config = load_config(path, [f"model.path={model}"] if model else [])
-    if is_there(template := Path(folder) / TEMPLATE):
-        config = replace(config, model=replace(config.model, chat_template=str(template)))
-    read_adapter_config(folder)
-    if config.model.path.startswith(("/", ".", "~")) and not is_there(expanded(config.model.path)):
-        raise DpoError(
-            "is not there: the base model of this run",
-            where=config.model.path,
-            hint="say where it lies now: --model FOLDER",
-        )
-    return config
 
 
 def evaluate_run(
@@ -82,7 +53,7 @@ def evaluate_run(
     Raises:
         DpoError: no held-out pairs, or files that do not fit.
     """
-    config = load_run(folder, model)
+    config = open_run(folder, model)
     longest = max_tokens or min(config.generate.max_tokens, SAMPLE_TOKENS)
     config = replace(config, generate=replace(config.generate, temperature=0.0, max_tokens=longest))
     with attending(config.training.attention):

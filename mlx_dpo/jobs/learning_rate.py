@@ -1,30 +1,28 @@
 """The learning rate of answers alone, where none is set."""
 
-from dataclasses import replace
-
 import mlx.nn as nn
 
 from ..config import RunConfig
 from ..console import plural, progress, say
 from ..data.pair_store import PairStore
 from ..errors import DpoError
+from ..forward.pair_logps import Forward
 from ..losses import build_loss
 from ..randomness import random_untouched
-from ..training.batch_layout import Arrangement
 from ..training.rate_test import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 
 
-def with_found_rate(
-    config: RunConfig, policy: nn.Module, pairs: PairStore, arrangement: Arrangement
-) -> RunConfig:
-    """The settings with a learning rate that a short test on rows of `pairs` finds.
+def found_learning_rate(
+    config: RunConfig, policy: nn.Module, pairs: PairStore, forward: Forward, *, compiled: bool
+) -> float:
+    """The learning rate that a short test on rows of `pairs` finds.
 
     Raises:
         DpoError: no rate lowers the loss.
     """
     loss = build_loss(config.loss)
-    gradient = pair_gradient(policy, loss, arrangement.forward, compiled=arrangement.compiled)
+    gradient = pair_gradient(policy, loss, forward, compiled=compiled)
     with random_untouched(), progress("learning rate", len(RATES), "updates") as advance:
         losses = rate_test(policy, gradient, pairs, config.optimizer, advance)
     rate = found_rate(losses)
@@ -39,4 +37,4 @@ def with_found_rate(
         f"learning rate: {rate:.1e}, at which the loss of {rows} had fallen half-way "
         f"from {losses[0]:.2f} to {min(losses):.2f} (optimizer.learning_rate sets another)"
     )
-    return replace(config, optimizer=replace(config.optimizer, learning_rate=rate))
+    return rate

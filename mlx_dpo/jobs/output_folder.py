@@ -23,7 +23,7 @@ from ..training.checkpoint_folder import (
     remove_leftovers,
 )
 from .resume import as_of_today
-from .run_folder import SETTINGS
+from .runs import SETTINGS
 
 
 def output_folder(config: RunConfig) -> Path:

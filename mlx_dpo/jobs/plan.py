@@ -1,25 +1,41 @@
 """What a run will need, and which settings follow from it, before any weight is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ..config import RunConfig
 from ..console import say
-from ..data.pair_store import open_pairs
-from ..data.tokenize import TokenizedPair, pair_sizes
+from ..data.pair_store import PairStore, open_pairs
+from ..data.tokenize import pair_sizes
 from ..errors import DpoError, first_line
 from ..machine.resources import memory_limit
 from ..models.load import find_model, load_tokenizer
 from ..planning.remedy import nearest
-from ..planning.run_memory import Plan, Run, arrangement_of, plan_memory, settings_of
+from ..planning.run_memory import Plan, Run, plan_memory, traced_layout
 from ..planning.step_memory import LAYOUTS
-from ..planning.weightless import skeleton
-from .run_inputs import read_rows, say_if_slow, starting_adapter, with_length
+from ..planning.weightless import Skeleton, skeleton
+from ..training.layout import Amounts, Layout
+from .run_inputs import amounts_of, read_rows, say_if_slow, starting_adapter
+
+
+class Start(NamedTuple):
+    """What a run starts from: the base model's folder, the pairs it trains on and perhaps held-out ones."""
+
+    base: Path
+    pairs: PairStore
+    held: PairStore | None
+    amounts: Amounts
+
+    def run(self, model: Skeleton, attention: str, before: Layout | None = None) -> Run:
+        """What is planned, on this machine."""
+        device = mx.default_device().type
+        return Run(model, self.base, self.pairs, self.held, device, self.amounts, attention, before)
 
 
 class _Untraceable(Exception):
@@ -53,11 +69,12 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     tokenizer = load_tokenizer(base, config.model)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None
-    config = with_length(config, len(pairs))
+    amounts = amounts_of(config, len(pairs))
     device = mx.gpu if memory else mx.default_device().type
     try:
         with _model_code():
-            run = Run(skeleton(base, config.adapter), base, pairs, held, device)
+            model = skeleton(base, config.adapter)
+            run = Run(model, base, pairs, held, device, amounts, config.training.attention)
             limit = run_limit(config, memory)
             if memory is None:
                 say_if_slow(run.model.model, config.model.path)
@@ -82,61 +99,52 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         disk=(1 + 3 * (config.training.keep_checkpoints + 2)) * run.model.trained
         + 4 * int(sizes.sum())
         + 8 * sum(map(len, run.all())),
-        shapes=arrangement_of(config, pairs, plan.chosen or LAYOUTS[-1], device).shapes,
+        shapes=traced_layout(config, run, plan.chosen or LAYOUTS[-1])[1],
         flops=2.0 * (blocks * int(sizes.sum()) + head * int(sizes[1:].sum())),
     )
 
 
-def settled(
-    config: RunConfig,
-    base: Path,
-    pairs: Sequence[TokenizedPair],
-    held: Sequence[TokenizedPair] | None,
-    forward: str | None = None,
-) -> tuple[RunConfig, int | None]:
-    """The settings with `auto` replaced by what fits this machine, and the bytes planned; says both.
+def planned_layout(
+    config: RunConfig, start: Start, attention: str, before: Layout | None, forward: str | None = None
+) -> tuple[Layout | None, int | None]:
+    """The fastest layout that fits this machine, and the bytes planned; says both.
 
-    A model that cannot be planned is left to the rule of thumb, with None for bytes.
+    A model that cannot be planned is left to the rule of thumb, with None for layout and bytes.
 
     Args:
+        attention: BLOCKS or FUSED.
+        before: the layout that an earlier start of the run settled, if one did.
         forward: the only one that is exact on this model, where that is known.
 
     Raises:
         DpoError: nothing fits; with the nearest setting that does.
     """
-    limit = run_limit(config)
     known = replace(config, training=replace(config.training, forward=forward or config.training.forward))
     try:
         with _model_code():
             try:
-                model = skeleton(base, config.adapter)
+                model = skeleton(start.base, config.adapter)
             except DpoError:  # an adapter that does not go with the model: loading it says so
-                return config, None
-            run = Run(model, base, pairs, held, mx.default_device().type)
-            plan = plan_memory(run, known, limit)
+                return None, None
+            run = start.run(model, attention, before)
+            plan = plan_memory(run, known, run_limit(config))
             if plan.chosen is None:
                 plan = replace(plan, hint=nearest(plan, run, known))
     except _Untraceable as error:
         unheld = "; training.memory_limit is not held" if config.training.memory_limit else ""
         say(f"plan: none, this model cannot be planned: {error}{unheld}")
-        return config, None
+        return None, None
     if plan.chosen is None:
         raise plan.refusal()
     say(f"plan: {plan}")
-    chosen = replace(config, training=replace(config.training, **settings_of(plan.chosen)))
-    return chosen, plan.need.peak
+    return plan.chosen._replace(attention=attention), plan.need.peak
 
 
-def less_memory(
-    config: RunConfig,
-    base: Path,
-    pairs: Sequence[TokenizedPair],
-    held: Sequence[TokenizedPair] | None,
-) -> str:
+def less_memory(config: RunConfig, start: Start, attention: str) -> str:
     """The nearest setting that needs a fifth less than the run was planned to need, in words."""
     try:
         with _model_code():
-            run = Run(skeleton(base, config.adapter), base, pairs, held, mx.default_device().type)
+            run = start.run(skeleton(start.base, config.adapter), attention)
             limit = int(0.8 * plan_memory(run, config, run_limit(config)).need.peak)
             what = nearest(plan_memory(run, config, limit, every=True), run, config)
     except (DpoError, _Untraceable):

@@ -7,7 +7,7 @@ from ..commands import fuse_command
 from ..config import RunConfig
 from ..models.load import find_model, load_tokenizer
 from ..models.mlx_lm_command import generate_command
-from .evaluate import load_run
+from .runs import open_run
 
 
 def ask_run(folder: Path | str, model: str | None = None) -> str:
@@ -21,7 +21,7 @@ def ask_run(folder: Path | str, model: str | None = None) -> str:
     Raises:
         DpoError: not a run folder, or its base model is gone.
     """
-    config = load_run(folder, model)
+    config = open_run(folder, model)
     if config.model.chat_template:
         return f"fuse it first, because of its chat template: {fuse_command(folder, model)}"
     base = find_model(config.model.path, weights=False)

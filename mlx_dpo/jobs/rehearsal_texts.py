@@ -28,18 +28,19 @@ _FILE, _LABEL = "texts.npz", "rehearsal"
 
 
 def rehearsal(
-    policy: nn.Module, base: Path, tokenizer: Any, pairs: PairStore, config: RunConfig
+    policy: nn.Module, base: Path, tokenizer: Any, pairs: PairStore, config: RunConfig, weight: float
 ) -> Rehearsal | None:
-    """Texts of the policy as it is now, and what it gives there; None where the settings want none.
+    """Texts of the policy as it is now, and what it gives there; None where their weight is 0.
 
     Args:
         policy: before its first update.
         pairs: of the run; its key tells tokenizer and template.
+        weight: of the divergence on them, beside the loss.
 
     Raises:
         DpoError: the model writes nothing, or the cache cannot be written.
     """
-    if not config.training.rehearsal:
+    if not weight:
         return None
     key = {
         **model_and_adapter_hashes(base, config.model.adapter),
@@ -66,7 +67,7 @@ def rehearsal(
     places = sum(len(text.ids) for text in texts)
     texts_of_its_own = f"{plural(len(texts), 'text')} of the model's own, {plural(places, 'token')}"
     say(f"rehearsal: {texts_of_its_own} (training.rehearsal=0: none)")
-    return Rehearsal(texts, config.training.rehearsal)
+    return Rehearsal(texts, weight)
 
 
 def _writer(policy: nn.Module, tokenizer: Any, number: int):

@@ -8,23 +8,12 @@ from typing import Any
 from ..config import RunConfig
 from ..data.pair_store import PairStore
 from ..errors import DpoError, first_ten
+from ..forward.mlx_attention import BLOCKS
 from ..models.fingerprint import model_and_adapter_hashes
-from ..settings import as_plain
+from ..settings import deciding
 from ..storage.checksummed_folder import Sealed
 from ..training.checkpoint_folder import told_damaged
-
-_FREE_SECTIONS = ("pairs", "generate", "run")
-_FREE = (
-    *(
-        "model.path",
-        "model.adapter",
-        "model.chat_template",
-        "data.train",
-        "data.valid",
-    ),  # what lies there is compared instead
-    *("training.memory_limit", "training.save_minutes", "training.keep_checkpoints"),
-)
-"""Settings that do not change what a run computes."""
+from ..training.layout import Amounts, Layout
 
 _PARTS = {
     "base": "the base model (model.path)",
@@ -35,14 +24,7 @@ _PARTS = {
     "train": "the pairs (data.train)",
     "valid": "the held-out pairs (data.valid)",
 }
-LAYOUT = (
-    *("training.gradient_checkpointing", "training.branches", "training.attention"),
-    *("training.epochs", "training.rehearsal", "optimizer.learning_rate"),
-)
-"""Settings left open (`auto`, null) that are decided at the start; a resumed run keeps them."""
-_OF_LOSS = ("training.epochs", "training.rehearsal", "optimizer.learning_rate")
 _OPEN = ("auto", None)
-
 
 _FACTS = {
     **dict.fromkeys(("key", "layout", "sizes", "interval"), dict),
@@ -60,31 +42,12 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
         config: as asked for, before a plan settles it.
     """
     return {
-        "settings": _settings(config),
+        "settings": deciding(config),
         **model_and_adapter_hashes(base, config.model.adapter),
         **{name: pairs.key[name] for name in ("tokenizer", "template", "rendered")},
         "train": pairs.content,
         "valid": held.content if held else None,
     }
-
-
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """Those that change what a run computes, by their dotted names."""
-    return {
-        name: value
-        for section, values in as_plain(config).items()
-        if section not in _FREE_SECTIONS
-        for name, value in _dotted(values, f"{section}.")
-        if name not in _FREE
-    }
-
-
-def _dotted(values: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    found = []
-    for name, value in values.items():
-        inner = isinstance(value, dict)
-        found += _dotted(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)]
-    return found
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -108,19 +71,42 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
         )
 
 
-def as_asked(now: Mapping[str, Any], before: Mapping[str, Any], layout: Mapping[str, Any]) -> dict[str, Any]:
+def as_asked(now: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Key `now` with what the run was asked for where it names what the start made of that, or names nothing.
 
     So config.yaml, which holds the settled values, repeats its run; and a default that has become null goes
     on with a run that had a number.
     """
-    settings = dict(now["settings"])
+    settings, before = dict(now["settings"]), facts["key"]
+    layout, amounts = Layout(**facts["layout"]), Amounts(**facts["amounts"])
     same_loss = not changed_settings(before, now, "loss.")
-    for name, value in layout.items():
+    for name, value in as_settings(layout, amounts).items():
         asked = before["settings"][name]
         if (asked in _OPEN and settings[name] == value) or (settings[name] is None and same_loss):
             settings[name] = asked
     return {**now, "settings": settings}
+
+
+def as_settings(layout: Layout, amounts: Amounts) -> dict[str, Any]:
+    """What a start made of settings that were left open, as settings by their dotted names."""
+    return {
+        "training.gradient_checkpointing": "on" if layout.checkpointing else "off",
+        "training.branches": "separate" if layout.separate else "joint",
+        "training.attention": layout.attention,
+        "training.epochs": amounts.epochs,
+        "training.rehearsal": amounts.rehearsal,
+        "optimizer.learning_rate": amounts.learning_rate,
+    }
+
+
+def filled_in(config: RunConfig, layout: Layout, amounts: Amounts) -> RunConfig:
+    """The settings with what the start made of those that were left open: for the run's config.yaml."""
+    for name, value in as_settings(layout, amounts).items():
+        section, key = name.split(".")
+        own = getattr(config, section)
+        if getattr(own, key) in _OPEN:
+            config = replace(config, **{section: replace(own, **{key: value})})
+    return config
 
 
 def as_of_today(checkpoint: Sealed) -> Sealed:
@@ -131,48 +117,52 @@ def as_of_today(checkpoint: Sealed) -> Sealed:
     """
     with told_damaged(checkpoint.folder):
         facts = checkpoint.facts
-        said = facts["interval"].get("said", {})
-        for name, value, kinds in (
-            ("said", said, dict),
-            *((n, facts[n], kinds) for n, kinds in _FACTS.items()),
-        ):
-            if not isinstance(value, kinds):
-                raise TypeError(f"{name} is {value!r:.60}")
-        return checkpoint._replace(facts=up_to_date(facts))
+        kinds = {**_FACTS, "amounts": dict} if "amounts" in facts else _FACTS
+        _check_kinds(facts, kinds)
+        _check_kinds({"said": {}, **facts["interval"]}, {"said": dict})
+        facts = up_to_date(facts)
+        _check_kinds(facts["layout"], Layout.__annotations__)
+        _check_kinds(facts["amounts"], Amounts.__annotations__)
+        return checkpoint._replace(facts=facts)
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name} is {values[name]!r:.60}")
 
 
 def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's facts as today's version writes them.
 
-    Settings that the version which wrote it did not know have their defaults. A run of a version without
-    training.rehearsal goes on without it.
+    Settings that the version which wrote it did not know have their defaults.
     """
-    defaults = _settings(RunConfig())
-    layout = {"rehearsal": 0.0, **facts["layout"]}.items()
-    return {
-        **facts,
-        "key": {**facts["key"], "settings": {**defaults, **facts["key"]["settings"]}},
-        "layout": {name if "." in name else f"training.{name}": value for name, value in layout},
-    }
+    known = {**deciding(RunConfig()), **facts["key"]["settings"]}
+    facts = {**facts, "key": {**facts["key"], "settings": known}}
+    return facts if "amounts" in facts else {**facts, **_of_earlier(facts["layout"])}
 
 
-def layout_for(facts: Mapping[str, Any], key: Mapping[str, Any]) -> dict[str, Any]:
-    """The layout of a checkpoint as far as a run of this key can go on with it.
+def _of_earlier(settled: Mapping[str, Any]) -> dict[str, Any]:
+    """Layout and amounts of a checkpoint of version 0.1, which kept both as settings.
+
+    A run of a version without training.rehearsal goes on without it, one without training.attention on the
+    blocks that were all there was.
+    """
+    own = {name.rpartition(".")[2]: value for name, value in settled.items()}
+    layout = Layout(
+        own["gradient_checkpointing"] == "on", own["branches"] == "separate", own.get("attention", BLOCKS)
+    )
+    amounts = Amounts(own["epochs"], own.get("rehearsal", 0.0), own["learning_rate"])
+    return {"layout": layout._asdict(), "amounts": amounts._asdict()}
+
+
+def settled_before(facts: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[Layout, Amounts | None]:
+    """The layout of a checkpoint, and its amounts if a run of this key can go on with them.
 
     With another loss, the old one's learning rate, number of passes and rehearsal do not count.
     """
-    other_loss = changed_settings(facts["key"], key, "loss.")
-    return {name: value for name, value in facts["layout"].items() if not (other_loss and name in _OF_LOSS)}
-
-
-def settled_layout(config: RunConfig) -> dict[str, Any]:
-    """The values of LAYOUT, by name."""
-    return {name: _value(config, name) for name in LAYOUT}
-
-
-def _value(config: RunConfig, name: str) -> Any:
-    section, key = name.split(".")
-    return getattr(getattr(config, section), key)
+    same_loss = not changed_settings(facts["key"], key, "loss.")
+    return Layout(**facts["layout"]), Amounts(**facts["amounts"]) if same_loss else None
 
 
 def check_acceptable(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -205,12 +195,3 @@ def same_measure(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return all(before[part] == now[part] for part in parts) and not changed_settings(
         before, now, "loss.", "beta.value", "data."
     )
-
-
-def with_layout(config: RunConfig, layout: Mapping[str, Any]) -> RunConfig:
-    """The settings with what an earlier start settled, where they leave it open."""
-    for name, value in layout.items():
-        section, key = name.split(".")
-        if _value(config, name) in _OPEN:
-            config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
-    return config

@@ -1,26 +1,19 @@
-"""Training in a run's folder: begin or go on, evaluate, save, end."""
+"""A run's folder: begun, gone on with from a checkpoint, and saved to as the run goes on."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optimizers
-import numpy as np
 
 from ..config import RunConfig, save_config
-from ..console import progress, say
-from ..data.tokenize import pair_sizes
+from ..console import say
 from ..errors import DpoError
-from ..forward.scoring import score_pairs, singles
-from ..losses import beta_rule, build_loss
-from ..machine.interrupt import Stop, between_micro_batches
 from ..models.adapters import (
     CONFIG,
     WEIGHTS,
@@ -31,18 +24,11 @@ from ..models.adapters import (
     trainable,
 )
 from ..models.base_of_adapter import KEY as BASE_SUMS
-from ..monitoring.alarm_watch import Watch
-from ..monitoring.alarms import About
-from ..monitoring.margin_files import MARGINS, rewind_margins, write_margins
+from ..monitoring.margin_files import MARGINS, rewind_margins
 from ..monitoring.run_log import FILES, RunLog
-from ..monitoring.samples import Asked, first_answers, sample_answers, sample_metrics, write_samples
-from ..monitoring.trackers import TRACKERS, open_trackers
-from ..optimizers import build_optimizer
-from ..records import prompt_text
-from ..settings import as_plain
+from ..monitoring.trackers import TRACKERS
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder, with_replacement, write_text
-from ..training.batch_layout import Arrangement
 from ..training.checkpoint_folder import (
     CHECKPOINTS,
     check_saved,
@@ -54,133 +40,14 @@ from ..training.checkpoint_folder import (
     save_checkpoint,
     told_damaged,
 )
-from ..training.rehearsal import Rehearsal
 from ..training.snapshot import from_snapshot, to_snapshot
 from ..training.state import TrainState
-from ..training.step import DIVERGED, pair_gradient
-from ..training.trainer import Data, evaluation_metrics, first_state, train
-from ..training.window import Objective
-from .resume import changed_settings, same_measure, settled_layout
-
-SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"
-
-_LOGISTIC = {"sigmoid", "robust", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair"}
-"""Losses that go to 0 as margins grow."""
+from .prepare import Prepared
+from .resume import changed_settings, filled_in, same_measure
+from .runs import INSPECTION, SETTINGS, TEMPLATE
 
 
-class TrainResult(NamedTuple):
-    """Where the run lies, and the held-out metrics of its adapter, if there were held-out pairs."""
-
-    folder: Path
-    held_out: Mapping[str, float] | None
-
-
-class Memory(NamedTuple):
-    """Bytes: planned for the run, None where the model cannot be planned; and held before it began."""
-
-    planned: int | None
-    before: int
-
-    def row(self) -> dict[str, float]:
-        """What a report says of the plan."""
-        return {} if self.planned is None else {"planned_memory_gb": self.planned / 1e9}
-
-    def summary(self, start: int, training: int) -> str:
-        """Planned beside measured, from the peaks (bytes) of the start-up checks and of training."""
-        peak = max(start, training) - self.before
-        measured = f"the peak memory was {peak / 1e9:.3f} GB"
-        if self.planned is None:
-            return f"{measured}; this model could not be planned"
-        return (
-            f"{measured}; the plan was {self.planned / 1e9:.3f} GB ({self.planned / peak:.2f} times as much)"
-        )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
-
-    `config`: as a plan settled it. `key`: all that decides what the run computes, see `jobs.resume`.
-    `base_sums`: see `models.base_of_adapter`.
-    `inspection`: what was found of the pairs, where they are pairs. `rehearsal`: texts of the model's own,
-    where the settings want them.
-    """
-
-    config: RunConfig
-    base: Path
-    tokenizer: Any
-    policy: nn.Module
-    data: Data
-    held_out: Data | None
-    arrangement: Arrangement
-    rehearsal: Rehearsal | None
-    key: Mapping[str, Any]
-    base_sums: Mapping[str, str]
-    inspection: Mapping[str, Any] | None
-    memory: Memory
-
-
-def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
-    """Train in `folder`, from a checkpoint or from the beginning; on an interrupt save and pass it on."""
-    config, policy = run.config, run.policy
-    steps = config.training.steps(len(run.data.pairs))
-    log = RunLog(folder, steps)
-    loss, rule = build_loss(config.loss), beta_rule(config.beta)
-    gradient = pair_gradient(policy, loss, run.arrangement.forward, compiled=run.arrangement.compiled)
-    objective = Objective(gradient, loss, rule, config.passes, config.loss.wpo, config.loss.bco_shift)
-    optimizer = build_optimizer(config.optimizer, steps)
-    optimizer.init(policy.trainable_parameters())
-    state = first_state(objective, config.training)
-    if checkpoint:
-        state = _restored(checkpoint, run, optimizer, state, log)
-    _start_folder(run, folder, anew=checkpoint is None)
-    start = mx.get_peak_memory()
-    mx.reset_peak_memory()
-    total = config.training.epochs * len(run.data.pairs)
-    with (
-        open_trackers(config.run.report_to, folder, as_plain(config), log.rows()) as trackers,
-        between_micro_batches() as check_interrupt,
-        progress("training", total, "pairs", state.pairs) as advance,
-    ):
-        watch = Watch(log, _about(run, steps, start), config.training.guard, trackers.row, state.forgotten)
-        try:
-            state = train(
-                policy,
-                optimizer,
-                run.data,
-                objective,
-                config.training,
-                config.optimizer.grad_clip,
-                state,
-                rehearsal=run.rehearsal,
-                evaluate=_evaluation(run, folder, watch, check_interrupt),
-                save=partial(_save, run, folder, optimizer, log),
-                log=lambda row: watch.report({**row, **run.memory.row()}),
-                note=log.note,
-                keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
-                advance=advance,
-                check_interrupt=check_interrupt,
-            )
-        except KeyboardInterrupt as stop:
-            held = "all of it" if isinstance(stop, Stop) else "what was saved before"
-            say(
-                f"interrupted: {folder / CHECKPOINTS} holds {held}; "
-                "the same command goes on from there (without --overwrite)"
-            )
-            raise
-        _say_end(state, steps, config, log)
-        log.note(state.step, "memory", run.memory.summary(start, mx.get_peak_memory()))
-    return TrainResult(folder, selected(state.best and {"row": state.best.row}, state.held_out, config))
-
-
-def selected(
-    best: Mapping[str, Any] | None, last: Mapping[str, float] | None, config: RunConfig
-) -> Mapping[str, float] | None:
-    """The held-out metrics of the adapter that the run folder ends with."""
-    return best["row"] if best and config.training.select == "best" else last
-
-
-def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
+def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     """Make the folder ready: a new run replaces what is there, one that goes on keeps it.
 
     Raises:
@@ -197,7 +64,7 @@ def _start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
         # The largest: where there is no room, an older run is whole.
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
     _save_adapter_config(run, folder)
-    save_config(config, folder / SETTINGS)
+    save_config(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
     if config.model.chat_template:
         write_text(folder / TEMPLATE, run.tokenizer.chat_template)
     else:
@@ -242,7 +109,7 @@ def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> Non
         say(f"{error.where}: {error.what}; the adapter is put back from {kept.folder}")
 
 
-def _restored(
+def restored(
     checkpoint: Sealed,
     run: Prepared,
     optimizer: optimizers.Optimizer,
@@ -297,7 +164,7 @@ def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo"))
 
 
-def _save(
+def save(
     run: Prepared, folder: Path, optimizer: optimizers.Optimizer, log: RunLog, state: TrainState
 ) -> None:
     """Write a checkpoint and, where it is the one to end with so far, the run folder's adapter."""
@@ -311,71 +178,8 @@ def _save(
         _save_adapter_config(run, to)
 
     arrays, facts = to_snapshot(state, optimizer)
-    facts |= {"key": run.key, "layout": settled_layout(config), "sizes": log.sizes(), "versions": _versions()}
+    facts |= {"key": run.key, "layout": run.layout._asdict(), "amounts": run.amounts._asdict()}
+    facts |= {"sizes": log.sizes(), "versions": _versions()}
     saved = save_checkpoint(folder, state.step, arrays, facts, write_adapter)
     check_saved(policy, saved.folder, run.base)
     prune_checkpoints(folder, config.training.keep_checkpoints, state.best and state.best.step)
-
-
-def _evaluation(
-    run: Prepared, folder: Path, watch: Watch, check_interrupt: Callable[[], None]
-) -> Callable[[int], tuple[Mapping[str, float] | None, str]]:
-    """How held-out pairs are judged: a function of the step, see `training.trainer.train`."""
-    config, policy, held_out = run.config, run.policy, run.held_out
-    if held_out is None:
-        return lambda step: (None, "")
-    loss, asked = build_loss(config.loss), _asked(held_out, config.training.samples)
-    beta = mx.array(config.beta.value)  # also where it moves: held-out losses stay comparable
-    forward, singly = run.arrangement.forward, singles(held_out.pairs)
-
-    def evaluate(step: int) -> tuple[Mapping[str, float], str]:
-        scores = score_pairs(policy, held_out.pairs, forward, singly, lambda pairs: check_interrupt())
-        row = {"step": step, **evaluation_metrics(scores, held_out, loss, beta)}
-        if not np.isfinite(list(row.values())).all():
-            raise DpoError(f"held-out scores are not finite at step {step}", where=folder, hint=DIVERGED)
-        if asked.tokens:
-            answers = sample_answers(policy, run.tokenizer, asked, config.training.sample_tokens)
-            write_samples(folder, step, asked.texts, answers)
-            own = sample_metrics(asked, answers, first_answers(folder), run.tokenizer)
-            row |= {f"eval/{name}": value for name, value in own.items()}
-        return row, watch.evaluation(row)
-
-    return evaluate
-
-
-def _asked(held_out: Data, count: int) -> Asked:
-    """The prompts that are answered as the run goes on: spread over the held-out rows, each once."""
-    if not count:
-        return Asked([], [])
-    rows: dict[bytes, int] = {}
-    for row in np.linspace(0, len(held_out.pairs) - 1, 4 * count).round().astype(int).tolist():
-        rows.setdefault(held_out.pairs[row].prompt.tobytes(), row)
-    chosen = list(rows.values())[:: max(1, len(rows) // count)][:count]
-    texts = [prompt_text(held_out.pairs.texts[row].prompt) for row in chosen]
-    return Asked(texts, [held_out.pairs[row].prompt.tolist() for row in chosen])
-
-
-def _about(run: Prepared, steps: int, start: int) -> About:
-    _, chosen, rejected = pair_sizes(run.held_out.pairs).mean(axis=0).tolist() if run.held_out else (0.0,) * 3
-    loss = run.config.loss
-    return About(
-        steps,
-        chosen,
-        rejected,
-        set(loss.names) <= _LOGISTIC,
-        loss.per_token,
-        run.config.training.epochs,
-        run.config.optimizer.learning_rate,
-        loss.answers_only,
-        held_gb=run.memory.before / 1e9,
-        start_gb=start / 1e9,
-    )
-
-
-def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> None:
-    """Say why a run ended early, and which adapter it ends with where that is not the last."""
-    if state.step < steps:
-        log.note(state.step, "stopped", f"the run ends at step {state.step} of {steps}: {state.stopped}")
-    if state.best and state.best.step < state.step and config.training.select == "best":
-        what = f"the run folder's adapter is that of step {state.best.step}, of the lowest held-out loss"
-        log.note(state.best.step, "best", what)

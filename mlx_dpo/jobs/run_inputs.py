@@ -15,6 +15,7 @@ from ..models.adapters import AdapterConfig, read_adapter_config
 from ..models.slow_types import slow_products
 from ..optimizers import PAIRS_RATE
 from ..settings import as_plain
+from ..training.layout import Amounts
 
 SFT_REHEARSAL = 1.0
 """Weight of the divergence on the model's own texts, where only answers are learnt."""
@@ -52,24 +53,22 @@ def _read_held_out(path: str, answers: bool) -> RowIndex:
         raise DpoError(error.what, where=error.where, hint=hint) from None
 
 
-def with_length(config: RunConfig, rows: int) -> RunConfig:
-    """The settings with a number of epochs for so many rows, rehearsal, and for pairs with a learning rate.
+def amounts_of(config: RunConfig, rows: int, before: Amounts | None = None) -> Amounts:
+    """How much is trained on so many rows: as set; where left open, as before or as usual.
 
-    The learning rate of answers alone stays null: a test with the model finds it.
+    The learning rate of answers alone may stay None: a test with the model finds it.
+
+    Args:
+        before: what an earlier start of the run settled.
     """
-    epochs, rate, answers = config.training.epochs, config.optimizer.learning_rate, config.loss.answers_only
-    if epochs is None:
-        epochs = config.training.epochs_for(rows, answers_only=answers)
-    if rate is None and not answers:
-        rate = PAIRS_RATE
-    rehearsal = config.training.rehearsal
-    if rehearsal is None:
-        rehearsal = SFT_REHEARSAL if answers else 0.0
-    return replace(
-        config,
-        training=replace(config.training, epochs=epochs, rehearsal=rehearsal),
-        optimizer=replace(config.optimizer, learning_rate=rate),
+    answers = config.loss.answers_only
+    usual = before or Amounts(
+        config.training.epochs_for(rows, answers_only=answers),
+        SFT_REHEARSAL if answers else 0.0,
+        None if answers else PAIRS_RATE,
     )
+    asked = Amounts(config.training.epochs, config.training.rehearsal, config.optimizer.learning_rate)
+    return Amounts(*(own if own is not None else open_ for own, open_ in zip(asked, usual, strict=True)))
 
 
 def starting_adapter(config: RunConfig) -> AdapterConfig:

@@ -13,8 +13,9 @@ from ..forward.kernels import attention, lean
 from ..forward.mlx_attention import BLOCKS, FUSED, Call, attending, noted_calls
 from ..forward.pair_logps import Forward
 from ..forward.prompt_cache import Keys
+from ..training.layout import Layout
 from .operations import trace
-from .step_memory import Layout, first_possible, forward_of, largest
+from .step_memory import first_possible, forward_of, largest
 from .weightless import Skeleton
 
 _SECONDS = 0.2

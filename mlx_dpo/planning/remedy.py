@@ -8,8 +8,8 @@ from ..config import RunConfig
 from ..data.tokenize import pair_lengths
 from ..errors import DpoError
 from ..models.config_files import read_model_config
-from .run_memory import Plan, Run, need_of_scoring, need_of_step, plan_memory, settings_of
-from .step_memory import Layout
+from ..training.layout import Layout
+from .run_memory import Plan, Run, need_of_scoring, need_of_step, plan_memory
 from .weightless import skeleton
 
 _SHARES = (0.75, 0.5, 0.375, 0.25)
@@ -19,6 +19,7 @@ _SHARES = (0.75, 0.5, 0.375, 0.25)
 def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
     """The smallest change of settings under which the run fits, in words."""
     free = replace(config, training=replace(config.training, gradient_checkpointing="auto", branches="auto"))
+    run = run._replace(before=None)
     tried = [(run, free, "")]
     if config.adapter.dropout:
         without = replace(free, adapter=replace(config.adapter, dropout=0.0))
@@ -26,8 +27,7 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
         tried.append((run._replace(model=model), without, "adapter.dropout=0, "))
     for changed_run, changed, also in tried:
         if other := plan_memory(changed_run, changed, plan.limit).chosen:
-            words = " and ".join(f"training.{name}={value}" for name, value in settings_of(other).items())
-            return f"set {also}{words}"
+            return f"set {also}{_as_settings(other)}"
     layout = min(plan.needs, key=lambda row: row[1].peak)[0]
     layout = Layout(layout.checkpointing or not config.adapter.dropout, layout.separate)
 
@@ -35,30 +35,30 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
         step = need_of_step(run, config, layout).peak
         return max(step, need_of_scoring(run, config).peak) if step <= plan.limit else step
 
-    variants = [(config, "")]
+    variants = [(run, config, "")]
     if single := _one_pair_at_a_time(config):
         window = config.training.window
         if peak(run, single) <= plan.limit:
             return f"set training.micro_batch=1 and training.accumulation={window}, with {layout}"
-        variants.append((single, f"training.micro_batch=1, training.accumulation={window} and "))
-    if config.training.rehearsal:
-        held = replace(config, training=replace(config.training, rehearsal=0.0))
-        if peak(run, held) <= plan.limit:
+        variants.append((run, single, f"training.micro_batch=1, training.accumulation={window} and "))
+    if run.amounts.rehearsal:
+        without = run._replace(amounts=run.amounts._replace(rehearsal=0.0))
+        if peak(without, config) <= plan.limit:
             return f"set training.rehearsal=0, with {layout}"
-        variants.append((held, "training.rehearsal=0, "))
+        variants.append((without, config, "training.rehearsal=0, "))
     longest = int(max(pair_lengths(some).max() for some in run.all()))
-    for changed, also in variants:
+    for changed_run, changed, also in variants:
         for share in _SHARES:
             length = int(longest * share) // 32 * 32
-            short = run.shortened(length)
+            short = changed_run.shortened(length)
             if short and peak(short, changed) <= plan.limit:
                 return f"set {also}data.max_length={length}, with {layout}"
     settings = read_model_config(run.base)
     if not settings.get("quantization") and config.adapter.type != "full":
         quantised = {**settings, "quantization": {"group_size": 64, "bits": 4}}
-        smaller = run._replace(model=skeleton(quantised, config.adapter))
-        for changed, also in variants:
-            if (size := peak(smaller, changed)) <= plan.limit:
+        model = skeleton(quantised, config.adapter)
+        for changed_run, changed, also in variants:
+            if (size := peak(changed_run._replace(model=model), changed)) <= plan.limit:
                 copy = beside(Path(config.model.path).name, "4bit")
                 words = ["python", "-m", "mlx_lm", "convert", "-q", "--hf-path", config.model.path]
                 command = command_line([*words, "--mlx-path", copy])
@@ -68,6 +68,12 @@ def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
                     f"make it with: {command}"
                 )
     return "choose a smaller model"
+
+
+def _as_settings(layout: Layout) -> str:
+    checkpointing = "on" if layout.checkpointing else "off"
+    branches = "separate" if layout.separate else "joint"
+    return f"training.gradient_checkpointing={checkpointing} and training.branches={branches}"
 
 
 def _one_pair_at_a_time(config: RunConfig) -> RunConfig | None:

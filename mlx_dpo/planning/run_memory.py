@@ -18,8 +18,8 @@ from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..losses import build_loss
 from ..models.free_text import OwnText, longest_text
 from ..models.load import ModelConfig, load_tokenizer
-from ..training.batch_layout import Arrangement, arrange
-from .step_memory import LAYOUTS, Layout, Need, need, scoring_need
+from ..training.layout import Amounts, Layout, traced
+from .step_memory import LAYOUTS, Need, need, scoring_need
 from .weightless import Skeleton
 
 
@@ -64,10 +64,10 @@ class Plan:
         return {
             "limit": self.limit,
             "fits": self.chosen is not None,
-            "chosen": self.chosen and self.chosen._asdict(),
+            "chosen": self.chosen and _names(self.chosen),
             "hint": self.hint,
             "layouts": [
-                {**layout._asdict(), "peak": n.peak, **n._asdict(), "fits": n.peak <= self.limit}
+                {**_names(layout), "peak": n.peak, **n._asdict(), "fits": n.peak <= self.limit}
                 for layout, n in self.needs
             ],
             "disk": self.disk,
@@ -92,14 +92,25 @@ class Plan:
         return "\n".join(lines)
 
 
+def _names(layout: Layout) -> dict[str, bool]:
+    return {"checkpointing": layout.checkpointing, "separate": layout.separate}
+
+
 class Run(NamedTuple):
-    """What is planned: a model, its folder, the pairs it trains on and perhaps held-out ones, and where."""
+    """What is planned: a model, its folder, the pairs it trains on and perhaps held-out ones, and where.
+
+    `amounts`: how much is trained. `attention`: BLOCKS, FUSED, or "auto" where a GPU that is not here has yet
+    to settle it. `before`: the layout that an earlier start of the run settled, if one did.
+    """
 
     model: Skeleton
     base: Path
     pairs: Sequence[TokenizedPair]
     held: Sequence[TokenizedPair] | None
     device: mx.DeviceType
+    amounts: Amounts
+    attention: str
+    before: Layout | None = None
 
     def all(self) -> list[Sequence[TokenizedPair]]:
         """Train and held-out pairs."""
@@ -118,7 +129,7 @@ def plan_memory(run: Run, config: RunConfig, limit: int, *, every: bool = False)
         every: look at all layouts; else at the first that fits and those before it.
     """
     needs, chosen, scoring = [], None, need_of_scoring(run, config)
-    for layout in allowed(config):
+    for layout in allowed(config, run.before):
         needs.append((layout, max(need_of_step(run, config, layout), scoring, key=lambda n: n.peak)))
         if chosen is None and needs[-1][1].peak <= limit:
             chosen = layout
@@ -127,34 +138,34 @@ def plan_memory(run: Run, config: RunConfig, limit: int, *, every: bool = False)
     return Plan(limit, needs, chosen)
 
 
-def allowed(config: RunConfig) -> list[Layout]:
-    """The layouts that the settings leave open, from the fastest."""
+def allowed(config: RunConfig, before: Layout | None = None) -> list[Layout]:
+    """The layouts that the settings leave open, from the fastest.
+
+    Args:
+        before: what an earlier start made of the settings that are open; it stays.
+    """
     training = config.training
-    checkpointing = training.gradient_checkpointing
-    branches = training.branches if training.forward in ("auto", "shared") else "joint"
-    # Dropout excludes checkpointing; branches are separate only where their prompt is shared.
-    return [
-        layout
-        for layout in LAYOUTS
-        if checkpointing == ("on" if layout.checkpointing else "off")
-        or (checkpointing == "auto" and not (layout.checkpointing and config.adapter.dropout))
-        if branches in ("auto", "separate" if layout.separate else "joint")
-    ]
-
-
-def settings_of(layout: Layout) -> dict[str, str]:
-    return {
-        "gradient_checkpointing": "on" if layout.checkpointing else "off",
-        "branches": "separate" if layout.separate else "joint",
-    }
+    checkpointing, separate = [False, True], [False, True]
+    if training.gradient_checkpointing != "auto":
+        checkpointing = [training.gradient_checkpointing == "on"]
+    elif before:
+        checkpointing = [before.checkpointing]
+    elif config.adapter.dropout:
+        checkpointing = [False]  # dropout excludes it
+    if training.forward not in ("auto", "shared"):
+        separate = [False]  # branches are separate only where their prompt is shared
+    elif training.branches != "auto":
+        separate = [training.branches == "separate"]
+    elif before:
+        separate = [before.separate]
+    return [row for row in LAYOUTS if row.checkpointing in checkpointing and row.separate in separate]
 
 
 def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
     training = config.training
-    bucket = arrangement_of(config, run.pairs, layout, run.device).bucket
+    bucket = traced_layout(config, run, layout)[0].bucket
     return _with_any_attention(
         run,
-        config,
         lambda: need(
             run.model,
             run.pairs,
@@ -163,9 +174,9 @@ def need_of_step(run: Run, config: RunConfig, layout: Layout) -> Need:
             training.forward,
             build_loss(config.loss),
             config.optimizer,
-            kept=_kept(config),
+            kept=_kept(config, run.amounts),
             bucket=bucket,
-            rehearsal=_longest_text(run.base, *_template(config)) if training.rehearsal else None,
+            rehearsal=_longest_text(run.base, *_template(config)) if run.amounts.rehearsal else None,
             device=run.device,
         ),
     )
@@ -181,10 +192,9 @@ def _longest_text(base: Path, chat_template: str | None, options: str) -> OwnTex
     return longest_text(load_tokenizer(base, model))
 
 
-def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -> Need:
+def _with_any_attention(run: Run, look: Callable[[], Need]) -> Need:
     """What a run needs with its attention; the most, where a GPU that is not here has yet to settle it."""
-    setting = config.training.attention
-    ways = [BLOCKS, FUSED] if setting == "auto" and run.device == mx.gpu else [setting]
+    ways = [BLOCKS, FUSED] if run.attention == "auto" and run.device == mx.gpu else [run.attention]
     found = []
     for how in ways:
         with attending(how):
@@ -192,13 +202,13 @@ def _with_any_attention(run: Run, config: RunConfig, look: Callable[[], Need]) -
     return max(found, key=lambda need: need.peak)
 
 
-def _kept(config: RunConfig) -> int:
+def _kept(config: RunConfig, amounts: Amounts) -> int:
     """Copies of what is trained that are held beside it and the gradient being computed."""
     training = config.training
-    gradients = int(training.accumulation > 1 or bool(training.rehearsal))
+    gradients = int(training.accumulation > 1 or bool(amounts.rehearsal))
     if config.passes == "deferred":
         gradients = training.window
-    finds_rate = config.loss.answers_only and config.optimizer.learning_rate is None  # and goes back after it
+    finds_rate = amounts.learning_rate is None  # and goes back after it
     return gradients + bool(training.reference_sync_steps) + finds_rate
 
 
@@ -206,7 +216,6 @@ def need_of_scoring(run: Run, config: RunConfig) -> Need:
     training = config.training
     return _with_any_attention(
         run,
-        config,
         lambda: scoring_need(
             run.model,
             run.pairs,
@@ -232,10 +241,9 @@ def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPai
     return cut
 
 
-def arrangement_of(
-    config: RunConfig, pairs: Sequence[TokenizedPair], layout: Layout, device: mx.DeviceType
-) -> Arrangement:
-    """How the run would lay its batches out."""
+def traced_layout(config: RunConfig, run: Run, layout: Layout) -> tuple[Layout, int]:
+    """The layout with its tracing settled where the run will be, and the number of shapes."""
     unshared = {forward.name: forward for forward in (PLAIN, COMPLETION)}
     shared = SEPARATE if layout.separate else SHARED
-    return arrange(unshared.get(config.training.forward, shared), config.training, pairs, device)
+    forward = unshared.get(config.training.forward, shared)
+    return traced(layout, forward, config.training, run.amounts.epochs, run.pairs, run.device)

@@ -23,24 +23,13 @@ from ..models.free_text import OwnText
 from ..models.load import compute_dtype
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
 from ..training.checks import END, longest_row, sample_pairs, sample_rows, shortened
+from ..training.layout import Layout
 from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
 from .liveness import WIDTH, Moment, moments
 from .operations import Graph, placeholders, trace
 from .weightless import Skeleton
-
-
-class Layout(NamedTuple):
-    """How memory is traded for time: blocks computed again, one branch at a time."""
-
-    checkpointing: bool
-    separate: bool
-
-    def __str__(self) -> str:
-        names = "gradient checkpointing" if self.checkpointing else "no gradient checkpointing"
-        return f"{names}, branches {'separate' if self.separate else 'joint'}"
-
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""

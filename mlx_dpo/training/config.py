@@ -95,6 +95,7 @@ class TrainingConfig(Section):
         above=0,
         most=100_000,
         also="max_memory max_memory_gb",
+        decides=False,
     )
     rehearsal: float | None = setting(
         None,
@@ -163,6 +164,7 @@ class TrainingConfig(Section):
             "save_steps save_every save_interval save_strategy steps_per_save": "it is in minutes; "
             "a checkpoint also follows every evaluation (training.eval_steps).",
         },
+        decides=False,
     )
     keep_checkpoints: int = setting(
         2,
@@ -170,6 +172,7 @@ class TrainingConfig(Section):
         least=1,
         most=10_000,
         also="save_total_limit max_checkpoints",
+        decides=False,
     )
     max_skipped: int = setting(
         3,
@@ -183,9 +186,9 @@ class TrainingConfig(Section):
         """Pairs an update."""
         return self.micro_batch * self.accumulation
 
-    def steps(self, pairs: int) -> int:
-        """Updates of the whole run, where `epochs` is a number; a part-filled last window is one too."""
-        return self.epochs * self._windows(pairs)
+    def updates(self, pairs: int, epochs: int) -> int:
+        """Updates of a whole run; a part-filled last window is one too."""
+        return epochs * self._windows(pairs)
 
     def epochs_for(self, rows: int, *, answers_only: bool) -> int:
         """Passes over so many pairs, or answers alone, by PAIRS_LENGTH or SFT_LENGTH."""

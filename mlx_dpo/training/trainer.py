@@ -62,6 +62,7 @@ def train(
     objective: Objective,
     config: TrainingConfig,
     grad_clip: float,
+    epochs: int,
     state: TrainState,
     *,
     rehearsal: Rehearsal | None = None,
@@ -76,6 +77,7 @@ def train(
     """Update the policy until every epoch is done; every pair is used exactly once an epoch.
 
     Args:
+        epochs: passes over the pairs.
         state: where to begin; policy, optimiser and MLX's random key are as they were there.
         rehearsal: texts that hold the policy to where it started.
         evaluate: called with the step at the start, every `eval_steps` updates and after the last; the row of
@@ -90,11 +92,11 @@ def train(
     Raises:
         DpoError: too many windows in a row had no finite loss and gradient.
     """
-    steps = config.steps(len(data.pairs))
+    steps = config.updates(len(data.pairs), epochs)
     eval_steps = config.eval_steps or max(1, -(-steps // 10))
     reference = MovingReference(policy, objective.gradient, data.pairs, data.reference, state.reference)
     pair_tokens = data.tokens()
-    windows, saved = _windows(data, config, state.step), time.monotonic()
+    windows, saved = _windows(data, config, epochs, state.step), time.monotonic()
     try:
         while True:
             done = state.step >= steps  # more where settings that end it earlier were accepted
@@ -165,10 +167,10 @@ def train(
         raise
 
 
-def _windows(data: Data, config: TrainingConfig, done: int) -> Iterator[tuple[int, Window]]:
+def _windows(data: Data, config: TrainingConfig, epochs: int, done: int) -> Iterator[tuple[int, Window]]:
     """Epoch and window of every update after the first `done`."""
     first, skipped = divmod(done, -(-len(data.pairs) // config.window))
-    for epoch in range(first, config.epochs):
+    for epoch in range(first, epochs):
         windows = epoch_windows(data.pairs, config.window, config.micro_batch, config.seed, epoch)
         for number in range(skipped, len(windows)):
             yield epoch, windows[number]

@@ -11,10 +11,10 @@ from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
-from mlx_dpo.jobs.evaluate import load_run
 from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.questions import ask_run
+from mlx_dpo.jobs.runs import open_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.checks import check_masks
@@ -227,12 +227,12 @@ def test_a_model_that_reasons_makes_pairs_and_trains_on_them(family, pairs_setti
     config = configure(model, template_of(family), *data)
     folder = train_run(config).folder
     assert (folder / "chat_template.jinja").read_text() == tokenizer.chat_template
-    asked = load_run(folder).model
+    asked = open_run(folder).model
     fused = fuse_run(config.model.path, folder, tmp_path / "fused", asked)
     assert load_tokenizer(fused).chat_template == tokenizer.chat_template
     assert "fuse it first, because of its chat template: mlx-dpo fuse --run" in ask_run(folder)
     train_run(replace(config, model=replace(config.model, chat_template=None)), overwrite=True)
-    assert load_run(folder).model.chat_template is None
+    assert open_run(folder).model.chat_template is None
 
 
 @pytest.mark.parametrize("options", [{}, {"enable_thinking": True}], ids=["may not reason", "may reason"])

@@ -19,8 +19,8 @@ from mlx_dpo.forward.partial_vocabulary import Vocabulary
 from mlx_dpo.forward.prompt_cache import empty_state, forked
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.training import checks
-from mlx_dpo.training.batch_layout import arrange
 from mlx_dpo.training.config import TrainingConfig
+from mlx_dpo.training.layout import Layout, traced
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window import window_gradient
 
@@ -215,14 +215,11 @@ def test_a_traced_step_is_traced_once_a_shape():
 
 def test_compiling_and_branches_are_settled_as_set():
     pairs = [pair(20, 8, 8, seed) for seed in range(4)]
-    settled = {
-        (branches, compile): arrange(SHARED, TrainingConfig(branches=branches, compile=compile), pairs)
-        for branches, compile in itertools.product(("auto", "joint", "separate"), ("auto", "on", "off"))
-    }
     on_gpu = mx.default_device().type == mx.gpu
-    for (branches, compile), arrangement in settled.items():
-        assert arrangement.forward.name == (SEPARATE if branches == "separate" else SHARED).name
-        assert arrangement.compiled == (compile == "on") or on_gpu
+    for separate, compile in itertools.product((False, True), ("auto", "on", "off")):
+        layout, _ = traced(Layout(False, separate), SHARED, TrainingConfig(compile=compile), 1, pairs)
+        assert layout.arranged(SHARED).name == (SEPARATE if separate else SHARED).name
+        assert layout.compiled == (compile == "on") or on_gpu
 
 
 def test_scoring_keeps_no_softmax_of_attention():

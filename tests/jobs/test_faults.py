@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from mlx_dpo.cli import main
 from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import run_folder as fit
+from mlx_dpo.jobs import run_folder
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.out_of_memory import SHORTER, explained
 from mlx_dpo.training import trainer
@@ -237,7 +237,7 @@ def test_when_memory_runs_out_the_message_says_what_would_need_less_and_nothing_
 
 def test_what_is_read_back_must_be_what_was_saved(configure, monkeypatch):
     """A disk that loses a bit behind the program's back."""
-    own = fit.save_checkpoint
+    own = run_folder.save_checkpoint
 
     def lossy(*arguments):
         saved = own(*arguments)
@@ -247,7 +247,7 @@ def test_what_is_read_back_must_be_what_was_saved(configure, monkeypatch):
         path.write_bytes(bytes(content))
         return saved
 
-    monkeypatch.setattr(fit, "save_checkpoint", lossy)
+    monkeypatch.setattr(run_folder, "save_checkpoint", lossy)
     with pytest.raises(DpoError, match=r"what was read back is not what was saved: model\.layers\."):
         train_run(configure("granite", train=8))
 

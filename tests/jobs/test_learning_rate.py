@@ -7,11 +7,12 @@ from mlx.utils import tree_flatten
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward.pair_logps import SHARED
 from mlx_dpo.jobs import learning_rate as job
-from mlx_dpo.jobs.resume import layout_for, up_to_date
+from mlx_dpo.jobs.resume import settled_before, up_to_date
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import build_loss
 from mlx_dpo.models.adapters import attach
 from mlx_dpo.models.load import load_model
+from mlx_dpo.training.layout import Amounts, Layout
 from mlx_dpo.training.rate_test import RATES, found_rate, rate_test
 from mlx_dpo.training.step import pair_gradient
 
@@ -111,15 +112,17 @@ def test_pairs_have_their_usual_rate_and_passes_that_make_24_updates(configure):
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read_with_todays_names_and_defaults():
-    old = {"key": {"settings": {"loss.name": "sft"}}, "layout": {"branches": "joint"}, "step": 3}
-    now = up_to_date(old)
-    assert now["layout"] == {"training.rehearsal": 0.0, "training.branches": "joint"}
+    settled = {"gradient_checkpointing": "on", "branches": "joint", "epochs": 10, "learning_rate": 8e-4}
+    now = up_to_date({"key": {"settings": {"loss.name": "sft"}}, "layout": settled, "step": 3})
+    assert now["layout"] == Layout(checkpointing=True, separate=False, attention="blocks")._asdict()
+    assert now["amounts"] == Amounts(epochs=10, rehearsal=0.0, learning_rate=8e-4)._asdict()
     assert now["key"]["settings"]["training.attention"] == "auto"
     assert (now["key"]["settings"]["loss.name"], now["step"]) == ("sft", 3)
 
 
 def test_with_another_loss_the_rate_and_the_passes_of_the_old_one_do_not_count():
-    layout = {"training.branches": "joint", "optimizer.learning_rate": 8e-4, "training.epochs": 10}
-    facts = {"key": {"settings": {"loss.name": "sft"}}, "layout": layout}
-    assert layout_for(facts, {"settings": {"loss.name": "sft"}}) == layout
-    assert layout_for(facts, {"settings": {"loss.name": "sigmoid"}}) == {"training.branches": "joint"}
+    layout, amounts = Layout(True, False), Amounts(10, 1.0, 8e-4)
+    key = {"settings": {"loss.name": "sft"}}
+    facts = {"key": key, "layout": layout._asdict(), "amounts": amounts._asdict()}
+    assert settled_before(facts, key) == (layout, amounts)
+    assert settled_before(facts, {"settings": {"loss.name": "sigmoid"}}) == (layout, None)

@@ -17,8 +17,7 @@ import pytest
 
 from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import run_folder as fit
-from mlx_dpo.jobs import train as run
+from mlx_dpo.jobs import fit, prepare
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
@@ -192,7 +191,7 @@ def test_a_finished_run_is_not_trained_again(configure, monkeypatch):
     config = configure("llama", "training.select=last", train=8)
     first = train_run(config)
     before = outcome(first.folder)
-    monkeypatch.setattr(run, "load_model", lambda path: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(prepare, "load_model", lambda path: pytest.fail("a model was loaded"))
     assert train_run(config) == first
     assert outcome(first.folder) == before
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import train as job
+from mlx_dpo.jobs import prepare, run_folder
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
@@ -47,14 +47,14 @@ def test_hidden_files_of_others_stay(configure):
 
 
 def test_a_run_that_another_process_began_meanwhile_is_left_alone(configure, monkeypatch):
-    config, own = configure("llama", train=4), job.settled
+    config, own = configure("llama", train=4), prepare.planned_layout
 
-    def settled(*arguments):
-        monkeypatch.setattr(job, "settled", own)
+    def planned_layout(*arguments):
+        monkeypatch.setattr(prepare, "planned_layout", own)
         train_run(config)
         return own(*arguments)
 
-    monkeypatch.setattr(job, "settled", settled)
+    monkeypatch.setattr(prepare, "planned_layout", planned_layout)
     with pytest.raises(DpoError, match="holds a run that was begun meanwhile"):
         train_run(config)
     assert train_run(config).held_out  # the other's: finished
@@ -70,13 +70,13 @@ def test_a_run_cannot_replace_the_adapter_that_it_starts_from(configure):
 
 
 def test_room_that_a_run_takes_already_is_not_asked_for_again(configure, monkeypatch):
-    asked, own = [], job.fit.__globals__["check_writable"]
+    asked, own = [], run_folder.check_writable
 
     def check(folder, need_bytes=0):
         asked.append(need_bytes)
         own(folder, need_bytes)
 
-    monkeypatch.setitem(job.fit.__globals__, "check_writable", check)
+    monkeypatch.setattr(run_folder, "check_writable", check)
     config = configure("llama", "training.eval_steps=1", train=8)
     folder = train_run(config).folder
     taken = sum(path.stat().st_size for path in (folder / CHECKPOINTS).glob("*/*"))

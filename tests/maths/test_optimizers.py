@@ -18,7 +18,7 @@ from mlx_dpo.training.step import update
 def rates(steps, **settings):
     """The rate of every update of a run, in units of the peak."""
     config = OptimizerConfig(**{"learning_rate": 1.0, **settings})
-    schedule = learning_rate_schedule(config, steps)
+    schedule = learning_rate_schedule(config, config.learning_rate, steps)
     return [mx.array(schedule(mx.array(step))).item() for step in range(steps)]
 
 
@@ -106,9 +106,7 @@ def test_a_share_that_is_a_whole_number_of_updates_is_not_rounded_up_by_floating
 
 
 def test_the_optimizer_uses_the_schedule_update_by_update():
-    optimizer = build_optimizer(
-        OptimizerConfig(learning_rate=0.01, schedule="linear", warmup_ratio=0.4, name="lion"), 5
-    )
+    optimizer = build_optimizer(OptimizerConfig(schedule="linear", warmup_ratio=0.4, name="lion"), 0.01, 5)
     weights, before, moved = Weights([0.0]), 0.0, []
     for _ in range(5):
         update(weights, optimizer, gradient_of([-1.0]), 0.0)
@@ -121,7 +119,7 @@ def test_the_optimizer_uses_the_schedule_update_by_update():
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_the_first_update_is_the_learning_rate_not_3_times_it(name, size):
     """Without bias correction it would be 0.1 / sqrt(0.001) = 3.16 times the rate."""
-    optimizer = build_optimizer(OptimizerConfig(name=name, learning_rate=0.01, warmup_ratio=0.0), 10)
+    optimizer = build_optimizer(OptimizerConfig(name=name, warmup_ratio=0.0), 0.01, 10)
     weights = Weights([1.0, 1.0])
     update(weights, optimizer, gradient_of([size, -size]), 0.0)
     assert weights.a.tolist() == pytest.approx([0.99, 1.01], abs=2e-6)
@@ -130,7 +128,7 @@ def test_the_first_update_is_the_learning_rate_not_3_times_it(name, size):
 def test_two_updates_of_adamw_by_hand():
     """Gradients 1 then 3: m = 0.39 / 0.19, v = 0.009999 / 0.001999; the second update is m / sqrt(v)."""
     config = OptimizerConfig(learning_rate=0.01, schedule="constant", warmup_ratio=0.0)
-    optimizer, weights = build_optimizer(config, 10), Weights([0.0])
+    optimizer, weights = build_optimizer(config, config.learning_rate, 10), Weights([0.0])
     update(weights, optimizer, gradient_of([1.0]), 0.0)
     update(weights, optimizer, gradient_of([3.0]), 0.0)
     m = (0.9 * 0.1 * 1 + 0.1 * 3) / (1 - 0.9**2)
@@ -143,7 +141,7 @@ def test_weight_decay_takes_its_share_of_the_weight_itself(name, expected):
     """2 · (1 − 0.01 · 5) − 0.01; adam has none."""
     decay = 0.0 if name == "adam" else 5.0
     config = OptimizerConfig(name=name, learning_rate=0.01, warmup_ratio=0.0, weight_decay=decay)
-    optimizer, weights = build_optimizer(config, 10), Weights([2.0])
+    optimizer, weights = build_optimizer(config, config.learning_rate, 10), Weights([2.0])
     update(weights, optimizer, gradient_of([0.5]), 0.0)
     assert weights.a.item() == pytest.approx(expected, rel=1e-5)
 
@@ -168,7 +166,7 @@ def test_clipping_shortens_the_whole_gradient_and_reports_its_norm_before(grad_c
 @pytest.mark.parametrize("grad_clip", [0.0, 1.0])
 def test_a_gradient_of_0_moves_nothing(grad_clip):
     weights = Weights([1.0, 2.0])
-    optimizer = build_optimizer(OptimizerConfig(learning_rate=0.1), 10)
+    optimizer = build_optimizer(OptimizerConfig(), 0.1, 10)
     assert update(weights, optimizer, gradient_of([0.0, 0.0]), grad_clip) == 0
     assert weights.a.tolist() == [1.0, 2.0]
 

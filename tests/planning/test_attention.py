@@ -9,11 +9,11 @@ from mlx_dpo.config import load_config
 from mlx_dpo.data.shared_prompts import build_shared
 from mlx_dpo.forward.mlx_attention import BLOCKS, FUSED, Call, attending, kernel, takes_kernel
 from mlx_dpo.forward.pair_logps import SHARED
-from mlx_dpo.jobs.attention import measured_attention, with_attention
-from mlx_dpo.jobs.resume import with_layout
+from mlx_dpo.jobs.attention import attention_of, measured_attention
 from mlx_dpo.planning.attention_choice import Measured, attention_calls, choose, measured, settle
 from mlx_dpo.planning.step_memory import LAYOUTS, _step
 from mlx_dpo.planning.weightless import skeleton
+from mlx_dpo.training.layout import Layout
 
 from ..support.policies import checkpointed, pair
 
@@ -149,13 +149,13 @@ def test_on_a_cpu_auto_is_blocks_and_what_is_asked_for_is_kept(models):
     pairs = [pair(20, 8, 8, 0)]
     for asked, settled in (("auto", BLOCKS), ("fused", FUSED), ("blocks", BLOCKS)):
         config = settings(f"training.attention={asked}")
-        assert with_attention(config, models("llama"), pairs).training.attention == settled
+        assert attention_of(config, models("llama"), pairs) == settled
 
 
 def test_a_resumed_run_keeps_its_attention():
-    config = with_layout(settings(), {"training.branches": "joint", "training.attention": FUSED})
-    assert config.training.attention == FUSED
-    assert with_attention(config, None, []) is config
+    before = Layout(False, False, FUSED)
+    assert attention_of(settings(), None, [], before) == FUSED
+    assert attention_of(settings("training.attention=blocks"), None, [], before) == BLOCKS
 
 
 @pytest.mark.parametrize("kind", ["llama", "granite"])

@@ -20,10 +20,11 @@ from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward.custom_gradients import custom_function
+from mlx_dpo.forward.mlx_attention import BLOCKS
 from mlx_dpo.forward.pair_logps import COMPLETION
 from mlx_dpo.jobs import plan as planning
-from mlx_dpo.jobs import train as train_module
-from mlx_dpo.jobs.plan import plan_run, settled
+from mlx_dpo.jobs import prepare
+from mlx_dpo.jobs.plan import Start, plan_run, planned_layout
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.machine.resources import memory_limit
@@ -34,10 +35,11 @@ from mlx_dpo.planning import run_memory as needs
 from mlx_dpo.planning.liveness import order
 from mlx_dpo.planning.operations import trace
 from mlx_dpo.planning.run_memory import allowed
-from mlx_dpo.planning.step_memory import LAYOUTS, Layout, forward_of, largest, need, scoring_need
+from mlx_dpo.planning.step_memory import LAYOUTS, forward_of, largest, need, scoring_need
 from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training import checks
 from mlx_dpo.training.checks import shortened
+from mlx_dpo.training.layout import Amounts, Layout
 
 from ..conftest import rows_of, some
 from ..support import tiny_architectures as architectures
@@ -237,9 +239,8 @@ def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
         rows = index_rows(config.data.train)
         base = planning.find_model(config.model.path)
         pairs = planning.open_pairs(rows, planning.load_tokenizer(base), config.data.max_length)
-        training = settled(config, base, pairs, None)[0].training
-        assert training.gradient_checkpointing == ("on" if fits.checkpointing else "off")
-        assert training.branches == ("separate" if fits.separate else "joint")
+        start = Start(base, pairs, None, Amounts(1, 0.0, 2e-5))
+        assert planned_layout(config, start, BLOCKS, None)[0] == fits
 
 
 def test_training_that_does_not_fit_is_refused_with_the_nearest_setting_that_does(configure, monkeypatch):
@@ -281,7 +282,7 @@ def test_a_run_whose_prompts_cannot_be_shared_after_all_is_planned_again(configu
         seen.append(policy)
         return COMPLETION
 
-    monkeypatch.setattr(train_module, "choose_forward", fall_back)
+    monkeypatch.setattr(prepare, "choose_forward", fall_back)
     folder = train_run(configure()).folder
     training = load_config(folder / "config.yaml").training
     assert (training.gradient_checkpointing, training.branches) == ("on", "joint")

@@ -99,8 +99,8 @@ def test_a_run_of_20_updates_is_trls(model_of, name, forward):
     attach(policy, AdapterConfig(type="full"))
     in_blocks = {n: s for n, s in GOLDEN["models"][name]["shapes"].items() if ".layers." in n}
     assert sum(w.size for w in trainable(policy).values()) == sum(map(np.prod, in_blocks.values()))
-    settings = {"learning_rate": GOLDEN["rate"], "weight_decay": GOLDEN["decay"], "schedule": "constant"}
-    optimizer = build_optimizer(OptimizerConfig(**settings, warmup_ratio=0.0), 20)
+    settings = {"weight_decay": GOLDEN["decay"], "schedule": "constant"}
+    optimizer = build_optimizer(OptimizerConfig(**settings, warmup_ratio=0.0), GOLDEN["rate"], 20)
     gradient, losses = pair_gradient(policy, build_loss(LossConfig()), forward), []
     for step in range(20):
         first = step * batch % len(PAIRS)

@@ -17,7 +17,7 @@ from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward.pair_logps import COMPLETION
 from mlx_dpo.forward.scoring import score_pairs
-from mlx_dpo.jobs import train as run
+from mlx_dpo.jobs import prepare
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import attach
@@ -147,7 +147,7 @@ def test_a_run_from_an_adapter_has_a_reference_of_its_own(configure, forwards):
 def test_a_stale_reference_is_noticed_said_and_scored_again(configure, forwards, capsys, monkeypatch):
     """The cache holds whole, checked scores, of this key, that are not this model's."""
     keys, key_of = [], module.reference_key
-    monkeypatch.setattr(run, "reference_key", lambda *a: keys.append(key_of(*a)) or keys[-1])
+    monkeypatch.setattr(prepare, "reference_key", lambda *a: keys.append(key_of(*a)) or keys[-1])
     first = train_run(configure(output="a")).folder
     forwards()
     for key, label, count in zip(keys[:2], ("train pairs", "held-out pairs"), (13, 5), strict=True):
@@ -311,10 +311,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import mlx_dpo
-from mlx_dpo import scoring
 from mlx_dpo.jobs import train
 from mlx_dpo.config import load_config
-from mlx_dpo import reference
+from mlx_dpo.training import reference
 batch_scores = reference.batch_scores
 def killing(*arguments):
     for number, scored in enumerate(batch_scores(*arguments)):

@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_dpo.jobs import rehearsal_texts as rehearse
-from mlx_dpo.jobs.run_inputs import with_length
+from mlx_dpo.jobs.run_inputs import amounts_of
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
 from mlx_dpo.models import free_text as own_text
@@ -177,9 +177,9 @@ def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models):
 
 
 def test_sft_rehearses_unless_told_otherwise_and_pairs_do_not(configure):
-    assert with_length(configure("llama", *SFT), 20).training.rehearsal == 1.0
-    assert with_length(configure("llama", *SFT, "training.rehearsal=0"), 20).training.rehearsal == 0.0
-    assert with_length(configure("llama", "training.rehearsal=null"), 20).training.rehearsal == 0.0
+    assert amounts_of(configure("llama", *SFT), 20).rehearsal == 1.0
+    assert amounts_of(configure("llama", *SFT, "training.rehearsal=0"), 20).rehearsal == 0.0
+    assert amounts_of(configure("llama", "training.rehearsal=null"), 20).rehearsal == 0.0
 
 
 def test_pairs_rehearse_where_they_are_told_to_and_are_held_closer(configure, models):

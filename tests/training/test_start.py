@@ -9,7 +9,7 @@ import pytest
 
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward.scoring import score_pairs, singles
-from mlx_dpo.jobs import train as run
+from mlx_dpo.jobs import prepare
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import trainable
 from mlx_dpo.models.load import load_model
@@ -21,7 +21,7 @@ from ..conftest import train_pairs
 def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
     config = configure()
     pairs = train_pairs(config)
-    policy, before = run._load_policy(config, Path(config.model.path), pairs)
+    policy, before = prepare._load_policy(config, Path(config.model.path), pairs)
     forward = checks.choose_forward(policy, pairs, "auto")
     reference = score_pairs(policy, pairs, forward, singles(pairs))
     policy.load_weights([(n, v + 0.02) for n, v in trainable(policy).items()], strict=False)

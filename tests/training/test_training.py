@@ -17,8 +17,8 @@ from mlx.utils import tree_flatten
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
-from mlx_dpo.jobs import run_folder as fit
-from mlx_dpo.jobs import train as run
+from mlx_dpo.forward.mlx_attention import BLOCKS
+from mlx_dpo.jobs import fit, prepare
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter
 from mlx_dpo.models.load import load_model
@@ -143,7 +143,7 @@ def test_targets_and_layers_choose_what_is_adapted(models):
 def test_dropout_and_checkpointing_never_meet(configure):
     config = configure("granite", "adapter.dropout=0.1")
     model, _ = load_model(Path(config.model.path))
-    assert not run.checkpointing(config, model)
+    assert not prepare._usual_layout(config, model, BLOCKS, None).checkpointing
     with pytest.raises(DpoError, match="dropout cannot be used with gradient checkpointing"):
         configure("granite", "adapter.dropout=0.1", "training.gradient_checkpointing=on")
 

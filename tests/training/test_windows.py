@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_dpo.data.batches import epoch_windows
 from mlx_dpo.forward.pair_logps import COMPLETION
 from mlx_dpo.forward.scoring import score_pairs, singles
-from mlx_dpo.jobs import train as run
+from mlx_dpo.jobs import prepare
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import BetaConfig, LossConfig, beta_rule, build_loss
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig
@@ -52,7 +52,7 @@ def moved(configure):
     """A policy that has moved, 19 pairs, their reference scores: windows of 16 and 3 pairs an epoch."""
     config = configure("granite", "training.accumulation=16", train=19)
     pairs = train_pairs(config)
-    policy, _ = run._load_policy(config, Path(config.model.path), pairs)
+    policy, _ = prepare._load_policy(config, Path(config.model.path), pairs)
     mx.random.seed(3)
     noise = [(n, v + 0.02 * mx.random.normal(v.shape)) for n, v in trainable(policy).items()]
     policy.load_weights(noise, strict=False)

@@ -1,0 +1,40 @@
+"""The folder of a run, opened again by the commands that come after its training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import RunConfig, load_config
+from ..errors import DpoError
+from ..models.adapters import read_adapter_config
+from ..storage.reading import expanded, is_there
+
+SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"
+
+
+def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
+    """The settings a run was made with.
+
+    Args:
+        model: where the base model lies now; by default where it lay then.
+
+    Raises:
+        DpoError: not a run folder, or its base model is gone.
+    """
+    path = Path(folder) / SETTINGS
+    if not is_there(path):
+        raise DpoError(
+            "is not a run folder: it has no config.yaml",
+            where=folder,
+            hint="name the folder that mlx-dpo train wrote (its run.output)",
+        )
+    config = load_config(path, [f"model.path={model}"] if model else [])
+    if is_there(template := Path(folder) / TEMPLATE):
+        config = replace(config, model=replace(config.model, chat_template=str(template)))
+    read_adapter_config(folder)
+    if config.model.path.startswith(("/", ".", "~")) and not is_there(expanded(config.model.path)):
+        raise DpoError(
+            "is not there: the base model of this run",
+            where=config.model.path,
+            hint="say where it lies now: --model FOLDER",
+        )
+    return config
