@@ -25,7 +25,7 @@ class OutputConfig(Section):
 
     output: str = setting(
         "runs/dpo",
-        "the run's folder",
+        "folder of the run",
         path="written",
         also={
             "output_dir save_dir output_path adapter_path": "",
@@ -37,15 +37,17 @@ class OutputConfig(Section):
     )
     report_to: list[str] = setting(
         ["jsonl"],
-        "where metrics go",
+        "where metrics are written",
         choices=("jsonl", *TRACKERS),
         meant={"none": "[jsonl] is the run folder's own metrics.jsonl alone;", "all": "name each of them;"},
         also="log_with logger tracker wandb tensorboard trackio use_wandb report",
     )
-    margin_files: bool = setting(False, "keep every window's margins in the run's folder, as margins/")
-    keep_awake: bool = setting(True, "keep a Mac from sleeping during the run; the display may sleep")
+    margin_files: bool = setting(
+        False, "also write the margins of every window, into margins/ in the run folder"
+    )
+    keep_awake: bool = setting(True, "keep the Mac awake during the run; the display may sleep")
     short_gpu_work: bool = setting(
-        False, "hand the GPU short pieces of work: slower, for when macOS's watchdog ends a run"
+        False, "give the GPU short pieces of work; slower, but macOS's watchdog does not end the run"
     )
 
 

@@ -25,21 +25,21 @@ class OptimizerConfig(Section):
     )
     learning_rate: float | None = setting(
         None,
-        "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 "
-        "for pairs, and for sft the rate that a short test on your rows finds",
+        "peak learning rate; usual for pairs: 5e-6 to 5e-5 with adapters, a tenth of that in full training; "
+        "null: 2e-5 for pairs; for sft, a short test on your rows finds the rate",
         above=0,
         most=1,
         also="lr peak_lr max_lr base_lr step_size",
     )
     schedule: str = setting(
         "cosine",
-        "shape after the warm-up",
+        "shape of the learning rate after the warm-up",
         choices=("cosine", "linear", "constant"),
         also="lr_scheduler_type lr_scheduler lr_schedule scheduler scheduler_type lr_decay",
     )
     warmup_ratio: float = setting(
         0.1,
-        "share of the run's updates that ramp up, 0 to 1",
+        "share of the updates during which the learning rate rises from 0, 0 to 1",
         least=0,
         most=1,
         also={
@@ -48,11 +48,11 @@ class OptimizerConfig(Section):
         },
     )
     weight_decay: float = setting(
-        0.0, "adamw and lion only; pulls the adapter towards 0", least=0, most=1000, also="wd decay"
+        0.0, "weight decay, for adamw and lion", least=0, most=1000, also="wd decay"
     )
     grad_clip: float = setting(
         1.0,
-        "largest norm of the whole gradient; 0 switches clipping off",
+        "maximum norm of the whole gradient; 0: no clipping",
         least=0,
         most=10**9,
         also="max_grad_norm gradient_clipping gradient_clip clip_grad_norm grad_clip_norm",

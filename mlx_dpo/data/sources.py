@@ -26,21 +26,22 @@ class DataConfig(Section):
 
     train: str = setting(
         "data/pairs/train.jsonl",
-        "pairs to train on",
+        "file of pairs to train on",
         path="read",
         also="data dataset dataset_name dataset_path data_path train_file train_data train_path "
         "train_dataset",
     )
     valid: str | None = setting(
         "data/pairs/valid.jsonl",
-        "held-out pairs, never trained on; null for none",
+        "file of held-out pairs for evaluation; null: train without held-out pairs",
         path="read",
         also="validation eval test dev eval_dataset eval_file valid_file val_file validation_file val_data "
         "valid_data valid_path test_file",
     )
     max_length: int = setting(
         1024,
-        "tokens of prompt + answer; both answers of a pair are cut at the same length",
+        "maximum length of prompt plus answer, in tokens; longer answers are cut, both of a pair at the "
+        "same length",
         least=8,
         most=10_000_000,
         also={

@@ -31,7 +31,7 @@ class AdapterConfig(Section):
 
     type: str = setting(
         "lora",
-        "lora; dora (lora with a trained magnitude, slower); full (the blocks' own weights)",
+        "lora; dora: LoRA with a trained magnitude, slower; full: all weights of the blocks",
         choices=("lora", "dora", "full"),
         meant={"qlora": "lora on a 4-bit copy of the model (model.path) is QLoRA;"},
         also={
@@ -41,14 +41,14 @@ class AdapterConfig(Section):
     )
     rank: int = setting(
         16,
-        "width of the low-rank update; more can learn more and costs memory",
+        "rank of the update; a higher rank can learn more and needs more memory",
         least=1,
         most=65_536,
         also="r lora_r lora_rank",
     )
     scale: float = setting(
         2.0,
-        "the update is scale · A · B; a direct factor, not alpha / rank",
+        "factor of the update scale · A · B (used directly, not alpha / rank)",
         above=0,
         most=1000,
         also={
@@ -58,18 +58,18 @@ class AdapterConfig(Section):
         },
     )
     dropout: float = setting(
-        0.0, "share of inputs dropped before A while training", least=0, below=1, also="lora_dropout"
+        0.0, "dropout on the inputs of A during training", least=0, below=1, also="lora_dropout"
     )
     layers: int = setting(
         -1,
-        "adapt the last so many blocks; -1 adapts all",
+        "number of adapted blocks, counted from the last; -1: all",
         least=-1,
         most=100_000,
         also="lora_layers num_layers num_lora_layers",
     )
     targets: str | list[str] = setting(
         "all",
-        "all linear layers of a block, or a list of their names such as [q_proj, mamba.in_proj]",
+        "all: every linear layer of a block; or a list of layer names such as [q_proj, mamba.in_proj]",
         also="target_modules lora_target lora_target_modules lora_modules keys",
     )
 

@@ -18,23 +18,24 @@ class GenerateConfig(Section):
 
     max_tokens: int = setting(
         512,
-        "longest answer, in tokens; gen-pairs continues answers when it is raised",
+        "maximum length of an answer, in tokens; after raising it, gen-pairs continues the answers that "
+        "were cut off",
         least=1,
         most=1_000_000,
         also="max_new_tokens max_gen_tokens max_gen_toks max_answer_tokens",
     )
     temperature: float = setting(
-        0.7, "0 always takes the likeliest token; higher is more varied", least=0, most=100, also="temp"
+        0.7, "sampling temperature; 0: always the most likely token", least=0, most=100, also="temp"
     )
     top_p: float = setting(
-        0.95, "sample from the likeliest tokens that hold this much probability", above=0, most=1
+        0.95, "sample only from the most likely tokens whose probabilities add up to this", above=0, most=1
     )
     batch_size: int = setting(
-        16, "prompts answered at a time; more is faster and needs more memory", least=1, most=100_000
+        16, "prompts answered at the same time; more is faster and needs more memory", least=1, most=100_000
     )
     seed: int = setting(
         0,
-        "each prompt has its own random numbers, so batching does not change a sample",
+        "sampling seed; every prompt has its own random numbers, so the batch size does not change an answer",
         least=0,
         most=LARGEST_SEED,
         also="sampling_seed",

@@ -39,7 +39,7 @@ class ModelConfig(Section):
     )
     adapter: str | None = setting(
         None,
-        "start from this adapter (say, from SFT); the reference is then the model with it",
+        "adapter to start from, for instance one from SFT; the reference is then the model with this adapter",
         path="read",
         also={
             "adapter_name_or_path resume_adapter_file sft_adapter peft_model": "",
@@ -49,13 +49,13 @@ class ModelConfig(Section):
     )
     chat_template: str | None = setting(
         None,
-        "another chat template: a .jinja file, a name that the tokenizer has, or chatml",
+        "replaces the model's chat template: a .jinja file, a template name of the tokenizer, or chatml",
         path="read",
         also={"chat_template_path template": ""},
     )
     template_options: dict[str, Any] = setting(
         {},
-        "arguments of the chat template, such as enable_thinking, tools, or date in place of today",
+        "arguments for the chat template: enable_thinking, tools, or a fixed date",
         also={"chat_template_kwargs chat_template_args chat_template_config enable_thinking": ""},
     )
 

@@ -21,38 +21,38 @@ class PairsConfig(Section):
 
     source: str = setting(
         "data/curated.jsonl",
-        "curated rows; their answers become the chosen ones",
+        "file of curated rows; their answers become the chosen answers",
         path="read",
         also="curated source_file prompts_file",
     )
     valid_source: str | None = setting(
         None,
-        "curated rows for the held-out pairs; null takes valid_fraction of source instead",
+        "file of curated rows for the held-out pairs; null: a share of source (valid_fraction)",
         path="read",
     )
-    output: str = setting("data/pairs", "folder of train.jsonl and valid.jsonl", path="written")
+    output: str = setting("data/pairs", "folder for train.jsonl and valid.jsonl", path="written")
     limit: int | None = setting(
         None,
-        "use only the first so many rows of each source; null uses all",
+        "number of rows used of each source, from the first; null: all",
         least=1,
         most=10**12,
         also="max_samples max_rows num_samples n_samples",
     )
     valid_fraction: float = setting(
         0.1,
-        "share of the prompts held out as valid.jsonl",
+        "share of the prompts that become held-out pairs",
         least=0,
         below=1,
         also="test_size val_size valid_size eval_size validation_split valid_split",
     )
     max_similarity: float = setting(
         0.95,
-        "drop pairs whose answers are this alike, 0 to 1; there is nothing to prefer in them",
+        "pairs whose two answers are more similar than this (0 to 1) are dropped",
         above=0,
         most=1,
     )
     keep_capped: bool = setting(
-        True, "keep answers that max_tokens cut off; they are scored as far as they go, without an end"
+        True, "keep answers that were cut off at max_tokens; they are scored without an end token"
     )
 
 

@@ -20,8 +20,9 @@ class TrainingConfig(Section):
 
     epochs: int | None = setting(
         None,
-        "times every pair is seen; null: until about 24 updates are made, 1 to 6 times, and by sft 100, 2 to "
-        "10 times; the run ends earlier when the held-out loss stops falling (patience)",
+        "passes over the pairs; null: as many as make about 24 updates (1 to 6 passes), for sft about 100 "
+        "updates (2 to 10 passes). A run ends earlier when the held-out loss stops falling "
+        "(training.patience)",
         least=1,
         most=10_000,
         also={
@@ -32,7 +33,7 @@ class TrainingConfig(Section):
     )
     micro_batch: int = setting(
         1,
-        "pairs computed at a time; more needs more memory, results differ by rounding",
+        "pairs computed at the same time; more need more memory and change the result by rounding only",
         least=1,
         most=100_000,
         also="batch_size micro_batch_size train_batch_size per_device_train_batch_size "
@@ -40,7 +41,7 @@ class TrainingConfig(Section):
     )
     accumulation: int = setting(
         8,
-        "micro-batches an update; micro_batch · accumulation pairs make a window",
+        "micro-batches per update; an update sees micro_batch · accumulation pairs (a window)",
         least=1,
         most=1_000_000,
         also={
@@ -51,47 +52,48 @@ class TrainingConfig(Section):
     )
     gradient_checkpointing: str = setting(
         "auto",
-        "keep only each block's input and compute the rest again: far less memory, about half as slow again; "
-        "auto: where it would not fit otherwise",
+        "on: keep only the input of every block and compute the rest again in the backward pass; far less "
+        "memory, about 1.5x the time. auto: on if the run does not fit otherwise",
         choices=("auto", "on", "off"),
         also="grad_checkpoint gradient_checkpoint use_gradient_checkpointing",
     )
     forward: str = setting(
         "auto",
-        "shared: every prompt once for all its answers, logits of answer tokens only; plain: the model's own "
-        "call; auto: shared where a check at the start shows the same scores and gradients",
+        "shared: compute every prompt once for both answers, and logits for answer tokens only; plain: the "
+        "model's own call; auto: shared if a check at the start finds equal scores and gradients",
         choices=("auto", "shared", "plain"),
     )
     branches: str = setting(
         "auto",
-        "joint: both answers of a pair at a time; separate: one after the other, in less memory; "
-        "auto: joint where that fits",
+        "joint: both answers of a pair at the same time; separate: one after the other, in less memory; "
+        "auto: joint if it fits",
         choices=("auto", "joint", "separate"),
     )
     compile: str = setting(
         "auto",
-        "trace the step once a shape of batch; auto: on a GPU, where many batches share few shapes",
+        "on: compile the step once per batch shape; auto: on for a GPU if many batches share few shapes",
         choices=("auto", "on", "off"),
         also="torch_compile",
     )
     attention: str = setting(
         "auto",
-        "fused: MLX's kernel; blocks: the toolkit's own, some queries at a time; auto: on a GPU the start "
-        "measures both on the longest pairs and takes the better exact one, on a CPU blocks",
+        "fused: the attention kernel of MLX; blocks: attention over blocks of queries, part of this "
+        "toolkit; auto: on a GPU, both are measured on your longest pairs and the better exact one is used; "
+        "on a CPU, blocks",
         choices=("auto", "fused", "blocks"),
         also="attn_implementation flash_attn flash_attention use_flash_attention_2",
     )
     reference_sync_steps: int | None = setting(
         None,
-        "updates after which the adapter as it is becomes the reference, again and again (TR-DPO); each pair "
-        "then costs a forward more; null: the reference stays",
+        "TR-DPO: after every so many updates the current adapter becomes the reference; every pair then "
+        "needs one more forward pass; null: the reference stays the same",
         least=1,
         most=MOST_STEPS,
         also="ref_model_sync_steps sync_ref_model",
     )
     memory_limit: float | None = setting(
         None,
-        "GB that a run may need by its plan; null: what this machine lets it use",
+        "memory that a run may need according to its plan, in GB; null: what this machine allows",
         above=0,
         most=100_000,
         also="max_memory max_memory_gb",
@@ -99,28 +101,29 @@ class TrainingConfig(Section):
     )
     rehearsal: float | None = setting(
         None,
-        "how strongly the policy is held to the model it starts from on texts that this model wrote itself: "
-        "the weight of their divergence (nats a token) beside the loss; 0: not at all; null: 0, and 1 by sft",
+        "keeps the policy close to its starting model on texts which that model wrote: weight of their "
+        "divergence (nats per token), added to the loss; 0: off; null: 1 for sft, else 0",
         least=0,
         most=LARGEST_WEIGHT,
     )
     seed: int = setting(
         0,
-        "of the adapter's first values and of the order of pairs",
+        "seed of the adapter's initial values and of the order of the pairs",
         least=0,
         most=LARGEST_SEED,
         also="random_seed data_seed random_state",
     )
     report_steps: int = setting(
         1,
-        "updates between lines of metrics.jsonl",
+        "updates between two lines of metrics.jsonl",
         least=1,
         most=MOST_STEPS,
         also="logging_steps steps_per_report log_steps log_every log_interval",
     )
     eval_steps: int | None = setting(
         None,
-        "updates between held-out evaluations, each followed by a checkpoint; null: ten times a run",
+        "updates between two held-out evaluations; a checkpoint follows each of them; null: ten evaluations "
+        "per run",
         least=1,
         most=MOST_STEPS,
         also={
@@ -130,34 +133,36 @@ class TrainingConfig(Section):
     )
     select: str = setting(
         "best",
-        "the adapter that the run folder ends with; best: that of the lowest held-out loss, leaving out "
-        "evaluations with an alarm that the policy is being damaged; last: the last",
+        "which adapter the run folder keeps; best: the one with the lowest held-out loss, except "
+        "evaluations whose alarm says that the policy is damaged; last: the last one",
         choices=("best", "last"),
         also="load_best_model_at_end",
     )
     patience: int | None = setting(
         3,
-        "evaluations in a row without a lower held-out loss after which the run ends; null: it goes on",
+        "the run ends after so many evaluations in a row without a lower held-out loss; null: it never ends "
+        "early",
         least=1,
         most=MOST_STEPS,
         also="early_stopping early_stopping_patience",
     )
     guard: str = setting(
         "stop",
-        "what is done when a run's own figures say that the policy is being damaged: warn says it, stop "
-        "also ends the run, where select is best with the best adapter from before",
+        "what happens when the run's figures show that training damages the policy; warn: a message; stop: "
+        "a message and the end of the run, with the best adapter so far if training.select is best",
         choices=("stop", "warn", "off"),
     )
     samples: int = setting(
         4,
-        "held-out prompts answered at every evaluation, to see answers that repeat or run on; 0: none",
+        "number of held-out prompts answered at every evaluation; they show answers that repeat or never "
+        "end; 0: none",
         least=0,
         most=100_000,
     )
-    sample_tokens: int = setting(96, "longest of these answers, in tokens", least=1, most=1_000_000)
+    sample_tokens: int = setting(96, "maximum length of these answers, in tokens", least=1, most=1_000_000)
     save_minutes: float = setting(
         10.0,
-        "a checkpoint is written at least so often, besides evaluations",
+        "minutes between two checkpoints at most; an evaluation also writes one",
         above=0,
         most=1_000_000,
         also={
@@ -168,7 +173,7 @@ class TrainingConfig(Section):
     )
     keep_checkpoints: int = setting(
         2,
-        "newest checkpoints that are kept, besides that of the best adapter",
+        "number of newest checkpoints kept; the checkpoint of the best adapter is kept too",
         least=1,
         most=10_000,
         also="save_total_limit max_checkpoints",
@@ -176,7 +181,8 @@ class TrainingConfig(Section):
     )
     max_skipped: int = setting(
         3,
-        "windows in a row without a finite loss and gradient, which are skipped, after which the run stops",
+        "the run stops after so many windows in a row whose loss or gradient is not finite; such windows "
+        "are skipped",
         least=1,
         most=MOST_STEPS,
     )

@@ -4,20 +4,16 @@ import click
 import pytest
 
 from mlx_dpo.cli import main
+from mlx_dpo.config import RunConfig
 from mlx_dpo.losses import LOSSES
+from mlx_dpo.settings import described
 
 from ..support.mistakes import SECTIONS, WRITE_OUT, cases, write
 
-EPOCHS = (
-    "times every pair is seen; null: until about 24 updates are made, 1 to 6 times, and by sft 100, "
-    "2 to 10 times; the run ends earlier when the held-out loss stops falling (patience)"
+HELP = {name: text for name, _, text, _ in described(RunConfig)}
+EPOCHS, RATE, TARGETS = (
+    HELP[name] for name in ("training.epochs", "optimizer.learning_rate", "adapter.targets")
 )
-RATE = (
-    "peak; for pairs and adapters 5e-6 to 5e-5 is usual, for full training a tenth of that; null: 2e-5 for "
-    "pairs, and for sft the rate that a short test on your rows finds"
-)
-
-TARGETS = "all linear layers of a block, or a list of their names such as [q_proj, mamba.in_proj]"
 
 SETTINGS = {
     "a typo in a section": (
@@ -170,7 +166,7 @@ def test_a_flag_is_checked_as_the_setting_it_stands_for(refused):
     refused(
         "gen-pairs --limit many",
         "--set pairs.limit: pairs.limit must be a whole number or null, got 'many'",
-        "use only the first so many rows of each source; null uses all",
+        "number of rows used of each source, from the first; null: all",
     )
 
 
