@@ -9,7 +9,7 @@ from ..errors import first_ten
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base
 from ..models.load import find_model, load_model, load_tokenizer
-from ..pairs.from_curated import DROPPED, PairCounts, count_pairs, make_pairs, write_pairs
+from ..pairs.from_curated import DROPPED, PairCounts, count_pairs, make_pairs, trained_prompts, write_pairs
 from ..pairs.sampled_answers import (
     SETTINGS,
     answer_missing,
@@ -54,7 +54,8 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     begun = plural(sampled.begun, "new answer")
     say(f"sampled {plural(sampled.tokens, 'token')}: {begun}, {sampled.continued} continued")
     answers = answer_texts(asked, done, tokenizer, config.generate.max_tokens)
-    files, dropped = make_pairs(rows, valid, answers, settings, origin, config.generate.seed)
+    trained = trained_prompts(output)
+    files, dropped = make_pairs(rows, valid, answers, settings, origin, config.generate.seed, trained)
     counts = count_pairs(files, dropped, sampled.tokens)
     for reason, places in dropped.items():
         say(f"dropped {len(places)}, {reason} ({first_ten(places)}): {DROPPED[reason]}")
@@ -66,6 +67,10 @@ def generate_pairs(config: RunConfig) -> PairCounts:
             "generate.max_tokens goes on from there"
         )
     if not counts.valid:
-        say("no held-out pairs are left: nothing will tell whether training helps; more curated rows would")
+        anew = "; another pairs.output splits them anew" if trained else ""
+        say(
+            "no held-out pairs are left: nothing will tell whether training helps; more curated rows would"
+            + anew
+        )
     say(f"wrote {output / 'train.jsonl'} and {output / 'valid.jsonl'}")
     return counts

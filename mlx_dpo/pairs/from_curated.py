@@ -1,12 +1,13 @@
 """Curated rows to preference pairs: the base model's own answer is the rejected one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..console import plural
 from ..data.similarity import alike, normalised
+from ..data.sources import read_pairs
 from ..data.splits import prompt_key, valid_prompts
 from ..errors import DpoError
 from ..records import Curated
@@ -97,14 +98,21 @@ DROPPED = {
 
 
 def split_rows(
-    rows: Sequence[Curated], valid_rows: Sequence[Curated] | None, fraction: float, seed: int
+    rows: Sequence[Curated],
+    valid_rows: Sequence[Curated] | None,
+    fraction: float,
+    seed: int,
+    trained: Set[str] = frozenset(),
 ) -> list[tuple[str, Curated]]:
     """Name each row's file, train or valid, so that no prompt is in both.
 
     With `valid_rows` a prompt that stands in both sources belongs to valid and leaves train.
+
+    Args:
+        trained: see `data.splits.valid_prompts`.
     """
     if valid_rows is None:
-        held = valid_prompts([row.prompt for row in rows], fraction, seed)
+        held = valid_prompts([row.prompt for row in rows], fraction, seed, trained)
         return [("valid" if prompt_key(row.prompt) in held else "train", row) for row in rows]
     held = {prompt_key(row.prompt) for row in valid_rows}
     return [("train", row) for row in rows if prompt_key(row.prompt) not in held] + [
@@ -119,8 +127,12 @@ def make_pairs(
     config: PairsConfig,
     origin: dict[str, Any],
     seed: int,
+    trained: Set[str] = frozenset(),
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
     """Apply the rules, then split what is left.
+
+    Args:
+        trained: keys of prompts that an earlier call wrote to train.jsonl, see `trained_prompts`.
 
     Returns:
         Rows of train and valid in the source's order; and by reason where the rows stand that are not used.
@@ -140,7 +152,7 @@ def make_pairs(
 
     usable = [row for row in rows if kept(row)]
     held = None if valid_rows is None else [row for row in valid_rows if kept(row)]
-    for name, row in split_rows(usable, held, config.valid_fraction, seed):
+    for name, row in split_rows(usable, held, config.valid_fraction, seed, trained):
         answer = answers[request_key(row)]
         files[name].append(
             {
@@ -155,6 +167,14 @@ def make_pairs(
             }
         )
     return files, dropped
+
+
+def trained_prompts(output: Path) -> set[str]:
+    """Keys of the prompts in the train.jsonl of an earlier call; none where there is no readable one."""
+    try:
+        return {prompt_key(pair.prompt) for pair in read_pairs(output / "train.jsonl")}
+    except DpoError:
+        return set()
 
 
 def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:

@@ -112,6 +112,20 @@ def test_one_row_more_moves_at_most_one_prompt():
         assert len((before ^ after) - {new}) <= 1
 
 
+def test_a_prompt_that_was_trained_on_is_never_held_out_later():
+    """23 prompts with a share of a tenth hold out 3, of which new ones must give the third."""
+    before = valid_prompts(prompts(20), 0.1, seed=0)
+    trained = {prompt_key(p) for p in prompts(20)} - before
+    for start in range(20, 400, 3):
+        after = valid_prompts([*prompts(20), *prompts(3, start)], 0.1, seed=0, trained=trained)
+        assert len(after) == 3 and not after & trained
+
+
+def test_where_only_trained_prompts_are_left_fewer_are_held_out():
+    keys = [prompt_key(p) for p in prompts(20)]
+    assert valid_prompts(prompts(20), 0.5, seed=0, trained={*keys[:18]}) == {*keys[18:]}
+
+
 def test_when_rows_are_added_nearly_all_prompts_stay_where_they_are():
     """An even choice anew would move about 2 · 0.1 · 0.9 = 18 % of the prompts; here it is under 3 %."""
     before = valid_prompts(prompts(1000), 0.1, seed=0)

@@ -167,6 +167,17 @@ def test_pairs_carry_their_origin_and_keep_the_sources_order(pairs_settings, tmp
     assert meta["generate"] == {"max_tokens": 24, "temperature": 0.0, "top_p": 0.95, "seed": 0}
 
 
+def test_rows_that_come_later_hold_out_no_prompt_that_was_trained_on(pairs_settings, tmp_path, write_rows):
+    rows, train = curated_rows("curated.jsonl")[::16], []
+    for count in (20, 22, 30):
+        source = write_rows("some.jsonl", rows[:count])
+        generate_pairs(load_config(None, pairs_settings(pairs__source=source)))
+        files = {n: (tmp_path / "pairs" / f"{n}.jsonl").read_text() for n in ("train", "valid")}
+        held = {json.loads(line)["prompt"] for line in files["valid"].splitlines()}
+        assert held and not held & {*train}
+        train = [json.loads(line)["prompt"] for line in files["train"].splitlines()]
+
+
 def test_no_prompt_stands_in_both_files(pairs_settings, tmp_path, write_rows):
     rows = curated_rows("curated.jsonl")[:30]
     again = [{**r, "id": r["id"] + "-again", "prompt": r["prompt"].upper()} for r in rows]
