@@ -136,7 +136,7 @@ answer_check(
 
 @answer_check(
     "repeats",
-    "the answer says the same again and again, and the model would learn to",
+    "the answer repeats itself: chosen, it teaches that; rejected, little else tells the pair apart",
     "cut the answer before it repeats itself, or remove the row",
 )
 def repeats(text: str) -> str | None:
@@ -155,17 +155,22 @@ _OPEN_END = re.compile(r"(?:[^\W_]|[,;(–—-])\Z")
 
 @answer_check(
     "ends-mid-sentence",
-    "the answer was cut off, and the model would learn to stop there",
+    "the answer was cut off: chosen, it teaches to stop there; rejected, its end gives the label away",
     "let the answer end, or mark it as cut off (data/README.md): then no end is scored",
     of_ends=True,
 )
 def ends_mid_sentence(text: str) -> str | None:
-    """The answer has sentences, and its last line ends in the middle of one; lists, titles, links aside."""
+    """The answer has sentences, and its last line ends in the middle of one.
+
+    Lists, titles, links, names (a last word with a capital) and options of commands are left aside.
+    """
     last = text.rpartition("\n")[2]
     ending = last.split()
     if len(ending) < _FEWEST_WORDS or _NO_SENTENCE.match(last) or not _SENTENCE_END.search(text):
         return None
-    if re.search(r"[/@]", ending[-1]) or not _OPEN_END.search(last):
+    if ending[-1][0].isupper() or re.search(r"[/@]", ending[-1]) or re.search(r"(?:^|\s)--?\w", last):
+        return None
+    if not _OPEN_END.search(last):
         return None
     return f"ends with {last[-2 * _SHOWN :]!r}"
 

@@ -13,6 +13,7 @@ from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.demo.tiny_models import GEMMA, GRANITE
 from mlx_dpo.errors import DpoError
+from mlx_dpo.inspection.answer_checks import ends_mid_sentence
 from mlx_dpo.inspection.defects import ERROR, KINDS, WARNING
 from mlx_dpo.inspection.duplicates import first_with
 from mlx_dpo.inspection.refused_rows import refused
@@ -351,3 +352,16 @@ def test_an_inspection_counts_the_pairs_with_a_cut_off_answer(models, write_rows
     first = as_text(found, lambda step: "").splitlines()[0]
     assert first.endswith("10 pairs to train on, 4 with a cut-off answer, scored without an end")
     assert [row.cut_off for row in found.shown] == [(False, True), (False, False), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("end", "cut_off"),
+    [
+        ("The next one is The Catcher in the Rye by J.D. Salinger", False),
+        ("git branch --branch master", False),
+        ("Then you put the cups on the", True),
+        ("Then you put a well-known brand of cups on the", True),
+    ],
+)
+def test_a_name_or_a_command_at_the_end_is_no_sentence_that_was_cut_off(end, cut_off):
+    assert bool(ends_mid_sentence(f"There are two ways. {end}")) == cut_off
