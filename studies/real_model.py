@@ -231,30 +231,33 @@ def _cell(values: Sequence[float]) -> str:
 
 PAGE = """# A real model
 
-`studies/real_model.py`: SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}). Of
-data/curated.jsonl each seed draws {rows} rows, and of data/heldout.jsonl {held} questions. gen-pairs
-samples up to 128 tokens an answer from the base model, keeps answers that are cut off there, and holds
-ten rows out to watch the runs. All settings are the defaults, except those that a recipe names. Means
-over seeds, in brackets the least and the largest.
-Recipes and seeds that are not in the table have not been run.
+Which recipe turns {rows} curated answers into a better model? Measured by `studies/real_model.py` on
+SmolLM2-135M-Instruct in float32 on 2 CPU cores ({versions}).
+
+Each seed draws {rows} rows of `data/curated.jsonl` and {held} questions of `data/heldout.jsonl`.
+gen-pairs samples answers of up to 128 tokens from the base model, keeps answers that are cut off there,
+and holds out ten rows to watch the runs. All settings are the defaults, except those that a recipe
+names. The table shows means over seeds, with the lowest and the highest in brackets. Recipes and seeds
+that are not in the table have not been run.
 
 {table}
 
 - **in style**: share of the held-out questions whose greedy answer greets, gives two steps and closes
   with one sentence.
-- **words right**: share of the different words of the curated answer's two facts that the answer has,
-  without words of the question and words like "the" (`correctness` in `studies/measure.py`). **right**:
-  share of answers that have 80 % of them. Some of the held-out questions ask for a fact that no
-  training row tells: no recipe can know it.
-- **loss**: the lowest held-out one of the last run: nats a token of the curated answers after sft, that of
-  the pairs after DPO. **accuracy**, **margin**: of the last held-out evaluation of the recipe's DPO, margins
-  times beta.
-- **distinct-4**: different runs of four tokens as a share of all, over all answers together: of held-out
-  questions, and of ten other prompts of everyday life. **in style, other**: share of the answers to those ten
-  that take on the style although nobody asked about a household.
+- **words right**: the curated answer states two facts; this is the share of their words that the model's
+  answer contains, leaving out words of the question and words like "the" (`correctness` in
+  `studies/measure.py`). **right**: share of answers that contain 80 % of these words. Some held-out
+  questions ask for a fact that is in no training row, so no recipe can know it.
+- **loss**: the lowest held-out loss of the last run: after sft in nats a token of the curated answers,
+  after DPO the loss of the pairs. **accuracy**, **margin**: from the last held-out evaluation of the
+  recipe's DPO run; margins times beta.
+- **distinct-4**: different runs of four tokens as a share of all, over all answers together: answers to
+  the held-out questions, and answers to ten other everyday prompts. **in style, other**: share of the
+  answers to those ten prompts that take on the style although they have nothing to do with a household.
 - **ended**: share of answers that end before 256 tokens.
-- **perplexity** of 50,000 characters of English (Moby-Dick, from chapter 1 on), in chunks of 512 tokens.
-- **updates** of the last run, **seconds** of all commands, **GB**: peak memory of MLX in the last run.
+- **perplexity**: on 50,000 characters of English (Moby-Dick, from chapter 1 on), in chunks of 512
+  tokens.
+- **updates**: of the last run. **seconds**: of all commands. **GB**: peak memory of MLX in the last run.
 
 ## Right answers, all seeds together
 
@@ -262,7 +265,8 @@ Recipes and seeds that are not in the table have not been run.
 
 ## What `mlx-dpo inspect` advises
 
-On the pairs that gen-pairs made of the base's answers, to the base and to the adapter of sft:
+For the pairs with the base model's answers: the advice to the base model, and to the adapter that sft
+wrote.
 
 {advised}
 
@@ -272,7 +276,7 @@ On the pairs that gen-pairs made of the base's answers, to the base and to the a
 
 ## Ten answers side by side
 
-The first ten held-out questions of seed 0, as they come.
+The first ten held-out questions of seed 0, not selected.
 
 {answers}
 """

@@ -88,10 +88,13 @@ def trained(demo: Path, work: Path, variant: str, seed: int) -> dict[str, Any]:
 
 PAGE = """# The defaults
 
-`studies/study_defaults.py`, {seeds} seeds ({versions}): the demo's tiny Granite hybrid and pairs,
-`config/demo.yaml` (rate 1e-3, fifty times the default; beta 0.1; a tenth of the updates as warm-up), one
-setting changed at a time. Mean over seeds and half of its 95 % interval. Accuracy: of held-out pairs; the
-others: shares of the greedy answers to 96 held-out questions, and their mean distinct-4.
+What happens around the defaults? `studies/study_defaults.py` changes one setting at a time, with {seeds}
+seeds ({versions}). It trains the demo's tiny Granite hybrid on the demo's pairs with `config/demo.yaml`:
+learning rate 1e-3 (fifty times the default), beta 0.1, a tenth of the updates as warm-up.
+
+The table shows means over seeds and half of the 95 % interval. *Held-out accuracy* is measured on pairs.
+The other columns describe the greedy answers to 96 held-out questions: shares of these answers, and
+their mean distinct-4.
 
 | variant | {heads} | alarms (seeds) |
 |{rule}

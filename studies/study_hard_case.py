@@ -233,27 +233,32 @@ def table(found: dict[str, dict], seeds: int) -> str:
 
 PAGE = """# The hard case
 
-`studies/study_hard_case.py`, {seeds} seeds ({versions}). An attempt at this very task was published and
-failed in every run: {pairs} pairs, chosen answers an expert's, far longer than the model's own, which are
-the rejected ones; LoRA of rank 8 and scale 10 by DPO, without warm-up, held-out pairs or alarms (A: rate
-5e-6, beta 0.3; B: 1e-4, 0.5; C: 2e-5, 0.2; D: 1e-5, 0.1). Rebuilt here in small: a tiny Granite hybrid,
-{pairs} pairs and {held} held-out ones a seed, chosen answers in a style that the model rarely uses and for
-the most part nothing that it has ever said. Two epochs each as published, one of DPO by our defaults, two
-of `mlx-dpo sft`; ours at {larger} times the usual rate, which a model of this size bears, the published
-ones at theirs and at that.
+What happens when the answers you want are far from anything the model would say? An attempt at this task
+was published, and all four of its runs failed. It trained on {pairs} pairs: the chosen answers were an
+expert's and far longer than the model's answers, which were the rejected ones. It used DPO with LoRA of
+rank 8 and scale 10, without warm-up, held-out pairs or alarms. The runs had these learning rates and
+betas: A 5e-6 and 0.3, B 1e-4 and 0.5, C 2e-5 and 0.2, D 1e-5 and 0.1.
 
-Mean over seeds and half of its 95 % interval. Accuracy: of held-out pairs, against the base model.
-Distinct-4: share of a greedy answer's runs of four tokens that are different ones. Style and correctness:
-half for greeting, second step and closing proverb, half for the two facts of the question (`score` in the
-script). Win rate: its share of held-out prompts above the base model's answer, ties half.
+`studies/study_hard_case.py` rebuilds the attempt in small, with {seeds} seeds ({versions}): a tiny
+Granite hybrid, {pairs} pairs and {held} held-out pairs a seed. The chosen answers have a style that the
+model rarely uses, and most of them are nothing that it has ever said. The published recipes train for
+two epochs, as published; DPO with the defaults of mlx_dpo for one; `mlx-dpo sft` for two. A model of
+this size needs higher learning rates, so the recipes of mlx_dpo run at {larger} times the usual rate,
+and the published recipes run both at their own rate and at {larger} times that.
+
+The table shows means over seeds and half of the 95 % interval. *Accuracy*: of held-out pairs, against
+the base model. *Distinct-4*: share of the runs of four tokens in a greedy answer that are different.
+*Style and correctness*: one half for greeting, second step and closing proverb, the other half for the
+two facts of the question (`score` in the script). *Win rate*: share of held-out prompts on which the
+answer scores above the base model's; a tie counts half.
 
 {table}
 
 ![held-out accuracy and log-probability of chosen answers](hard_case.png)
 
-What `mlx-dpo inspect` advised, of {seeds} seeds: {advice}.
+Recipe that `mlx-dpo inspect` advised, and in how many of {seeds} seeds: {advice}.
 
-| recipe | least accuracy of a seed | least distinct-4 against the base's | alarms (seeds) |
+| recipe | lowest accuracy of a seed | lowest distinct-4, as a share of the base model's | alarms (seeds) |
 |---|---|---|---|
 {least}
 """

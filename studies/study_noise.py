@@ -127,11 +127,14 @@ def page(found: dict, seeds: int) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo"))
     return f"""# Wrong labels
 
-`studies/study_noise.py`, {seeds} seeds ({versions}): the demo's tiny Granite hybrid trained on its own
-pairs, of which 0, 20 or 40 % have chosen and rejected exchanged; 96 held-out pairs, all right. Settings of
-`config/demo.yaml`: 8 pairs a window, 59 updates; risk with a warm-up of 12 updates, robust with
-`label_smoothing` 0.2 whatever the share. Mean over seeds and its 95 % interval. Accuracy: chosen reward above
-the rejected one; margin: their difference at beta 0.1.
+Does a moving beta or a robust loss help where labels are wrong? `studies/study_noise.py` trains the
+demo's tiny Granite hybrid on the demo's pairs, with {seeds} seeds ({versions}). In 0, 20 or 40 % of the
+training pairs chosen and rejected are exchanged; the 96 held-out pairs are all right. The settings come
+from `config/demo.yaml`: 8 pairs a window, 59 updates. `risk` has a warm-up of 12 updates, and `robust`
+has a `label_smoothing` of 0.2 whatever the share.
+
+The table shows means over seeds and the 95 % interval. *Accuracy*: share of pairs whose chosen reward is
+above the rejected one. *Margin*: the difference of the two rewards at beta 0.1.
 
 {table(found, seeds)}
 

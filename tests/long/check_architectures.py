@@ -103,7 +103,7 @@ def page(results: Sequence[Result], helpers: int, versions: str) -> str:
             "",
             *(f"- {count}" for count in counts),
             "",
-            "| architecture | remembers in | forward | checkpointed | scores | gradient | remark |",
+            "| architecture | cache | forward | checkpointed | scores | gradient | remark |",
             "|---|---|---|---|---|---|---|",
             *(row(r) for r in results),
             "",
@@ -112,23 +112,26 @@ def page(results: Sequence[Result], helpers: int, versions: str) -> str:
 
 
 _ABOUT = """\
-How pairs are scored while training, for every text architecture that mlx_lm has: each is built with four
-small blocks and random float32 weights, and tried by `tests/long/check_architectures.py` ({versions}).
-A run finds out by itself which way is exact on the user's model and pairs; no list of names decides.
+How are pairs scored in training? This page shows it for every text architecture of mlx_lm. Each is built
+with four small blocks and random float32 weights, and tried by `tests/long/check_architectures.py`
+({versions}). A run uses no such list: it finds out at its start which way is exact on your model and
+your pairs.
 
-- **shared**: every prompt is computed once for its answers.
-- **completion**: whole sequences, logits of answers only.
+- **shared**: every prompt is computed once for both of its answers.
+- **completion**: whole sequences are computed, logits of answers only.
 - **plain**: the model's own call.
 - **refused**: training stops at the start, with the reason.
 - **not trainable**: mlx_lm's own code gives no gradient, or none that means anything.
-- **not buildable**: here, on a CPU.
+- **not buildable**: the architecture cannot be built here, on a CPU.
 
-On a Mac, mlx_lm computes `rwkv7` with a Metal kernel that has no gradient: a run is refused at its start.
+On a Mac, mlx_lm computes `rwkv7` with a Metal kernel that has no gradient: a run is refused at its
+start.
 
-*Checkpointed* is what is chosen with gradient checkpointing on. Whatever was chosen is compared with the
-model's own call on single sequences: *scores* is the largest difference in nats (allowed: {scores[0]} +
-{scores[1]} of the value), *gradient* that of the whole gradient as a share of its size (allowed: {gradient}).
-More would be a wrong result. Windows and chunks are shorter than the texts."""
+*Checkpointed* is the way that is chosen with gradient checkpointing. The chosen way is compared with the
+model's own call on single sequences. *Scores* is the largest difference in nats (allowed: {scores[0]} +
+{scores[1]} of the value), and *gradient* is the difference of the whole gradient as a share of its size
+(allowed: {gradient}). More would be a wrong result. Sliding windows and chunks are shorter than the
+texts."""
 
 
 def row(r: Result) -> str:

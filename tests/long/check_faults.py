@@ -385,23 +385,48 @@ def page(columns: list[str], cells: dict, floors: list) -> str:
 
 
 ABOUT = """\
-# What the start-up checks find
+# Start-up checks
 
-Faults planted into the shared forward, and how far above what is allowed each one is;
-`tests/long/check_faults.py` writes this page ({versions}, on a CPU).
+Before the first update, every run checks five things, on rows of your data and with your model:
 
-A forward is compared with the model's own call: the log-probability of every answer token, and the gradient
-of the first block. What is allowed is four times the **floor**: how far the model's own call is from itself
-when what each block gives is off by up to one unit in its last place. At least 2e-5 nats a token (1e-4 in a
-single one) and 1e-4 of the gradient are allowed; never more than 1e-3 nats in float32, 0.1 in float16 and
-0.5 in bfloat16 (five or ten times that in a single token), and 1 %, 10 % and 50 % of the gradient.
+1. **The policy equals its reference.** Before the first update every margin is 0 and the loss is ln 2.
+   (Pairs that share a micro-batch round differently: in bfloat16 a first margin may be some thousandths.
+   Held-out pairs are scored one by one.)
+2. **The mask is right.** The scored tokens decode to exactly the answer and one end of turn.
+3. **Both answers follow the same prompt.** Both answers of a pair come after the same prompt tokens, and
+   these are the tokens that sampling sees.
+4. **The fast forward is exact.** It computes every prompt once for both answers, and logits for answer
+   tokens only. It must agree with the model's own call in the log-probability of every answer token and
+   in gradients. If it does not, the run uses a slower forward that does, and the log says why.
+   [Architectures](architectures.md) shows which text architectures of mlx_lm share their prompts.
+5. **Batches change nothing.** Pairs score in a batch as they do alone.
 
-Rounding in half precision hides faults, so a model in half precision is proved with float32 activations
-("bfloat16 in float32"), and once more as it trains ("bfloat16"), which shows what is wrong there only.
+Checks 1, 4 and 5 use a few short rows, check 4 also the longest row, checks 2 and 3 eight rows. On a
+slow device the rows are fewer and shorter, and the log says so.
+
+## Tolerance
+
+A forward is compared with the model's own call: the log-probability of every answer token, and the
+gradient of the first block. The tolerance is four times the **floor**. The floor is measured at the
+start: it is how far the model's own call moves when the output of each block changes by up to one unit
+in its last place. In float32 this is about 1e-6 nats a token.
+
+- At least 2e-5 nats a token (1e-4 in a single token) and 1e-4 of the gradient are allowed.
+- At most 1e-3 nats are allowed in float32, 0.1 in float16 and 0.5 in bfloat16 (five or ten times that in
+  a single token), and 1 %, 10 % and 50 % of the gradient.
+
+Rounding in half precision hides faults. So a model in half precision is checked with float32 activations
+("bfloat16 in float32"), and once more as it trains ("bfloat16"), which finds what is wrong there only.
 Gradients in float32 are left out above 1 GB of unquantised half-precision weights.
 
-*none* is the forward without a fault: it must be below 1. *Outlier channels*: the same functions with some
-hidden channels 1,000 times as large and what reads them as much smaller."""
+## Planted faults
+
+The tables show faults that were planted into the shared forward, and how many times the tolerance each
+one exceeds. `tests/long/check_faults.py` writes this page ({versions}, on a CPU).
+
+*None* is the forward without a fault: it must be below 1. *Has none*: the model lacks what this fault
+would break. *Outlier channels*: the same functions, with some hidden channels 1,000 times as large and
+the weights that read them as much smaller."""
 
 
 if __name__ == "__main__":
