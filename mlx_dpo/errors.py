@@ -19,12 +19,13 @@ class DpoError(Exception):
         what: one line, no full stop; its middle is left out where it is endless.
         where: "file:line", a setting's dotted name, or a path.
         hint: the remedy.
+        code: names this kind of mistake for programs, such as "not-json"; each mistake in a row has one.
     """
 
-    def __init__(self, what: str, *, where: str = "", hint: str = ""):
+    def __init__(self, what: str, *, where: str = "", hint: str = "", code: str = ""):
         what = cut_short(what)
         super().__init__(what)
-        self.what, self.where, self.hint = what, str(where), hint
+        self.what, self.where, self.hint, self.code = what, str(where), hint, code
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what

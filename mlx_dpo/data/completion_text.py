@@ -68,6 +68,7 @@ def continuation(
         raise DpoError(
             "the chat template changes this answer",
             hint="some templates cut answers, at </think> for example; remove the row or that part of it",
+            code="template-changes-answer",
         )
     return Continuation(said.rstrip() if answer.cut else said, tail)
 
@@ -115,12 +116,14 @@ def _changed(before: str, whole: str, turn: Message) -> DpoError:
         return DpoError(
             "the answer reasons, and prompts are rendered with an empty reasoning block",
             hint="set model.template_options={enable_thinking: true}, or remove the reasoning from the rows",
+            code="reasoning-off",
         )
     same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
     return DpoError(
         "the chat template renders this prompt differently once an answer follows: "
         f"{whole[same : same + 30]!r} in place of {before[same : same + 30]!r}",
         hint=f"the model could not be scored on what it would see; {_TEMPLATE_HINT}",
+        code="template-changes-prompt",
     )
 
 
@@ -164,6 +167,7 @@ def _left_out(what: str) -> DpoError:
         f"the chat template leaves out {what}",
         hint="set a model.chat_template that renders it, write it into the content as the model would, "
         "or remove the row",
+        code="template-leaves-out",
     )
 
 

@@ -11,22 +11,23 @@ from .messages import unused_fields
 
 
 class _Layout(NamedTuple):
-    """Columns that a row of this kind has, what it is, and the remedy."""
+    """Columns that a row of this kind has, what it is, the remedy, and the code of the error."""
 
     columns: frozenset[str]
     what: str
     hint: str
+    code: str
 
 
-def _layout(columns: str, what: str, hint: str) -> _Layout:
-    return _Layout(frozenset(columns.split()), f"is {what}", hint)
+def _layout(columns: str, what: str, hint: str, code: str = "other-format") -> _Layout:
+    return _Layout(frozenset(columns.split()), f"is {what}", hint, code)
 
 
 _PAIRS = "write prompt, chosen and rejected"
 _LAYOUTS = (
-    _layout("completion label", "an unpaired row (completion, label); DPO needs pairs", _PAIRS),
-    _layout("messages label", "an unpaired row (messages, label); DPO needs pairs", _PAIRS),
-    _layout("kto_tag", "an unpaired row (kto_tag); DPO needs pairs", _PAIRS),
+    _layout("completion label", "an unpaired row (completion, label); DPO needs pairs", _PAIRS, "unpaired"),
+    _layout("messages label", "an unpaired row (messages, label); DPO needs pairs", _PAIRS, "unpaired"),
+    _layout("kto_tag", "an unpaired row (kto_tag); DPO needs pairs", _PAIRS, "unpaired"),
     _layout(
         "conversations",
         "a conversation of ShareGPT (conversations: from, value)",
@@ -123,13 +124,17 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
     """What to raise for a row without a column: which format it has, or which column may be meant."""
     layouts = _ANSWERS if key in ("prompt", "answer") and "chosen" not in row else _LAYOUTS
     if layout := next((layout for layout in layouts if layout.columns <= row.keys()), None):
-        return DpoError(layout.what, where=where, hint=layout.hint)
+        return DpoError(layout.what, where=where, hint=layout.hint, code=layout.code)
+    code = f"missing-{key}"
     other = next((name for name in _OTHER_NAMES.get(key, "").split() if row.get(name)), None)
     if not other:
-        return DpoError(f"'{key}' is missing", where=where, hint=hint)
+        return DpoError(f"'{key}' is missing", where=where, hint=hint, code=code)
     more = " and add 'input' to it" if other == "instruction" and row.get("input") else ""
     return DpoError(
-        f"'{key}' is missing, '{other}' is there", where=where, hint=f"rename '{other}' to '{key}'{more}"
+        f"'{key}' is missing, '{other}' is there",
+        where=where,
+        hint=f"rename '{other}' to '{key}'{more}",
+        code=code,
     )
 
 
@@ -140,7 +145,8 @@ def check_not_unpaired(row: dict[str, Any], where: str) -> None:
         DpoError: it is.
     """
     if layout := next((layout for layout in _UNPAIRED if layout.columns <= row.keys()), None):
-        raise DpoError(layout.what, where=where, hint="keep the good ones without the label, or write pairs")
+        hint = "keep the good ones without the label, or write pairs"
+        raise DpoError(layout.what, where=where, hint=hint, code=layout.code)
 
 
 def check_no_transcript(row: dict[str, Any], where: str) -> None:
@@ -157,6 +163,7 @@ def check_no_transcript(row: dict[str, Any], where: str) -> None:
             where=where,
             hint='split it at each "Human:" and "Assistant:" and write the turns as messages; after the last '
             '"Assistant:" of chosen and rejected are the answers, what they share is the prompt',
+            code="other-format",
         )
 
 
@@ -192,15 +199,20 @@ def check_nothing_left_out(row: dict[str, Any], prompt: tuple[Message, ...], whe
         if value in (None, "", [], {}) or (isinstance(value, str) and not value.strip()):
             continue
         if not (isinstance(value, str) and any(value.strip() in turn["content"] for turn in prompt)):
-            raise DpoError(f"'{name}' is beside the prompt and would be left out", where=where, hint=hint)
+            what = f"'{name}' is beside the prompt and would be left out"
+            raise DpoError(what, where=where, hint=hint, code="left-out")
 
 
 _EVERY = {"system", "tools", "id"}
 _OF_PAIRS = _EVERY | {"chosen", "rejected", "chosen_cut", "rejected_cut"}
 
 
-def unused_columns(row: dict[str, Any]) -> Iterator[str]:
-    """Names of columns that hold something and are not used, and of such fields of messages."""
+def unused_columns(row: dict[str, Any], own: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Names of columns that hold something and are not used, and of such fields of messages.
+
+    Args:
+        own: columns that rows of this kind alone use.
+    """
     if "chosen" in row:
         used = _OF_PAIRS
     elif "messages" in row:
@@ -212,7 +224,7 @@ def unused_columns(row: dict[str, Any]) -> Iterator[str]:
     for name, value in row.items():
         if name == "meta" and isinstance(value, dict):
             continue
-        if name not in used and value not in (None, "", [], {}):
+        if name not in used and name not in own and value not in (None, "", [], {}):
             yield name
         elif name in used and name != "tools":
             yield from (f"{name}[].{field}" for field in unused_fields(value))
@@ -222,9 +234,9 @@ _NAMES = 30
 """Names of unused columns that are counted; a file may have one for every row."""
 
 
-def count_unused(row: dict[str, Any], found: Counter[str]) -> None:
-    """Count the row's unused columns in `found`."""
-    for name in unused_columns(row):
+def count_unused(row: dict[str, Any], found: Counter[str], own: frozenset[str] = frozenset()) -> None:
+    """Count the row's unused columns in `found`; `own` as for `unused_columns`."""
+    for name in unused_columns(row, own):
         if name in found or len(found) < _NAMES:
             found[name] += 1
 

@@ -1,17 +1,51 @@
 """One JSON object to one record: what a row may look like."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
 from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
-from .messages import kind_of, message_text, messages_of, text_of, tools_of
+from .messages import empty, kind_of, message_text, messages_of, text_of, tools_of
 
 _LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
 _CURATED_HINT = 'each line needs "prompt" and "answer"; see data/README.md'
+
+
+class RowKind(NamedTuple):
+    """Rows that give several pairs: the pairs of the row at "file:line", one or more; the columns it uses."""
+
+    pairs: Callable[[dict[str, Any], str], list[Preference]]
+    columns: frozenset[str]
+
+
+ROW_KINDS: dict[str, RowKind] = {}
+"""By a column that tells such a row; one that has none of these columns is read as one pair."""
+
+
+def to_pairs(row: dict[str, Any], where: str) -> list[Preference]:
+    """The pairs of a row: one, or those of its kind, whose ids are then numbered: "a/1", "a/2".
+
+    Raises:
+        DpoError: as `to_preference`.
+    """
+    kind = _own_kind(row)
+    if not kind:
+        return [to_preference(row, where)]
+    return [replace(pair, id=f"{pair.id}/{i}") for i, pair in enumerate(kind.pairs(row, where), 1)]
+
+
+def own_columns(row: dict[str, Any]) -> frozenset[str]:
+    """Columns that rows of this kind alone use."""
+    kind = _own_kind(row)
+    return kind.columns if kind else frozenset()
+
+
+def _own_kind(row: dict[str, Any]) -> RowKind | None:
+    return next((kind for column, kind in ROW_KINDS.items() if column in row), None)
 
 
 def to_preference(row: dict[str, Any], where: str) -> Preference:
@@ -67,7 +101,8 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
     if "messages" in row:
         messages = messages_of(row["messages"], "messages", where)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise DpoError("'messages' must end with an assistant turn", where=where, hint=_CURATED_HINT)
+            what = "'messages' must end with an assistant turn"
+            raise DpoError(what, where=where, hint=_CURATED_HINT, code="not-one-answer")
         prompt, answer = messages[:-1], messages[-1]
         _check_prompt(prompt, where)
         _check_prompt_column(row.get("prompt"), prompt, where)
@@ -105,7 +140,7 @@ def _require(row: dict[str, Any], key: str, where: str, hint: str) -> None:
     if key not in row:
         raise missing_column(row, key, where, hint)
     if row[key] is None or row[key] == [] or (isinstance(row[key], str) and not row[key].strip()):
-        raise DpoError(f"'{key}' is empty", where=where, hint=hint)
+        raise empty(key, where, hint)
 
 
 def _asked(row: dict[str, Any], where: str, hint: str) -> tuple[Message, ...]:
@@ -118,7 +153,7 @@ def _prompt(value: Any, key: str, where: str) -> tuple[Message, ...]:
     if isinstance(value, list):
         messages = messages_of(value, key, where)
         if not messages:
-            raise DpoError(f"'{key}' is empty", where=where, hint="fill it in or remove it")
+            raise empty(key, where, "fill it in or remove it")
         _check_prompt(messages, where)
         return messages
     return ({"role": "user", "content": text_of(value, key, where)},)
@@ -127,7 +162,10 @@ def _prompt(value: Any, key: str, where: str) -> tuple[Message, ...]:
 def _check_prompt(messages: tuple[Message, ...], where: str) -> None:
     if messages[-1]["role"] not in ("user", "tool"):
         raise DpoError(
-            "the prompt must end with a user turn", where=where, hint="the completion is the assistant's turn"
+            "the prompt must end with a user turn",
+            where=where,
+            hint="the completion is the assistant's turn",
+            code="prompt-ends-in-answer",
         )
 
 
@@ -145,6 +183,7 @@ def _check_prompt_column(value: Any, prompt: tuple[Message, ...], where: str) ->
             "'prompt' is not what the conversation begins with",
             where=where,
             hint="give the prompt's turns and one assistant message each, or whole conversations only",
+            code="prompt-differs",
         )
 
 
@@ -158,7 +197,10 @@ def _answer(value: Any, key: str, where: str) -> Message:
         messages = messages_of(value, key, where)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             raise DpoError(
-                f"'{key}' must be one assistant message", where=where, hint="earlier turns go to 'prompt'"
+                f"'{key}' must be one assistant message",
+                where=where,
+                hint="earlier turns go to 'prompt'",
+                code="not-one-answer",
             )
         return messages[0]
     return {"role": "assistant", "content": text_of(value, key, where)}
@@ -175,6 +217,7 @@ def _split_conversations(row: dict[str, Any], where: str) -> tuple[tuple[Message
             "chosen and rejected differ before the last assistant turn",
             where=where,
             hint="a pair is one prompt with two answers; put the shared turns in 'prompt'",
+            code="conversations-part",
         )
     _check_prompt(chosen[:-1], where)
     return chosen[:-1], chosen[-1], rejected[-1]
@@ -188,7 +231,10 @@ def _with_system(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -
         return (turn, *prompt)
     if prompt[0] != turn:
         raise DpoError(
-            "'system' and the prompt's system turn differ", where=where, hint="keep one of the two"
+            "'system' and the prompt's system turn differ",
+            where=where,
+            hint="keep one of the two",
+            code="two-systems",
         )
     return prompt
 
@@ -200,7 +246,8 @@ def _id(row: dict[str, Any], where: str) -> str:
     if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 where a column had a gap
         value = int(value)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
-        raise DpoError("'id' must be text or a whole number", where=where, hint="or leave it out")
+        what = "'id' must be text or a whole number"
+        raise DpoError(what, where=where, hint="or leave it out", code="wrong-type")
     return str(value)
 
 
@@ -211,5 +258,6 @@ def _flag(row: dict[str, Any], key: str, where: str) -> bool:
             f"'{key}' must be true or false, got {kind_of(value)}",
             where=where,
             hint="true says that the answer was cut off and has no end; leave it out for whole answers",
+            code="wrong-type",
         )
     return bool(value)

@@ -28,6 +28,17 @@ _MESSAGE_HINT = 'a message is {"role": "user", "content": "..."}'
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "text"}
 
 
+_PART = {"question": "prompt", "messages": "prompt", "completion": "answer"}
+"""What a column holds that may have another name."""
+
+
+def empty(key: str, where: str, hint: str) -> DpoError:
+    """What to raise where a column, or a turn in it, has no text."""
+    column = key.partition(".")[0]
+    code = f"empty-{_PART.get(column, column)}"
+    return DpoError(f"'{key}' is empty", where=where, hint=hint, code=code)
+
+
 def kind_of(value: Any) -> str:
     """What a JSON value is, in words."""
     return _KINDS.get(type(value), "a number")
@@ -44,9 +55,10 @@ def text_of(value: Any, key: str, where: str) -> str:
             f"'{key}' must be text, got {kind_of(value)}",
             where=where,
             hint="texts are JSON strings; conversations are lists of {role, content}",
+            code="wrong-type",
         )
     if not value.strip():
-        raise DpoError(f"'{key}' is empty", where=where, hint="fill it in or remove the row")
+        raise empty(key, where, "fill it in or remove the row")
     return value.strip()
 
 
@@ -58,7 +70,10 @@ def messages_of(value: Any, key: str, where: str) -> tuple[Message, ...]:
     """
     if not isinstance(value, list):
         raise DpoError(
-            f"'{key}' must be a list of messages, got {kind_of(value)}", where=where, hint=_MESSAGE_HINT
+            f"'{key}' must be a list of messages, got {kind_of(value)}",
+            where=where,
+            hint=_MESSAGE_HINT,
+            code="wrong-type",
         )
     return tuple(_message(turn, key, where) for turn in value)
 
@@ -69,20 +84,22 @@ def _message(turn: Any, key: str, where: str) -> Message:
             f"'{key}' has turns of ShareGPT (from, value)",
             where=where,
             hint="write role for from (human is user, gpt is assistant) and content for value",
+            code="bad-turn",
         )
     if not isinstance(turn, dict) or "role" not in turn or not turn.keys() & {"content", "tool_calls"}:
-        raise DpoError(f"'{key}' has a turn without role and content", where=where, hint=_MESSAGE_HINT)
+        what = f"'{key}' has a turn without role and content"
+        raise DpoError(what, where=where, hint=_MESSAGE_HINT, code="bad-turn")
     role = turn["role"]
     if role not in ROLES:
         known = _OTHER_NAMES.get(role) if isinstance(role, str) else None
         hint = f"write {known!r}" if known else f"roles are {', '.join(ROLES)}"
-        raise DpoError(f"'{key}' has the role {str(role)[:40]!r}", where=where, hint=hint)
+        raise DpoError(f"'{key}' has the role {str(role)[:40]!r}", where=where, hint=hint, code="bad-role")
     if beside := next((name for name in _NOT_OF_A_TURN if turn.get(name)), None):
         hint = "only text is trained on; tools and documents belong to the row, not to a turn"
-        raise DpoError(f"'{key}' has {beside} in a turn", where=where, hint=hint)
+        raise DpoError(f"'{key}' has {beside} in a turn", where=where, hint=hint, code="not-text")
     if turn.get("function_call"):
         hint = "write it as tool_calls: a list of {type, function: {name, arguments}}"
-        raise DpoError(f"'{key}' has a function_call", where=where, hint=hint)
+        raise DpoError(f"'{key}' has a function_call", where=where, hint=hint, code="bad-tools")
     message: Message = {"role": role, "content": ""}
     if role == "assistant":
         if calls := turn.get("tool_calls"):
@@ -91,7 +108,10 @@ def _message(turn: Any, key: str, where: str) -> Message:
             message["reasoning_content"] = text_of(reasoning, f"{key}.reasoning", where)
     elif turn.get("tool_calls"):
         raise DpoError(
-            f"'{key}' has tool_calls in a turn of role {role!r}", where=where, hint="assistants call tools"
+            f"'{key}' has tool_calls in a turn of role {role!r}",
+            where=where,
+            hint="assistants call tools",
+            code="bad-tools",
         )
     if role == "tool":
         message |= {name: turn[name] for name in ("name", "tool_call_id") if turn.get(name)}
@@ -115,10 +135,12 @@ def _content(value: Any, key: str, where: str) -> Any:
                 f"'{key}' has a content part of type {str(kind)[:40]!r}",
                 where=where,
                 hint="only text is trained on; remove the row, or leave images, sound and video out of it",
+                code="not-text",
             )
         texts.append(part if isinstance(part, str) else part.get("text"))
     if not all(isinstance(text, str) for text in texts):
-        raise DpoError(f"'{key}' has a text part without text", where=where, hint=_MESSAGE_HINT)
+        what = f"'{key}' has a text part without text"
+        raise DpoError(what, where=where, hint=_MESSAGE_HINT, code="not-text")
     return "".join(texts)
 
 
@@ -134,6 +156,7 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
                 f"'{key}' has a tool call without a function's name and arguments",
                 where=where,
                 hint='a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}',
+                code="bad-tools",
             )
         own = {"type": "function", "function": {"name": name, "arguments": arguments}}
         calls.append({**own, **({"id": call["id"]} if call.get("id") else {})})
@@ -176,6 +199,7 @@ def tools_of(value: Any, where: str) -> Tools:
             "'tools' must be a list of tool definitions",
             where=where,
             hint='a tool is {"type": "function", "function": {"name": "...", "parameters": {...}}}',
+            code="bad-tools",
         )
     return tuple(listed)
 

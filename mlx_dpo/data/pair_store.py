@@ -24,7 +24,7 @@ from .row_index import RowIndex, check_unchanged
 from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
-_VERSION = 3
+_VERSION = 4
 """Raise it when the same rows become other tokens, or are written in another form."""
 
 _ADVANCE = 64
@@ -39,7 +39,7 @@ class PairStore(Lazy[TokenizedPair]):
 
         tokens   prompt, chosen, rejected of pair 0, then of pair 1, ...   int32
         sizes    how many of each                                          int32 (n, 3)
-        lines    the line of each pair's row                               int32 (n,)
+        rows     the number of each pair in the index                      int32 (n,)
     """
 
     def __init__(self, entry: Entry, index: RowIndex, key: dict[str, Any]):
@@ -47,7 +47,7 @@ class PairStore(Lazy[TokenizedPair]):
         self.counts = TokenCounts(**entry.facts)
         self.sizes = np.fromfile(entry.folder / "sizes", "<i4").reshape(-1, 3)
         self.content = hashlib.sha256(f"{entry.sums['sizes']} {entry.sums['tokens']}".encode()).hexdigest()
-        self._lines = np.fromfile(entry.folder / "lines", "<i4")
+        self._rows = np.fromfile(entry.folder / "rows", "<i4")
         self._ends = np.cumsum(self.sizes.sum(axis=1, dtype=np.int64))
         self._file = open(entry.folder / "tokens", "rb", buffering=0)  # noqa: SIM115  (as long as the store)
         super().__init__(len(self.sizes), self._read)
@@ -63,14 +63,13 @@ class PairStore(Lazy[TokenizedPair]):
             tokens[:prompt],
             tokens[prompt : prompt + chosen],
             tokens[prompt + chosen :],
-            f"{self.index.path}:{self._lines[row]}",
+            self.index.where(self._rows[row]),
         )
 
     @property
     def texts(self) -> Sequence[Preference]:
-        """The rows of text that the pairs were made of, each read from the file when it is asked for."""
-        lines = self.index.lines
-        return Lazy(len(self), lambda row: self.index.read(int(np.searchsorted(lines, self._lines[row]))))
+        """The pairs as text, each read from the file when it is asked for."""
+        return Lazy(len(self), lambda row: self.index.read(self._rows[row]))
 
     def __repr__(self) -> str:
         return f"<PairStore of {self.index.path}: {self.counts}>"
@@ -101,21 +100,21 @@ def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
 
 
 def _write(index: RowIndex, tokenizer: Any, max_length: int, folder: Path) -> dict[str, Any]:
-    """Tokenise row by row and write the columns; the counts."""
+    """Tokenise pair by pair and write the columns; the counts."""
     work = RowTokenizer(tokenizer, max_length, answers=index.answers)
     with ExitStack() as stack:
-        tokens, sizes, lines = (
-            stack.enter_context(open(folder / name, "wb")) for name in ("tokens", "sizes", "lines")
+        tokens, sizes, rows = (
+            stack.enter_context(open(folder / name, "wb")) for name in ("tokens", "sizes", "rows")
         )
         advance = stack.enter_context(progress(f"tokenising {index.path.name}", len(index), "rows"))
-        # A file that grows meanwhile has more rows than lines are known; check_unchanged then says so.
-        for number, (line, row) in enumerate(zip(index.lines, index.records(), strict=False), 1):
+        # A file that grows meanwhile has more pairs than the index; check_unchanged then says so.
+        for number, row in zip(range(len(index)), index.records(), strict=False):
             if pair := work.pair(row):
                 parts = (pair.prompt, pair.chosen, pair.rejected)
                 tokens.write(np.concatenate(parts, dtype="<i4").tobytes())
                 sizes.write(np.array([len(part) for part in parts], "<i4").tobytes())
-                lines.write(line.tobytes())
-            if number % _ADVANCE == 0:
+                rows.write(number.to_bytes(4, "little"))
+            if (number + 1) % _ADVANCE == 0:
                 advance(_ADVANCE)
     check_unchanged(index.path, index.content)
     return asdict(work.counts())

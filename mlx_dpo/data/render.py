@@ -130,12 +130,14 @@ def render(
             f"the chat template has not ended after {_SECONDS:g} s of work",
             where=tokenizer.name_or_path,
             hint="take the model from where it was published, or set another model.chat_template",
+            code="template-endless",
         ) from None
     except Exception as error:  # templates are code of the model's author and may raise anything
         raise DpoError(
             f"the chat template refuses this conversation: {first_line(error)}",
             where=tokenizer.name_or_path,
             hint="check the order of roles; some templates know no system turn, some no tools",
+            code="template-refuses",
         ) from None
 
 
@@ -173,6 +175,7 @@ def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[di
             "a model without a chat template has no place for tools and reasoning",
             where=tokenizer.name_or_path,
             hint="set model.chat_template, or remove these rows",
+            code="template-leaves-out",
         )
 
 

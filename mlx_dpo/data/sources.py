@@ -1,23 +1,15 @@
 """Files to records."""
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ..console import say
 from ..errors import DpoError, quoted
 from ..records import Curated, Preference
 from ..settings import Section, setting
-from ..storage.jsonl import read_jsonl
-from .foreign_files import check_is_jsonl
-from .foreign_rows import count_unused, unused_text
-from .formats import to_curated, to_preference
-
-NO_ROWS = "has no rows"
-
-Record = TypeVar("Record", Curated, Preference)
+from .foreign_rows import unused_text
+from .formats import to_curated, to_pairs
+from .row_reader import Parse, Record, RowReader
 
 
 @dataclass(frozen=True)
@@ -58,35 +50,25 @@ def read_pairs(path: Path | str) -> list[Preference]:
     Raises:
         DpoError: a bad row, the same id twice, or no rows.
     """
-    return _read(path, to_preference)
+    return _read(path, to_pairs)
 
 
 def read_curated(path: Path | str) -> list[Curated]:
     """All curated answers of a JSONL file; errors as for `read_pairs`."""
-    return _read(path, to_curated)
+    return _read(path, lambda row, where: [to_curated(row, where)])
 
 
-def _read(path: Path | str, parse: Callable[..., Record]) -> list[Record]:
-    check_is_jsonl(path)
-    records, unused = [], Counter()
-    for where, row in read_jsonl(path):
-        records.append(parse(row, where))
-        count_unused(row, unused)
-    if not records:
-        raise no_rows(path)
+def _read(path: Path | str, parse: Parse[Record]) -> list[Record]:
+    reader = RowReader(path, parse)
+    records = [record for line in reader.good() for record in line.records]
     seen: dict[str, Record] = {}
     for record in records:
         if record.id in seen:
             raise doubled_id(seen[record.id], record)
         seen[record.id] = record
-    if unused:
-        say(unused_text(path, unused))
+    if reader.unused:
+        say(unused_text(path, reader.unused))
     return records
-
-
-def no_rows(path: Path | str) -> DpoError:
-    """What to raise for a file without rows."""
-    return DpoError(NO_ROWS, where=path, hint="see data/README.md for what a row looks like")
 
 
 def doubled_id(first: Record, second: Record) -> DpoError:
@@ -95,4 +77,5 @@ def doubled_id(first: Record, second: Record) -> DpoError:
         f"the id {quoted(second.id)} stands at {first.where} too",
         where=second.where,
         hint="ids must differ; rows without one are called line-1, line-2, ...",
+        code="duplicate-id",
     )

@@ -105,7 +105,7 @@ class RowTokenizer:
                 self._tokenizer, row.prompt, row.answers, self._end, row.tools, self._max_length
             )
         except DpoError as error:
-            raise DpoError(error.what, where=row.where, hint=error.hint) from None
+            raise DpoError(error.what, where=row.where, hint=error.hint, code=error.code) from None
         check_known(self._tokenizer, [*prompt, *branches[0], *branches[1]], row.where)
         room = self._max_length - len(prompt)
         if room < 2:
@@ -137,6 +137,7 @@ class RowTokenizer:
                 f"no pair is left of {self._rows}: chosen and rejected are the same in all",
                 where=self._where.rsplit(":", 1)[0],
                 hint=f"rejected answers must differ from the chosen ones{within}",
+                code="same-once-cut" if self._same_once_cut else "identical-answers",
             )
         return TokenCounts(
             self._rows, self._kept, self._cut, self._same, self._answers, self._cut_off, self._forgotten
@@ -157,6 +158,7 @@ def check_known(tokenizer: Any, tokens: Sequence[int], where: str) -> None:
             f"not know: its embedding has {rows:,} rows",
             where=where,
             hint="remove that text from the row, or use a model with a row for it",
+            code="unknown-token",
         )
 
 
@@ -185,4 +187,5 @@ def prompts_too_long(rows: Sequence[tuple[str, int]], max_length: int) -> DpoErr
         f"the prompt has {tokens:,} tokens, data.max_length is {max_length:,}{more}",
         where=where,
         hint=f"set data.max_length to {longest + 2:,} or more, or shorten or remove these rows",
+        code="prompt-too-long",
     )

@@ -112,11 +112,11 @@ def tokenised(text: Preference, context: Context) -> TokenizedPair:
     return pair
 
 
-def inspected(text: Preference, context: Context) -> tuple[TokenizedPair | None, list[Defect]]:
-    """The row's tokens with its warnings; or None with the error for which a run refuses or drops it."""
+def inspected(text: Preference, where: str, context: Context) -> tuple[TokenizedPair | None, list[Defect]]:
+    """The tokens of the pair at `where`, with its warnings; or None with why a run refuses or drops it."""
     try:
         row = Row(text, tokenised(text, context), context)
     except DpoError as error:
-        return None, [refused(error, text.where)]
-    found = [defect(text.where, code, what) for code, check in CHECKS.items() if (what := check(row))]
+        return None, [refused(error, where)]
+    found = [defect(where, code, what) for code, check in CHECKS.items() if (what := check(row))]
     return row.pair, found

@@ -9,18 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ..console import progress
-from ..data.foreign_files import check_is_jsonl
-from ..data.foreign_rows import count_unused
-from ..data.formats import to_preference
+from ..data.formats import to_pairs
 from ..data.on_demand import Lazy
 from ..data.row_index import RowIndex, check_unchanged
-from ..data.sources import doubled_id, no_rows
+from ..data.row_reader import Line, RowReader
+from ..data.sources import doubled_id
 from ..data.splits import prompt_key
 from ..data.tokenize import TokenizedPair
-from ..errors import DpoError
 from ..records import Preference
 from ..storage.cache import content_hash
-from ..storage.jsonl import parse_line, read_lines
 from . import answer_checks, pair_checks  # noqa: F401  (they register their checks)
 from .defects import Defect, defect
 from .duplicates import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
@@ -66,52 +63,49 @@ class Scan(NamedTuple):
 
 
 def scan(path: Path | str, context: Context) -> Scan:
-    """Read all rows as a run would, but go on where a run would stop; some 60 bytes a row stay in memory.
+    """Read all rows as a run would, but go on where a run would stop; some 70 bytes a pair stay in memory.
 
     Raises:
         DpoError: the file cannot be read, changes meanwhile, or has no rows.
     """
     path = Path(path)
-    check_is_jsonl(path)
-    content, rows, cut_off, columns = content_hash(path), 0, 0, _Columns()
+    reader = RowReader(path, to_pairs)
+    content, cut_off, columns = content_hash(path), 0, _Columns()
     defects: list[Defect] = []
-    unused: Counter[str] = Counter()
     with progress(f"inspecting {path.name}", path.stat().st_size // 1024, "kB") as advance:
-        for number, place, line in read_lines(path):
-            rows, where = rows + 1, f"{path}:{number}"
-            try:
-                row = parse_line(line, where)
-                text = to_preference(row, where)
-            except DpoError as error:
-                defects.append(refused(error, where))
-            else:
-                pair, found = inspected(text, context)
-                columns.add(number, place, text, pair)
-                count_unused(row, unused)
-                defects += found + ([*of_scores(row, where), *of_indents(row, where)] if pair else [])
-                cut_off += pair is not None and (text.chosen_cut or text.rejected_cut)
-            if kilobytes := (place + len(line)) // 1024 - place // 1024:
+        for line in reader:
+            where, trained_on = f"{path}:{line.number}", False
+            if line.error:
+                defects.append(refused(line.error, where))
+            for number, text in enumerate(line.records):
+                pair, found = inspected(text, where, context)
+                columns.add(line, number, text, pair)
+                defects += found
+                if pair:
+                    trained_on, cut_off = True, cut_off + (text.chosen_cut or text.rejected_cut)
+            if trained_on:
+                defects += [*of_scores(line.row, where), *of_indents(line.row, where)]
+            if kilobytes := line.end // 1024 - line.place // 1024:
                 advance(kilobytes)
-    if not rows:
-        raise no_rows(path)
     check_unchanged(path, content)
     index = columns.index(path, content)
     defects += columns.repeats(index)
     defects.sort(key=lambda d: d.line)
-    return Scan(rows, defects, index, columns.pairs(index, context), cut_off, unused)
+    return Scan(reader.rows, defects, index, columns.pairs(index, context), cut_off, reader.unused)
 
 
 class _Columns:
-    """What is kept of every row that a run could read: line, place, hashes, and sizes where it is a pair."""
+    """What is kept of every pair that a run could read: its place, hashes, and sizes where it is kept."""
 
     def __init__(self):
-        self._lines, self._places, self._sizes = array("i"), array("q"), array("i")
+        self._lines, self._numbers, self._places, self._sizes = (array(kind) for kind in "iiqi")
         self._prompts, self._ids, self._pairs, self._swapped = (bytearray() for _ in range(4))
 
-    def add(self, line: int, place: int, text: Preference, pair: TokenizedPair | None) -> None:
+    def add(self, line: Line[Preference], number: int, text: Preference, pair: TokenizedPair | None) -> None:
         prompt = prompt_key(text.prompt)
-        self._lines.append(line)
-        self._places.append(place)
+        self._lines.append(line.number)
+        self._numbers.append(number)
+        self._places.append(line.place)
         self._sizes.extend((len(pair.prompt), len(pair.chosen), len(pair.rejected)) if pair else (0, 0, 0))
         self._prompts += text_hash(prompt, size=16)
         self._ids += text_hash(text.id)
@@ -119,9 +113,10 @@ class _Columns:
         self._swapped += text_hash(prompt, text.rejected, text.chosen)
 
     def index(self, path: Path, content: str) -> RowIndex:
-        """The rows without their text."""
-        lines, places = np.frombuffer(self._lines, np.int32), np.frombuffer(self._places, np.int64)
-        return RowIndex(path, content, lines, places, np.frombuffer(self._prompts, "S16"))
+        """The pairs without their text."""
+        lines, numbers = (np.frombuffer(column, np.int32) for column in (self._lines, self._numbers))
+        places = np.frombuffer(self._places, np.int64)
+        return RowIndex(path, content, lines, numbers, places, np.frombuffer(self._prompts, "S16"))
 
     def pairs(self, index: RowIndex, context: Context) -> FoundPairs:
         """The rows that a run would train on."""

@@ -9,7 +9,7 @@ from ..config import RunConfig
 from ..console import say
 from ..data.foreign_rows import unused_text
 from ..data.row_index import RowIndex, index_rows, shared_prompts
-from ..data.sources import NO_ROWS
+from ..data.row_reader import NO_ROWS
 from ..errors import DpoError, first_ten
 from ..models.adapters import AdapterConfig, read_adapter_config
 from ..models.slow_types import slow_products

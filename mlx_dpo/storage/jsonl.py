@@ -34,10 +34,10 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
     Raises:
         DpoError: the file is missing or unreadable, or a line has more than ROW_BYTES.
     """
+    name, place = path_text(path), 0
     with opened(path) as file:
-        place = 0
         for number in itertools.count(1):
-            line = read_row(file, f"{path_text(path)}:{number}")
+            line = read_row(file, f"{name}:{number}")
             if not line:
                 return
             if line.strip():
@@ -57,6 +57,7 @@ def read_row(file: BinaryIO, where: str) -> bytes:
             f"the line has more than {ROW_BYTES // 2**20} MB",
             where=where,
             hint="each line is one row: shorten its texts, which data.max_length cuts anyway, or remove it",
+            code="line-too-long",
         )
     return line
 
@@ -70,12 +71,17 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
     try:
         text = line.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError:
-        raise DpoError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
+        raise DpoError(
+            "is not UTF-8 text", where=where, hint="save the file as UTF-8", code="not-utf-8"
+        ) from None
     try:
         row = json.loads(text, object_pairs_hook=_once)
     except _TwiceError as error:
         raise DpoError(
-            f"{str(error)[:60]!r} is written twice", where=where, hint="keep one of the two"
+            f"{str(error)[:60]!r} is written twice",
+            where=where,
+            hint="keep one of the two",
+            code="written-twice",
         ) from None
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
@@ -84,12 +90,14 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
             f"not JSON: {what}",
             where=where,
             hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
+            code="not-json",
         ) from None
     if not isinstance(row, dict):
         raise DpoError(
             f"is a JSON {_json_type(row)}, not an object",
             where=where,
             hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
+            code="not-an-object",
         )
     if "\\ud" in text.lower():
         _check_characters(row, where)
@@ -118,6 +126,7 @@ def _check_characters(row: dict[str, Any], where: str) -> None:
             f"holds half of a character: {error.object[error.start]!r}",
             where=where,
             hint="an emoji was cut in two where this file was made; write it whole or remove it",
+            code="half-character",
         ) from None
 
 

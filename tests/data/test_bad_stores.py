@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from mlx_dpo.data import formats, row_reader
 from mlx_dpo.data import row_index as index_module
 from mlx_dpo.data import tokenize as tokenize_module
 from mlx_dpo.data.pair_store import open_pairs
@@ -86,17 +87,15 @@ def test_what_can_be_read_only_once_is_refused(tmp_path):
 @pytest.mark.parametrize("stage", ["index", "store"])
 def test_a_file_that_changes_while_it_is_read_is_refused(stage, mixed_file, tokenizer, cache, monkeypatch):
     index = index_rows(mixed_file) if stage == "store" else None
-    module = index_module
-    parse = module.to_preference
+    parse = formats.to_preference
 
     def grow(row, where):
         with open(mixed_file, "a") as more:
             more.write(lines(pair(id=where)))
         return parse(row, where)
 
-    monkeypatch.setattr(module, "to_preference", grow)
-    monkeypatch.setattr(index_module, "read_jsonl", bounded(index_module.read_jsonl))
-    monkeypatch.setattr(index_module, "read_lines", bounded(index_module.read_lines))
+    monkeypatch.setattr(formats, "to_preference", grow)
+    monkeypatch.setattr(row_reader, "read_lines", bounded(row_reader.read_lines))
     with pytest.raises(DpoError) as caught:
         open_pairs(index or index_rows(mixed_file), tokenizer, MAX_LENGTH)
     assert str(caught.value) == f"{mixed_file}: changed while it was read\n  start again when it is complete"
@@ -111,7 +110,7 @@ def bounded(read):
 # ---- damage and interruption
 
 
-@pytest.mark.parametrize("name", ["tokens", "sizes", "lines"])
+@pytest.mark.parametrize("name", ["tokens", "sizes", "rows"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
 def test_a_damaged_store_is_made_again(name, damage, mixed_file, tokenizer, tokenised, capsys):
     pairs = open_pairs(index_rows(mixed_file), tokenizer, MAX_LENGTH)
@@ -129,7 +128,7 @@ def test_a_damaged_store_is_made_again(name, damage, mixed_file, tokenizer, toke
     assert capsys.readouterr().err.count("is damaged") == 1
 
 
-@pytest.mark.parametrize("name", ["lines", "places", "prompts"])
+@pytest.mark.parametrize("name", ["lines", "numbers", "places", "prompts"])
 def test_a_damaged_index_is_made_again(name, mixed_file, cache, capsys):
     rows = list(index_rows(mixed_file).records())
     (folder,) = [p.parent for p in cache.glob("rows/*/entry.json")]

@@ -1,5 +1,6 @@
 """Pairs on the disk are the pairs of the file: the same tokens, made once, in little memory."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from mlx_dpo.data import formats
 from mlx_dpo.data import pair_store as store_module
 from mlx_dpo.data import row_index as index_module
 from mlx_dpo.data.batches import epoch_windows, micro_batches
@@ -89,7 +91,7 @@ def test_prompts_in_both_files_are_found_by_words_not_case_or_spacing(write_rows
 
 
 def test_other_tokens_or_another_form_need_another_version(tmp_path):
-    """If this fails, raise _VERSION in store.py: stores made before must not be found any more."""
+    """If this fails, raise _VERSION in pair_store.py: stores made before must not be found any more."""
     write_tokenizer(tmp_path, GRANITE, ["a"], 256 + len(GRANITE.special))  # one token a byte
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 1}))
     file = tmp_path / "pairs.jsonl"
@@ -97,7 +99,29 @@ def test_other_tokens_or_another_form_need_another_version(tmp_path):
     file.write_text(lines(*rows))
     pairs = open_pairs(index_rows(file), load_tokenizer(tmp_path), 64)
     golden = "44f27660f95d25f5"
-    assert (store_module._VERSION, pairs.content[:16]) == (3, golden)
+    assert (store_module._VERSION, pairs.content[:16]) == (4, golden)
+
+
+def test_an_index_with_other_columns_needs_another_version(tmp_path, cache):
+    """If this fails, raise _VERSION in row_index.py: indexes made before must not be found any more."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n" + lines(pair(), pair(prompt=" Où? "), pair(system="Be brief.")))
+    index_rows(file)
+    (folder,) = [p.parent for p in cache.glob("rows/*/entry.json")]
+    columns = sorted(path for path in folder.iterdir() if path.name != "entry.json")
+    assert [path.name for path in columns] == ["lines", "numbers", "places", "prompts"]
+    golden = "ed6bc351c9c77019"
+    content = b"".join(path.read_bytes() for path in columns)
+    assert (index_module._VERSION, hashlib.sha256(content).hexdigest()[:16]) == (4, golden)
+
+
+def test_an_index_of_another_version_is_made_again(mixed_file, cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, "_VERSION", 3)
+        index_rows(mixed_file)
+    index = index_rows(mixed_file)
+    assert [index.read(i) for i in range(len(index))] == read_pairs(mixed_file)
+    assert len(list(cache.glob("rows/*/entry.json"))) == 2
 
 
 # ---- made once
@@ -106,7 +130,7 @@ def test_other_tokens_or_another_form_need_another_version(tmp_path):
 def test_the_second_start_reads_and_tokenises_no_row(mixed_file, tokenizer, tokenised, monkeypatch):
     first = tokens_of(open_pairs(index_rows(mixed_file), tokenizer, MAX_LENGTH))
     assert len(tokenised) == 30
-    monkeypatch.setattr(index_module, "to_preference", lambda *a: pytest.fail("read a row"))
+    monkeypatch.setattr(formats, "to_preference", lambda *a: pytest.fail("read a row"))
     assert tokens_of(open_pairs(index_rows(mixed_file), tokenizer, MAX_LENGTH)) == first
     assert len(tokenised) == 30
 

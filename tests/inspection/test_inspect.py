@@ -119,9 +119,10 @@ def test_each_row_with_a_defect_is_named_by_its_line_and_no_other_row_or_kind(fo
     assert named == [*expected, (str(VALID), 2, "leak")]
 
 
-def test_the_files_hold_every_kind_but_those_of_other_templates():
+def test_the_files_hold_every_kind_but_those_of_other_templates_and_other_files():
     unseen = set(KINDS) - {*REFUSED, *WARNED, "leak"}
-    assert unseen == {*TEMPLATES, "refused"}
+    curated, huge = {"missing-answer", "empty-answer"}, {"line-too-long"}
+    assert unseen == {*TEMPLATES, *curated, *huge, "unknown-token", "refused"}
 
 
 def test_errors_are_what_a_run_refuses_or_drops(found, tokenizer, write_rows):
