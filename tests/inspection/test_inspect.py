@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.data import render
 from mlx_dpo.data.similarity import alike
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
@@ -189,11 +190,19 @@ COUNTING = GRANITE._replace(
         "{% for m", "{% if messages[0]['content'] == 'How?' %}{{ messages | length }}{% endif %}{% for m"
     )
 )
+ENDLESS = GRANITE._replace(
+    template=GRANITE.template.replace(
+        "{% for m",
+        "{% if messages[0]['content'] == 'How?' %}{% for i in range(90000) %}{% for j in range(90000) %}"
+        "{% endfor %}{% endfor %}{% endif %}{% for m",
+    )
+)
 CALL = {"type": "function", "function": {"name": "dry", "arguments": {}}}
 CUTTING = GRANITE._replace(template=GRANITE.template.replace("m['content']", "m['content'].split('So')[-1]"))
 EARLIER = chat(("user", "Hi."), ("assistant", "<think>\nA guest.\n</think>\n\nHello."), ("user", "How?"))
 TEMPLATES = {
     "template-refuses": (GEMMA, {"system": "Be brief."}),
+    "template-endless": (ENDLESS, {}),
     "template-changes-prompt": (COUNTING, {}),
     "template-changes-answer": (CUTTING, {}),
     "template-leaves-out": (
@@ -206,7 +215,8 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("code", TEMPLATES)
-def test_rows_that_a_template_cannot_take_are_named(code, tmp_path, write_rows):
+def test_rows_that_a_template_cannot_take_are_named(code, tmp_path, write_rows, monkeypatch):
+    monkeypatch.setattr(render, "_SECONDS", 0.3)
     chat_format, changes = TEMPLATES[code]
     write_family(tmp_path, chat_format)
     rows = write_rows("rows.jsonl", [pair(**changes)])
