@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
 from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
-from .messages import empty, kind_of, message_text, messages_of, text_of, tools_of
+from .messages import empty_column, kind_of, message_text, messages_of, text_of, tools_of
 
 _LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
@@ -140,7 +140,7 @@ def _require(row: dict[str, Any], key: str, where: str, hint: str) -> None:
     if key not in row:
         raise missing_column(row, key, where, hint)
     if row[key] is None or row[key] == [] or (isinstance(row[key], str) and not row[key].strip()):
-        raise empty(key, where, hint)
+        raise empty_column(key, where, hint)
 
 
 def _asked(row: dict[str, Any], where: str, hint: str) -> tuple[Message, ...]:
@@ -153,7 +153,7 @@ def _prompt(value: Any, key: str, where: str) -> tuple[Message, ...]:
     if isinstance(value, list):
         messages = messages_of(value, key, where)
         if not messages:
-            raise empty(key, where, "fill it in or remove it")
+            raise empty_column(key, where, "fill it in or remove it")
         _check_prompt(messages, where)
         return messages
     return ({"role": "user", "content": text_of(value, key, where)},)

@@ -32,7 +32,7 @@ _PART = {"question": "prompt", "messages": "prompt", "completion": "answer"}
 """What a column holds that may have another name."""
 
 
-def empty(key: str, where: str, hint: str) -> DpoError:
+def empty_column(key: str, where: str, hint: str) -> DpoError:
     """What to raise where a column, or a turn in it, has no text."""
     column = key.partition(".")[0]
     code = f"empty-{_PART.get(column, column)}"
@@ -58,7 +58,7 @@ def text_of(value: Any, key: str, where: str) -> str:
             code="wrong-type",
         )
     if not value.strip():
-        raise empty(key, where, "fill it in or remove the row")
+        raise empty_column(key, where, "fill it in or remove the row")
     return value.strip()
 
 
