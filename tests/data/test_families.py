@@ -19,7 +19,6 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.checks import check_masks
 
-from ..conftest import ROOT
 from ..support.families import FAMILIES, TEMPLATES, write_family
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
@@ -207,7 +206,7 @@ REASONING = {"thinking": "qwen3", "r1": "llama"}
 
 def template_of(family):
     """A family's template for a model with the same special tokens."""
-    return f"model.chat_template={ROOT / 'tests' / 'chat_templates' / f'{family}.jinja'}"
+    return f"model.chat_template={TEMPLATES / f'{family}.jinja'}"
 
 
 @pytest.mark.parametrize("family", REASONING)

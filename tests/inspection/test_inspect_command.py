@@ -17,6 +17,7 @@ from mlx_dpo.inspection.measures import figures
 from mlx_dpo.inspection.report import sampled, short_report
 from mlx_dpo.jobs.inspect import plan_of
 from mlx_dpo.models.load import load_model
+from mlx_dpo.settings import described
 
 from ..support.mistakes import pair
 
@@ -165,7 +166,7 @@ NOT_THERE = "check the path, relative to this folder"
         (
             "--set data.max_length=1",
             "--set data.max_length: data.max_length must be at least 8, got 1",
-            "tokens of prompt + answer; both answers of a pair are cut at the same length",
+            next(help_text for name, _, help_text, _ in described(RunConfig) if name == "data.max_length"),
         ),
         (
             "--data good.jsonl --model ./no-model",
