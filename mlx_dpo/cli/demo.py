@@ -5,6 +5,23 @@ import click
 from .options import PATH
 
 
+class _BetaRule(click.ParamType):
+    """The rules that are registered, which need mlx: they are loaded where they are shown or checked."""
+
+    name = "rule"
+
+    def _choice(self) -> click.Choice:
+        from ..losses import BETA_RULES
+
+        return click.Choice([*BETA_RULES])
+
+    def get_metavar(self, *arguments):
+        return self._choice().get_metavar(*arguments)
+
+    def convert(self, *arguments):
+        return self._choice().convert(*arguments)
+
+
 @click.command()
 @click.option(
     "--output",
@@ -16,10 +33,8 @@ from .options import PATH
 )
 @click.option(
     "--beta-rule",
-    default="fixed",
-    show_default=True,
-    type=click.Choice(["fixed", "risk", "beta_dpo"]),
-    help="How beta moves in training.",
+    type=_BetaRule(),
+    help="How beta moves in training; by default it does not.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
 def demo(output, beta_rule, overwrite):
