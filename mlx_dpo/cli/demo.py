@@ -6,20 +6,19 @@ from .options import PATH
 
 
 class _BetaRule(click.ParamType):
-    """The rules that are registered, which need mlx: they are loaded where they are shown or checked."""
+    """The registered rules, which need mlx: they are loaded where they are shown or checked."""
 
     name = "rule"
 
-    def _choice(self) -> click.Choice:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         from ..losses import BETA_RULES
 
-        return click.Choice([*BETA_RULES])
+        return f"[{'|'.join(BETA_RULES)}]"
 
-    def get_metavar(self, *arguments):
-        return self._choice().get_metavar(*arguments)
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..losses import BETA_RULES
 
-    def convert(self, *arguments):
-        return self._choice().convert(*arguments)
+        return click.Choice([*BETA_RULES]).convert(value, param, ctx)
 
 
 @click.command()

@@ -5,7 +5,9 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mlx_dpo.cli.demo import demo
 from mlx_dpo.config import load_config
 from mlx_dpo.losses import BETA_RULES, BetaConfig, beta_rule, register_beta_rule
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig, beta_dpo, chosen_pairs, log_weights
@@ -334,6 +336,11 @@ def test_a_beta_that_a_rule_cannot_start_from_is_refused(rule, settings, message
     with pytest.raises(ValueError, match=message):
         BetaConfig(rule=rule, **settings)
     assert BetaConfig(**settings).value == 0.1  # of another rule's section nothing is asked
+
+
+def test_the_demo_offers_every_rule():
+    usage = " ".join(CliRunner().invoke(demo, ["--help"]).output.split())
+    assert f"--beta-rule [{'|'.join(BETA_RULES)}]" in usage
 
 
 def test_a_rule_that_is_registered_later_is_a_choice():

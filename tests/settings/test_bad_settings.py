@@ -178,6 +178,10 @@ USAGE = {
     "an argument too many": ("train rows.jsonl", "Got unexpected extra argument (rows.jsonl)"),
     "eval without a run": ("eval", "Missing option '--run'."),
     "fuse without an output": ("fuse --run runs/a", "Missing option '--output'."),
+    "a rule for beta that there is not": (
+        "demo --beta-rule riks",
+        "Invalid value for '--beta-rule': 'riks' is not one of 'fixed', 'risk', 'beta_dpo'.",
+    ),
     "an amount that is none": (
         "plan --memory nan",
         "Invalid value for '--memory': nan is no amount of memory.",
