@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from .console import say
 from .data.sources import DataConfig
 from .errors import DpoError
-from .losses import BetaConfig, LossConfig, beta_rule
+from .losses import BETA_RULES, BetaConfig, LossConfig, beta_rule
 from .models.adapters import AdapterConfig
 from .models.generate import GenerateConfig
 from .models.load import ModelConfig
@@ -86,7 +88,8 @@ class RunConfig:
     def _clashes(self) -> Iterator[tuple[bool, str, str, str]]:
         """Settings of several sections that do not go together: whether they are set, where, what, remedy."""
         dropout, window, rule = self.adapter.dropout, self.training.window, self.beta.rule
-        names = self.loss.label
+        names, moves, filters = self.loss.label, BETA_RULES[rule].moves, BETA_RULES[rule].filters
+        still = f"set beta.rule={BetaConfig().rule}"
         yield (  # the second forward of a checkpointed block would draw another mask: a wrong gradient
             bool(dropout) and self.training.gradient_checkpointing == "on",
             "adapter.dropout",
@@ -100,10 +103,10 @@ class RunConfig:
             "set adapter.dropout=0",
         )
         yield (
-            rule != "fixed" and self.loss.names == ["sft"],
+            moves and self.loss.answers_only,
             "beta.rule",
-            "sft has no beta to move",
-            "set beta.rule=fixed, or another loss.name",
+            f"{names} has no beta to move",
+            f"{still}, or another loss.name",
         )
         blind = self.loss.reference_free or not self.loss.needs_reference
         yield (
@@ -131,35 +134,35 @@ class RunConfig:
             "set training.accumulation to at least 2",
         )
         yield (
-            rule != "fixed" and window == 1,
+            moves and window == 1,
             "beta.rule",
             f"{rule} looks at the margins of a window, and it has one",
             "set training.accumulation to 16, or at least 8",
         )
         yield (
-            self.loss.needs_window and rule == "beta_dpo",
+            self.loss.needs_window and filters,
             "beta.rule",
-            f"beta_dpo leaves pairs out, and {names} has no loss of single pairs",
-            "set beta.rule=fixed or risk, or another loss.name",
+            f"{rule} leaves pairs out, and {names} has no loss of single pairs",
+            f"{still}, or another loss.name",
         )
-        deferred = rule == "beta_dpo" and self.beta.beta_dpo.deferred
+        deferred, setting_of = beta_rule(self.beta).deferred, f"beta.{rule}.deferred"
         yield (
             deferred and self.training.micro_batch > 1,
-            "beta.beta_dpo.deferred",
+            setting_of,
             "keeps the gradient of every pair, and micro-batches of several have none",
             f"set training.micro_batch=1 and training.accumulation={window}",
         )
         yield (
             deferred and self.loss.wpo,
-            "beta.beta_dpo.deferred",
+            setting_of,
             "scores pairs once, and loss.wpo needs their weights before",
-            "set beta.beta_dpo.deferred=false",
+            f"set {setting_of}=false",
         )
         yield (
             deferred and not self.loss.of_margins,
-            "beta.beta_dpo.deferred",
+            setting_of,
             f"keeps the gradients of margins, and {names} looks at more",
-            "set beta.beta_dpo.deferred=false",
+            f"set {setting_of}=false",
         )
 
     @property
@@ -167,7 +170,7 @@ class RunConfig:
         """How a window is taken: "one", "two" or "deferred", see `training.window.Objective`."""
         if not self._second_pass:
             return "one"
-        return "deferred" if self.beta.rule == "beta_dpo" and self.beta.beta_dpo.deferred else "two"
+        return "deferred" if beta_rule(self.beta).deferred else "two"
 
     @property
     def _second_pass(self) -> str:
@@ -180,16 +183,32 @@ class RunConfig:
         return f"loss.name={self.loss.label} and training.accumulation above 1" if several else ""
 
 
+MOVED = {
+    f"loss.{name}": f"loss.options.{name}"
+    for name in ("label_smoothing", "discopop_tau", "dpop_lambda", "simpo_gamma", "cpo_alpha")
+}
+"""Settings of earlier versions, and what each is now: files and runs that have them are still read."""
+
+
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Defaults, then the YAML file, then each "section.key=value".
 
     Raises:
         DpoError: with file and line, or the override, of what is wrong.
     """
-    tree = Tree({}, {}) if path is None else read_yaml(path)
+    tree = Tree({}, {})
+    if path is not None:
+        tree, notes = read_yaml(path).with_moved(MOVED)
+        for note in notes:
+            _say_once(note)
     for override in overrides:
         tree = tree.with_override(override)
     return build(RunConfig, tree)
+
+
+@cache
+def _say_once(note: str) -> None:
+    say(note)  # a command may read its settings several times
 
 
 def save_config(config: RunConfig, path: Path) -> None:

@@ -5,7 +5,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
@@ -41,27 +41,30 @@ def setting(
     also: Mapping[str, str] | str = "",
     path: Literal["", "read", "written"] = "",
     decides: bool = True,
+    keys: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
     **bounds: float,
 ) -> Any:
     """A dataclass field with a default, one line of help, and what its values may be.
 
     Args:
-        choices: all values, where they are closed.
+        choices: all values, where they are closed; what a mapping gains later is a choice too.
         meant: what to do instead of a value of other trainers that is not among them.
         also: what other trainers call the setting, names with spaces between; with what to say of them.
         path: it names a file or folder that is read, looked for beside the settings file too, or written.
         decides: it changes what a run computes. A path does not: what lies there is compared instead.
+        keys: of a mapping, gives its known keys, each with other trainers' names for it, as `also`.
         bounds: `least`, `most`, `above` or `below`, of numbers, also in a list.
     """
     if unknown := set(bounds) - set(_BOUNDS):
         raise TypeError(f"unknown bounds {unknown}")
     metadata = {
         "help": help,
-        "choices": tuple(choices),
+        "choices": choices if isinstance(choices, Mapping) else tuple(choices),
         "meant": meant or {},
         "also": _names(also),
         "path": path,
         "decides": decides and not path,
+        "keys": keys,
         "bounds": bounds,
     }
     if isinstance(default, (list, dict)):
@@ -89,12 +92,29 @@ class Section:
             value = getattr(self, f.name)
             if f.metadata.get("path") and value is not None and (fault := path_fault(value)):
                 raise ValueError(f"{f.name} {fault}, got {quoted(value)}")
-            for bound, limit in f.metadata.get("bounds", {}).items():
-                holds, words = _BOUNDS[bound]
-                for item in value if isinstance(value, list) else [value]:
-                    if item is not None and not holds(item, limit):
-                        null = "null or " if _may_be_null(f) else ""
-                        raise ValueError(f"{f.name} must be {null}{words} {limit}, got {quoted(item)}")
+            null = "null or " if _may_be_null(f) else ""
+            for item in value if isinstance(value, list) else [value]:
+                _check_bounds(f.name, item, f.metadata.get("bounds", {}), null)
+
+
+def _check_bounds(name: str, value: Any, bounds: Mapping[str, float], null: str = "") -> None:
+    for bound, limit in bounds.items():
+        holds, words = _BOUNDS[bound]
+        if value is not None and not holds(value, limit):
+            raise ValueError(f"{name} must be {null}{words} {limit}, got {quoted(value)}")
+
+
+def checked(name: str, value: Any, kind: type, bounds: Mapping[str, float]) -> Any:
+    """`value` as a value of this kind, within bounds that are declared as those of a setting.
+
+    Raises:
+        ValueError: "name must be ...".
+    """
+    converted = _as(value, kind)
+    if converted is MISSING:
+        raise ValueError(f"{name} must be {_type_name(kind)}, got {quoted(value)}")
+    _check_bounds(name, converted, bounds)
+    return converted
 
 
 def _may_be_null(f: Field) -> bool:
@@ -136,11 +156,13 @@ def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Wr
     try:
         return kind(**arguments)
     except ValueError as error:
-        key = str(error).split()[0]
+        name = str(error).split()[0]
+        key = name.partition(".")[0]  # of a mapping it may be one of its keys that is wrong
+        places = [written[place] for n in (name, key) if (place := f"{prefix}{n}") in written]
         raise DpoError(
             f"{prefix}{error}",
-            where=written.get(f"{prefix}{key}", Written(f"{prefix}{key}")).where,
-            hint=_remedy(f"{prefix}{key}", known[key]),
+            where=places[0].where if places else f"{prefix}{name}",
+            hint="; ".join(getattr(error, "__notes__", ())) or _remedy(f"{prefix}{key}", known[key]),
         ) from None
 
 
@@ -252,8 +274,14 @@ def deciding(config: Any, prefix: str = "") -> dict[str, Any]:
     for f in fields(config):
         value, name = getattr(config, f.name), f"{prefix}{f.name}"
         if f.metadata["decides"]:
-            found |= deciding(value, f"{name}.") if is_dataclass(value) else {name: value}
+            found |= deciding(value, f"{name}.") if is_dataclass(value) else _dotted(value, name)
     return found
+
+
+def _dotted(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _dotted(inner, f"{name}.{key}").items()}
 
 
 def described(kind: type, prefix: str = "") -> Iterator[tuple[str, Any, str, tuple[str, ...]]]:

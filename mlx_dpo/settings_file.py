@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,32 @@ class Tree:
         above = {".".join(keys[:n]): Written(where) for n in range(1, len(keys))}
         own = Written(where, "" if text[:1] in ("'", '"', "[") else text)
         return Tree(_set(self.values, keys, value), {**above, **self.written, name: own})
+
+    def with_moved(self, moved: Mapping[str, str]) -> tuple["Tree", list[str]]:
+        """The tree with settings of earlier versions where they are now, and what to say of it.
+
+        Args:
+            moved: old name, "section.key", to the new one. A setting that is null is left out.
+
+        Raises:
+            DpoError: both are written.
+        """
+        values, written, notes = self.values, dict(self.written), []
+        for old, new in moved.items():
+            section, _, key = old.partition(".")
+            inner = values.get(section)
+            if not isinstance(inner, dict) or key not in inner:
+                continue
+            value, own = inner[key], written.pop(old, Written(old))  # a merged key has no place
+            values = {**values, section: {name: inner[name] for name in inner if name != key}}
+            if value is None:
+                continue
+            if new in written:
+                what = f"{old} is {new} now, and both are written"
+                raise DpoError(what, where=own.where, hint=f"remove {old}")
+            values, written[new] = _set(values, new.split("."), value), own
+            notes.append(f"{own.where}: {old} is {new} now")
+        return Tree(values, written), notes
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 _NEAR, _VERY_NEAR = 0.5, 0.8
@@ -24,13 +23,14 @@ class Known(NamedTuple):
         return self.name.rpartition(".")[2]
 
 
-@cache
 def known_names(kind: type, prefix: str = "") -> tuple[Known, ...]:
-    """Every section and setting below dataclass `kind`."""
+    """Every section and setting below dataclass `kind`, and every known key of a mapping."""
     hints, found = get_type_hints(kind), []
     for f in fields(kind):
         name, inner = f"{prefix}{f.name}", hints[f.name]
         found.append(Known(name, is_dataclass(inner), f.metadata.get("also", {})))
+        keys = f.metadata.get("keys", dict)()
+        found += [Known(f"{name}.{key}", False, also) for key, also in keys.items()]
         if is_dataclass(inner):
             found += known_names(inner, f"{name}.")
     return tuple(found)

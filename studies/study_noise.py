@@ -31,7 +31,7 @@ WAYS = {
     "fixed": [],
     "risk": ["beta.rule=risk", "beta.risk.warmup_steps=12"],
     "beta_dpo": ["beta.rule=beta_dpo"],
-    "robust": ["loss.name=robust", "loss.label_smoothing=0.2"],
+    "robust": ["loss.name=robust", "loss.options.label_smoothing=0.2"],
 }
 SHARED = ["training.eval_steps=1000", "training.select=last", "training.samples=0"]
 """Over config/demo.yaml: eight pairs a window, 59 updates."""

@@ -5,6 +5,22 @@ import click
 from .options import PATH
 
 
+class _BetaRule(click.ParamType):
+    """The registered rules, which need mlx: they are loaded where they are shown or checked."""
+
+    name = "rule"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        from ..losses import BETA_RULES
+
+        return f"[{'|'.join(BETA_RULES)}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from ..losses import BETA_RULES
+
+        return click.Choice([*BETA_RULES]).convert(value, param, ctx)
+
+
 @click.command()
 @click.option(
     "--output",
@@ -16,10 +32,8 @@ from .options import PATH
 )
 @click.option(
     "--beta-rule",
-    default="fixed",
-    show_default=True,
-    type=click.Choice(["fixed", "risk", "beta_dpo"]),
-    help="How beta moves in training.",
+    type=_BetaRule(),
+    help="How beta moves in training; by default it does not.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
 def demo(output, beta_rule, overwrite):

@@ -48,11 +48,13 @@ def run_settings(config: "RunConfig", adapter: Path | None = None) -> list[str]:
     Args:
         adapter: the folder that the run starts from.
     """
+    from ..losses import LossConfig
+
     output = unused_folder(config.run.output, [adapter] if adapter else [])
     if adapter and Path(config.run.output).absolute() == adapter.absolute():
         output = beside(adapter, "dpo")
     settings = [] if output == config.run.output else [assignment("run.output", output)]
-    return [*settings, *(["loss.name=sigmoid"] if config.loss.answers_only else [])]
+    return [*settings, *([f"loss.name={LossConfig().name}"] if config.loss.answers_only else [])]
 
 
 def _all_pairs(path: str) -> bool:

@@ -37,9 +37,9 @@ def sft(config_file, overrides, data, valid, **options):
 
 def _of_answers() -> list[str]:
     """Settings that leave nothing of a loss of pairs, so that the file may be that of train."""
-    from ..losses import LossConfig
+    from ..losses import SUPERVISED, BetaConfig, LossConfig
     from ..settings import as_plain
 
-    loss = {f"loss.{name}": value for name, value in as_plain(LossConfig(name="sft")).items()}
-    others = {"beta.rule": "fixed", "training.reference_sync_steps": None}
+    loss = {f"loss.{name}": value for name, value in as_plain(LossConfig(name=SUPERVISED)).items()}
+    others = {"beta.rule": BetaConfig().rule, "training.reference_sync_steps": None}
     return [f"{name}={json.dumps(value)}" for name, value in (loss | others).items()]

@@ -26,11 +26,9 @@ from .tiny_models import make_model
 
 _EPOCHS = 14
 _SHOWN = 4
-_WARMUP_STEPS = 12
-"""Updates before risk-dynamic beta moves: a fifth of the demo's 60."""
 
 
-def tell(output: str, beta_rule: str = "fixed", *, overwrite: bool = False) -> None:
+def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) -> None:
     """Run the whole story in folder `output` and print its table and where everything lies.
 
     Raises:
@@ -66,8 +64,8 @@ def shipped(name: str) -> Path:
     return inside if inside.exists() else package.parent / name
 
 
-def demo_config(folder: Path, beta_rule: str = "fixed") -> RunConfig:
-    """config/demo.yaml with this demo's paths and rule for beta."""
+def demo_config(folder: Path, beta_rule: str | None = None) -> RunConfig:
+    """config/demo.yaml with this demo's paths and, where it is given, another rule for beta."""
     return load_config(
         shipped("config/demo.yaml"),
         [
@@ -78,8 +76,7 @@ def demo_config(folder: Path, beta_rule: str = "fixed") -> RunConfig:
             f"data.train={folder / 'pairs' / 'train.jsonl'}",
             f"data.valid={folder / 'pairs' / 'valid.jsonl'}",
             f"run.output={folder / 'run'}",
-            f"beta.rule={beta_rule}",
-            f"beta.risk.warmup_steps={_WARMUP_STEPS}",
+            *([f"beta.rule={beta_rule}"] if beta_rule else []),
         ],
     )
 

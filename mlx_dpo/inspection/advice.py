@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..commands import assignment, beside, unused_folder
 from ..console import plural
-from ..losses import LossConfig
+from ..losses import SUPERVISED, LossConfig
 from .defects import ERROR, WARNING, of_severity
 from .measures import Figures
 
@@ -33,9 +33,6 @@ TOLD_BY_LENGTH = 0.9
 """Accuracy from which on they are told apart by length alone."""
 MOST_EPOCHS, MOST_EPOCHS_TOLD_APART = 3, 1
 """Passes over the pairs after which more only raise the margins; the same where style tells all."""
-
-_ANCHORED = {"sft", "cpo", "orpo"}
-"""Losses that hold the chosen answers up: they have a supervised part."""
 
 ADVICE = {
     "mend": "mend the rows, then inspect again",
@@ -236,8 +233,8 @@ def _anchor(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
         )
     if _told_apart(figures):
         why.append(_by_style(figures))
-    anchored = _named(loss, [*loss.names, "sft"])
-    if why and anchored and not _ANCHORED & set(loss.names):
+    anchored = _named(loss, [*loss.names, SUPERVISED])
+    if why and anchored and not loss.anchors_chosen:
         yield Advice("anchor", "; ".join(why), (_setting(anchored),))
 
 

@@ -34,9 +34,6 @@ from .prepare import Prepared
 from .resume import filled_in
 from .run_folder import restored, save, start_folder
 
-_LOGISTIC = {"sigmoid", "robust", "sigmoid_norm", "exo_pair", "nca_pair", "bco_pair"}
-"""Losses that go to 0 as margins grow."""
-
 
 class TrainResult(NamedTuple):
     """Where the run lies, and the held-out metrics of its adapter, if there were held-out pairs."""
@@ -152,7 +149,7 @@ def _about(run: Prepared, steps: int, start: int) -> About:
         steps,
         chosen,
         rejected,
-        set(loss.names) <= _LOGISTIC,
+        loss.vanishes,
         loss.per_token,
         run.amounts.epochs,
         run.amounts.learning_rate,

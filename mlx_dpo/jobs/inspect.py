@@ -23,6 +23,7 @@ from ..inspection.report import File, Inspection
 from ..inspection.row_checks import build_context
 from ..inspection.scan import FoundPairs, leaks, scan
 from ..inspection.scored_text import masked
+from ..losses import LossConfig
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
@@ -47,7 +48,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         DpoError: files, rows apart, or a model that cannot be used; or settings of `sft`, which has no pairs.
     """
     if config.loss.answers_only:
-        hint = "give the settings of mlx-dpo train, or --set loss.name=sigmoid"
+        hint = f"give the settings of mlx-dpo train, or --set loss.name={LossConfig().name}"
         raise DpoError("learns answers alone; inspect looks at pairs", where="loss.name", hint=hint)
     say_if_small_beta(config)
     paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]

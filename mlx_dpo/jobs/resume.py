@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig
+from ..config import MOVED, RunConfig
 from ..data.pair_store import PairStore
 from ..errors import DpoError, first_ten
 from ..forward.mlx_attention import BLOCKS
@@ -137,8 +137,9 @@ def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Settings that the version which wrote it did not know have their defaults.
     """
-    known = {**deciding(RunConfig()), **facts["key"]["settings"]}
-    facts = {**facts, "key": {**facts["key"], "settings": known}}
+    asked = facts["key"]["settings"].items()
+    known = {MOVED.get(name, name): value for name, value in asked if value is not None or name not in MOVED}
+    facts = {**facts, "key": {**facts["key"], "settings": {**deciding(RunConfig()), **known}}}
     return facts if "amounts" in facts else {**facts, **_of_earlier(facts["layout"])}
 
 

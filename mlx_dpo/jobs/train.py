@@ -10,6 +10,7 @@ from ..console import plural, say
 from ..data.pair_store import PairStore, open_pairs
 from ..data.row_index import RowIndex
 from ..errors import DpoError
+from ..losses import BETA_RULES, beta_rule
 from ..machine.resources import shorten_gpu_work
 from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
@@ -124,8 +125,7 @@ def _check_rule(config: RunConfig, steps: int) -> None:
     Raises:
         DpoError: the run is too short for it.
     """
-    warmup = config.beta.risk.warmup_steps
-    first = warmup + (1 if config.beta.risk.generation == "A" else 2)  # window that could have another beta
+    name, rule = config.beta.rule, beta_rule(config.beta)
     sync = config.training.reference_sync_steps
     if sync and sync >= steps:
         raise DpoError(
@@ -133,14 +133,15 @@ def _check_rule(config: RunConfig, steps: int) -> None:
             where="training.reference_sync_steps",
             hint="set a smaller number, or more training.epochs",
         )
-    if config.beta.rule != "fixed" and config.training.window < _FEW:
+    if BETA_RULES[name].moves and config.training.window < _FEW:
         few = plural(config.training.window, "pair")
-        say(f"beta.rule={config.beta.rule}: a window of {few} tells it little")
-    if config.beta.rule == "risk" and first > steps:
+        say(f"beta.rule={name}: a window of {few} tells it little")
+    if rule.warmup_steps is not None and rule.first_move > steps:
         raise DpoError(
-            f"the warm-up takes {plural(warmup, 'update')}, the run has {steps}: beta would never move",
-            where="beta.risk.warmup_steps",
-            hint=f"set beta.risk.warmup_steps={steps // 4}, or more training.epochs",
+            f"the warm-up takes {plural(rule.warmup_steps, 'update')}, the run has {steps}: "
+            "beta would never move",
+            where=f"beta.{name}.warmup_steps",
+            hint=f"set beta.{name}.warmup_steps={steps // 4}, or more training.epochs",
         )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
-from .beta_rule import BetaRule, BetaStep, exact
+from .beta_rule import BetaRule, BetaStep, exact, register_beta_rule
 
 _LEAST = 1e-6
 """Spread below which margins count as equal, as before the first update, when all of them are 0; and added to
@@ -46,8 +46,17 @@ class BetaDpoState(NamedTuple):
     key: mx.array
 
 
+@register_beta_rule(
+    "beta_dpo", source="Wu et al. 2024, arXiv:2407.08639", settings=BetaDpoConfig, filters=True
+)
 def beta_dpo(value: float, config: BetaDpoConfig) -> BetaRule:
-    """The rule around beta `value`."""
+    """The rule around beta `value`.
+
+    Raises:
+        ValueError: `value` is below the least beta.
+    """
+    if value < config.minimum:
+        raise ValueError(f"value must be at least beta.beta_dpo.minimum, got {value}")
 
     def init(seed: int) -> BetaDpoState:
         key = mx.random.key(seed % 2**64)
@@ -79,12 +88,10 @@ def beta_dpo(value: float, config: BetaDpoConfig) -> BetaRule:
                 "gap_mean": margins.mean(),
                 "gap_selected_mean": selected,
             }
-            step = BetaStep(
-                beta.astype(mx.float32), chosen * (n / kept), {f"beta_dpo/{k}": v for k, v in metrics.items()}
-            )
+            step = BetaStep(beta.astype(mx.float32), chosen * (n / kept), metrics)
             return step, BetaDpoState(beta, mean, spread, key)
 
-    return BetaRule(init, update, looks_first=True)
+    return BetaRule(init, update, looks_first=True, deferred=config.deferred)
 
 
 def log_weights(margins: mx.array, mean: mx.array, spread: mx.array) -> mx.array:

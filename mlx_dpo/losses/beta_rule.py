@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from ..settings import Section
+
 
 class BetaStep(NamedTuple):
     """What a rule made of a window of n pairs.
 
     `beta`: float32 (), what the window is scored with. `weights`: float32 (n,), of its pairs, 1 on average;
-    `metrics`: () each, under their published names.
+    `metrics`: () each, under their published names; logged below the rule's name, as NAME/metric.
     """
 
     beta: mx.array
@@ -24,11 +26,50 @@ class BetaRule(NamedTuple):
     `init(seed)` gives the state before the first window: a NamedTuple of arrays, one of them `beta`, ().
     `update(margins, state)`: a window's margins, float32 (n,), without beta, to its step and the next state.
     With `looks_first` a window's beta or weights depend on its own margins; else its beta is the state's.
+    Two are also settings of the rule, if it has them: with `deferred` the pairs of such a window are scored
+    once and each pair's gradient is kept; for `warmup_steps` updates beta stays at its first value.
     """
 
     init: Callable[[int], Any]
     update: Callable[[mx.array, Any], tuple[BetaStep, Any]]
     looks_first: bool = False
+    deferred: bool = False
+    warmup_steps: int | None = None
+
+    @property
+    def first_move(self) -> int:
+        """The first window, counted from 1, that could have another beta than the first."""
+        return (self.warmup_steps or 0) + (1 if self.looks_first else 2)
+
+
+class RegisteredRule(NamedTuple):
+    """A rule by name: `make(value, section)` gives it around beta `value`.
+
+    `settings`: the class of its section, beta.NAME; a rule without one has `make(value)`. `moves`: beta may
+    change during a run. `filters`: it leaves pairs of a window out.
+    """
+
+    make: Callable[..., BetaRule]
+    source: str
+    settings: type[Section] | None = None
+    moves: bool = True
+    filters: bool = False
+
+
+BETA_RULES: dict[str, RegisteredRule] = {}
+
+
+def register_beta_rule(name: str, *, source: str, **traits: Any) -> Callable:
+    """Add a rule under `name`, with where it was published; see `RegisteredRule` for the traits.
+
+    A rule with settings is registered where `beta_rules` imports it, before it makes their sections.
+    """
+
+    def add(make):
+        BETA_RULES[name] = RegisteredRule(make, source, **traits)
+        return make
+
+    return add
 
 
 def exact(values: Any) -> mx.array:
@@ -51,6 +92,7 @@ class FixedState(NamedTuple):
     beta: mx.array
 
 
+@register_beta_rule("fixed", source="", moves=False)
 def fixed(value: float) -> BetaRule:
     """Beta stays as it is."""
 

@@ -1,18 +1,21 @@
 """The configured rule for beta."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from typing import Any
+
+import mlx.core as mx
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, section, setting
-from .beta_dpo import BetaDpoConfig, beta_dpo
-from .beta_rule import BetaRule, fixed
-from .risk import RiskConfig, risk
+from . import risk  # noqa: F401  (each registers its rule, in the order of the help)
+
+# isort: split
+from . import beta_dpo  # noqa: F401
+from .beta_rule import BETA_RULES, BetaRule, BetaStep
 
 
 @dataclass(frozen=True)
-class BetaConfig(Section):
-    """How strongly the policy is held to the reference."""
-
-    rule: str = setting("fixed", "how beta moves during a run", choices=("fixed", "risk", "beta_dpo"))
+class _BetaConfig(Section):
+    rule: str = setting("fixed", "how beta moves during a run", choices=BETA_RULES)
     value: float = setting(
         0.1,
         "beta at the start; larger stays closer to the reference",
@@ -20,21 +23,35 @@ class BetaConfig(Section):
         most=LARGEST_WEIGHT,
         also="beta dpo_beta pref_beta kl_coef simpo_beta",
     )
-    risk: RiskConfig = section(RiskConfig)
-    beta_dpo: BetaDpoConfig = section(BetaDpoConfig)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.rule == "beta_dpo" and self.value < self.beta_dpo.minimum:
-            raise ValueError(f"value must be at least beta.beta_dpo.minimum, got {self.value}")
-        if self.rule == "risk" and not self.risk.minimum <= self.value <= self.risk.maximum:
-            raise ValueError(f"value must be within beta.risk.minimum and maximum, got {self.value}")
+        if self.rule not in BETA_RULES:
+            raise ValueError(f"rule must be one of {', '.join(BETA_RULES)}, got {self.rule!r}")
+        beta_rule(self)  # refuses a value that the rule cannot start from
 
 
-def beta_rule(config: BetaConfig) -> BetaRule:
-    """The configured rule."""
-    if config.rule == "risk":
-        return risk(config.value, config.risk)
-    if config.rule == "beta_dpo":
-        return beta_dpo(config.value, config.beta_dpo)
-    return fixed(config.value)
+BetaConfig = make_dataclass(
+    "BetaConfig",
+    [(name, rule.settings, section(rule.settings)) for name, rule in BETA_RULES.items() if rule.settings],
+    bases=(_BetaConfig,),
+    frozen=True,
+    namespace={"__doc__": "How strongly the policy is held to the reference.", "__module__": __name__},
+)
+
+
+def beta_rule(config: _BetaConfig) -> BetaRule:
+    """The configured rule; its metrics have its name before theirs, as risk/tau.
+
+    Raises:
+        ValueError: the rule cannot start from this beta.
+    """
+    name, registered = config.rule, BETA_RULES[config.rule]
+    rule = registered.make(config.value, *([getattr(config, name)] if registered.settings else []))
+
+    def update(margins: mx.array, state: Any) -> tuple[BetaStep, Any]:
+        step, state = rule.update(margins, state)
+        metrics = {f"{name}/{metric}": value for metric, value in step.metrics.items()}
+        return step._replace(metrics=metrics), state
+
+    return rule._replace(update=update)

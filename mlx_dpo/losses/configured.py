@@ -1,13 +1,14 @@
 """The configured loss: one or several of the registered ones, and what changes their arguments."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
-from ..errors import first_ten
-from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
+from ..errors import first_ten, label
+from ..settings import LARGEST_WEIGHT, Section, checked, setting
+from ..suggestions import meant_value
 from . import pairwise, reference_free, transport  # noqa: F401  (they register their losses)
 from .divergences import DIVERGENCES, diverged, without_reference
 from .registry import LOSSES, LossFunction, PairLogps
@@ -15,7 +16,7 @@ from .registry import LOSSES, LossFunction, PairLogps
 _REWARDED = "it learns from rewards of sampled answers, and mlx-dpo from pairs: sigmoid is DPO as published;"
 _OTHERS = {
     "dpo": "did you mean sigmoid (DPO as published)?",
-    "cdpo": "did you mean sigmoid with loss.label_smoothing=0.1 (conservative DPO)?",
+    "cdpo": "did you mean sigmoid with loss.options.label_smoothing=0.1 (conservative DPO)?",
     "rdpo": "did you mean robust, or loss.ld_alpha against length?",
     "slic": "did you mean hinge (SLiC)?",
     "smaug": "did you mean dpop (Smaug)?",
@@ -26,6 +27,21 @@ _OTHERS = {
     **dict.fromkeys(("grpo", "ppo", "rlhf", "rloo", "reinforce", "dapo", "gspo", "online_dpo"), _REWARDED),
 }
 """What people bring as the name of a loss, to what there is instead."""
+_SHIFTED = [name for name, loss in LOSSES.items() if loss.shifted]
+
+
+def _known_options() -> dict[str, Mapping[str, str]]:
+    """Every option of a registered loss, with other trainers' names for it."""
+    return {name: option.also for loss in LOSSES.values() for name, option in loss.options.items()}
+
+
+def _options_help() -> str:
+    takers: dict[tuple[str, str], list[str]] = {}
+    for loss, known in LOSSES.items():
+        for name, option in known.options.items():
+            takers.setdefault((name, option.help), []).append(loss)
+    each = [f"{name} ({', '.join(losses)}): {help}" for (name, help), losses in takers.items()]
+    return f"options of the losses, each its own default where it is not set. {'; '.join(each)}"
 
 
 @dataclass(frozen=True)
@@ -50,35 +66,11 @@ class LossConfig(Section):
             "loss.name=[sigmoid, sft] loss.weights=[1, 0.2].",
         },
     )
-    label_smoothing: float | None = setting(
-        None,
-        "sigmoid, robust, exo_pair, aot*: chance that a label is flipped; null: the loss's own",
-        least=0,
-        below=0.5,
-    )
-    discopop_tau: float | None = setting(
-        None,
-        "discopop: width of the change between its two parts",
-        least=SMALLEST_DIVISOR,
-        most=LARGEST_WEIGHT,
-    )
-    dpop_lambda: float | None = setting(None, "dpop: weight of its penalty", least=0, most=LARGEST_WEIGHT)
-    simpo_gamma: float | None = setting(
-        None,
-        "simpo: margin that is asked for; simpo also wants beta.value of 2 to 10",
-        least=0,
-        most=LARGEST_WEIGHT,
-        also={
-            "gamma": "",
-            "gamma_beta_ratio": "simpo_gamma = gamma_beta_ratio · beta.value.",
-        },
-    )
-    cpo_alpha: float | None = setting(
-        None, "cpo: weight of its supervised part", least=0, most=LARGEST_WEIGHT
-    )
+    options: dict[str, Any] = setting({}, _options_help(), keys=_known_options)
     bco_shift: bool = setting(
         False,
-        "bco_pair: take the running mean of rewards off them, as TRL before 1.0; scores every pair twice",
+        f"{', '.join(_SHIFTED)}: take the running mean of rewards off them, as TRL before 1.0; scores every "
+        "pair twice",
     )
     divergence: str = setting(
         "reverse_kl",
@@ -117,16 +109,11 @@ class LossConfig(Section):
             raise ValueError(f"name must be one of {', '.join(LOSSES)}, got {unknown[0]!r}")
         if self.weights and len(self.weights) != len(self.names):
             raise ValueError(f"weights must be as many as losses, {len(self.names)}, got {len(self.weights)}")
-        for option in _options():
-            takers = [name for name, loss in LOSSES.items() if option in loss.options]
-            if getattr(self, option) is not None and not set(takers) & set(self.names):
-                raise ValueError(f"{option} is of {', '.join(takers)}, not of {self.label}")
-        if "exo_pair" in self.names and self.label_smoothing == 0:
-            raise ValueError("label_smoothing must be above 0 for exo_pair, got 0")
+        object.__setattr__(self, "options", self._checked_options())
         if self.divergence_alpha is not None and self.divergence != "alpha":
             raise ValueError(f"divergence_alpha is of divergence alpha, not of {self.divergence}")
         if self.ld_alpha is not None:
-            free = [name for name in self.names if LOSSES[name].of == "policy"]
+            free = [name for name in self.names if not LOSSES[name].uses_reference]
             if free:
                 raise ValueError(f"ld_alpha is of losses with a reference, not of {', '.join(free)}")
             if self.ld_alpha == 0 and self.wpo:
@@ -137,17 +124,61 @@ class LossConfig(Section):
             others = [name for name in self.names if LOSSES[name].of not in ("margins", "ratios")]
             if others:
                 raise ValueError(f"divergence must be reverse_kl for {', '.join(others)}")
-        if self.bco_shift and "bco_pair" not in self.names:
-            raise ValueError(f"bco_shift is of bco_pair, not of {self.label}")
+        if self.bco_shift and not any(LOSSES[name].shifted for name in self.names):
+            raise ValueError(f"bco_shift is of {', '.join(_SHIFTED)}, not of {self.label}")
         if self.wpo and self.needs_window:
             raise ValueError(f"wpo weighs single pairs, and {self.label} has no loss of these")
         if self.reference_free and not self.needs_reference:
             raise ValueError(f"reference_free changes nothing for {self.label}")
 
+    def _checked_options(self) -> dict[str, Any]:
+        """The options that are set, each as the losses that take it want it.
+
+        Raises:
+            ValueError: none of the losses takes one, or it is of another type or out of bounds.
+        """
+        found = {}
+        for name, value in self.options.items():
+            takers = [loss for loss in self.names if name in LOSSES[loss].options]
+            if not takers:
+                raise self._not_taken(name)
+            for loss in takers if value is not None else []:
+                option = LOSSES[loss].options[name]
+                try:
+                    found[name] = checked(f"options.{name}", value, option.kind, option.bounds)
+                except ValueError as error:
+                    error.add_note(f"{loss}: {option.help}")
+                    raise
+        return found
+
+    def _not_taken(self, name: str) -> ValueError:
+        takers = [loss for loss, known in LOSSES.items() if name in known.options]
+        here = list(dict.fromkeys(option for loss in self.names for option in LOSSES[loss].options))
+        of = f"is of {', '.join(takers)}, not of" if takers else "is no option of"
+        error = ValueError(f"options.{label(name)} {of} {self.label}")
+        meant = {
+            word: f"did you mean loss.options.{option}? {note}".strip()
+            for option, also in _known_options().items()
+            for word, note in also.items()
+        }
+        known = f"{self.label} takes {', '.join(here) or 'no options'}"
+        error.add_note(meant_value(name, here, meant) if here and not takers else known)
+        return error
+
     @property
     def answers_only(self) -> bool:
         """Whether no loss looks at the rejected answer."""
-        return self.names == ["sft"]
+        return all(LOSSES[name].of == "chosen" for name in self.names)
+
+    @property
+    def anchors_chosen(self) -> bool:
+        """Whether any of them holds the chosen answers up."""
+        return any(LOSSES[name].anchors_chosen for name in self.names)
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether all of them go to 0 as margins grow."""
+        return all(LOSSES[name].vanishes for name in self.names)
 
     @property
     def names(self) -> list[str]:
@@ -167,7 +198,7 @@ class LossConfig(Section):
     @property
     def needs_reference(self) -> bool:
         """Whether any of them looks at the reference."""
-        return any(LOSSES[name].of != "policy" for name in self.names)
+        return any(LOSSES[name].uses_reference for name in self.names)
 
     @property
     def per_token(self) -> bool:
@@ -191,14 +222,9 @@ class LossConfig(Section):
         return self.divergence == "reverse_kl" and all(LOSSES[name].of == "margins" for name in self.names)
 
 
-def _options() -> list[str]:
-    """Every keyword option of a registered loss, once; each is a setting of the same name."""
-    return list(dict.fromkeys(option for loss in LOSSES.values() for option in loss.options))
-
-
 def build_loss(config: LossConfig) -> LossFunction:
     """The configured loss as a function of pairs and beta: float32 (B,)."""
-    parts = [(LOSSES[name].function, _given(config, name)) for name in config.names]
+    parts = [(LOSSES[name].function, _given(config.options, name)) for name in config.names]
     alpha = 0.5 if config.divergence_alpha is None else config.divergence_alpha
     weights: Sequence[float] = config.weights or [1.0] * len(parts)
 
@@ -215,7 +241,6 @@ def build_loss(config: LossConfig) -> LossFunction:
     return loss
 
 
-def _given(config: LossConfig, name: str) -> dict[str, Any]:
-    """The options of this loss that are set; the others keep its own defaults."""
-    values = {option: getattr(config, option) for option in LOSSES[name].options}
-    return {option: value for option, value in values.items() if value is not None}
+def _given(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Those that this loss takes."""
+    return {option: value for option, value in options.items() if option in LOSSES[name].options}

@@ -5,10 +5,18 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from .registry import PairLogps, register_loss
+from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR
+from .registry import PairLogps, option, register_loss
+
+FLIPPED = "chance that a label is flipped"
 
 
-@register_loss("sigmoid", source="Rafailov et al. 2023, arXiv:2305.18290, eq. 7")
+@register_loss(
+    "sigmoid",
+    source="Rafailov et al. 2023, arXiv:2305.18290, eq. 7",
+    vanishes=True,
+    options={"label_smoothing": option(FLIPPED, least=0, below=0.5)},
+)
 def sigmoid(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -> mx.array:
     """Logistic loss on the scaled margin: the original DPO.
 
@@ -29,7 +37,7 @@ def smoothed(z: mx.array, label_smoothing: float) -> mx.array:
     return -(1 - label_smoothing) * nn.log_sigmoid(z) - label_smoothing * nn.log_sigmoid(-z)
 
 
-@register_loss("hinge", source="Zhao et al. 2023 (SLiC), arXiv:2305.10425; on log-ratios")
+@register_loss("hinge", source="Zhao et al. 2023 (SLiC), arXiv:2305.10425; on log-ratios", vanishes=True)
 def hinge(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Nothing once the scaled margin is 1: (B,)."""
     return mx.maximum(0, 1 - beta * pairs.margins)
@@ -46,7 +54,12 @@ def ipo(pairs: PairLogps, beta: mx.array) -> mx.array:
     return mx.square(pairs.mean_margins - 1 / (2 * beta))
 
 
-@register_loss("robust", source="Chowdhury et al. 2024, arXiv:2403.00409")
+@register_loss(
+    "robust",
+    source="Chowdhury et al. 2024, arXiv:2403.00409",
+    vanishes=True,
+    options={"label_smoothing": option(FLIPPED, least=0, below=0.5)},
+)
 def robust(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.1) -> mx.array:
     """The sigmoid loss, unbiased where labels are flipped with chance `label_smoothing`: (B,), any sign."""
     z = beta * pairs.margins
@@ -54,7 +67,12 @@ def robust(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.1) ->
     return both / (1 - 2 * label_smoothing)
 
 
-@register_loss("exo_pair", source="Ji et al. 2024, arXiv:2402.00856, eq. 16")
+@register_loss(
+    "exo_pair",
+    source="Ji et al. 2024, arXiv:2402.00856, eq. 16",
+    vanishes=True,
+    options={"label_smoothing": option(FLIPPED, above=0, below=0.5)},
+)
 def exo_pair(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 1e-3) -> mx.array:
     """Reverse KL from the smoothed label to the policy's preference: (B,). `label_smoothing` above 0."""
     z = beta * pairs.margins
@@ -62,7 +80,15 @@ def exo_pair(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 1e-3)
     return kept + mx.sigmoid(-z) * (nn.log_sigmoid(-z) - math.log(label_smoothing))
 
 
-@register_loss("discopop", source="Lu et al. 2024, arXiv:2406.08414, eq. 5")
+@register_loss(
+    "discopop",
+    source="Lu et al. 2024, arXiv:2406.08414, eq. 5",
+    vanishes=True,
+    options={
+        # Above 1 the exponential outgrows its share, and the loss overflows.
+        "discopop_tau": option("width of the change between its two parts", least=SMALLEST_DIVISOR, most=1)
+    },
+)
 def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) -> mx.array:
     """Logistic and exponential loss, mixed by the sigmoid of the scaled margin over `discopop_tau`: (B,).
 
@@ -78,6 +104,7 @@ def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) ->
     source="Lambert et al. 2024 (Tülu 3), arXiv:2411.15124",
     of="ratios",
     per_token=True,
+    vanishes=True,
     betas=(2, 10),  # theirs is 5
 )
 def sigmoid_norm(pairs: PairLogps, beta: mx.array) -> mx.array:
@@ -93,7 +120,9 @@ def nca_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
     return -nn.log_sigmoid(chosen) - 0.5 * negative
 
 
-@register_loss("bco_pair", source="Jung et al. 2024, arXiv:2404.04656", of="ratios")
+@register_loss(
+    "bco_pair", source="Jung et al. 2024, arXiv:2404.04656", of="ratios", vanishes=True, shifted=True
+)
 def bco_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
     """A classifier of chosen against rejected answers whose logits are the rewards, less `shift`: (B,)."""
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
@@ -107,7 +136,9 @@ def sppo_hard(pairs: PairLogps, beta: mx.array) -> mx.array:
     return mx.square(pairs.chosen_logratios - goal) + mx.square(pairs.rejected_logratios + goal)
 
 
-@register_loss("apo_zero", source="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7", of="logps")
+@register_loss(
+    "apo_zero", source="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7", of="logps", vanishes=True
+)
 def apo_zero(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Chosen answers up, rejected ones down: for a model worse than its chosen answers. (B,)."""
     return mx.sigmoid(-beta * pairs.chosen_logratios) + mx.sigmoid(beta * pairs.rejected_logratios)
@@ -119,7 +150,13 @@ def apo_down(pairs: PairLogps, beta: mx.array) -> mx.array:
     return mx.sigmoid(beta * pairs.chosen_logratios) + mx.sigmoid(-beta * pairs.margins)
 
 
-@register_loss("dpop", source="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3", of="logps")
+@register_loss(
+    "dpop",
+    source="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3",
+    of="logps",
+    vanishes=True,
+    options={"dpop_lambda": option("weight of its penalty", least=0, most=LARGEST_WEIGHT)},
+)
 def dpop(pairs: PairLogps, beta: mx.array, *, dpop_lambda: float = 50.0) -> mx.array:
     """The sigmoid loss with a penalty, inside, where the chosen answer is less likely than it was: (B,)."""
     lost = mx.maximum(-pairs.chosen_logratios, 0)  # in this order its slope at 0, the start, is 0

@@ -3,13 +3,22 @@
 import mlx.core as mx
 import mlx.nn as nn
 
-from .registry import PairLogps, register_loss
+from ..settings import LARGEST_WEIGHT
+from .registry import PairLogps, option, register_loss
+
+SUPERVISED = "sft"
+"""The loss of the chosen answers alone."""
 
 _LEAST = -1e-6
 """Mean log-probability a token above which odds would be infinite in float32."""
 
 
-@register_loss("sft", source="Ouyang et al. 2022, arXiv:2203.02155, supervised fine-tuning", of="policy")
+@register_loss(
+    SUPERVISED,
+    source="Ouyang et al. 2022, arXiv:2203.02155, supervised fine-tuning",
+    of="chosen",
+    anchors_chosen=True,
+)
 def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
     """Supervised training on the chosen answers; every token of a window weighs the same: (B,)."""
     return -pairs.chosen / pairs.mean_length
@@ -20,7 +29,16 @@ def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
     source="Meng et al. 2024, arXiv:2405.14734, eq. 6",
     of="policy",
     per_token=True,
+    vanishes=True,
     betas=(2, 10),
+    options={
+        "simpo_gamma": option(
+            "margin that is asked for",
+            least=0,
+            most=LARGEST_WEIGHT,
+            also={"gamma": "", "gamma_beta_ratio": "simpo_gamma = gamma_beta_ratio · beta.value."},
+        )
+    },
 )
 def simpo(pairs: PairLogps, beta: mx.array, *, simpo_gamma: float = 0.5) -> mx.array:
     """The sigmoid loss on log-probabilities a token, less a margin: (B,). Wants beta 2 to 10."""
@@ -32,13 +50,25 @@ def mean_difference(pairs: PairLogps) -> mx.array:
     return pairs.chosen / pairs.chosen_lengths - pairs.rejected / pairs.rejected_lengths
 
 
-@register_loss("cpo", source="Xu et al. 2024, arXiv:2401.08417; supervised part a token", of="policy")
+@register_loss(
+    "cpo",
+    source="Xu et al. 2024, arXiv:2401.08417; supervised part a token",
+    of="policy",
+    anchors_chosen=True,
+    options={"cpo_alpha": option("weight of its supervised part", least=0, most=LARGEST_WEIGHT)},
+)
 def cpo(pairs: PairLogps, beta: mx.array, *, cpo_alpha: float = 1.0) -> mx.array:
     """The sigmoid loss on log-probabilities, and `cpo_alpha` times `sft`: (B,)."""
     return cpo_alpha * sft(pairs, beta) - nn.log_sigmoid(beta * (pairs.chosen - pairs.rejected))
 
 
-@register_loss("orpo", source="Hong et al. 2024, arXiv:2403.07691, eq. 6", of="policy", per_token=True)
+@register_loss(
+    "orpo",
+    source="Hong et al. 2024, arXiv:2403.07691, eq. 6",
+    of="policy",
+    per_token=True,
+    anchors_chosen=True,
+)
 def orpo(pairs: PairLogps, beta: mx.array) -> mx.array:
     """`sft`, and beta times the sigmoid loss on the log odds ratio: (B,)."""
     chosen = log_odds(pairs.chosen / pairs.chosen_lengths)

@@ -1,17 +1,19 @@
-"""What every loss takes, and the registry that names them."""
+"""What every loss takes, and the registry that names them and says what is known of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import mlx.core as mx
+
+from ..settings import setting
 
 
 class PairLogps(NamedTuple):
     """Log-probabilities of B pairs, float32 (B,), nats, summed over completion tokens.
 
     `mean_length`, float32 (): chosen tokens a pair, over all pairs of the window that these are part of.
-    `shift`, (): what `bco_pair` takes off every reward.
+    `shift`, (): what a loss registered as `shifted` takes off every reward.
     """
 
     chosen: mx.array
@@ -48,45 +50,81 @@ LossFunction = Callable[[PairLogps, mx.array], mx.array]
 """Pairs and beta, float32 () or (B,), to one float32 loss a pair (B,)."""
 
 
+class Option(NamedTuple):
+    """A keyword-only parameter of a loss: what it is for, its bounds, other trainers' names for it.
+
+    `default` and `kind`, its type, are those of the loss's signature.
+    """
+
+    help: str = ""
+    bounds: Mapping[str, float] = {}
+    also: Mapping[str, str] = {}
+    default: Any = None
+    kind: type = float
+
+
+def option(help: str, *, also: Mapping[str, str] | str = "", **bounds: float) -> Option:
+    """Declare an option where a loss is registered; the arguments are as those of `settings.setting`."""
+    metadata = setting(None, help, also=also, **bounds).metadata
+    return Option(help, metadata["bounds"], metadata["also"])
+
+
 class Loss(NamedTuple):
     """A registered loss: `function(pairs, beta, **options)` gives one float32 loss per pair.
 
     `of`: all it looks at. "margins", or both "ratios" to the reference: then a divergence can change these;
-    "logps" of policy and reference; "policy": no reference is needed. `window`: a pair's loss depends on the
-    other pairs of the window. `per_token`: it divides by the answers' lengths before it compares them.
+    "logps" of policy and reference; without a reference the "policy", or only its "chosen" answers.
+    `window`: a pair's loss depends on the other pairs of the window. `per_token`: it divides by the answers'
+    lengths before it compares them. `anchors_chosen`: it has a supervised part, which holds the chosen
+    answers up. `vanishes`: it goes to 0, or below, as margins grow. `shifted`: it subtracts `pairs.shift`.
     `betas`: from and to where beta is usual, for losses that the default beta hardly moves.
     """
 
     function: Callable[..., mx.array]
     source: str
+    options: Mapping[str, Option]
     of: str
-    window: bool
-    per_token: bool
+    window: bool = False
+    per_token: bool = False
+    anchors_chosen: bool = False
+    vanishes: bool = False
+    shifted: bool = False
     betas: tuple[float, float] | None = None
 
     @property
-    def options(self) -> dict[str, Any]:
-        """Its keyword options with their defaults."""
-        parameters = signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+    def uses_reference(self) -> bool:
+        """Whether it looks at the reference."""
+        return self.of not in ("policy", "chosen")
 
 
 LOSSES: dict[str, Loss] = {}
 
 
 def register_loss(
-    name: str,
-    *,
-    source: str,
-    of: str = "margins",
-    window: bool = False,
-    per_token: bool = False,
-    betas: tuple[float, float] | None = None,
+    name: str, *, source: str, of: str = "margins", options: Mapping[str, Option] | None = None, **traits: Any
 ) -> Callable:
-    """Add a loss under `name`, with the paper and equation that define it; see `Loss`."""
+    """Add a loss under `name`, with the paper and equation that define it; see `Loss` for `of` and traits.
+
+    Args:
+        options: what each keyword-only parameter of the loss is for, and its bounds; see `option`.
+
+    Raises:
+        TypeError: an option is declared that the loss does not take.
+    """
 
     def add(function):
-        LOSSES[name] = Loss(function, source, of, window, per_token, betas)
+        LOSSES[name] = Loss(function, source, _options(function, options or {}), of, **traits)
         return function
 
     return add
+
+
+def _options(function: Callable, declared: Mapping[str, Option]) -> dict[str, Option]:
+    hints = get_type_hints(function)
+    taken = [p for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    if unknown := declared.keys() - {p.name for p in taken}:
+        raise TypeError(f"{function.__name__} has no keyword-only parameter {', '.join(sorted(unknown))}")
+    return {
+        p.name: declared.get(p.name, Option())._replace(default=p.default, kind=hints.get(p.name, float))
+        for p in taken
+    }

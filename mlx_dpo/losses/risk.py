@@ -12,7 +12,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
-from .beta_rule import BetaRule, BetaStep, beta_step, exact, quantile
+from .beta_rule import BetaRule, BetaStep, beta_step, exact, quantile, register_beta_rule
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,15 @@ class RiskState(NamedTuple):
     threshold: mx.array
 
 
+@register_beta_rule("risk", source="SeanYHan888/dynamic-dpo-v1", settings=RiskConfig)
 def risk(value: float, config: RiskConfig) -> BetaRule:
-    """The rule that starts at beta `value`."""
+    """The rule that starts at beta `value`.
+
+    Raises:
+        ValueError: `value` is not within the bounds of beta.
+    """
+    if not config.minimum <= value <= config.maximum:
+        raise ValueError(f"value must be within beta.risk.minimum and maximum, got {value}")
     level = 1 - config.delta
 
     def init(seed: int) -> RiskState:
@@ -79,11 +86,12 @@ def risk(value: float, config: RiskConfig) -> BetaRule:
             step = beta_step(
                 beta if config.generation == "A" else state.beta,
                 len(margins),
-                {f"risk/{name}": metric for name, metric in metrics.items()},
+                metrics,
             )
             return step, state._replace(beta=beta, windows=state.windows + 1, threshold=threshold)
 
-    return BetaRule(init, update, looks_first=config.generation == "A")
+    first = config.generation == "A"
+    return BetaRule(init, update, looks_first=first, warmup_steps=config.warmup_steps)
 
 
 def _null(config: RiskConfig, n: int) -> tuple[float, float]:

@@ -2,13 +2,14 @@
 
 import mlx.core as mx
 
-from .pairwise import smoothed
-from .registry import PairLogps, register_loss
+from .pairwise import FLIPPED, smoothed
+from .registry import PairLogps, option, register_loss
 
 _SOURCE = "Melnyk et al. 2024, arXiv:2406.05882"
+_OPTIONS = {"label_smoothing": option(FLIPPED, least=0, below=0.5)}
 
 
-@register_loss("aot", source=_SOURCE, of="logps", window=True)
+@register_loss("aot", source=_SOURCE, of="logps", window=True, vanishes=True, options=_OPTIONS)
 def aot(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -> mx.array:
     """Sorted log-ratios of chosen over rejected, the policy's against the reference's: (B,), not by pair."""
     policy = mx.sort(pairs.chosen - pairs.rejected)
@@ -16,7 +17,7 @@ def aot(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -> mx
     return smoothed(beta * (policy - reference), label_smoothing)
 
 
-@register_loss("aot_unpaired", source=_SOURCE, of="logps", window=True)
+@register_loss("aot_unpaired", source=_SOURCE, of="logps", window=True, vanishes=True, options=_OPTIONS)
 def aot_unpaired(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -> mx.array:
     """Sorted log-ratios to the reference, chosen answers' against rejected ones': (B,), not by pair."""
     chosen, rejected = mx.sort(pairs.chosen_logratios), mx.sort(pairs.rejected_logratios)

@@ -52,7 +52,7 @@ class About(NamedTuple):
     """What is known of a run besides its rows.
 
     `chosen_tokens`, `rejected_tokens`: means of held-out answers. `per_token`: the loss divides by lengths
-    before it compares. `logistic`: the loss vanishes as margins grow.
+    before it compares. `vanishes`: the loss does, as margins grow.
     `epochs`, `learning_rate`: as settled.
     `answers_only`: one answer a prompt is learnt; its held-out loss then says all, and nothing is ruin.
     `held_gb`: memory that the process held before the run. `start_gb`: peak memory of the start-up checks.
@@ -61,7 +61,7 @@ class About(NamedTuple):
     steps: int
     chosen_tokens: float
     rejected_tokens: float
-    logistic: bool
+    vanishes: bool
     per_token: bool = False
     epochs: int = 1
     learning_rate: float = 1e-5
@@ -207,7 +207,7 @@ def all_right_and_growing(reports: Sequence[Row], evaluations: Sequence[Row], ab
 )
 def loss_vanished(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     last = [row["loss"] for row in reports[-VANISHED_REPORTS:]]
-    if not about.logistic or len(last) < VANISHED_REPORTS or max(last) >= VANISHED:
+    if not about.vanishes or len(last) < VANISHED_REPORTS or max(last) >= VANISHED:
         return ""
     return f"the training loss was below {VANISHED} in the last {VANISHED_REPORTS} reports"
 

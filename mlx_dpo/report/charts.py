@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from ..losses import BETA_RULES
+
 Row = dict[str, float]
 """A line of metrics.jsonl."""
 
@@ -145,7 +147,7 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
         if series and not still:
             found.append(chart._replace(series=series))
     for metric in dict.fromkeys(metric for row in rows for metric in row):
-        if metric.startswith(("risk/", "beta_dpo/")):
+        if metric.partition("/")[0] in BETA_RULES:
             found.append(Chart(_slug(metric), metric, "", (Series(metric, "train", "blue"),)))
         if metric.startswith("eval/samples/"):
             title = f"{metric.removeprefix('eval/')}: answers to held-out prompts"

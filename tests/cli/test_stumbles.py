@@ -20,7 +20,7 @@ from ..support.mistakes import pair
 def remedy(**about):
     """Of a run whose held-out margin stays at 0."""
     evaluation = {"step": about["steps"], "eval/rewards/margins": 0.001, "eval/logps/chosen": -1.0}
-    (alarm,) = alarms([], [evaluation], About(chosen_tokens=9, rejected_tokens=9, logistic=True, **about))
+    (alarm,) = alarms([], [evaluation], About(chosen_tokens=9, rejected_tokens=9, vanishes=True, **about))
     return alarm.remedy
 
 

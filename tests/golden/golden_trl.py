@@ -28,7 +28,10 @@ from .golden_models import CONFIGS, pairs, weights, write_model
 MOVED, STEPS, BATCH, BETA, RATE, DECAY = 0.03, 20, 4, 0.1, 1e-3, 0.01
 LOSSES = [
     *({"name": name} for name in ("sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard")),
-    *({"name": name, "label_smoothing": 0.1} for name in ("robust", "aot", "aot_unpaired", "exo_pair")),
+    *(
+        {"name": name, "options": {"label_smoothing": 0.1}}
+        for name in ("robust", "aot", "aot_unpaired", "exo_pair")
+    ),
     *({"name": name} for name in ("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm", "aot")),
     {"name": ["sigmoid", "bco_pair", "sft"], "weights": [0.8, 0.2, 1.0]},
     *(
@@ -125,7 +128,7 @@ def loss_of(trainer: InOrder, inputs, settings: dict) -> float:
     names = settings.get("name", "sigmoid")
     trainer.loss_types = names if isinstance(names, list) else [names]
     trainer.loss_weights = settings.get("weights") or [1.0] * len(trainer.loss_types)
-    trainer.label_smoothing = settings.get("label_smoothing", 0.0)
+    trainer.label_smoothing = settings.get("options", {}).get("label_smoothing", 0.0)
     divergence = settings.get("divergence", "reverse_kl")
     trainer.ld_alpha, trainer.use_weighting = settings.get("ld_alpha"), settings.get("wpo", False)
     trainer.f_divergence_type = DIVERGENCES.get(divergence, divergence)

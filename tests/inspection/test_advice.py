@@ -242,7 +242,7 @@ def test_an_anchor_is_not_advised_where_there_is_one_or_none_can_be(loss):
 def test_length_says_nothing_where_the_loss_sees_to_it_already():
     for loss in ({"ld_alpha": 0.5}, {"name": "simpo"}, {"name": "sigmoid_norm"}):
         assert codes(of(length=1.0), run=plan(**loss)) == ["train"]
-    assert codes(of(length=1.0), run=plan(label_smoothing=0.1)) == ["anchor"]
+    assert codes(of(length=1.0), run=plan(options={"label_smoothing": 0.1})) == ["anchor"]
 
 
 def test_advice_is_ordered_and_of_the_closed_set():

@@ -29,7 +29,12 @@ def earlier(tmp_path):
 
 
 ASKED = (
-    *("data.max_length=128", "adapter.rank=2", "loss.name=[sigmoid, sft]", "loss.label_smoothing=0.1"),
+    *(
+        "data.max_length=128",
+        "adapter.rank=2",
+        "loss.name=[sigmoid, sft]",
+        "loss.options.label_smoothing=0.1",
+    ),
     *("beta.rule=risk", "beta.risk.warmup_steps=2", "training.accumulation=2", "training.eval_steps=4"),
     *("training.samples=1", "training.sample_tokens=8", "training.keep_checkpoints=1"),
 )

@@ -5,10 +5,13 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from mlx_dpo.losses import BetaConfig, beta_rule
+from mlx_dpo.cli.demo import demo
+from mlx_dpo.config import load_config
+from mlx_dpo.losses import BETA_RULES, BetaConfig, beta_rule, register_beta_rule
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig, beta_dpo, chosen_pairs, log_weights
-from mlx_dpo.losses.beta_rule import exact, quantile
+from mlx_dpo.losses.beta_rule import BetaRule, FixedState, beta_step, exact, quantile
 from mlx_dpo.losses.risk import RiskConfig, risk
 
 
@@ -63,9 +66,9 @@ def at_zero(config):
 def test_check_values_of_risk(count, u, s, beta):
     rule, state = at_zero(RiskConfig(momentum=1 - 1e-7))
     step, state = rule.update(exceeding(count), state)
-    assert step.metrics["risk/p_hat"].item() == count / 16
-    assert step.metrics["risk/u_k"].item() == pytest.approx(u, abs=6e-7)
-    assert step.metrics["risk/s_k"].item() == pytest.approx(s, abs=6e-7)
+    assert step.metrics["p_hat"].item() == count / 16
+    assert step.metrics["u_k"].item() == pytest.approx(u, abs=6e-7)
+    assert step.metrics["s_k"].item() == pytest.approx(s, abs=6e-7)
     assert step.beta.item() == pytest.approx(0.1), "the window itself has the beta of before"
     assert state.beta.item() == pytest.approx(beta, abs=6e-9)
 
@@ -75,7 +78,7 @@ def test_check_value_of_generation_a_which_moves_beta_before_its_window():
     assert rule.looks_first
     step, state = rule.update(exceeding(3), state)
     assert math.sqrt(math.log(1 / 0.05) / 32) == pytest.approx(0.305968, abs=6e-7)
-    assert step.metrics["risk/u_k"].item() == pytest.approx(-0.714023, abs=6e-7)
+    assert step.metrics["u_k"].item() == pytest.approx(-0.714023, abs=6e-7)
     assert step.beta.item() == pytest.approx(state.beta.item(), rel=1e-7)
     assert state.beta.item() == pytest.approx(0.1 * math.exp(0.005 * math.tanh(-2 * 0.714023)), rel=1e-7)
 
@@ -119,8 +122,8 @@ def test_risk_follows_its_restatement(size, generation, warmup):
         if p is None:
             assert step.metrics == {}
         else:
-            assert step.metrics["risk/p_hat"].item() == pytest.approx(p, rel=1e-12)
-            assert step.metrics["risk/tau"].item() == pytest.approx(exact.tau, rel=1e-12)
+            assert step.metrics["p_hat"].item() == pytest.approx(p, rel=1e-12)
+            assert step.metrics["tau"].item() == pytest.approx(exact.tau, rel=1e-12)
     assert len(states[-1].stored) == 0
 
 
@@ -192,7 +195,7 @@ def test_beta_dpo_follows_its_restatement(size, start):
         beta = max(0.1 * (1 + 0.6 * (g[kept].mean() - mean)), 1e-3)
         assert state.beta.item() == pytest.approx(beta, rel=1e-12)
         assert step.beta.item() == pytest.approx(beta, rel=1e-7)
-        assert step.metrics["beta_dpo/keep_ratio"].item() == pytest.approx(k / n)
+        assert step.metrics["keep_ratio"].item() == pytest.approx(k / n)
 
 
 def test_gumbel_top_k_draws_as_one_after_the_other_without_replacement():
@@ -288,3 +291,70 @@ def test_settings_of_risk_that_make_no_sense_are_refused(settings, message):
 def test_settings_of_beta_dpo_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         BetaDpoConfig(**settings)
+
+
+@pytest.mark.parametrize("name", BETA_RULES)
+def test_a_rule_without_a_first_look_scores_a_window_with_the_beta_before_it(name):
+    rule = beta_rule(BetaConfig(rule=name))
+    state = rule.init(0)
+    step, _ = rule.update(mx.array([3.0, -1.0, 0.5, 9.0]), state)
+    assert rule.looks_first or step.beta.item() == pytest.approx(state.beta.item(), rel=1e-7)
+    assert state.beta.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", BETA_RULES)
+def test_beta_moves_and_pairs_are_left_out_exactly_where_that_is_registered(name):
+    settings = {"risk": RiskConfig(warmup_steps=0)} if name == "risk" else {}
+    steps, _ = run_rule(beta_rule(BetaConfig(rule=name, **settings)), windows(16, count=20))
+    assert (len({step.beta.item() for step in steps}) > 1) == BETA_RULES[name].moves
+    assert any((step.weights == 0).any().item() for step in steps) == BETA_RULES[name].filters
+    assert all(step.weights.mean().item() == pytest.approx(1, abs=1e-6) for step in steps)
+
+
+@pytest.mark.parametrize("name", BETA_RULES)
+def test_what_a_rule_says_of_a_window_is_logged_under_its_name(name):
+    settings = {"risk": RiskConfig(warmup_steps=0)} if name == "risk" else {}
+    (step,), _ = run_rule(beta_rule(BetaConfig(rule=name, **settings)), [[1.0, 2.0, 4.0, 9.0]])
+    assert bool(step.metrics) == BETA_RULES[name].moves
+    assert all(metric.startswith(f"{name}/") for metric in step.metrics)
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "message"),
+    [
+        ("risk", {"risk": RiskConfig(minimum=0.2)}, "value must be within beta.risk.minimum and maximum"),
+        ("risk", {"risk": RiskConfig(maximum=0.05)}, "value must be within beta.risk.minimum and maximum"),
+        (
+            "beta_dpo",
+            {"beta_dpo": BetaDpoConfig(minimum=0.2)},
+            "value must be at least beta.beta_dpo.minimum",
+        ),
+        ("wave", {}, "rule must be one of fixed, .*, got 'wave'"),
+    ],
+)
+def test_a_beta_that_a_rule_cannot_start_from_is_refused(rule, settings, message):
+    with pytest.raises(ValueError, match=message):
+        BetaConfig(rule=rule, **settings)
+    assert BetaConfig(**settings).value == 0.1  # of another rule's section nothing is asked
+
+
+def test_the_demo_offers_every_rule():
+    usage = " ".join(CliRunner().invoke(demo, ["--help"]).output.split())
+    assert f"--beta-rule [{'|'.join(BETA_RULES)}]" in usage
+
+
+def test_a_rule_that_is_registered_later_is_a_choice():
+    @register_beta_rule("halving", source="nobody")
+    def halving(value):
+        def update(margins, state):
+            return beta_step(state.beta, len(margins), {"old": state.beta}), FixedState(state.beta / 2)
+
+        return BetaRule(lambda seed: FixedState(mx.array(value)), update)
+
+    try:
+        rule = beta_rule(load_config(None, ["beta.rule=halving"]).beta)
+    finally:
+        del BETA_RULES["halving"]
+    steps, _ = run_rule(rule, [[0.0]] * 3)
+    assert [step.beta.item() for step in steps] == pytest.approx([0.1, 0.05, 0.025])
+    assert steps[2].metrics["halving/old"].item() == pytest.approx(0.025)

@@ -16,7 +16,8 @@ from ..support.exact_losses import EXACT, exact_loss
 LN2 = math.log(2)
 BETAS = [0.01, 0.1, 1.0, 7.5]
 ALONE = [name for name, loss in LOSSES.items() if not loss.window]
-REFERENCED = [name for name, loss in LOSSES.items() if loss.of != "policy"]
+REFERENCED = [name for name, loss in LOSSES.items() if loss.uses_reference]
+OPTIONS = [(name, option) for name, loss in LOSSES.items() for option in loss.options]
 
 
 def pairs_of(margins, dtype=mx.float32):
@@ -34,6 +35,12 @@ def unlike_pairs(count=7, seed=0):
     policy = np.minimum(reference + rng.normal(0, 3, (2, count)), -0.3)
     rows = [mx.array(row.astype(np.float32)) for row in (*policy, *reference)]
     return PairLogps(*rows, *map(mx.array, lengths), mx.array(lengths[0].mean(), mx.float32))
+
+
+def far_apart():
+    """One pair, told apart by 20,000 nats; its chosen answer of 8 tokens has 5 nats a token."""
+    logps = (mx.array([x]) for x in (-40.0, -1e4, -1e4, -50.0))
+    return PairLogps(*logps, mx.array([8]), mx.array([8]), mx.array(8.0))
 
 
 def reference_pair():
@@ -54,7 +61,7 @@ def test_log_ratios_and_margin_by_hand():
     ("settings", "expected"),
     [
         ({}, 0.554355),  # ln(1 + e^-0.3)
-        ({"label_smoothing": 0.1}, 0.584355),  # 0.9 · 0.554355 + 0.1 · 0.854355
+        ({"options": {"label_smoothing": 0.1}}, 0.584355),  # 0.9 · 0.554355 + 0.1 · 0.854355
         ({"name": "hinge"}, 0.7),
         ({"name": "ipo"}, 21.6225),  # (2/8 + 1/10 - 5)^2
         ({"name": "exo_pair"}, 2.258199),
@@ -70,8 +77,11 @@ def test_log_ratios_and_margin_by_hand():
         ({"name": "aot_unpaired"}, 0.554355),
         ({"name": "dpop"}, 0.554355),  # the chosen answer is likelier than it was
         ({"name": "sft"}, 10 / 8),
-        ({"name": "simpo", "simpo_gamma": 0.05}, math.log1p(math.exp(0.05 - 0.1 * (14 / 10 - 10 / 8)))),
-        ({"name": "cpo", "cpo_alpha": 2.0}, 2 * 10 / 8 + math.log1p(math.exp(-0.4))),
+        (
+            {"name": "simpo", "options": {"simpo_gamma": 0.05}},
+            math.log1p(math.exp(0.05 - 0.1 * (14 / 10 - 10 / 8))),
+        ),
+        ({"name": "cpo", "options": {"cpo_alpha": 2.0}}, 2 * 10 / 8 + math.log1p(math.exp(-0.4))),
     ],
 )
 def test_check_values(settings, expected):
@@ -90,7 +100,7 @@ def test_orpo_by_hand():
 def test_the_penalty_of_dpop_is_inside_the_sigmoid():
     """Log-ratios -0.5 and -3.5, margin 3: with lambda 2 the logit is 0.1 · (3 - 2 · 0.5) = 0.2."""
     pairs = reference_pair()._replace(chosen=mx.array([-12.5]), rejected=mx.array([-16.5]))
-    loss = build_loss(LossConfig(name="dpop", dpop_lambda=2.0))(pairs, mx.array(0.1)).item()
+    loss = build_loss(LossConfig(name="dpop", options={"dpop_lambda": 2.0}))(pairs, mx.array(0.1)).item()
     assert loss == pytest.approx(math.log1p(math.exp(-0.2)), rel=1e-6)
 
 
@@ -174,10 +184,12 @@ def test_a_slope_is_finite_at_any_margin(name):
     [
         *({"name": name} for name in LOSSES),
         *({"name": [name], "weights": [LARGEST_WEIGHT]} for name in ("ipo", "cpo", "sppo_hard")),
-        {"name": "discopop", "discopop_tau": SMALLEST_DIVISOR},
-        {"name": "dpop", "dpop_lambda": LARGEST_WEIGHT},
-        {"name": "simpo", "simpo_gamma": LARGEST_WEIGHT},
-        {"name": "cpo", "cpo_alpha": LARGEST_WEIGHT},
+        *(
+            {"name": name, "options": {option: limit}}
+            for name, option in OPTIONS
+            for bound, limit in LOSSES[name].options[option].bounds.items()
+            if bound in ("least", "most")
+        ),
     ],
     ids=str,
 )
@@ -227,6 +239,16 @@ def test_a_shift_of_policy_and_reference_together_changes_nothing(name):
     )
 
 
+@pytest.mark.parametrize("name", REFERENCED)
+def test_a_shift_of_all_pairs_together_changes_nothing(name):
+    pairs, loss = pairs_of([-4.0, 0.25, 8.0]), build_loss(LossConfig(name=name))
+    names = ("chosen", "reference_chosen", "rejected", "reference_rejected")
+    shifts = dict(zip(names, (16, 16, -32, -32), strict=True))
+    moved = pairs._replace(**{name: getattr(pairs, name) + shift for name, shift in shifts.items()})
+    expected = np.array(loss(pairs, mx.array(0.1)))
+    np.testing.assert_allclose(np.array(loss(moved, mx.array(0.1))), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in REFERENCED])
 def test_a_loss_without_reference_does_not_look_at_it(name):
     pairs, loss = unlike_pairs(), build_loss(LossConfig(name=name))
@@ -247,11 +269,15 @@ def test_every_loss_has_a_definition_to_be_checked_against():
 
 CASES = [
     *({"name": name} for name in LOSSES),
-    *({"name": name, "label_smoothing": 0.2} for name in LOSSES if "label_smoothing" in LOSSES[name].options),
-    {"name": "discopop", "discopop_tau": 0.5},
-    {"name": "dpop", "dpop_lambda": 2.0},
-    {"name": "simpo", "simpo_gamma": 1.5},
-    {"name": "cpo", "cpo_alpha": 0.3},
+    *(
+        {"name": name, "options": {option: 2 * LOSSES[name].options[option].default or 0.1}}
+        for name, option in OPTIONS
+    ),
+    *({"name": name, "options": {option: 0.2}} for name, option in OPTIONS if option == "label_smoothing"),
+    {"name": "discopop", "options": {"discopop_tau": 0.5}},
+    {"name": "dpop", "options": {"dpop_lambda": 2.0}},
+    {"name": "simpo", "options": {"simpo_gamma": 1.5}},
+    {"name": "cpo", "options": {"cpo_alpha": 0.3}},
     {"name": ["sigmoid", "bco_pair", "sft"], "weights": [0.8, 0.2, 1.0]},
     {"name": ["sigmoid", "sft"]},
     {"name": "sigmoid", "reference_free": True},
@@ -313,11 +339,17 @@ def test_label_smoothing_pulls_back_from_where_the_odds_are_those_of_the_labels(
         ({"name": []}, "name must name at least one loss"),
         ({"name": ["sft", "sft"]}, "name must name a loss once"),
         ({"name": ["sigmoid", "sft"], "weights": [1.0]}, "weights must be as many as losses, 2, got 1"),
-        ({"label_smoothing": 0.5}, "label_smoothing must be null or below 0.5, got 0.5"),
-        ({"label_smoothing": -0.1}, "label_smoothing must be null or at least 0, got -0.1"),
-        ({"name": "exo_pair", "label_smoothing": 0.0}, "label_smoothing must be above 0 for exo_pair"),
-        ({"name": "ipo", "label_smoothing": 0.1}, "label_smoothing is of .*sigmoid.*, not of ipo"),
-        ({"dpop_lambda": 1.0}, "dpop_lambda is of dpop, not of sigmoid"),
+        ({"options": {"label_smoothing": 0.5}}, "options.label_smoothing must be below 0.5, got 0.5"),
+        ({"options": {"label_smoothing": -0.1}}, "options.label_smoothing must be at least 0, got -0.1"),
+        (
+            {"name": ["sigmoid", "exo_pair"], "options": {"label_smoothing": 0}},
+            "options.label_smoothing must be above 0, got 0.0\nexo_pair: chance that a label is flipped",
+        ),
+        (
+            {"name": "ipo", "options": {"label_smoothing": 0.1}},
+            "options.label_smoothing is of .*sigmoid.*, not of ipo\nipo takes no options",
+        ),
+        ({"options": {"dpop_lambda": 1.0}}, "options.dpop_lambda is of dpop, not of sigmoid"),
         ({"weights": [0.0]}, "weights must be above 0"),
         ({"divergence_alpha": 0.3}, "divergence_alpha is of divergence alpha, not of reverse_kl"),
         ({"name": ["sigmoid", "sft"], "ld_alpha": 0.5}, "ld_alpha is of losses with a reference, not of sft"),
@@ -326,8 +358,9 @@ def test_label_smoothing_pulls_back_from_where_the_odds_are_those_of_the_labels(
         ({"bco_shift": True}, "bco_shift is of bco_pair, not of sigmoid"),
         ({"wpo": True, "name": "aot"}, "wpo weighs single pairs, and aot has no loss of these"),
         ({"ld_alpha": 1.5}, "ld_alpha must be null or at most 1, got 1.5"),
-        ({"name": "discopop", "discopop_tau": 0.0}, "discopop_tau must be null or at least 1e-06"),
-        ({"name": "simpo", "simpo_gamma": -1.0}, "simpo_gamma must be null or at least 0"),
+        ({"name": "discopop", "options": {"discopop_tau": 0.0}}, "discopop_tau must be at least 1e-06"),
+        ({"name": "simpo", "options": {"simpo_gamma": -1.0}}, "options.simpo_gamma must be at least 0"),
+        ({"name": "simpo", "options": {"simpo_gamma": "much"}}, "simpo_gamma must be a number, got 'much'"),
         ({"name": "apo_zero", "divergence": "js"}, "divergence must be reverse_kl for apo_zero"),
         ({"name": "simpo", "reference_free": True}, "reference_free changes nothing for simpo"),
     ],
@@ -341,9 +374,40 @@ def test_every_loss_says_where_it_comes_from():
     assert all("arXiv" in loss.source for loss in LOSSES.values())
 
 
-def test_every_option_of_a_loss_is_a_setting():
-    options = {option for loss in LOSSES.values() for option in loss.options}
-    assert options <= {f for f in LossConfig.__dataclass_fields__}
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_every_option_of_a_loss_says_what_it_is_for_and_is_bounded_on_both_sides(name, option):
+    declared = LOSSES[name].options[option]
+    assert declared.help
+    assert {"least", "above"} & {*declared.bounds} and {"most", "below"} & {*declared.bounds}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_vanishes_as_margins_grow_exactly_where_that_is_registered(name):
+    """The chosen answer far likelier than it was, the rejected one far less likely."""
+    loss = build_loss(LossConfig(name=name))(far_apart(), mx.array(0.1)).item()
+    assert (loss < 0.01) == LOSSES[name].vanishes
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_still_pulls_chosen_answers_up_then_exactly_where_that_is_registered(name):
+    loss, pairs = build_loss(LossConfig(name=name)), far_apart()
+    slope = mx.grad(lambda chosen: loss(pairs._replace(chosen=chosen), mx.array(0.1)).sum())(pairs.chosen)
+    assert (slope.item() < -0.1) == LOSSES[name].anchors_chosen
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_looks_at_the_shift_exactly_where_that_is_registered(name):
+    loss, pairs = build_loss(LossConfig(name=name)), unlike_pairs()
+    shifted = loss(pairs._replace(shift=mx.array(0.5)), mx.array(0.1)).tolist()
+    assert (shifted != loss(pairs, mx.array(0.1)).tolist()) == LOSSES[name].shifted
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_answers_alone_is_one_that_does_not_look_at_the_rejected_one(name):
+    loss, pairs = build_loss(LossConfig(name=name)), unlike_pairs()
+    other = pairs._replace(rejected=pairs.rejected * 2, rejected_lengths=pairs.rejected_lengths + 3)
+    same = loss(other, mx.array(0.1)).tolist() == loss(pairs, mx.array(0.1)).tolist()
+    assert same == (LOSSES[name].of == "chosen")
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, math.nan])

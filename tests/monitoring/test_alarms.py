@@ -5,7 +5,7 @@ import pytest
 from mlx_dpo.monitoring.alarms import CHECKS, About, alarms
 from mlx_dpo.training.state import TrainState
 
-ABOUT = About(steps=100, chosen_tokens=50.0, rejected_tokens=25.0, logistic=True)
+ABOUT = About(steps=100, chosen_tokens=50.0, rejected_tokens=25.0, vanishes=True)
 
 
 def evaluation(step, **figures):
@@ -128,7 +128,7 @@ def test_memory_counts_from_the_start_up_checks_on_and_without_what_was_held_bef
 
 
 def test_losses_that_do_not_vanish_have_no_such_alarm():
-    assert names([report(n, loss=-3.0) for n in range(5)], about=ABOUT._replace(logistic=False)) == []
+    assert names([report(n, loss=-3.0) for n in range(5)], about=ABOUT._replace(vanishes=False)) == []
 
 
 def test_rows_of_answers_alone_and_of_no_held_out_pairs_raise_nothing():

@@ -5,10 +5,10 @@ import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import RunConfig
-from mlx_dpo.losses import LOSSES
+from mlx_dpo.losses import BETA_RULES, LOSSES
 from mlx_dpo.settings import described
 
-from ..support.mistakes import SECTIONS, WRITE_OUT, cases, write
+from ..support.mistakes import IN_BETA, SECTIONS, WRITE_OUT, cases, write
 
 HELP = {name: text for name, _, text, _ in described(RunConfig)}
 EPOCHS, RATE, TARGETS = (
@@ -29,7 +29,7 @@ SETTINGS = {
     "a key like no other": (
         "beta:\n  zzz: 1\n",
         "run.yaml:2: unknown setting 'beta.zzz'",
-        "known here: rule, value, risk, beta_dpo",
+        f"known here: {IN_BETA}",
     ),
     "a number for a section": ("3: 1\n", "run.yaml:1: unknown setting '3'", SECTIONS),
     "a typo in a choice": (
@@ -50,7 +50,7 @@ SETTINGS = {
     "a value for a section": (
         "beta: 0.2\n",
         "run.yaml:1: beta must be a section of settings, got 0.2",
-        "did you mean beta.value? known there: rule, value, risk, beta_dpo",
+        f"did you mean beta.value? known there: {IN_BETA}",
     ),
     "a key twice": (
         "beta:\n  value: 0.1\n  value: 0.2\n",
@@ -106,7 +106,7 @@ OVERRIDES = {
     "no key": (
         "--set beta=0.2",
         "--set beta: beta must be a section of settings, got 0.2",
-        "did you mean beta.value? known there: rule, value, risk, beta_dpo",
+        f"did you mean beta.value? known there: {IN_BETA}",
     ),
     "an unknown section": (
         "--set bta.value=1",
@@ -178,6 +178,10 @@ USAGE = {
     "an argument too many": ("train rows.jsonl", "Got unexpected extra argument (rows.jsonl)"),
     "eval without a run": ("eval", "Missing option '--run'."),
     "fuse without an output": ("fuse --run runs/a", "Missing option '--output'."),
+    "a rule for beta that there is not": (
+        "demo --beta-rule riks",
+        f"Invalid value for '--beta-rule': 'riks' is not one of {', '.join(map(repr, BETA_RULES))}.",
+    ),
     "an amount that is none": (
         "plan --memory nan",
         "Invalid value for '--memory': nan is no amount of memory.",

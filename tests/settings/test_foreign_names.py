@@ -7,6 +7,8 @@ from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.suggestions import known_names
 
+from ..support.mistakes import IN_BETA
+
 SCALE = "did you mean adapter.scale? scale = lora_alpha / rank."
 DPO = "did you mean sigmoid (DPO as published)? choose from sigmoid, "
 
@@ -85,7 +87,7 @@ def test_a_name_of_another_trainer_gets_the_setting_that_it_means(name, meant):
             "model: some/name\n",
             "did you mean model.path? known there: path, adapter, chat_template, template_options",
         ),
-        ("beta: 0.2\n", "did you mean beta.value? known there: rule, value, risk, beta_dpo"),
+        ("beta: 0.2\n", f"did you mean beta.value? known there: {IN_BETA}"),
         ("beta.value: 0.2\n", "write beta: and indented below it value:"),
         ("beta.risk.delta: 0.2\n", "write beta: and below it risk: and indented below it delta:"),
     ],

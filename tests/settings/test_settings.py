@@ -12,6 +12,7 @@ from mlx_dpo.settings import as_plain, build, described, setting, to_yaml
 from mlx_dpo.settings_file import Tree, read_yaml
 
 from ..conftest import ROOT
+from ..support.mistakes import IN_BETA
 
 DESIGN_EXAMPLE = """\
 model:     {path: ibm-granite/granite-4.0-h-micro, adapter: null}   # adapter: start from this one (e.g. SFT)
@@ -152,7 +153,7 @@ TRACKED = "choose from jsonl, wandb, trackio, tensorboard; did you mean wandb?"
     [
         ("beta:\n  rule: fixed\n  valu: 0.2\n", 3, "unknown setting 'beta.valu'", "did you mean beta.value?"),
         ("\nadaptor:\n  rank: 8\n", 2, "unknown setting 'adaptor'", "did you mean adapter?"),
-        ("beta:\n  zzz: 1\n", 2, "unknown setting 'beta.zzz'", "known here: rule, value, risk, beta_dpo"),
+        ("beta:\n  zzz: 1\n", 2, "unknown setting 'beta.zzz'", f"known here: {IN_BETA}"),
         (
             "adapter:\n  rank: eight\n",
             2,

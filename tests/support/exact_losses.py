@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mlx_dpo.losses import LOSSES
+
 
 def ls(x):
     """Log of the sigmoid."""
@@ -82,19 +84,9 @@ class Quantities:
 def exact_loss(config, arrays, beta):
     """One loss a pair, float64."""
     quantities, total = Quantities(config, arrays, beta), 0.0
-    given = [
-        value
-        for value in (
-            config.label_smoothing,
-            config.discopop_tau,
-            config.dpop_lambda,
-            config.simpo_gamma,
-            config.cpo_alpha,
-        )
-        if value is not None
-    ]
     for name, weight in zip(config.names, config.weights or [1.0] * len(config.names), strict=True):
         default, definition = EXACT[name]
-        quantities.o = given[0] if given and default is not None else default
+        given = [config.options[option] for option in LOSSES[name].options if option in config.options]
+        quantities.o = given[0] if given else default
         total = total + weight * definition(quantities)
     return total

@@ -96,7 +96,7 @@ SWEEP = {
     "another window": ["training.accumulation=2"],
     "another micro-batch": ["training.micro_batch=3"],
     "another beta": ["beta.value=0.5"],
-    "another loss": ["loss.label_smoothing=0.1"],
+    "another loss": ["loss.options.label_smoothing=0.1"],
     "another rank": ["adapter.rank=2", "adapter.scale=7"],
     "other layers": ["adapter.layers=2", "adapter.targets=[q_proj, mamba.in_proj, mlp.up_proj]"],
     "more epochs": ["training.epochs=2"],
@@ -119,7 +119,7 @@ def test_a_sweep_makes_no_reference_forward_and_starts_unmoved(other, configure,
     nearly = pytest.approx(0, abs=1e-5 if "training.micro_batch=3" in overrides else 0)
     assert train[0]["rewards/margins"] == nearly
     assert held_out[0]["eval/rewards/margins"] == nearly
-    if "loss.label_smoothing=0.1" not in overrides:
+    if "loss.options.label_smoothing=0.1" not in overrides:
         assert train[0]["loss"] == pytest.approx(LN2, abs=5e-7)
 
 

@@ -129,7 +129,7 @@ def test_held_out_answers_become_likelier_and_dpo_starts_from_there(configure, c
 
 def test_the_settings_of_pairs_need_not_be_taken_out_of_a_file(configure, tmp_path):
     """What inspect advises is the same file with another command."""
-    of_pairs = ("loss.name=[sigmoid, robust]", "loss.weights=[1, 2]", "loss.label_smoothing=0.1")
+    of_pairs = ("loss.name=[sigmoid, robust]", "loss.weights=[1, 2]", "loss.options.label_smoothing=0.1")
     of_pairs += ("beta.rule=risk", "beta.risk.warmup_steps=1", "training.reference_sync_steps=2")
     config = configure("llama", *of_pairs)
     save_config(config, tmp_path / "pairs.yaml")
