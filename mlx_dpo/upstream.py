@@ -146,6 +146,13 @@ def upstream_error(module: str, what: str) -> UpstreamError:
     )
 
 
+def versions() -> str:
+    """What is installed, what is tested, and what finds the difference."""
+    installed = " and ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm"))
+    tested = " and ".join(f"{name}{TESTED[name]}" for name in ("mlx", "mlx-lm"))
+    return f"Installed are {installed}, tested {tested}; scripts/check_upstream.sh tells more"
+
+
 # mlx_lm
 
 

@@ -120,19 +120,8 @@ def test_the_versions_in_the_error_are_those_that_are_installed():
     assert all("," in TESTED[package] for package in ("mlx", "mlx-lm"))  # capped
 
 
-def test_every_name_is_there_in_the_installed_versions(fresh):
+def test_every_name_is_there_in_the_installed_versions(names_checked_anew):
     check_all()
-
-
-@pytest.fixture
-def fresh():
-    """What was checked before is checked again, and once more after the test."""
-    kept = (checked, upstream._replaceable, upstream._check_records, upstream._places)
-    for cached in kept:
-        cached.cache_clear()
-    yield
-    for cached in kept:
-        cached.cache_clear()
 
 
 def holder(name):
@@ -146,7 +135,7 @@ def holder(name):
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_each_name_is_missed_when_it_is_gone(name, monkeypatch, fresh):
+def test_each_name_is_missed_when_it_is_gone(name, monkeypatch, names_checked_anew):
     place, last = holder(name)
     if last in vars(place):
         monkeypatch.delattr(place, last)
@@ -174,20 +163,20 @@ def test_each_name_is_missed_when_it_is_gone(name, monkeypatch, fresh):
         ("transformers.utils.chat_template_utils:datetime", type("Day", (), {}), ", without now"),
     ],
 )
-def test_another_shape_is_noticed(name, other, what, monkeypatch, fresh):
+def test_another_shape_is_noticed(name, other, what, monkeypatch, names_checked_anew):
     monkeypatch.setattr(*holder(name), other)
     with pytest.raises(UpstreamError, match=rf"has another {re.escape(name + what)}\n"):
         checked(name)
 
 
-def test_a_parameter_more_that_may_be_left_out_is_no_fault(monkeypatch, fresh):
+def test_a_parameter_more_that_may_be_left_out_is_no_fault(monkeypatch, names_checked_anew):
     def get_classes(config, strict=False, **others): ...
 
     monkeypatch.setattr(import_module("mlx_lm.utils"), "_get_classes", get_classes)
     assert checked("mlx_lm.utils:_get_classes") is get_classes
 
 
-def test_a_function_that_models_no_longer_call_is_noticed(monkeypatch, fresh):
+def test_a_function_that_models_no_longer_call_is_noticed(monkeypatch, names_checked_anew):
     """It is there with its shape, but models have another one: replacing it would change nothing."""
     llama = import_module("mlx_lm.models.llama")
     monkeypatch.setattr(llama, "swiglu", lambda gate, x: nn.silu(gate) * x)
@@ -199,13 +188,13 @@ def test_a_function_that_models_no_longer_call_is_noticed(monkeypatch, fresh):
 
 
 @pytest.mark.parametrize("records", [[], [{"type": "inputs", "inputs": []}], [{"kind": "primitive"}], [1]])
-def test_other_records_of_a_trace_are_noticed(records, monkeypatch, fresh):
+def test_other_records_of_a_trace_are_noticed(records, monkeypatch, names_checked_anew):
     monkeypatch.setattr(upstream, "_recorded", lambda fun, given: records)
     with pytest.raises(UpstreamError, match=r"mlx \S+ has other records in mlx\.core:export_function"):
         upstream.recorded_trace(lambda a: [a], [mx.zeros(2)])
 
 
-def test_a_missing_name_is_told_through_every_handler_on_its_way(models, monkeypatch, fresh):
+def test_a_missing_name_is_told_through_every_handler_on_its_way(models, monkeypatch, names_checked_anew):
     """Code around them that takes all errors for those of the model's files must let this one pass."""
     folder = models("llama")
     tokenizer = load_tokenizer(folder)
