@@ -16,6 +16,7 @@ import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 import mlx.core as mx
 import numpy as np
 
+from mlx_dpo import upstream
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
 from mlx_dpo.data.pair_store import open_pairs
@@ -73,6 +74,17 @@ def train_pairs(config):
 def tokens_of(pairs):
     """Pairs as plain lists, with where they stand."""
     return [(p.prompt.tolist(), p.chosen.tolist(), p.rejected.tolist(), p.where) for p in pairs]
+
+
+@pytest.fixture
+def names_checked_anew():
+    """What was checked of mlx and mlx_lm is checked again, and once more after the test."""
+    kept = (upstream.checked, upstream._replaceable, upstream._check_records, upstream._places)
+    for cached in kept:
+        cached.cache_clear()
+    yield
+    for cached in kept:
+        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import DpoError, first_line
 from ..records import Message
+from ..upstream import UpstreamError, has_renderer, remove_renderer, template_clock
 
 DEFAULT_OPTIONS = {"enable_thinking": False}
 """Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation."""
@@ -33,7 +34,8 @@ def set_template(tokenizer: Any, source: str | None, options: Mapping[str, Any])
     if source is not None:
         tokenizer.chat_template = source
         tokenizer.has_chat_template = True
-        tokenizer._chat_template = tokenizer._answer_tail = None
+        tokenizer._answer_tail = None
+        remove_renderer(tokenizer)
     _check_options(tokenizer, options)
 
 
@@ -44,7 +46,7 @@ def _check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
         DpoError: it does not look at one.
     """
     source = tokenizer.chat_template if tokenizer.has_chat_template else ""
-    for name in options if isinstance(source, str) and tokenizer._chat_template is None else ():
+    for name in options if isinstance(source, str) and not has_renderer(tokenizer) else ():
         words = ("date_string", "strftime_now") if name == "date" else (name,)
         if not any(re.search(rf"\b{re.escape(word)}\b", source) for word in words):
             raise DpoError(
@@ -123,7 +125,7 @@ def render(
         )
 
     try:
-        with _limited_time(), _standing(_Clock(tokenizer)):
+        with _limited_time(), template_clock(_Clock(tokenizer)):
             return _with_calls(rendered, messages)
     except _Endless:
         raise DpoError(
@@ -132,6 +134,8 @@ def render(
             hint="take the model from where it was published, or set another model.chat_template",
             code="template-endless",
         ) from None
+    except UpstreamError:
+        raise
     except Exception as error:  # templates are code of the model's author and may raise anything
         raise DpoError(
             f"the chat template refuses this conversation: {first_line(error)}",
@@ -177,19 +181,6 @@ def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[di
             hint="set model.chat_template, or remove these rows",
             code="template-leaves-out",
         )
-
-
-@contextmanager
-def _standing(clock: _Clock) -> Iterator[None]:
-    """Let templates that print the time look at this clock."""
-    from transformers.utils import chat_template_utils  # slow to import, and noisy without torch
-
-    before = chat_template_utils.datetime
-    chat_template_utils.datetime = clock
-    try:
-        yield
-    finally:
-        chat_template_utils.datetime = before
 
 
 class _Endless(BaseException):

@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
 from ..errors import DpoError
+from ..upstream import model_classes
 
 
 class ChatFormat(NamedTuple):
@@ -167,14 +168,14 @@ def make_model(
         vocab: upper bound of the vocabulary; fewer texts give fewer entries.
         bits: quantise the weights to so many bits, in groups of 32.
     """
-    from mlx_lm.utils import _get_classes, quantize_model, save_config
+    from mlx_lm.utils import quantize_model, save_config
 
     build_config, chat = ARCHITECTURES[architecture]
     folder.mkdir(parents=True, exist_ok=True)
     size = write_tokenizer(folder, chat, texts, vocab)
     config = build_config(hidden, layers, size)
     config |= {"eos_token_id": chat.special.index(chat.end), "pad_token_id": 0, "torch_dtype": "float32"}
-    model_class, arguments = _get_classes(config)
+    model_class, arguments = model_classes(config)
     model = model_class(arguments.from_dict(config))
     initialise(model, seed)
     if bits:

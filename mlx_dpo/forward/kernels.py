@@ -3,15 +3,15 @@
 mlx_lm's models call these by name; `lean()` puts ours in their place for the time of a trace.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, lru_cache, partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..upstream import compute_dt, replaceable, replaced_in_models
 from .custom_gradients import checkpoint, custom_function
 from .mlx_attention import Call, fused_attention, note, takes_kernel
 from .prompt_cache import Keys, after_prompt
@@ -35,48 +35,17 @@ def lean(gradient: bool = True) -> Iterator[None]:
     if _differentiated:
         yield
         return
-    places = _places(len(sys.modules))
-    _differentiated.append(gradient)
-    for module, name, ours, _ in places:
-        setattr(module, name, ours)
-    try:
-        yield
-    finally:
-        _differentiated.pop()
-        for module, name, _, theirs in places:
-            setattr(module, name, theirs)
+    with replaced_in_models(_OURS):
+        _differentiated.append(gradient)
+        try:
+            yield
+        finally:
+            _differentiated.pop()
 
 
 def as_now() -> Callable[[], AbstractContextManager[None]]:
     """What later brings back the functions that models call at this moment."""
     return partial(lean, *_differentiated) if _differentiated else nullcontext
-
-
-@lru_cache(maxsize=1)
-def _places(loaded: int) -> list[tuple[Any, str, Any, Any]]:
-    """(place, name, ours, theirs): in the modules of loaded models, and in mlx_lm's LoRA layer."""
-    from mlx_lm.tuner.lora import LoRALinear
-
-    modules = [module for key, module in list(sys.modules.items()) if key.startswith("mlx_lm.models.")]
-    return [
-        (place, name, ours, theirs)
-        for place in (*modules, LoRALinear)
-        for name, ours, theirs in _replaced()
-        if getattr(place, name, None) in (ours, theirs)
-    ]
-
-
-@cache
-def _replaced() -> list[tuple[str, Any, Any]]:
-    from mlx_lm.models import activations, base, ssm
-    from mlx_lm.tuner.lora import LoRALinear
-
-    return [
-        ("__call__", low_rank, LoRALinear.__call__),
-        ("scaled_dot_product_attention", attention, base.scaled_dot_product_attention),
-        ("ssm_attn", scan, ssm.ssm_attn),
-        ("swiglu", swiglu, activations.swiglu),
-    ]
 
 
 def attention(
@@ -227,14 +196,13 @@ def scan(
     Arguments and results are those of mlx_lm's `ssm_attn`. Its blocks are computed again for the backward
     pass, so that only inputs and block states are kept. Masks and lengths go to mlx_lm's own.
     """
-    from mlx_lm.models import ssm
-
     if mask is not None or lengths is not None:
-        theirs = next(theirs for _, ours, theirs in _replaced() if ours is scan)
-        return theirs(x, A_log, B, C, D, dt, dt_bias, state, time_step_limit, mask, lengths, step)
+        return replaceable("ssm_attn")(
+            x, A_log, B, C, D, dt, dt_bias, state, time_step_limit, mask, lengths, step
+        )
     batch, length, heads, width = x.shape
     size = B.shape[-1]
-    dt = ssm.compute_dt(dt, dt_bias, time_step_limit)
+    dt = compute_dt(dt, dt_bias, time_step_limit)
     rate = -mx.exp(A_log).astype(dt.dtype)
     if state is None:
         state = mx.zeros((batch, heads, width, size), dt.dtype)
@@ -292,3 +260,12 @@ def _swiglu_vjp(primals, cotangents, outputs):
     unit = gate * opened
     found = cotangent * x * (opened + unit * (1 - opened)), cotangent * unit
     return tuple(slope.astype(primal.dtype) for slope, primal in zip(found, primals, strict=True))
+
+
+_OURS = (
+    ("__call__", low_rank),
+    ("scaled_dot_product_attention", attention),
+    ("ssm_attn", scan),
+    ("swiglu", swiglu),
+)
+"""What `lean` puts in the place of mlx_lm's functions of these names."""

@@ -19,6 +19,8 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
+from ..upstream import check_caches
+
 
 class Keys(ConcatenateKVCache):
     """Keys and values of attention: a prompt's, shared by several branches, and the branch's own.
@@ -151,6 +153,7 @@ def empty_state(model: nn.Module) -> list[Memory]:
     Raises:
         TypeError: a kind of cache that is not known to be exact here.
     """
+    check_caches()
     return [_like(c) for c in make_prompt_cache(model)]
 
 

@@ -7,6 +7,7 @@ from math import prod
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..upstream import replace_quantised_products
 from .completion_logps import planned_device
 from .custom_gradients import custom_function
 
@@ -19,8 +20,7 @@ _STRETCH = 2**20
 @cache
 def speed_up_products() -> None:
     """From now on quantised layers multiply by `product`, in all models of this process."""
-    nn.QuantizedLinear.__call__ = _linear
-    nn.QuantizedEmbedding.as_linear = _as_linear
+    replace_quantised_products(_linear, _as_linear)
 
 
 def _linear(self: nn.QuantizedLinear, x: mx.array) -> mx.array:

@@ -14,7 +14,7 @@ from ..pairs.sampled_answers import (
     SETTINGS,
     answer_missing,
     answer_texts,
-    check_origin,
+    completions_log,
     pairs_origin,
     tokenize_prompts,
 )
@@ -45,12 +45,13 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     asked = [*rows, *(valid or [])]
     requests = tokenize_prompts(asked, tokenizer, config.data.max_length)
     origin = pairs_origin(config.model, base, tokenizer, config.generate)
-    check_origin(output, origin)
+    log = completions_log(output, origin)
+    log.check()
     model, _ = load_model(base)
     say_if_slow(model, config.model.path)
     if config.model.adapter:
         load_adapter(model, config.model.adapter)
-    done, sampled = answer_missing(model, tokenizer, requests, output, config.generate, origin)
+    done, sampled = answer_missing(model, tokenizer, requests, log, config.generate)
     begun = plural(sampled.begun, "new answer")
     say(f"sampled {plural(sampled.tokens, 'token')}: {begun}, {sampled.continued} continued")
     answers = answer_texts(asked, done, tokenizer, config.generate.max_tokens)

@@ -21,6 +21,7 @@ from ..planning.run_memory import Plan, Run, plan_memory, traced_layout
 from ..planning.step_memory import LAYOUTS
 from ..planning.weightless import Skeleton, skeleton
 from ..training.layout import Amounts, Layout
+from ..upstream import UpstreamError
 from .run_inputs import amounts_of, read_rows, say_if_slow, starting_adapter
 
 
@@ -47,6 +48,8 @@ def _model_code() -> Iterator[None]:
     """Whatever a model's own code raises, a plan is a service and must not stop a run: `_Untraceable`."""
     try:
         yield
+    except UpstreamError as error:
+        raise _Untraceable(error.what) from None
     except DpoError:
         raise
     except Exception as error:

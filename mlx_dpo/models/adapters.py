@@ -16,6 +16,7 @@ from ..errors import DpoError, first_line, first_ten, label, quoted
 from ..settings import Section, setting
 from ..storage.files import with_replacement, write_text
 from ..storage.reading import check_name, is_folder, is_there, path_text, read_object
+from ..upstream import complete_module
 from .adapter_checksum import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
 from .foreign_weights import check_adapter_weights, check_not_peft
 from .weights import check_tensors
@@ -98,8 +99,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
 def attach_unevaluated(model: nn.Module, config: AdapterConfig) -> None:
     """As `attach`, without bringing any array into memory."""
     check_attachable(model, config)
-    if not hasattr(model, "_no_grad"):  # some of mlx_lm's classes leave this out
-        nn.Module.__init__(model)
+    complete_module(model)  # some of mlx_lm's classes are not
     model.freeze()
     if config.type == "full":
         for block in _blocks(model, config):

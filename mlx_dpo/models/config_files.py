@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import DpoError, quoted
 from ..storage.reading import is_there, read_object
+from ..upstream import model_classes
 from .weights import DOWNLOAD
 
 CONFIG, SAMPLING = "config.json", "generation_config.json"
@@ -64,8 +65,6 @@ def check_architecture(folder: Path) -> None:
     Raises:
         DpoError: it has not.
     """
-    from mlx_lm.utils import _get_classes
-
     config = read_model_config(folder)
     known = "choose a model of an architecture that mlx_lm knows"
     if config.get("model_file") is not None:
@@ -75,7 +74,7 @@ def check_architecture(folder: Path) -> None:
             hint=f"code in model folders is never executed, so such models are not supported: {known}",
         )
     try:
-        _get_classes(config)
+        model_classes(config)
     except (KeyError, ValueError, AttributeError, TypeError):
         hint = "pip install -U mlx-lm, or choose another model"
         if config.get("auto_map"):

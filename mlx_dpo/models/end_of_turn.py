@@ -5,6 +5,7 @@ from typing import Any
 
 from ..commands import command_line
 from ..data.templates import end_of_turn
+from ..upstream import tokenizer_defaults
 from .config_files import read_model_config
 
 
@@ -22,11 +23,9 @@ def mlx_lm_stops(folder: Path, tokenizer: Any) -> list[int]:
         folder: the model's folder.
         tokenizer: of that folder.
     """
-    from mlx_lm.utils import _tokenizer_defaults
-
     ends = read_model_config(folder).get("eos_token_id")
     if ends is None:
-        ends = (_tokenizer_defaults(folder) or {}).get("eos_token_ids")
+        ends = tokenizer_defaults(folder).get("eos_token_ids")
     own = tokenizer.eos_token_id
     return list(dict.fromkeys([*token_ids(ends), *([] if own is None else [own])]))
 

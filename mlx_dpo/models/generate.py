@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..settings import LARGEST_SEED, Section, setting
+from ..upstream import batch_generator
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,13 @@ def generate_answers(
             goes on from them as if it had never stopped, but for rounding.
         advance: told of new tokens, as they come.
     """
-    from mlx_lm.generate import BatchGenerator
-
     if not prompts:
         return
     streams = range(len(prompts)) if streams is None else streams
     begun = [[]] * len(prompts) if begun is None else begun
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(begun[i]))
     model.eval()
-    generator = BatchGenerator(
+    generator = batch_generator(
         model,
         stop_tokens=[[t] for t in tokenizer.eos_token_ids],
         completion_batch_size=config.batch_size,

@@ -16,6 +16,7 @@ from ..errors import DpoError, first_line
 from ..forward.quantised import speed_up_products
 from ..settings import Section, setting
 from ..storage.reading import expanded, files_in, is_folder, is_there, opened
+from ..upstream import UpstreamError, downloaded
 from .config_files import check_architecture, read_model_config
 from .foreign_weights import foreign_weights
 from .tokenizer import check_embedded, read_tokenizer
@@ -113,12 +114,14 @@ def _download(name: str, weights: bool) -> Path:
         validate_repo_id(name)
     except ValueError:
         raise not_found from None
-    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS, _download
+    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
     patterns = [p for p in DEFAULT_ALLOW_PATTERNS if weights or not p.endswith(".safetensors")]
 
     try:
-        return _download(name, allow_patterns=patterns)
+        return downloaded(name, patterns)
+    except UpstreamError:
+        raise
     except Exception as error:  # the Hub client raises its own, httpx's and OSError; all mean: no model
         raise DpoError(
             f"no such folder here, and the Hub did not give it: {first_line(error)}",

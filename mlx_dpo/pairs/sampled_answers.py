@@ -1,27 +1,23 @@
 """What the model has said to each prompt, in a file that only grows: any run goes on from what is there."""
 
-import contextlib
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..console import plural, progress, say
 from ..data.render import template_hash
 from ..data.templates import end_of_turn, pair_tokens
 from ..data.tokenize import check_known, prompts_too_long
 from ..errors import DpoError
-from ..models.generate import Answer, GenerateConfig, generate_answers
+from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
 from ..records import Answer as ChatAnswer
 from ..records import Curated, answer_of
-from ..storage.files import sync, unwritable, write_text
-from ..storage.jsonl import read_jsonl
-from ..storage.reading import is_there, opened, read_object
+from ..storage.append_log import AppendLog
 
 COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
 
@@ -85,24 +81,19 @@ def answer_missing(
     model: Any,
     tokenizer: Any,
     wanted: Mapping[str, list[int]],
-    output: Path,
+    log: AppendLog,
     config: GenerateConfig,
-    origin: dict[str, Any],
 ) -> tuple[dict[str, Completion], Sampled]:
     """Answer every wanted prompt as far as max_tokens allows; return all answers by request key.
 
-    Prompts without an answer in `output` are answered; an answer that a smaller max_tokens cut off goes on
-    from its last token. Each answer is appended to completions.jsonl as soon as it stops, one whole line at a
-    time; of several lines with one key the last counts. A line that a kill cut short is removed at the next
-    start. `origin` (model, template, settings) is kept beside it, for `check_origin`.
+    Prompts without an answer in `log`, see `completions_log`, are answered; an answer that a smaller
+    max_tokens cut off goes on from its last token. Each answer is added as soon as it stops.
 
     Raises:
         DpoError: another process at work in the same folder, a foreign line in the file, or no room to write.
     """
-    if not is_there(output / SETTINGS):
-        write_text(output / SETTINGS, json.dumps(_lasting(origin), indent=1) + "\n")
-    with _locked(output / COMPLETIONS) as file:
-        done = dict(_completion(row, where) for where, row in read_jsonl(output / COMPLETIONS))
+    with log.open(_completion) as completions:
+        done = completions.results
         missing = [key for key in wanted if _unfinished(done.get(key), config.max_tokens)]
         begun = [done[key].ids if key in done else [] for key in missing]
         continued = sum(key in done for key in missing)
@@ -120,14 +111,13 @@ def answer_missing(
             try:
                 for answer in answers:
                     key = missing[answer.index]
-                    _append(file, _completion_row(key, answer), output / COMPLETIONS)
-                    done[key] = Completion(answer.ids, not answer.capped)
+                    row = {"text": answer.text, "ids": answer.ids, "ended": not answer.capped}
+                    completions.append(key, row, Completion(answer.ids, not answer.capped))
                     written += answer.tokens - len(begun[answer.index])
                     advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
             except KeyboardInterrupt:
                 say(f"interrupted: kept {plural(len(done), 'answer')}; the same command goes on from here")
                 raise
-        os.fsync(file.fileno())
     return done, Sampled(len(missing) - continued, continued, written)
 
 
@@ -135,21 +125,8 @@ def _unfinished(answer: Completion | None, max_tokens: int) -> bool:
     return answer is None or (not answer.ended and len(answer.ids) < max_tokens)
 
 
-def _append(file: IO[bytes], row: dict[str, Any], path: Path) -> None:
-    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-    try:
-        while line:
-            line = line[file.write(line) :]
-    except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def _completion_row(key: str, answer: Answer) -> dict[str, Any]:
-    """One line of completions.jsonl; its text is for people, the tokens count."""
-    return {"key": key, "text": answer.text, "ids": answer.ids, "ended": not answer.capped}
-
-
 def _completion(row: dict[str, Any], where: str) -> tuple[str, Completion]:
+    """One line of completions.jsonl; its text is for people, the tokens count."""
     key, ids, ended = (row.get(name) for name in ("key", "ids", "ended"))
     numbers = isinstance(ids, list) and all(type(token) is int for token in ids)
     if not (numbers and isinstance(key, str) and isinstance(ended, bool)):
@@ -213,71 +190,23 @@ def _scored(tokenizer: Any, row: Curated, answer: ChatAnswer, end: int) -> list[
         return []
 
 
-def check_origin(output: Path, origin: dict[str, Any]) -> None:
-    """Check that what `output` holds already may be gone on with; max_tokens may be another.
+def completions_log(output: Path, origin: dict[str, Any]) -> AppendLog:
+    """The log of all answers in a folder, to be gone on with where model, template and settings are the same.
 
-    Raises:
-        DpoError: answers of another origin, or files of these names that gen-pairs did not make.
+    max_tokens may be another: an answer goes on where a smaller one cut it off.
     """
-    path = output / SETTINGS
-    if not is_there(path):
-        foreign = [n for n in (COMPLETIONS, "train.jsonl", "valid.jsonl") if is_there(output / n)]
-        if foreign:
-            raise DpoError(
-                f"holds {', '.join(foreign)}, and gen-pairs did not write it",
-                where=output,
-                hint="choose another folder with --output, so that nothing of yours is replaced",
-            )
-        return
-    old = read_object(path, f"delete the folder {output} to start over")
+    lasting = {name: value for name, value in origin["generate"].items() if name != "max_tokens"}
     # The same model may lie elsewhere today, and another one at the same place.
     compared = {"fingerprint": "model", "template": "template"}
-    different = [word for key, word in compared.items() if old.get(key) != origin[key]]
-    was, now = old.get("generate"), _lasting(origin)["generate"]
-    was = was if isinstance(was, dict) else {}
-    different += [f"generate.{name} (was {was.get(name)})" for name in now if was.get(name) != now[name]]
-    if different:
-        raise DpoError(
-            f"holds answers made with another {', '.join(different)}",
-            where=output,
-            hint="choose another pairs.output, or delete this folder to start over",
-        )
-
-
-def _lasting(origin: dict[str, Any]) -> dict[str, Any]:
-    """The origin without max_tokens: an answer goes on where a smaller one cut it off."""
-    generate = {name: value for name, value in origin["generate"].items() if name != "max_tokens"}
-    return {**origin, "generate": generate}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open for appending, alone, after cutting off a half-written last line."""
-    import fcntl
-
-    if is_there(path):
-        _whole_lines(path)  # a pipe is refused here, and would be waited for below
-    try:
-        # Without a buffer: what a full disk refused must not be tried again when the file is closed.
-        file = open(path, "ab", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(path, error) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DpoError(
-                "another gen-pairs is at work here", where=path.parent, hint="wait for it, or stop it"
-            ) from None
-        file.truncate(_whole_lines(path))
-        sync(path)
-        yield file
-
-
-def _whole_lines(path: Path) -> int:
-    """Bytes of the file up to the end of its last whole line."""
-    with opened(path) as file:
-        return file.read().rfind(b"\n") + 1
+    return AppendLog(
+        output / COMPLETIONS,
+        {**origin, "generate": lasting},
+        {**compared, **{f"generate.{name}": None for name in lasting}},
+        writer="gen-pairs",
+        holds="answers",
+        setting="pairs.output",
+        beside=("train.jsonl", "valid.jsonl"),
+    )
 
 
 def pairs_origin(model: ModelConfig, base: Path, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mlx.utils import tree_map
 from ..forward.custom_gradients import arrays_of, filled, observed, parameters_first
 from ..forward.kernels import as_now
 from ..randomness import random_untouched
+from ..upstream import recorded_trace
 from .graph_reader import FIRST_MARK, Array, Call, Marked, Part, Reader, Step, ancestors, described
 
 
@@ -161,7 +162,6 @@ class _Tracer:
 
     def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> Part:
         """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
-        records: list[dict[str, Any]] = []
         count = 0
 
         def recorded(*arrays):
@@ -175,7 +175,7 @@ class _Tracer:
         try:
             # Dropout leaves a key that hangs on all that was traced: the next trace would hold it, too.
             with random_untouched(), observed(self._observe):
-                mx.export_function(records.append, recorded, *given)
+                records = recorded_trace(recorded, given)
         finally:
             self._forget()
         return Reader(self._marks, self._calls, first).read(records, count)

@@ -27,6 +27,7 @@ from ..training.layout import Layout
 from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
+from ..upstream import UpstreamError
 from .liveness import WIDTH, Moment, moments
 from .operations import Graph, placeholders, trace
 from .weightless import Skeleton
@@ -218,7 +219,7 @@ def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) 
     for forward in forwards:
         try:
             return look(forward)
-        except (TypeError, AttributeError, ValueError, IndexError) as error:
+        except (TypeError, AttributeError, ValueError, IndexError, UpstreamError) as error:
             problem = error
     raise problem
 

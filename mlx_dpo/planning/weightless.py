@@ -15,6 +15,7 @@ from ..forward.quantised import speed_up_products
 from ..models.adapters import AdapterConfig, attach_unevaluated
 from ..models.config_files import read_model_config
 from ..storage.reading import files_in
+from ..upstream import model_classes
 from .operations import placeholders
 
 
@@ -68,9 +69,7 @@ def _from_folder(folder: Path) -> nn.Module:
 
 def _from_config(config: dict[str, Any]) -> nn.Module:
     """As mlx_lm would load it, in the config's own type."""
-    from mlx_lm.utils import _get_classes
-
-    kind, arguments = _get_classes(config)
+    kind, arguments = model_classes(config)
     model = kind(arguments.from_dict(config))
     name = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
     model.set_dtype(getattr(mx, name))

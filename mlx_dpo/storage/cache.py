@@ -12,7 +12,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..console import say
 from ..errors import DpoError, first_line
 from .checksummed_folder import DAMAGE, Sealed, digest, seal, sha256, unseal
 from .files import check_writable, make_folder, remove_any, unwritable, write_text
+from .locks import locked
 from .reading import expanded, is_there, readable, unreadable
 
 VARIABLE = "MLX_DPO_CACHE"
@@ -117,29 +118,21 @@ def remove(kind: str, key: Mapping[str, Any]) -> None:
 @contextmanager
 def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
     """Wait until no other process makes the entry of `key`; what a killed one left of it is removed."""
-    import fcntl
-
     folder = entry_folder(kind, key)
     lock = folder.with_name(f"{folder.name}.lock")
     with _of_the_cache(folder):
         _make_private(folder.parent)
         check_writable(folder)
-    try:
-        held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        raise unwritable_cache(lock, error) from None
-    with os.fdopen(held, "r+b") as file:
-        with suppress(OSError):  # a file system without locks: the last rename still leaves one whole entry
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"{label}: another run is making it; waiting for that")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            for left in folder.parent.glob(f".{folder.name}.*"):
-                shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(
+                locked(lock, lambda: say(f"{label}: another run is making it; waiting for that"))
+            )
+        except OSError as error:
+            raise unwritable_cache(lock, error) from None
+        for left in folder.parent.glob(f".{folder.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
         yield
-        # After success only: whoever waits then finds the entry. A lock that a failure leaves is reused.
-        lock.unlink(missing_ok=True)
 
 
 def _make_private(folder: Path) -> None:

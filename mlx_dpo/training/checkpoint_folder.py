@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,6 +26,7 @@ from ..models.adapters import WEIGHTS, read_adapter_config, trainable
 from ..randomness import random_untouched
 from ..storage.checksummed_folder import DAMAGE, Sealed, seal, sha256, unseal
 from ..storage.files import MARK, remove_any, unwritable
+from ..storage.locks import BusyError, locked
 from ..storage.reading import entries, is_there, readable, unreadable
 
 CHECKPOINTS = "checkpoints"
@@ -188,23 +189,18 @@ def only_process(run: Path) -> Iterator[bool]:
     Raises:
         DpoError: another process holds it, or it may not be read.
     """
-    import fcntl
-
-    with readable(run):
-        handle = os.open(run, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DpoError(
-                    "another process is training here",
-                    where=run,
-                    hint="wait for it, or choose another folder with --output",
-                ) from None
+    entries(run)
+    with ExitStack() as stack:
+        try:
+            with suppress(OSError):  # nothing can be written here: whatever is to be, says so
+                stack.enter_context(locked(run / ".lock"))
+        except BusyError:
+            raise DpoError(
+                "another process is training here",
+                where=run,
+                hint="wait for it, or choose another folder with --output",
+            ) from None
         yield True
-    finally:
-        os.close(handle)
 
 
 def flattened(tree: Any) -> dict[str, np.ndarray]:

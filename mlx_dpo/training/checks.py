@@ -19,11 +19,15 @@ from ..data.render import render
 from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_lengths
 from ..errors import DpoError, first_line
+from ..forward.checkpointing import checkpoint_layers
 from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, Forward
 from ..forward.scoring import score_pairs, singles
 from ..machine.out_of_memory import refused_by_the_system
 from ..models.load import compute_dtype
+from ..randomness import random_untouched
 from ..records import Preference
+from ..upstream import UpstreamError, versions
+from .known_model import known_model, known_pairs
 from .proof import (
     Apart,
     Tokens,
@@ -161,17 +165,24 @@ def choose_forward(
     """
     _check_causal(model, pairs)
     fast = () if setting == "plain" else (SEPARATE if separate else SHARED, COMPLETION)
+    blameless: list[str] = []
     for forward in (*fast, PLAIN):
         problem = disagreement(model, pairs, forward)
         if problem is None:
             if forward is PLAIN:
                 say("forward: plain")
+            if blameless:
+                say(_warning(blameless, forward), style="bold red")
             return forward
+        if forward is not PLAIN and not exact_on_known_model(forward):
+            blameless.append(forward.name)
         if setting == "shared":
+            why = "is lost, and the model is not the reason" if blameless else "is not exact on this model"
+            hint = "set training.forward=auto; it falls back to one that is"
             raise DpoError(
-                f"the shared forward is not exact on this model: {problem}",
+                f"the shared forward {why}: {problem}",
                 where="training.forward",
-                hint="set training.forward=auto; it falls back to one that is",
+                hint=f"{hint}. {versions()}" if blameless else hint,
             )
         say(f"forward: not {forward.name}: {problem}")
     raise DpoError(
@@ -179,6 +190,26 @@ def choose_forward(
         where="training.gradient_checkpointing",
         hint="set training.gradient_checkpointing=off; if it is, mlx_lm's code has no gradient for it",
     )
+
+
+def _warning(lost: Sequence[str], forward: Forward) -> str:
+    return (
+        f"WARNING: this run has lost the fast forward ({', '.join(lost)}), and the model is not the reason: "
+        f"it fails on a small Granite model too. The {forward.name} forward takes its place; it is exact, "
+        f"but slower, and needs more memory. {versions()}"
+    )
+
+
+def exact_on_known_model(forward: Forward) -> bool:
+    """Whether nothing tells `forward` from the own call of `known_model`, its blocks checkpointed or not."""
+    try:
+        with random_untouched():
+            model = known_model()
+            exact = disagreement(model, known_pairs(), forward) is None
+            checkpoint_layers(model)
+            return exact and disagreement(model, known_pairs(), forward) is None
+    except Exception:  # the proof itself fails, on what is not the user's
+        return False
 
 
 def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
@@ -224,6 +255,8 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
             problem = problem or _scores_problem(model, [row], forward, dtype)
             problem = problem or _slope_problem(model, row, forward, dtype)
         return problem
+    except UpstreamError as error:
+        return error.what
     except Exception as error:  # a model's own code may raise anything where it is continued
         if isinstance(error, DpoError) or refused_by_the_system(error):
             raise

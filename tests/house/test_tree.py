@@ -10,7 +10,7 @@ from ..conftest import ROOT
 # Downwards; the rooms of one line do not import one another.
 LEVELS = [
     ["errors", "console"],
-    ["machine", "storage"],
+    ["machine", "storage", "upstream"],
     ["records", "suggestions", "settings_file", "commands"],
     ["settings"],
     ["losses", "logps", "metrics", "randomness", "optimizers"],

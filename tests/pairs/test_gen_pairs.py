@@ -257,14 +257,24 @@ def test_a_row_that_comes_twice_is_one_pair(pairs_settings, write_rows):
 
 
 def test_a_second_process_in_the_same_folder_is_refused(pairs_settings, tmp_path):
-    import fcntl
-
-    config = load_config(None, pairs_settings(pairs__limit=4))
-    generate_pairs(config)
-    with open(tmp_path / "pairs" / COMPLETIONS) as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(DpoError, match="another gen-pairs is at work here"):
-            generate_pairs(config)
+    """And nothing is written; that process answers all prompts, as if nobody had come in between."""
+    arguments = pairs_settings(generate__batch_size=1, generate__max_tokens=100)
+    command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
+    for assignment in arguments:
+        command += ["--set", assignment]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    completions = tmp_path / "pairs" / COMPLETIONS
+    while first.poll() is None and not lines_of(completions):
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it stays in the middle
+    before = completions.read_bytes()
+    with pytest.raises(DpoError, match="another gen-pairs is at work here\n  wait for it, or stop it"):
+        generate_pairs(load_config(None, arguments))
+    assert completions.read_bytes() == before
+    first.send_signal(signal.SIGCONT)
+    assert first.wait() == 0
+    assert len(lines_of(completions)) == 48
+    assert not list(completions.parent.glob(".*"))
 
 
 def test_json_output_is_json(pairs_settings, mlx_dpo_command):

@@ -10,7 +10,7 @@ import pytest
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.pairs.sampled_answers import check_origin
+from mlx_dpo.pairs.sampled_answers import completions_log
 from mlx_dpo.storage.cache import find, kept
 from mlx_dpo.storage.reading import entries, is_there
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
@@ -102,7 +102,7 @@ def test_answers_in_a_folder_that_cannot_be_read_are_not_taken_for_none(tmp_path
     (tmp_path / "pairs").mkdir()
     reason = locked(tmp_path / "pairs")
     with pytest.raises(DpoError, match=f"completions.json: cannot be read: {reason}"):
-        check_origin(tmp_path / "pairs", {})
+        completions_log(tmp_path / "pairs", {"generate": {}}).check()
 
 
 def test_an_entry_of_the_cache_that_cannot_be_read_is_not_made_again(cache, locked):

@@ -1,14 +1,20 @@
 """What the checks at the start find out, and which rows they look at."""
 
+from importlib.metadata import version
+
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
+from mlx_lm.models import cache as cache_module
+from mlx_lm.models import llama
 
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward import checkpointing
 from mlx_dpo.forward import pair_logps as forward_module
 from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.forward.prompt_cache import Arrays, Keys
+from mlx_dpo.randomness import random_key
 from mlx_dpo.training import checks
 
 from ..support.policies import CONFIGS, PAIRS, checkpointed, pair, policy
@@ -102,14 +108,75 @@ def test_half_precision_bases_share_their_prompts_in_every_layout(architecture, 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AssertionError, KeyError])
 def test_a_model_that_cannot_be_continued_is_not_shared_whatever_it_raises(error, monkeypatch, capsys):
+    """The model's own code is at fault, so nothing else is named."""
     model = policy("llama")
+    own = type(model.layers[0]).__call__
 
-    def refuse(self, branches):
-        raise error("no continuation")
+    def refuse(self, x, mask=None, cache=None):
+        if cache is not None and cache.prompt:
+            raise error("no continuation")
+        return own(self, x, mask, cache)
 
-    monkeypatch.setattr(Keys, "forked", refuse)
+    monkeypatch.setattr(type(model.layers[0]), "__call__", refuse)
     assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
-    assert "forward: not shared: the architecture does not allow it (" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "forward: not shared: the architecture does not allow it (" in told
+    assert "WARNING" not in told
+
+
+FAULTS = {
+    "a check raises what nobody expects": lambda patch: patch.setattr(
+        Keys, "forked", lambda self, branches: 1 // 0
+    ),
+    "scores are wrong everywhere": lambda patch: patch.setattr(
+        Arrays, "forked", lambda self, branches: self.rebuilt([a * 1.1 for a in self.cache])
+    ),
+    "mlx_lm has another cache": lambda patch: patch.setattr(
+        cache_module.ConcatenateKVCache, "update_and_fetch", lambda self, keys, values: (keys, values)
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fast_forward_that_is_lost_for_another_reason_than_the_model_is_told_loudly(
+    fault, monkeypatch, capsys, names_checked_anew
+):
+    FAULTS[fault](monkeypatch)
+    model = policy("granite")
+    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    told = capsys.readouterr().err
+    assert told.count("WARNING") == 1
+    assert (
+        "WARNING: this run has lost the fast forward (shared), and the model is not the reason: it fails on "
+        "a small Granite model too. The completion forward takes its place;"
+    ) in told
+    assert f"Installed are mlx {version('mlx')} and mlx-lm {version('mlx-lm')}, tested mlx>=" in told
+    assert "scripts/check_upstream.sh tells more" in told
+    with pytest.raises(
+        DpoError, match="the shared forward is lost, and the model is not the reason: "
+    ) as caught:
+        checks.choose_forward(model, PAIRS, "shared")
+    assert "scripts/check_upstream.sh" in caught.value.hint
+
+
+def test_functions_of_ours_that_no_longer_reach_the_models_are_told_loudly(
+    monkeypatch, capsys, names_checked_anew
+):
+    """Both fast forwards are lost to it; the model's own call is still right, and is taken."""
+    monkeypatch.setattr(llama, "swiglu", lambda gate, x: nn.silu(gate) * x)
+    assert checks.choose_forward(policy("llama"), PAIRS, "auto") is PLAIN
+    told = capsys.readouterr().err
+    assert (
+        f"forward: not shared: mlx-lm {version('mlx-lm')} has another swiglu in mlx_lm.models.llama" in told
+    )
+    assert told.count("WARNING") == 1
+    assert "lost the fast forward (shared, completion), and the model is not the reason" in told
+
+
+def test_every_forward_is_exact_on_the_known_model_and_random_numbers_stay_as_they_were():
+    before = random_key().tolist()
+    assert all(map(checks.exact_on_known_model, (SHARED, SEPARATE, COMPLETION)))
+    assert random_key().tolist() == before
 
 
 def test_memory_that_runs_out_in_the_proof_says_nothing_about_the_model(monkeypatch):

@@ -1,0 +1,46 @@
+"""One process at a time: a lock that the system lets go of when its process ends, however it ends."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a file system without locks says: the work then goes on without one."""
+
+
+class BusyError(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(file: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock `file`, which is made for it and removed after it.
+
+    Args:
+        wait: called before waiting for the process that holds it; without it nobody waits.
+
+    Raises:
+        BusyError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    lock = FileLock(file, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if wait is None:
+                raise BusyError from None
+            wait()
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            file.unlink(missing_ok=True)  # still held: whoever waits sees that it is gone, and makes another
+            lock.release()
