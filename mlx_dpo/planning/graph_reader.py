@@ -51,7 +51,6 @@ class Step(NamedTuple):
     """One operation of a part: arrays by their local number."""
 
     name: str
-    arguments: Sequence[Any]
     inputs: list[int]
     outputs: list[int]
 
@@ -204,7 +203,7 @@ class Reader:
         elif name == "Reduce":
             self._summed[out] = inputs[0]
         resolved = [self._alias.get(i, i) for i in inputs]
-        self._steps.append(Step(name, record["arguments"], resolved, outputs))
+        self._steps.append(Step(name, resolved, outputs))
 
     def _marked(self, mark: tuple[int, str, int], other: int, out: int) -> None:
         """A product with a mark: the sum of an input, the call itself, or one of its outputs."""

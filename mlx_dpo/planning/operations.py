@@ -23,7 +23,6 @@ class Operation(NamedTuple):
     """One operation: arrays by their number. `block` is the model's block it belongs to, if any."""
 
     name: str
-    arguments: Sequence[Any]
     inputs: list[int]
     outputs: list[int]
     block: int | None
@@ -43,11 +42,9 @@ class Graph:
         self.arrays.append(array)
         return len(self.arrays) - 1
 
-    def operation(
-        self, name: str, arguments: Sequence[Any], inputs: list[int], outputs: list[int], block: int | None
-    ) -> None:
+    def operation(self, name: str, inputs: list[int], outputs: list[int], block: int | None) -> None:
         """Add an operation."""
-        self.operations.append(Operation(name, arguments, inputs, outputs, block))
+        self.operations.append(Operation(name, inputs, outputs, block))
 
 
 def placeholders(tree: Any) -> Any:
@@ -259,7 +256,7 @@ class _Tracer:
                 continue
             if isinstance(step, Step):
                 inputs = [known[i] for i in step.inputs]
-                graph.operation(step.name, step.arguments, inputs, [known[i] for i in step.outputs], block)
+                graph.operation(step.name, inputs, [known[i] for i in step.outputs], block)
             elif step.backward:
                 self._place_backward(graph, step, known, block, scope)
             else:
@@ -288,15 +285,15 @@ class _Tracer:
         if call.recomputed:
             stopped = [graph.array(a) for a in call.outputs]
             for result, alias in zip(results, stopped, strict=True):
-                graph.operation("StopGradient", [], [result], [alias], block)
+                graph.operation("StopGradient", [result], [alias], block)
             aliases = [graph.array(a) for a in call.outputs]
-            graph.operation("CustomTransforms", [len(given)], [*given, *stopped], aliases, block)
+            graph.operation("CustomTransforms", [*given, *stopped], aliases, block)
             results = aliases
         known.update((local, results[j]) for j, local in step.outputs.items())
         for j, result in enumerate(results):
             place = (step.call, j)
             if place in self._awaited:
-                graph.operation("Copy", [], [result], [self._outside[place]], block)
+                graph.operation("Copy", [result], [self._outside[place]], block)
                 self._awaited.remove(place)
             self._outside.setdefault(place, result)
 
@@ -318,7 +315,7 @@ class _Tracer:
         if call.vjp is None and call.recomputed:
             inner, own = _Places(graph, part), {}
             again = [graph.array(graph.arrays[a]) for a in given]
-            graph.operation("Depends", [], [*given, *cotangents], again, block)
+            graph.operation("Depends", [*given, *cotangents], again, block)
             inner.update(zip(part.given, again, strict=False))
             inner.update(self._from_outside(graph, part))
             place = lambda number: True  # noqa: E731

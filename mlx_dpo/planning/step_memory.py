@@ -16,7 +16,7 @@ from ..forward.body_and_head import head, hidden_states
 from ..forward.completion_logps import chunks_as_on
 from ..forward.custom_gradients import arrays_of, filled
 from ..forward.kernels import lean
-from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, Batch, Forward, prompt_state
+from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, Forward, prompt_state
 from ..logps import token_logps
 from ..losses import LossFunction
 from ..models.free_text import OwnText
@@ -28,21 +28,15 @@ from ..training.proof import block_gradient, in_float32, own_logps, widens_cheap
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
 from ..upstream import UpstreamError
-from .liveness import WIDTH, Moment, moments
+from .liveness import Moment, moments
 from .operations import Graph, placeholders, trace
 from .weightless import Skeleton
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
-_MARGINS = dict(zip(LAYOUTS, (1.11, 1.15, 1.05, 1.07), strict=True))
-"""Activations are taken for so much more: the order in which MLX runs a graph is not known to the last.
-`benchmarks/bench_plan.py` measures what remains."""
-_APART = 0.04
-"""And so much more where checkpointed joint branches are computed apart: a prompt may be at work beside."""
-_ADDED = 0.4
-"""Of what is trained: gradients of prompts and branches in flight while added up, uncounted in a trace."""
-_WIDTHS, _WIDTHS_APART = (16, WIDTH), (16, WIDTH, 24)
-"""The worst of some orders counts: MLX's own, and near ones, for a trace does not show every view."""
+_FACTOR = 1.1
+"""On what is not weights, adapter or optimiser state: in the 74 combinations of docs/plan.md up to 1.08
+times what `liveness.py` counts was measured."""
 
 _SEARCHED = 64
 """Times as many rows as a micro-batch has are looked at for the ones that need the most."""
@@ -174,7 +168,7 @@ def _scored(
                 blocks=model.layers,
                 forget=lambda: model.update(skeleton.parameters),
             )
-        return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
+        return _top(skeleton, graph, device)
 
     return first_possible(forwards, top)
 
@@ -211,7 +205,7 @@ def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceTy
     model = skeleton.model
     with chunks_as_on(device):
         graph = trace(computed, blocks=model.layers, forget=lambda: model.update(skeleton.parameters))
-    return tuple(int(_MARGINS[LAYOUTS[0]] * part) for part in _top(skeleton, graph, device))
+    return _top(skeleton, graph, device)
 
 
 def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
@@ -268,17 +262,9 @@ def _step(
             recomputed=layout.checkpointing,
             forget=forget,
         )
-    apart = layout.checkpointing and _is_apart(batch, layout)
-    inside, outside = _top(skeleton, graph, device, _WIDTHS_APART if apart else _WIDTHS)
     state = _state_bytes(skeleton, batch) if isinstance(batch, SharedBatch) else 0
     forget()
-    # Gradients of what is trained, a branch's each where branches are separate, are known and need no margin.
-    found = inside + outside
-    known = min(found, skeleton.trained * (2 if layout.separate else 1))
-    added = skeleton.trained * _ADDED
-    factor = _MARGINS[layout] + (_APART if apart else 0)
-    margin = (known + added + factor * (found - known)) / max(1, found)
-    return int(margin * inside), int(margin * outside), state
+    return (*_top(skeleton, graph, device), state)
 
 
 def _rehearsal(
@@ -295,29 +281,20 @@ def _rehearsal(
             recomputed=layout.checkpointing,
             forget=lambda: model.update(skeleton.parameters),
         )
-    return tuple(int(_MARGINS[layout] * part) for part in _top(skeleton, graph, device))
+    return _top(skeleton, graph, device)
 
 
-def _is_apart(batch: Batch, layout: Layout) -> bool:
-    families = getattr(batch, "families", ())
-    return not layout.separate and (len(families) > 1 or any(len(f.segments) > 1 for f in families))
-
-
-def _top(
-    skeleton: Skeleton, graph: Graph, device: mx.DeviceType, widths: Sequence[int] = _WIDTHS
-) -> tuple[int, int]:
+def _top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
     """Bytes at the peak, in all real blocks and elsewhere."""
-    return max((_peak(skeleton, moments(graph, gpu=device == mx.gpu, width=w)) for w in widths), key=sum)
-
-
-def _peak(skeleton: Skeleton, seen: Sequence[Moment]) -> tuple[int, int]:
-    return max(
+    seen = moments(graph, gpu=device == mx.gpu)
+    inside, outside = max(
         (
             (sum(m.blocks.values()) - m.blocks.get(None, 0) + more, m.blocks.get(None, 0))
             for m, more in zip(seen, _left_out(skeleton, seen), strict=True)
         ),
         key=sum,
     )
+    return int(_FACTOR * inside), int(_FACTOR * outside)
 
 
 def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
@@ -328,7 +305,7 @@ def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
             continue
         least = [min(m.blocks.get(place, 0) for place in places) for m in seen]
         if len(places) == 1:  # it may be at work itself: no more than what it holds while the head is
-            most = max((n for n, m in zip(least, seen, strict=True) if m.operation.block is None), default=0)
+            most = max((n for n, m in zip(least, seen, strict=True) if m.block is None), default=0)
             least = [min(n, most) for n in least]
         extra = [more + (number - len(places)) * n for more, n in zip(extra, least, strict=True)]
     return extra
@@ -372,6 +349,6 @@ def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.D
 
     graph = trace(run, arrays_of(given))
     own = sum(v.nbytes for _, v in tree_flatten(parameters))
-    top = max(m.total for m in moments(graph, gpu=device == mx.gpu))
+    top = max(sum(m.blocks.values()) for m in moments(graph, gpu=device == mx.gpu))
     rest = max(0, int(top * skeleton.trained / max(1, own)) - skeleton.trained - held)
-    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_MARGINS[LAYOUTS[0]] * rest), 0, 0)
+    return Need(skeleton.weights, 2 * skeleton.trained, held, int(_FACTOR * rest), 0, 0)

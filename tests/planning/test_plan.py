@@ -97,6 +97,16 @@ def test_a_plan_is_never_below_the_measured_peak_nor_far_above(folder, name, che
     assert measured <= plan <= 1.15 * measured
 
 
+@pytest.mark.parametrize("loss", ["sigmoid", "sft"])
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_a_tiny_model_is_planned_with_the_room_that_small_arrays_leave_unused(models, name, loss):
+    """MLX gives a small array a free buffer of up to twice its size; without that, 0.91 times as much."""
+    case, model = bench.Case(name, (30, 20, 24), True, rank=16, loss=loss), models(name)
+    plan, _, _ = bench.planned(case, model)
+    gc.collect()
+    assert bench.measured(case, model) <= plan
+
+
 def test_weights_that_are_made_float32_for_a_product_are_planned(folder):
     case, model = bench.Case("llama", (24, 16, 40), checkpointing=True), folder("llama", 4, 512, bits=4)
     plan, _, _ = bench.planned(case, model)
