@@ -180,7 +180,7 @@ class RunConfig:
         return f"loss.name={self.loss.label} and training.accumulation above 1" if several else ""
 
 
-def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Defaults, then the YAML file, then each "section.key=value".
 
     Raises:

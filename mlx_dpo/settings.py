@@ -46,7 +46,7 @@ def setting(
     """A dataclass field with a default, one line of help, and what its values may be.
 
     Args:
-        choices: all values, where they are closed.
+        choices: all values, where they are closed; what a mapping gains later is a choice too.
         meant: what to do instead of a value of other trainers that is not among them.
         also: what other trainers call the setting, names with spaces between; with what to say of them.
         path: it names a file or folder that is read, looked for beside the settings file too, or written.
@@ -57,7 +57,7 @@ def setting(
         raise TypeError(f"unknown bounds {unknown}")
     metadata = {
         "help": help,
-        "choices": tuple(choices),
+        "choices": choices if isinstance(choices, Mapping) else tuple(choices),
         "meant": meant or {},
         "also": _names(also),
         "path": path,
