@@ -90,10 +90,9 @@ def test_a_model_that_there_is_not_is_refused(tmp_path):
         mlx_dpo.load(tmp_path / "nothing")
 
 
-def test_an_adapter_of_another_model_is_refused(models, configure):
-    run, _ = train_run(configure("granite", train=4, valid=2))
+def test_an_adapter_of_another_model_is_refused(models, trained):
     with pytest.raises(DpoError, match="is not the model that"):
-        mlx_dpo.load(models("llama"), adapter=run)
+        mlx_dpo.load(models("llama"), adapter=trained("granite"))
 
 
 def test_greedy_answers_are_those_of_mlx_lm(models, loaded):

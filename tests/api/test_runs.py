@@ -9,7 +9,6 @@ import pytest
 
 import mlx_dpo
 from mlx_dpo import DpoError
-from mlx_dpo.cli import main
 from mlx_dpo.losses import LOSSES
 
 from ..conftest import CLOCK, rows_of
@@ -64,30 +63,35 @@ def deterministic(rows):
     return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
 
 
-def test_rows_in_memory_train_the_bytes_that_the_command_line_trains(models, rows, write_rows, run, tmp_path):
+def test_rows_in_memory_train_the_bytes_that_the_command_line_trains(
+    finished, models, rows, write_rows, outcome, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mlx_dpo.jobs.report.find_spec", lambda name: None)  # no report is drawn
     files = [write_rows("train.jsonl", rows[0]), write_rows("valid.jsonl", rows[1])]
     command = ["train", "--model", models("granite"), "--data", files[0], "--valid", files[1]]
-    command += ["--output", tmp_path / "command", *(word for s in SETTINGS for word in ("--set", s))]
-    with pytest.raises(SystemExit) as stop:
-        main([*map(str, command)])
-    assert stop.value.code == 0
-    ours = run(config=mlx_dpo.load_config(overrides=[s for s in SETTINGS if "beta" not in s]), beta=0.2)
-    assert adapter(ours.folder) == adapter(tmp_path / "command")
+    command += ["--output", "command", *(word for s in SETTINGS for word in ("--set", s))]
+    code, _, _ = outcome(*command)
+    assert code == 0
+    theirs = tmp_path / "command"
+    assert adapter(finished.folder) == adapter(theirs)
     config = "adapter_config.json"
-    assert (ours.folder / config).read_text() == (tmp_path / "command" / config).read_text()
-    assert deterministic(ours.metrics) == deterministic(lines_of(tmp_path / "command" / "metrics.jsonl"))
+    assert (finished.folder / config).read_text() == (theirs / config).read_text()
+    assert deterministic(finished.metrics) == deterministic(lines_of(theirs / "metrics.jsonl"))
 
 
-def test_a_loaded_model_and_pairs_that_were_read_train_the_same(finished, run, models, rows):
+def test_a_loaded_model_pairs_that_were_read_and_named_arguments_train_the_same(
+    finished, models, rows, tmp_path
+):
     model, pairs = mlx_dpo.load(models("granite")), mlx_dpo.read_pairs(rows[0])
     before = mlx_dpo.score(model, pairs)
     again = mlx_dpo.train(
         model,
         pairs,
         valid=mlx_dpo.read_pairs(rows[1]),
-        output=finished.folder.parent / "again",
-        config=mlx_dpo.load_config(overrides=SETTINGS),
+        output=tmp_path / "again",
+        config=mlx_dpo.load_config(overrides=[s for s in SETTINGS if not s.startswith("beta")]),
         loss=mlx_dpo.losses.sigmoid,
+        beta=0.2,
     )
     assert adapter(again.folder) == adapter(finished.folder)
     np.testing.assert_array_equal(mlx_dpo.score(model, pairs), before)  # the loaded weights are untouched
@@ -107,25 +111,24 @@ def test_a_run_without_held_out_pairs_ends_with_its_last_step(run):
     assert not any("eval/loss" in row for row in ended.metrics)
 
 
-def test_a_callback_hears_every_row_as_it_is_in_the_file(run):
-    heard = []
-    ended = run(callback=lambda step, row: heard.append((step, row)))
-    assert heard == [(row["step"], row) for row in ended.metrics]
-
-
 @pytest.mark.parametrize("held_out", [True, False])
-def test_a_callback_that_returns_false_ends_the_run_after_one_more_evaluation(held_out, run, rows, short):
+def test_a_callback_hears_every_row_and_ends_the_run_when_it_returns_false(held_out, run, rows):
     few = mlx_dpo.load_config(overrides=[*SETTINGS, "training.eval_steps=8"])
-    asked = {"valid": rows[1] if held_out else None, "config": few}
-    ended = run(**asked, callback=lambda step, row: step < 3)
+    asked, heard = {"valid": rows[1] if held_out else None, "config": few}, []
+
+    def callback(step, row):
+        heard.append((step, row))
+        return None if step < 2 else step < 3
+
+    ended = run(**asked, callback=callback)
+    assert heard == [(row["step"], row) for row in ended.metrics]
     reports, evaluations = rows_of(ended.folder)
     assert [row["step"] for row in reports] == [1, 2, 3]
     assert [row["step"] for row in evaluations] == ([0, 3] if held_out else [])
     assert ended.best_step == 3
-    events = lines_of(ended.folder / "events.jsonl")
     told = "the run ends at step 3 of 8: the callback returned False"
-    assert told in [event["what"] for event in events if event["event"] == "stopped"]
-    again = run(**asked)  # it is a finished run
+    assert told in [event["what"] for event in lines_of(ended.folder / "events.jsonl")]
+    again = run(**asked)  # it counts as finished
     assert again.metrics == ended.metrics
 
 
@@ -141,25 +144,23 @@ def test_what_a_callback_raises_is_passed_on_and_the_same_call_goes_on(run, fini
     assert deterministic(ended.metrics) == deterministic(finished.metrics)
 
 
-def test_a_loss_of_ones_own_is_what_is_minimised(run, monkeypatch):
-    monkeypatch.delitem(LOSSES, "half_sigmoid", raising=False)
-
+def test_a_loss_of_ones_own_is_what_is_minimised(run, finished):
     @mlx_dpo.register_loss("half_sigmoid", source="this test, 2026")
     def half_sigmoid(pairs, beta):
         return 0.5 * mlx_dpo.losses.sigmoid(pairs, beta)
 
     try:
-        ended = run(loss=half_sigmoid)
-        assert ended.metrics[0]["eval/loss"] == pytest.approx(np.log(2) / 2)
-        assert mlx_dpo.evaluate(ended, samples=0).metrics["loss"] == pytest.approx(
-            ended.held_out["eval/loss"], rel=1e-6
-        )
+        ended = run(loss=half_sigmoid, callback=lambda step, row: step < 1)
+        first, usual = rows_of(ended.folder)[0][0], rows_of(finished.folder)[0][0]
+        assert first["loss"] == pytest.approx(np.log(2) / 2)
+        assert first["grad_norm"] == pytest.approx(usual["grad_norm"] / 2, rel=1e-5)
+        assert mlx_dpo.evaluate(ended, samples=0).metrics["loss"] == ended.held_out["eval/loss"]
     finally:
         del LOSSES["half_sigmoid"]
 
 
 def test_several_losses_are_summed(run):
-    ended = run(loss=["sigmoid", mlx_dpo.losses.hinge])
+    ended = run(loss=["sigmoid", mlx_dpo.losses.hinge], callback=lambda step, row: False)
     assert ended.metrics[0]["eval/loss"] == pytest.approx(np.log(2) + 1)
 
 
@@ -196,12 +197,14 @@ def test_a_long_prompt_is_named_by_its_place_in_the_list(models, rows, short, tm
     assert caught.value.where == "pairs[8]"
 
 
-def test_other_pairs_in_the_folder_of_a_run_are_refused_and_leave_its_own(run, rows, models, short):
-    ended = run()
+def test_other_pairs_in_the_folder_of_a_run_are_refused_and_leave_its_own(finished, run, rows, tmp_path):
+    folder = shutil.copytree(finished.folder, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(DpoError, match="the run in this folder is another one"):
-        mlx_dpo.train(models("granite"), rows[0][:5], valid=rows[1], config=short, output=ended.folder)
-    assert mlx_dpo.evaluate(ended, samples=0).trained_on == 0  # its own file of pairs is whole
-    assert run(overwrite=True).metrics[-1]["step"] == 8
+        run("copy", valid=rows[1][:2])
+    assert before.items() <= {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}.items()
+    begun = run("copy", valid=rows[1][:2], overwrite=True, callback=lambda step, row: False)
+    assert begun.metrics[-1]["step"] == 0
 
 
 def test_a_run_on_pairs_in_memory_can_be_judged_from_its_folder_alone(finished, rows, tmp_path, outcome):
