@@ -1,7 +1,34 @@
-"""mlx_dpo: preference fine-tuning on Apple silicon, from curated answers to a fused model."""
+"""mlx_dpo: preference fine-tuning on Apple silicon, from curated answers to a fused model.
+
+    import mlx_dpo
+
+    model = mlx_dpo.load("models/base")
+    pairs = mlx_dpo.read_pairs([{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, ...])
+    mlx_dpo.score(model, pairs)  # float32 (n, 2), nats
+    run = mlx_dpo.train("models/base", pairs, loss="sigmoid", beta=0.1, output="runs/first")
+
+`examples/notebook.py` shows the rest. A name is imported when it is first used; only the BLAS is loaded at
+once, because MLX chooses one when it is imported.
+"""
 
 from .machine.blas import preload as _preload
 from .machine.gpu_timeout import relax as _relax
+
+TYPE_CHECKING = False  # importing it from typing takes as long as all of this file
+if TYPE_CHECKING:
+    from . import losses as losses
+    from .api.models import generate as generate
+    from .api.models import load as load
+    from .api.models import score as score
+    from .api.pairs import read_pairs as read_pairs
+    from .api.runs import evaluate as evaluate
+    from .api.runs import fuse as fuse
+    from .api.runs import train as train
+    from .config import RunConfig as RunConfig
+    from .config import load_config as load_config
+    from .errors import DpoError as DpoError
+    from .losses.registry import PairLogps as PairLogps
+    from .losses.registry import register_loss as register_loss
 
 __version__ = "0.1.0"
 
@@ -9,6 +36,35 @@ _relax()
 blas_note: str | None = _preload()
 """What a user should know about this machine's float32 speed, or None when all is well."""
 
-from .errors import DpoError  # noqa: E402  (MLX may only be imported after the BLAS is loaded)
+_PLACES = {
+    "load": "api.models",
+    "read_pairs": "api.pairs",
+    "score": "api.models",
+    "train": "api.runs",
+    "evaluate": "api.runs",
+    "generate": "api.models",
+    "fuse": "api.runs",
+    "losses": "losses",
+    "register_loss": "losses.registry",
+    "PairLogps": "losses.registry",
+    "RunConfig": "config",
+    "load_config": "config",
+    "DpoError": "errors",
+}
+"""The module that each public name comes from."""
 
-__all__ = ["DpoError", "__version__", "blas_note"]
+__all__ = [*_PLACES, "__version__", "blas_note"]
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f".{_PLACES[name]}", __name__)
+    globals()[name] = value = module if name == "losses" else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -190,7 +190,7 @@ MOVED = {
 """Settings of earlier versions, and what each is now: files and runs that have them are still read."""
 
 
-def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Defaults, then the YAML file, then each "section.key=value".
 
     Raises:

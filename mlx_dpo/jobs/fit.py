@@ -17,6 +17,7 @@ from ..losses import beta_rule, build_loss
 from ..machine.interrupt import Stop, between_micro_batches
 from ..monitoring.alarm_watch import Watch
 from ..monitoring.alarms import About
+from ..monitoring.callback import Callback, Listener
 from ..monitoring.margin_files import write_margins
 from ..monitoring.run_log import RunLog
 from ..monitoring.samples import Asked, first_answers, sample_answers, sample_metrics, write_samples
@@ -42,7 +43,9 @@ class TrainResult(NamedTuple):
     held_out: Mapping[str, float] | None
 
 
-def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
+def fit(
+    run: Prepared, folder: Path, checkpoint: Sealed | None, callback: Callback | None = None
+) -> TrainResult:
     """Train in `folder`, from a checkpoint or from the beginning; on an interrupt save and pass it on."""
     config, policy, amounts = run.config, run.policy, run.amounts
     steps = config.training.updates(len(run.data.pairs), amounts.epochs)
@@ -65,7 +68,8 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
         between_micro_batches() as check_interrupt,
         progress("training", total, "pairs", state.pairs) as advance,
     ):
-        watch = Watch(log, _about(run, steps, start), config.training.guard, trackers.row, state.forgotten)
+        listener = Listener(callback, trackers.row)
+        watch = Watch(log, _about(run, steps, start), config.training.guard, listener.row, state.forgotten)
         try:
             state = train(
                 policy,
@@ -84,6 +88,7 @@ def fit(run: Prepared, folder: Path, checkpoint: Sealed | None) -> TrainResult:
                 keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
                 advance=advance,
                 check_interrupt=check_interrupt,
+                ended=lambda: listener.ended,
             )
         except KeyboardInterrupt as stop:
             held = "all of it" if isinstance(stop, Stop) else "what was saved before"

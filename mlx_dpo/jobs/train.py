@@ -15,6 +15,7 @@ from ..machine.resources import shorten_gpu_work
 from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.load import find_model, load_tokenizer
+from ..monitoring.callback import Callback
 from ..monitoring.run_log import RunLog
 from ..monitoring.trackers import check_trackers
 from ..storage.files import make_folder
@@ -40,7 +41,12 @@ _FEW = 8
 
 
 def train_run(
-    config: RunConfig, *, overwrite: bool = False, resume: bool = False, accept_changes: bool = False
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    accept_changes: bool = False,
+    callback: Callback | None = None,
 ) -> TrainResult:
     """Train as configured, or go on with the run that the folder holds, from its newest checkpoint.
 
@@ -50,6 +56,7 @@ def train_run(
         overwrite: a run that is there is replaced.
         resume: there must be one to go on with.
         accept_changes: go on although data, template, model or settings are not those of the run.
+        callback: takes every row of metrics; where it returns False, the run ends.
 
     Raises:
         DpoError: anything a user can mend, before slow work where it can be known before.
@@ -60,11 +67,17 @@ def train_run(
     if config.run.short_gpu_work:
         shorten_gpu_work()
     with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
-        return _run(config, folder, overwrite, resume, accept_changes, locked)
+        return _run(config, folder, overwrite, resume, accept_changes, locked, callback)
 
 
 def _run(
-    config: RunConfig, folder: Path, overwrite: bool, resume: bool, accept_changes: bool, locked: bool
+    config: RunConfig,
+    folder: Path,
+    overwrite: bool,
+    resume: bool,
+    accept_changes: bool,
+    locked: bool,
+    callback: Callback | None,
 ) -> TrainResult:
     """All that can be known before the first weight is loaded; then the rest.
 
@@ -116,7 +129,7 @@ def _run(
             if not locked and checkpoint_in(folder):
                 hint = "choose another folder with --output"
                 raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
-            return fit(run, folder, checkpoint)
+            return fit(run, folder, checkpoint, callback)
 
 
 def _check_rule(config: RunConfig, steps: int) -> None:

@@ -22,3 +22,14 @@ __all__ = [
     "register_beta_rule",
     "register_loss",
 ]
+
+
+def __getattr__(name: str) -> LossFunction:
+    """A registered loss by its name: `losses.sigmoid(pairs, beta, label_smoothing=0.1)`."""
+    if name not in LOSSES:
+        raise AttributeError(f"no loss is registered as {name!r}; there are {', '.join(LOSSES)}")
+    return LOSSES[name].function
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *LOSSES])

@@ -1,10 +1,12 @@
-"""A fast BLAS for MLX on Linux CPUs, loaded before `mlx.core` is."""
+"""A fast BLAS for MLX on Linux CPUs, loaded before `mlx.core` is.
+
+`import mlx_dpo` runs this, so it imports little: no pathlib and no typing.
+"""
 
 import _ctypes
 import ctypes
 import os
 import sys
-from pathlib import Path
 
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
 CORE_TYPE = "OPENBLAS_CORETYPE"
@@ -28,7 +30,7 @@ def preload() -> str | None:
         return "mlx.core was imported before mlx_dpo, so no fast BLAS could be loaded (import mlx_dpo first)"
     for name in (*LIBRARIES, *_mkl()):
         try:
-            library = ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
         unknown = _core_name(library) == _UNKNOWN and CORE_TYPE not in os.environ
@@ -36,7 +38,7 @@ def preload() -> str | None:
             # OpenBLAS reads the variable when it is loaded. Programs that this one starts inherit it.
             os.environ[CORE_TYPE] = core
             _ctypes.dlclose(library._handle)
-            ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         return None
     return f"no OpenBLAS or MKL found: float32 on this CPU is about 40 times slower ({_REMEDY})"
 
@@ -60,15 +62,18 @@ def _core_name(library: ctypes.CDLL) -> bytes | None:
 def _cpu_flags() -> set[str]:
     """What the first processor can do, as the kernel lists it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        with open("/proc/cpuinfo") as file:
+            lines = file.read().splitlines()
     except OSError:
         return set()
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def _mkl() -> list[Path]:
+def _mkl() -> list[str]:
     """The `mkl` wheel's single library in this environment, if it is there."""
-    found = sorted((Path(sys.prefix) / "lib").glob("libmkl_rt.so*"))
+    folder = os.path.join(sys.prefix, "lib")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = sorted(os.path.join(folder, name) for name in names if name.startswith("libmkl_rt.so"))
     if found:
         # Intel's own OpenMP comes with the wheel; the layer must be named before the load.
         os.environ.setdefault("MKL_THREADING_LAYER", "INTEL")

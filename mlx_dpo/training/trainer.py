@@ -73,6 +73,7 @@ def train(
     keep_margins: Callable[[int, int, np.ndarray], None] | None = None,
     advance: Callable[[int], None] = lambda pairs: None,
     check_interrupt: Callable[[], None] = lambda: None,
+    ended: Callable[[], str] = lambda: "",
 ) -> TrainState:
     """Update the policy until every epoch is done; every pair is used exactly once an epoch.
 
@@ -88,6 +89,7 @@ def train(
         keep_margins: takes the epoch, from 0, the step and the margins (n,) of each window.
         advance: called with the pairs of each window.
         check_interrupt: called before every micro-batch; may raise Stop.
+        ended: why the run is to end now, after one more evaluation; or nothing.
 
     Raises:
         DpoError: too many windows in a row had no finite loss and gradient.
@@ -100,12 +102,14 @@ def train(
     try:
         while True:
             done = state.step >= steps  # more where settings that end it earlier were accepted
-            due = done or state.step % eval_steps == 0 or state.evaluated < 0
+            due = done or bool(ended()) or state.step % eval_steps == 0 or state.evaluated < 0
             if due and state.evaluated < state.step:
                 row, ruin = evaluate(state.step)
                 state = state.after_evaluation(row, config.patience, ruin)
                 if ruin and config.guard == "stop":
                     state = replace(state, stopped=ruin)
+            if not done and not state.stopped:
+                state = replace(state, stopped=ended())
             if due or time.monotonic() - saved > 60 * config.save_minutes:
                 save(state)
                 saved = time.monotonic()

@@ -22,6 +22,7 @@ LEVELS = [
     ["config"],
     ["planning"],
     ["jobs"],
+    ["api"],
     ["demo"],
     ["cli"],
 ]

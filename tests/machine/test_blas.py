@@ -58,7 +58,7 @@ def test_the_kernels_follow_from_what_the_processor_can_do(flags, core):
 
 _CORE = """
 import ctypes, mlx_dpo
-from mlx_dpo import blas
+from mlx_dpo.machine import blas
 library = ctypes.CDLL("libopenblas.so.0")
 print(blas._core_name(library).decode(), blas.core_type(blas._cpu_flags()))
 """

@@ -1,0 +1,208 @@
+"""Runs: train one, judge it, fuse it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig, load_config
+from ..data.row_index import index_rows
+from ..errors import DpoError
+from ..evaluation.preference import Evaluation
+from ..export.fuse import fuse_run
+from ..jobs.evaluate import evaluate_run
+from ..jobs.output_folder import output_folder
+from ..jobs.runs import open_run
+from ..jobs.train import train_run
+from ..losses import LOSSES, LossFunction
+from ..monitoring.callback import Callback
+from ..monitoring.run_log import RunLog
+from ..settings import as_plain, build
+from ..settings_file import Tree
+from ..storage.files import make_folder, write_text
+from ..storage.reading import expanded
+from .models import Model, say_blas_note
+from .pairs import Pairs, as_file, in_memory, named
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that has ended; wherever a run is asked for, this can be given, and `folder` can.
+
+    `folder`: adapters.safetensors and adapter_config.json, which mlx_lm loads as they are, config.yaml,
+    metrics.jsonl and checkpoints. `metrics`: the rows of metrics.jsonl, those of held-out pairs with eval/
+    before their names. `held_out`: the row of the adapter that the folder ends with; None without held-out
+    pairs. `best_step`: after how many updates that adapter was.
+    """
+
+    folder: Path
+    metrics: list[dict[str, float]]
+    held_out: dict[str, float] | None
+    best_step: int
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"TrainedRun({str(self.folder)!r}, best_step={self.best_step}, held_out={self.held_out})"
+
+
+def train(
+    model: Model | str | Path | None = None,
+    pairs: Pairs | None = None,
+    *,
+    valid: Pairs | None = None,
+    loss: str | LossFunction | Sequence[str | LossFunction] | None = None,
+    beta: float | None = None,
+    output: str | Path | None = None,
+    callback: Callback | None = None,
+    config: RunConfig | None = None,
+    overwrite: bool = False,
+) -> TrainedRun:
+    """Train an adapter on preference pairs, as `mlx-dpo train` does; the same call goes on with its run.
+
+    Args:
+        model: a path or a Hub name, or what `load` gave. The run loads weights of its own: where memory is
+            short, give the path. The reference is the model as given, with its adapter.
+        pairs: a JSONL file, dicts, or what `read_pairs` gave. Pairs in memory are kept in the run's folder.
+        valid: held-out pairs in the same forms; with `pairs` and without `valid` none are held out.
+        loss: a registered loss, by its name or as the function (`losses.sigmoid`); or a list of them, of
+            which the sum. Their options are settings: `config`.
+        beta: pull towards the reference, above 0.
+        output: the run's folder.
+        callback: called as `callback(step, metrics)` with each row of metrics.jsonl, of training and of
+            held-out pairs, as soon as it is written. When it returns False, the run ends as patience ends it:
+            held-out pairs are judged once more, and the best adapter is kept.
+        config: all other settings, see `load_config`; what is given beside it takes its place.
+        overwrite: replace another run that is in the folder.
+
+    Returns:
+        The run's folder, metrics and best step.
+
+    Raises:
+        DpoError: anything a user can mend; `where` is a setting, a file's line, or "pairs[3]" in memory.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was written. What a callback raises is passed on.
+    """
+    say_blas_note()
+    given: dict[str, Any] = {}
+    if isinstance(model, Model):
+        given |= {f"model.{name}": value for name, value in as_plain(model.settings).items()}
+    elif model is not None:
+        given["model.path"] = str(model)
+    if loss is not None:
+        given["loss.name"] = _name_of(loss)
+    if beta is not None:
+        given["beta.value"] = beta
+    if output is not None:
+        given["run.output"] = str(output)
+    config = _with(config or load_config(), given)
+    texts = {
+        name: _checked(rows, name, config)
+        for name, rows in (("pairs", pairs), ("valid", valid))
+        if in_memory(rows)
+    }
+    files = {name: _kept(text, name, config) for name, text in texts.items()}
+    if pairs is not None:
+        config = _with(config, {"data.train": str(files.get("pairs", pairs)), "data.valid": None})
+    if valid is not None:
+        config = _with(config, {"data.valid": str(files.get("valid", valid))})
+    with named({path: name for name, path in files.items()}):
+        folder, held_out = train_run(config, overwrite=overwrite, callback=callback)
+    metrics = RunLog(folder, 0).rows()
+    best = int((held_out or metrics[-1])["step"])
+    return TrainedRun(folder, metrics, held_out and dict(held_out), best)
+
+
+def _name_of(loss: str | LossFunction | Sequence[str | LossFunction]) -> str | list[str]:
+    """The setting loss.name that asks for it."""
+    if isinstance(loss, str):
+        return loss
+    if not callable(loss):
+        return [str(_name_of(one)) for one in loss]
+    for name, known in LOSSES.items():
+        if known.function is loss:
+            return name
+    raise DpoError(
+        f"{getattr(loss, '__name__', 'this function')} is not a registered loss",
+        where="loss",
+        hint='put @mlx_dpo.register_loss("its_name", source="...") above the function',
+    )
+
+
+def _with(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """The settings with these in place of their own, by dotted names; all are checked as those of a file."""
+    values = as_plain(config)
+    for name, value in given.items():
+        section, key = name.split(".")
+        values[section][key] = value
+    return build(RunConfig, Tree(values, {}))
+
+
+def _checked(rows: Pairs, name: str, config: RunConfig) -> str:
+    """Pairs in memory as JSONL, after every row was found good."""
+    with as_file(rows, name) as path:
+        index_rows(path, answers=config.loss.answers_only)
+        return path.read_text()
+
+
+def _kept(text: str, name: str, config: RunConfig) -> str:
+    """The file in the run's folder that holds these rows.
+
+    It is named for its content, so that other pairs never replace those of a run that is there.
+    """
+    folder = output_folder(config).absolute()
+    make_folder(folder)
+    path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    write_text(path, text)
+    return str(path)
+
+
+def evaluate(
+    run: TrainedRun | str | Path,
+    pairs: Pairs | None = None,
+    *,
+    samples: int = 3,
+    max_tokens: int | None = None,
+    model: str | Path | None = None,
+) -> Evaluation:
+    """Judge a run on held-out pairs, as `mlx-dpo eval` does: its adapter against its reference.
+
+    Args:
+        run: what `train` gave, or a run's folder.
+        pairs: pairs to judge by, in any form; the run's own held-out pairs by default.
+        samples: how many prompts both models answer, greedily; 0 for none.
+        max_tokens: longest of these answers, in tokens; by default generate.max_tokens, at most 256.
+        model: where the base model lies now; by default where it lay when the run was made.
+
+    Returns:
+        `metrics` (means over pairs, by the names of metrics.jsonl without eval/), 95 % intervals, `samples`.
+
+    Raises:
+        DpoError: not a run's folder, no held-out pairs, a bad row, or files that do not fit.
+    """
+    say_blas_note()
+    base = model and str(model)
+    with nullcontext() if pairs is None else as_file(pairs) as path:
+        return evaluate_run(Path(run), path and str(path), samples, base, max_tokens)
+
+
+def fuse(run: TrainedRun | str | Path, output: str | Path, *, model: str | Path | None = None) -> Path:
+    """Merge a run's adapter into its base model, as `mlx-dpo fuse` does: a model folder without adapter.
+
+    Args:
+        run: what `train` gave, or a run's folder.
+        output: the new model's folder, which must not be there.
+        model: where the base model lies now; by default where it lay when the run was made.
+
+    Returns:
+        `output`, which `load` and mlx_lm take. Weights have the base's dtype; those of a quantised base are
+        in plain precision.
+
+    Raises:
+        DpoError: not a run's folder, files that do not fit, or an output that is there.
+    """
+    say_blas_note()
+    config = open_run(Path(run), model and str(model))
+    return fuse_run(config.model.path, Path(run), expanded(output), config.model)
