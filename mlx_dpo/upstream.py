@@ -71,6 +71,10 @@ NAMES = {
     "mlx.nn:QuantizedLinear.__call__": Shape(("self", "x"), alone=True),
     "mlx.nn:QuantizedEmbedding.as_linear": Shape(("self", "x"), alone=True),
     "transformers.utils.chat_template_utils:datetime": Shape(names=("now",)),
+    "transformers.utils.chat_template_utils:ImmutableSandboxedEnvironment": Shape(names=("call_binop",)),
+    "transformers.utils.chat_template_utils:_cached_compile_jinja_template": Shape(
+        names=("ImmutableSandboxedEnvironment",)
+    ),
 }
 """Whether an attribute has another name now is seen in the code that sets or reads it."""
 
@@ -323,3 +327,10 @@ def template_clock(clock: Any) -> Iterator[None]:
         yield
     finally:
         module.datetime = before
+
+
+def template_sandbox(environment: type) -> None:
+    """Chat templates are compiled for this environment from now on."""
+    for name in ("ImmutableSandboxedEnvironment", "_cached_compile_jinja_template"):
+        checked(f"transformers.utils.chat_template_utils:{name}")
+    import_module("transformers.utils.chat_template_utils").ImmutableSandboxedEnvironment = environment

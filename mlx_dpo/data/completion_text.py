@@ -1,11 +1,12 @@
 """What follows a rendered prompt once it is answered, as the model would have to write it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import DpoError
 from ..records import Answer, Message, Tools
+from .parts import WORD, Place, answer_parts, breaks, marked, one, other_than, prompt_parts, shown, squeezed
 from .render import render
 
 _MARK = r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])"
@@ -59,10 +60,10 @@ def continuation(
             )
         raise _changed(before, whole, answer.turn)
     rest = whole[len(before) :]
-    _check_fields(tokenizer, prompt, answer.turn, whole, tools)
+    _check_answer_rendered(tokenizer, prompt, answer.turn, whole, tools)
     tail = _tail(tokenizer, prompt, tools, rest)
     said = rest.removesuffix(tail)
-    if text not in said and _squeezed(_after_overlap(before, text)) not in _squeezed(said):
+    if text not in said and squeezed(_after_overlap(before, text)) not in squeezed(said):
         if "tool_calls" in answer.turn:
             raise _left_out("the text beside tool calls")
         raise DpoError(
@@ -127,39 +128,69 @@ def _changed(before: str, whole: str, turn: Message) -> DpoError:
     )
 
 
-def _check_fields(tokenizer: Any, prompt: Sequence[Message], turn: Message, whole: str, tools: Tools) -> None:
-    """Check that reasoning and tool calls of the answer are rendered."""
-    for name, what in (("tool_calls", "the tool calls"), ("reasoning_content", "the reasoning")):
-        if name in turn and _unseen(tokenizer, [*prompt, _without(turn, name)], whole, tools):
-            raise _left_out(f"{what} of this answer")
+def _check_answer_rendered(
+    tokenizer: Any, prompt: Sequence[Message], turn: Message, whole: str, tools: Tools
+) -> None:
+    """Check that reasoning and tool calls of the answer are rendered, all of them."""
+
+    def again(place: Place) -> str:
+        answered = [*prompt, answer_parts(turn, place)]
+        return render(tokenizer, answered, generation_prompt=False, tools=tools)
+
+    if turn.keys() & {"tool_calls", "reasoning_content"}:
+        _check_parts(again, whole)
 
 
 def check_prompt_rendered(tokenizer: Any, prompt: Sequence[Message], before: str, tools: Tools) -> None:
-    """Check that every turn, tool call and tool of a prompt is in its rendered text.
+    """Check that every turn, tool call and tool of a prompt is in its rendered text, all of it.
 
-    Reasoning of earlier turns is the template's to leave out, as it does when the model is asked.
+    Reasoning of earlier turns is the template's to leave out, as it does when the model is asked; so are ids
+    of calls and names of tool turns.
 
     Raises:
         DpoError: the template leaves something out.
     """
 
-    def unseen(messages: Sequence[Message], own: Tools) -> bool:
+    def again(place: Place) -> str:
+        messages, own = prompt_parts(prompt, tools, place)
+        return render(tokenizer, messages, generation_prompt=True, tools=own)
+
+    if tools or len(prompt) > 1 or squeezed(prompt[0]["content"]) not in squeezed(before):
+        _check_parts(again, before)
+
+
+def _check_parts(again: Callable[[Place], str], text: str) -> None:
+    """Check that every part of a conversation is in its rendered text.
+
+    A part is there where a word that takes its place is printed, and its own text too. Where one is not, the
+    template may still look at the part: then the text is another once the part is another.
+
+    Args:
+        again: the conversation, rendered with other parts in their places.
+        text: it, rendered as it is.
+    """
+
+    def unseen(number: int, other: Any) -> bool:
         try:
-            return before == render(tokenizer, messages, generation_prompt=True, tools=own)
-        except DpoError:
+            return again(one(number, other)) == text
+        except DpoError:  # what it refuses, it has looked at
             return False
 
-    if tools and unseen(prompt, ()):
-        raise _left_out("'tools'")
-    seen = _squeezed(before)
-    for number, turn in enumerate(prompt):
-        around = prompt[:number], prompt[number + 1 :]
-        if "tool_calls" in turn and unseen([*around[0], _without(turn, "tool_calls"), *around[1]], tools):
-            raise _left_out(f"the tool calls of turn {number + 1}")
-        text = turn["content"].rpartition("</think>")[2] if turn["role"] == "assistant" else turn["content"]
-        doubtful = turn["role"] in ("system", "tool") or _squeezed(text) not in seen
-        if doubtful and unseen([*around[0], {**turn, "content": _PROBE["content"]}, *around[1]], tools):
-            raise _left_out(f"turn {number + 1} of the prompt, {turn['role']}")
+    words, parts, place = marked()
+    try:
+        printed = again(place)
+    except DpoError:
+        printed = ""
+    found, seen, place_after = {*WORD.findall(printed)}, squeezed(text), 0
+    for number, (word, (part, what)) in enumerate(zip(words, parts, strict=True)):
+        if word not in found and unseen(number, other_than(part)):
+            raise _left_out(what)
+        if isinstance(part, str) and part.strip():
+            after = shown(part, seen, place_after) or shown(part, seen)
+            place_after = after or place_after
+            for cut in () if after else breaks(part, seen):
+                if unseen(number, cut):
+                    raise _left_out(f"a part of {what}")
 
 
 def _left_out(what: str) -> DpoError:
@@ -169,18 +200,3 @@ def _left_out(what: str) -> DpoError:
         "or remove the row",
         code="template-leaves-out",
     )
-
-
-def _unseen(tokenizer: Any, messages: Sequence[Message], whole: str, tools: Tools) -> bool:
-    try:
-        return whole == render(tokenizer, messages, generation_prompt=False, tools=tools)
-    except DpoError:  # what it refuses, it has looked at
-        return False
-
-
-def _without(turn: Message, name: str) -> Message:
-    return {key: value for key, value in turn.items() if key != name}
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DpoError
-from ..storage.reading import opened
+from ..storage.reading import is_there, opened
 
 _HEAD = 2**16
 """Bytes of a file that are looked at."""
@@ -27,12 +27,16 @@ def _python(code: str) -> str:
 
 _PRINTED = "[print(json.dumps(row)) for row in"
 _PANDAS = _python('import pandas, sys; print(pandas.KIND(sys.argv[1]).to_json(orient="records", lines=True))')
-_LIST = _python(f"import json, sys; {_PRINTED} json.load(open(sys.argv[1]))]")
-_JOINED = r'"[" + re.sub(r"}\s*\n\s*{", "},{", open(sys.argv[1]).read()) + "]"'
+_TEXT = 'open(sys.argv[1], encoding="utf-8-sig")'
+_LIST = _python(f"import json, sys; {_PRINTED} json.load({_TEXT})]")
+_LISTED = _python(f'import json, sys; {_PRINTED} json.load({_TEXT})["KEY"]]')
+_JOINED = rf'"[" + re.sub(r"}}[^\S\n]*\n\s*{{", "}},{{", {_TEXT}.read()) + "]"'
 _OBJECTS = _python(f"import json, re, sys; {_PRINTED} json.loads({_JOINED})]")
 _OPENED = 'open(sys.argv[1], encoding="utf-8-sig", newline="")'
 _TABLE = _python(f'import csv, json, sys; {_PRINTED} csv.DictReader({_OPENED}, delimiter="SIGN")]')
 _SIGNS = {",": "is CSV", ";": "is CSV with semicolons", "\t": "is a table with tabs (TSV)"}
+_ROWS_UNDER = re.compile(r'\{\s*"(data|rows|train|examples|items|records|samples|instances)"\s*:\s*\[\s*\{')
+_OWN = {"prompt", "question", "messages", "chosen", "conversations", "instruction"}
 _COLUMN = re.compile(r"[\w .-]*")
 _UTF_16 = _Foreign("is UTF-16 text", "iconv -f UTF-16 -t UTF-8 PATH > OUT")
 _ROWS = "rows are JSONL: one JSON object a line, UTF-8"
@@ -59,14 +63,40 @@ def check_is_jsonl(path: Path | str) -> None:
         DpoError: it has another format, with the command that turns it into JSONL; or it cannot be read.
     """
     path = Path(path)
+    if not is_there(path):
+        _check_no_file(path)
     with opened(path) as file:
         head = file.read(_HEAD)
     if foreign := _foreign(head):
         out = path.with_name(f"{path.stem.removesuffix('.jsonl')}-rows.jsonl")
-        names = {"PATH": shlex.quote(str(path)), "OUT": shlex.quote(str(out))}
+        names = {"PATH": _argument(path), "OUT": _argument(out)}
         command = re.sub(r"\b(PATH|OUT)\b", lambda match: names[match[0]], foreign.remedy)
         hint = f"turn it into JSONL: {command}" if command != foreign.remedy else command
         raise DpoError(foreign.what, where=path, hint=hint)
+
+
+def _argument(path: Path) -> str:
+    """A path as a shell takes it; one that begins with a dash would be taken for an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
+def _check_no_file(path: Path) -> None:
+    """Check that a path where nothing lies could be one of a file.
+
+    Raises:
+        DpoError: it names something else, with how to get a file of it.
+    """
+    name = str(path)
+    if address := re.match(r"(\w\w+:)/+", name):
+        hint = "only files on this disk are read: download it, and name the file"
+        where = f"{address[1]}//{name[address.end() :]}"
+        raise DpoError("is an address, not a file", where=where, hint=hint)
+    if re.search(r"[*?]|\[.*\]", name):
+        hint = "one file is read: write the files into one with cat, and name that"
+        raise DpoError("is a pattern for several files, and one is read", where=name, hint=hint)
+    if re.fullmatch(r"[\w.-]+/[\w-]+", name):
+        hint = "check the path; of a data set on the Hub, download its JSONL file and name that"
+        raise DpoError("no such file", where=name, hint=hint)
 
 
 def _foreign(head: bytes) -> _Foreign | None:
@@ -83,6 +113,9 @@ def _foreign(head: bytes) -> _Foreign | None:
     if text.startswith("["):
         return _Foreign("is one JSON list, not JSONL", _LIST) if _is_list(text) else None
     if text.startswith("{"):
+        if key := _rows_under(text):
+            listed = _LISTED.replace("KEY", key)
+            return _Foreign(f"is one JSON object with its rows in {key!r}, not JSONL", listed)
         return _Foreign("has objects over several lines, not JSONL", _OBJECTS) if _spans(text) else None
     return _table(text)
 
@@ -90,6 +123,15 @@ def _foreign(head: bytes) -> _Foreign | None:
 def _is_list(text: str) -> bool:
     """Whether it is a list of objects, and no row that is a list by mistake."""
     return text[1:].lstrip()[:1] == "{"
+
+
+def _rows_under(text: str) -> str | None:
+    """The name under which an object that is no row has a list of rows."""
+    found = _ROWS_UNDER.match(text)
+    with suppress(ValueError, RecursionError):
+        if found and _OWN & json.loads(text.splitlines()[0]).keys():
+            return None
+    return found and found[1]
 
 
 def _spans(text: str) -> bool:

@@ -117,7 +117,7 @@ _OTHER_NAMES = {
 }
 """Names under which other formats have a column."""
 
-_TRANSCRIPT = re.compile(r"\s*Human:.*\n\s*Assistant:", re.DOTALL)
+_ASSISTANT = re.compile(r"^[^\S\n]*Assistant:", re.MULTILINE)
 
 
 def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoError:
@@ -168,7 +168,7 @@ def check_no_transcript(row: dict[str, Any], where: str) -> None:
 
 
 def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and bool(_TRANSCRIPT.match(value))
+    return isinstance(value, str) and value.lstrip().startswith("Human:") and bool(_ASSISTANT.search(value))
 
 
 _TEXT_ONLY = "only text is trained on: remove the row, or what the text does not need"

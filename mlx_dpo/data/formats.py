@@ -10,7 +10,8 @@ from ..records import Curated, Message, Preference
 from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
 from .messages import empty_column, kind_of, message_text, messages_of, text_of, tools_of
 
-_LABELS = r"(?:\W|_|\b(?:human|user|assistant|system|question|answer|q|a)\b)*"
+_TOKEN = re.compile(r"[^\W_]+|\W|_")
+_LABELS = frozenset(["human", "user", "assistant", "system", "question", "answer", "q", "a"])
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
 _CURATED_HINT = 'each line needs "prompt" and "answer"; see data/README.md'
 
@@ -63,7 +64,7 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
         _require(row, key, where, _PAIR_HINT)
     if all(isinstance(row[key], list) and len(row[key]) > 1 for key in ("chosen", "rejected")):
         prompt, chosen, rejected = _split_conversations(row, where)
-        _check_prompt_column(row.get("prompt"), prompt, where)
+        _check_prompt_column(row, prompt, where)
     else:
         check_no_transcript(row, where)
         prompt = _asked(row, where, _PAIR_HINT)
@@ -105,7 +106,7 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
             raise DpoError(what, where=where, hint=_CURATED_HINT, code="not-one-answer")
         prompt, answer = messages[:-1], messages[-1]
         _check_prompt(prompt, where)
-        _check_prompt_column(row.get("prompt"), prompt, where)
+        _check_prompt_column(row, prompt, where)
     else:
         check_no_transcript(row, where)
         prompt = _asked(row, where, _CURATED_HINT)
@@ -144,9 +145,13 @@ def _require(row: dict[str, Any], key: str, where: str, hint: str) -> None:
 
 
 def _asked(row: dict[str, Any], where: str, hint: str) -> tuple[Message, ...]:
-    key = "question" if "question" in row and "prompt" not in row else "prompt"
+    key = _prompt_key(row)
     _require(row, key, where, hint)
     return _prompt(row[key], key, where)
+
+
+def _prompt_key(row: dict[str, Any]) -> str:
+    return "question" if "question" in row and "prompt" not in row else "prompt"
 
 
 def _prompt(value: Any, key: str, where: str) -> tuple[Message, ...]:
@@ -169,18 +174,20 @@ def _check_prompt(messages: tuple[Message, ...], where: str) -> None:
         )
 
 
-def _check_prompt_column(value: Any, prompt: tuple[Message, ...], where: str) -> None:
+def _check_prompt_column(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -> None:
     """Check that a prompt beside whole conversations says what they begin with, or a part of it."""
-    if value is None:
+    key = _prompt_key(row)
+    value = row.get(key)
+    if value in (None, ""):
         return
     if isinstance(value, list):
-        same = _prompt(value, "prompt", where) == prompt
+        same = _prompt(value, key, where) == prompt
     else:
-        text, turns = text_of(value, "prompt", where), [turn["content"] for turn in prompt]
+        text, turns = text_of(value, key, where), [turn["content"] for turn in prompt]
         same = text in turns or _is_transcript(text, turns)
     if not same:
         raise DpoError(
-            "'prompt' is not what the conversation begins with",
+            f"'{key}' is not what the conversation begins with",
             where=where,
             hint="give the prompt's turns and one assistant message each, or whole conversations only",
             code="prompt-differs",
@@ -189,7 +196,23 @@ def _check_prompt_column(value: Any, prompt: tuple[Message, ...], where: str) ->
 
 def _is_transcript(text: str, turns: list[str]) -> bool:
     """Whether the text is the turns, one after the other, with nothing but names of roles around them."""
-    return bool(re.fullmatch(_LABELS + _LABELS.join(map(re.escape, turns)) + _LABELS, text, re.IGNORECASE))
+    said, place = _tokens(text), 0
+    for turn in map(_tokens, turns):
+        found = said.find(turn, place)
+        if found < 0 or not _only_labels(said[place:found]):
+            return False
+        place = found + len(turn) - 1  # the next one begins with the mark that this one ends in
+    return _only_labels(said[place:])
+
+
+def _tokens(text: str) -> str:
+    """Words and signs of a text, each with a mark before and after it, so that words are found whole."""
+    return "\0".join(["", *_TOKEN.findall(text.lower()), ""])
+
+
+def _only_labels(tokens: str) -> bool:
+    """Whether these are names of roles and signs alone."""
+    return all(token in _LABELS or not token.isalnum() for token in tokens.split("\0"))
 
 
 def _answer(value: Any, key: str, where: str) -> Message:

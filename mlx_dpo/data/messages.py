@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import DpoError
 from ..records import Message, Tools
+from ..storage.jsonl import TwiceError, once
 
 ROLES = ("system", "user", "assistant", "tool")
 _OTHER_NAMES = {
@@ -23,7 +24,14 @@ _OTHER_NAMES = {
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """What files call the reasoning of a turn; a message has it under the first name."""
 
-_NOT_OF_A_TURN = ("image", "images", "audio", "audios", "video", "videos", "files", "documents", "tools")
+_NOT_OF_A_TURN = (
+    *("image", "images", "image_url", "audio", "audios", "audio_url", "input_audio"),
+    *("video", "videos", "video_url", "files", "documents", "tools"),
+)
+_ARGUMENTS = ("arguments", "parameters", "args", "kwargs", "params", "input", "inputs")
+"""What files call that with which a function is called; `arguments` is read."""
+
+_NOTHING = (None, "", [], {})
 _MESSAGE_HINT = 'a message is {"role": "user", "content": "..."}'
 _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "text"}
 
@@ -94,9 +102,7 @@ def _message(turn: Any, key: str, where: str) -> Message:
         known = _OTHER_NAMES.get(role) if isinstance(role, str) else None
         hint = f"write {known!r}" if known else f"roles are {', '.join(ROLES)}"
         raise DpoError(f"'{key}' has the role {str(role)[:40]!r}", where=where, hint=hint, code="bad-role")
-    if beside := next((name for name in _NOT_OF_A_TURN if turn.get(name)), None):
-        hint = "only text is trained on; tools and documents belong to the row, not to a turn"
-        raise DpoError(f"'{key}' has {beside} in a turn", where=where, hint=hint, code="not-text")
+    _check_only_text(turn, key, where)
     if turn.get("function_call"):
         hint = "write it as tool_calls: a list of {type, function: {name, arguments}}"
         raise DpoError(f"'{key}' has a function_call", where=where, hint=hint, code="bad-tools")
@@ -104,8 +110,8 @@ def _message(turn: Any, key: str, where: str) -> Message:
     if role == "assistant":
         if calls := turn.get("tool_calls"):
             message["tool_calls"] = _tool_calls(calls, key, where)
-        if reasoning := next((turn[name] for name in REASONING if turn.get(name)), None):
-            message["reasoning_content"] = text_of(reasoning, f"{key}.reasoning", where)
+        if reasoning := _reasoning(turn, key, where):
+            message["reasoning_content"] = reasoning
     elif turn.get("tool_calls"):
         raise DpoError(
             f"'{key}' has tool_calls in a turn of role {role!r}",
@@ -123,6 +129,26 @@ def _message(turn: Any, key: str, where: str) -> Message:
     return message
 
 
+def _check_only_text(held: dict[str, Any], key: str, where: str) -> None:
+    """Check that a turn, or a text part of one, has no image, sound or tools beside its text."""
+    if beside := next((name for name in _NOT_OF_A_TURN if held.get(name)), None):
+        hint = "only text is trained on; tools and documents belong to the row, not to a turn"
+        raise DpoError(f"'{key}' has {beside} in a turn", where=where, hint=hint, code="not-text")
+
+
+def _reasoning(turn: dict[str, Any], key: str, where: str) -> str:
+    """The reasoning of a turn under whichever name, "" where there is none."""
+    found = {name: text_of(turn[name], f"{key}.reasoning", where) for name in REASONING if turn.get(name)}
+    if len({*found.values()}) > 1:
+        raise DpoError(
+            f"'{key}' has {' and '.join(found)} in a turn, which differ",
+            where=where,
+            hint="a turn has one reasoning: keep one of these fields",
+            code="bad-turn",
+        )
+    return next(iter(found.values()), "")
+
+
 def _content(value: Any, key: str, where: str) -> Any:
     """The text of content parts; anything else as it is."""
     if not isinstance(value, list):
@@ -137,6 +163,8 @@ def _content(value: Any, key: str, where: str) -> Any:
                 hint="only text is trained on; remove the row, or leave images, sound and video out of it",
                 code="not-text",
             )
+        if isinstance(part, dict):
+            _check_only_text(part, key, where)
         texts.append(part if isinstance(part, str) else part.get("text"))
     if not all(isinstance(text, str) for text in texts):
         what = f"'{key}' has a text part without text"
@@ -150,7 +178,7 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
     for call in value if isinstance(value, list) else [None]:
         function = call.get("function", call) if isinstance(call, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
-        arguments = _arguments(function) if isinstance(function, dict) else None
+        arguments = _arguments(function, key, where) if isinstance(function, dict) else None
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise DpoError(
                 f"'{key}' has a tool call without a function's name and arguments",
@@ -158,28 +186,45 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
                 hint='a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}',
                 code="bad-tools",
             )
+        held = [name for name in _ARGUMENTS[1:] if function.get(name) not in _NOTHING]
+        held += [name for name in _ARGUMENTS if function is not call and call.get(name) not in _NOTHING]
+        if held:
+            raise DpoError(
+                f"'{key}' has a tool call with {held[0]} beside its function's arguments",
+                where=where,
+                hint='put all of them into "arguments" of the function, or remove what is no argument',
+                code="bad-tools",
+            )
         own = {"type": "function", "function": {"name": name, "arguments": arguments}}
         calls.append({**own, **({"id": call["id"]} if call.get("id") else {})})
     return calls
 
 
-def _arguments(function: dict[str, Any]) -> Any:
+def _arguments(function: dict[str, Any], key: str, where: str) -> Any:
     """What a function is called with; {} where nothing says that it is called with something."""
     value = function.get("arguments")
     if isinstance(value, str):
-        return _json_text(value) if value.strip() else {}
+        value = _json_text(value, key, where) if value.strip() else None
+        return {} if value is None else value
     if value is None and function.keys() <= {"name", "arguments", "id", "type", "description"}:
         return {}
     return value
 
 
-def _json_text(text: str) -> Any:
-    """The value that a text holds as JSON; None where it holds none that can be written again."""
+def _json_text(text: str, key: str, where: str) -> Any:
+    """The value that a text holds as JSON; the text itself where it holds none that can be written again.
+
+    Raises:
+        DpoError: an object in it has a name twice.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
         json.dumps(value, ensure_ascii=False).encode()
+    except TwiceError as error:
+        what = f"{str(error)[:60]!r} is written twice in a JSON text of '{key}'"
+        raise DpoError(what, where=where, hint="keep one of the two", code="written-twice") from None
     except (ValueError, RecursionError):
-        return None
+        return text
     return value
 
 
@@ -189,8 +234,8 @@ def tools_of(value: Any, where: str) -> Tools:
     Raises:
         DpoError: it is none.
     """
-    if isinstance(value, str) and value.strip():
-        value = _json_text(value) or [None]
+    if isinstance(value, str):
+        value = _json_text(value, "tools", where) if value.strip() else None
     found = value or []
     listed = found if isinstance(found, list) else [None]
     functions = [tool.get("function", tool) if isinstance(tool, dict) else None for tool in listed]
@@ -220,9 +265,28 @@ def unused_fields(value: Any) -> Iterator[str]:
             role, used = turn.get("role"), {"role", "content"}
             used |= {"tool_calls", *REASONING} if role == "assistant" else set()
             used |= {"name", "tool_call_id"} if role == "tool" else set()
-            yield from (
-                name for name, held in turn.items() if name not in used and held not in (None, "", [], {})
-            )
+            yield from _beside(turn, used)
+            parts = turn.get("content")
+            for part in parts if isinstance(parts, list) else ():
+                yield from (f"content[].{name}" for name in _beside(part, {"type", "text"}))
+            calls = turn.get("tool_calls") if role == "assistant" else None
+            for call in calls if isinstance(calls, list) else ():
+                yield from (f"tool_calls[].{name}" for name in _unused_in_call(call))
+
+
+def _unused_in_call(call: Any) -> Iterator[str]:
+    if isinstance(call, dict) and "function" in call:
+        yield from _beside(call, {"id", "type", "function"})
+        yield from (f"function.{name}" for name in _beside(call["function"], {"name", "arguments"}))
+    else:
+        yield from _beside(call, {"id", "type", "name", "arguments"})
+
+
+def _beside(value: Any, used: set[str]) -> Iterator[str]:
+    """Names in an object that hold something, other than those used."""
+    for name, held in value.items() if isinstance(value, dict) else ():
+        if name not in used and held not in _NOTHING:
+            yield name
 
 
 def earlier_reasoning(prompt: Sequence[Message]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import DpoError, first_line
 from ..records import Message
-from ..upstream import UpstreamError, has_renderer, remove_renderer, template_clock
+from ..upstream import has_renderer, remove_renderer, template_clock, template_sandbox
 
 DEFAULT_OPTIONS = {"enable_thinking": False}
 """Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation."""
@@ -20,8 +20,9 @@ DEFAULT_OPTIONS = {"enable_thinking": False}
 OWN_ARGUMENTS = ("messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message")
 """Arguments of a template that are not the user's to set."""
 
-_SECONDS = 3.0
-"""CPU time for one conversation, which takes a thousandth of it."""
+_SECONDS, _SECONDS_A_TURN = 3.0, 0.001
+"""CPU time for the renderings of one row, which take a thousandth of it; four take 0.0002 s a turn."""
+_OTHER_TEMPLATE = "take the model from where it was published, or set another model.chat_template"
 
 
 def set_template(tokenizer: Any, source: str | None, options: Mapping[str, Any]) -> None:
@@ -111,11 +112,14 @@ def render(
         options: in place of `template_options`.
 
     Raises:
-        DpoError: the template refuses the conversation, or does not end.
+        DpoError: the template refuses the conversation, does not end, or makes too much.
     """
     if not tokenizer.has_chat_template:
         _check_plain(tokenizer, messages, tools)
         return "\n\n".join(m["content"] for m in messages) + ("\n\n" if generation_prompt else "")
+    if isinstance(tokenizer.chat_template, str) and not tokenizer.chat_template.strip():
+        hint = "set model.chat_template to chatml, or to a .jinja file"
+        raise DpoError("the chat template is empty", where=tokenizer.name_or_path, hint=hint)
     options = template_options(tokenizer) if options is None else options
     options = {**options, **({"tools": list(tools)} if tools else {})}
 
@@ -124,25 +128,43 @@ def render(
             list(turns), tokenize=False, add_generation_prompt=generation_prompt, **options
         )
 
+    from .template_limits import BoundedEnvironment  # jinja2 is slow to import
+
     try:
-        with _limited_time(), template_clock(_Clock(tokenizer)):
+        template_sandbox(BoundedEnvironment)
+        with limited_time(tokenizer, len(messages)), template_clock(_Clock(tokenizer)):
             return _with_calls(rendered, messages)
-    except _Endless:
-        raise DpoError(
-            f"the chat template has not ended after {_SECONDS:g} s of work",
-            where=tokenizer.name_or_path,
-            hint="take the model from where it was published, or set another model.chat_template",
-            code="template-endless",
-        ) from None
-    except UpstreamError:
+    except DpoError:
         raise
     except Exception as error:  # templates are code of the model's author and may raise anything
-        raise DpoError(
-            f"the chat template refuses this conversation: {first_line(error)}",
-            where=tokenizer.name_or_path,
-            hint="check the order of roles; some templates know no system turn, some no tools",
-            code="template-refuses",
-        ) from None
+        raise _refusal(tokenizer, error) from None
+
+
+def _refusal(tokenizer: Any, error: Exception) -> DpoError:
+    """What to raise where a template fails on a conversation, with the remedy for its reason."""
+    from jinja2.exceptions import TemplateError, TemplateSyntaxError
+
+    from .template_limits import MOST, TooLargeError
+
+    code = "template-refuses"
+    what = f"the chat template refuses this conversation: {first_line(error)}"
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        what = "the tokenizer has several chat templates, and none of them is the default"
+        hint = f"name one of them: set model.chat_template to {', or '.join(sorted(own))}"
+    elif isinstance(error, TooLargeError | MemoryError):
+        what, hint = f"the chat template makes a text of more than {MOST:,} characters", _OTHER_TEMPLATE
+        code = "template-too-large"
+    elif isinstance(error, TemplateSyntaxError):
+        what = f"the chat template cannot be read: {first_line(error)} (line {error.lineno})"
+        hint = _OTHER_TEMPLATE
+    elif re.search(r"\brole|system|alternat", str(error), re.IGNORECASE):
+        hint = "check the order of roles; some templates know no system turn, some no tools"
+    elif type(error) is TemplateError:  # the template's own words
+        hint = "change the row as the template says, or set another model.chat_template"
+    else:
+        hint = "the template fails on such turns: set another model.chat_template, or remove the row"
+    return DpoError(what, where=tokenizer.name_or_path, hint=hint, code=code)
 
 
 def _with_calls(rendered: Callable[[Sequence[Message]], str], messages: Sequence[Message]) -> str:
@@ -188,19 +210,34 @@ class _Endless(BaseException):
 
 
 @contextmanager
-def _limited_time() -> Iterator[None]:
-    """Stop Python code after some CPU time; signals reach the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
+def limited_time(tokenizer: Any, turns: int) -> Iterator[None]:
+    """Stop a template after some CPU time; within another such block, that one's time counts.
+
+    Signals reach the main thread only.
+
+    Raises:
+        DpoError: the time is over.
+    """
+    within = signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0
+    if within or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(*_: Any) -> None:
         raise _Endless
 
+    seconds = _SECONDS + turns * _SECONDS_A_TURN
     before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, _SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
+    except _Endless:
+        raise DpoError(
+            f"the chat template has not ended after {seconds:.0f} s of work",
+            where=tokenizer.name_or_path,
+            hint=_OTHER_TEMPLATE,
+            code="template-endless",
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import DpoError
 from ..records import Answer, Message, Tools, answer_of
 from .completion_text import check_prompt_rendered, continuation
-from .render import render
+from .render import limited_time, render
 
 _CHARACTERS = 64
 """Characters of a text that are tokenised for every token that is wanted: few tokens have more."""
@@ -17,13 +17,15 @@ _MARK = re.compile(r"<[|/\w][^<>\s]*>|\[/?[A-Z_]+\]")
 
 def prompt_tokens(tokenizer: Any, prompt: Sequence[Message], tools: Tools = ()) -> list[int]:
     """Token ids of the prompt as the model sees it when it is asked to answer."""
-    return _prompt(tokenizer, prompt, tools)[1]
+    with limited_time(tokenizer, len(prompt)):
+        text = _prompt(tokenizer, prompt, tools)
+    return tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
 
 
-def _prompt(tokenizer: Any, prompt: Sequence[Message], tools: Tools) -> tuple[str, list[int]]:
+def _prompt(tokenizer: Any, prompt: Sequence[Message], tools: Tools) -> str:
     text = render(tokenizer, prompt, generation_prompt=True, tools=tools)
     check_prompt_rendered(tokenizer, prompt, text, tools)
-    return text, tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
+    return text
 
 
 def completion_tokens(
@@ -50,16 +52,21 @@ def pair_tokens(
 
     Args:
         end: the end-of-turn token, from `end_of_turn`.
-        limit: tokens of an answer that are wanted at most; of a far longer text only the start is tokenised.
+        limit: tokens of prompt and answer that are wanted at most; of a far longer answer only the start is
+            tokenised, and nothing of it after a prompt that leaves no room.
 
     Raises:
         DpoError: the template changes the prompt when an answer follows, or leaves a part of the row out.
     """
-    before, tokens = _prompt(tokenizer, prompt, tools)
+    with limited_time(tokenizer, len(prompt)):
+        before = _prompt(tokenizer, prompt, tools)
+        rendered = [continuation(tokenizer, prompt, before, answer, tools) for answer in answers]
+    tokens = tokenizer.encode(before, add_special_tokens=not tokenizer.has_chat_template)
+    if limit is not None and len(tokens) + 2 > limit:
+        return tokens, [[] for _ in answers]
     plain = tokens if tokenizer.has_chat_template else tokenizer.encode(before, add_special_tokens=False)
     completions = []
-    for answer in answers:
-        said, tail = continuation(tokenizer, prompt, before, answer, tools)
+    for answer, (said, tail) in zip(answers, rendered, strict=True):
         if limit is not None and len(said) > _CHARACTERS * limit:
             own = _encode_after(tokenizer, before, plain, said[: _CHARACTERS * limit], "", answer)
             if len(own) > limit:
@@ -131,11 +138,14 @@ def check_template(tokenizer: Any) -> tuple[str, str]:
         DpoError: the model would be asked with another text than it is trained on.
     """
     prompt, answer = [{"role": "user", "content": "a"}], answer_of("an answer")
-    before = render(tokenizer, prompt, generation_prompt=True)
     try:
+        before = render(tokenizer, prompt, generation_prompt=True)
         said, tail = continuation(tokenizer, prompt, before, answer)
     except DpoError as error:
-        raise DpoError(error.what, where=tokenizer.name_or_path, hint=error.hint) from None
+        hint = error.hint
+        if "row" in hint:  # none of the user's rows is to blame
+            hint = "set model.chat_template to a template that prints every turn as it is, and only appends"
+        raise DpoError(error.what, where=tokenizer.name_or_path, hint=hint, code=error.code) from None
     opening = said.removesuffix(answer.turn["content"])
     unasked = render(tokenizer, prompt, generation_prompt=False) == before
     if unasked and opening.strip():

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..console import plural
 from ..errors import DpoError, first_ten
-from ..records import Preference
+from ..records import Message, Preference
 from .messages import earlier_reasoning
 from .templates import end_of_turn, pair_tokens
 
@@ -119,8 +119,7 @@ class RowTokenizer:
         self._kept += 1
         self._cut += any(len(b) > room for b in branches)
         self._cut_off += row.chosen_cut or row.rejected_cut
-        reasons = earlier_reasoning(row.prompt)
-        self._forgotten += bool(reasons) and reasons not in self._tokenizer.decode(prompt)
+        self._forgotten += forgets(self._tokenizer, row.prompt, prompt)
         return TokenizedPair(np.array(prompt, dtype=np.int32), chosen, rejected, row.where)
 
     def counts(self) -> TokenCounts:
@@ -142,6 +141,12 @@ class RowTokenizer:
         return TokenCounts(
             self._rows, self._kept, self._cut, self._same, self._answers, self._cut_off, self._forgotten
         )
+
+
+def forgets(tokenizer: Any, prompt: Sequence[Message], tokens: Sequence[int]) -> bool:
+    """Whether the template leaves reasoning of earlier turns out of the prompt's tokens."""
+    reasons = earlier_reasoning(prompt)
+    return bool(reasons) and reasons not in tokenizer.decode(tokens)
 
 
 def check_known(tokenizer: Any, tokens: Sequence[int], where: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from ..config import RunConfig
 from ..console import plural, say
 from ..data.sources import read_curated
+from ..data.tokenize import forgets
 from ..errors import first_ten
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base
@@ -16,6 +17,7 @@ from ..pairs.sampled_answers import (
     answer_texts,
     completions_log,
     pairs_origin,
+    request_key,
     tokenize_prompts,
 )
 from ..storage.files import check_writable, remove_left
@@ -44,6 +46,10 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     say_without_template(tokenizer)
     asked = [*rows, *(valid or [])]
     requests = tokenize_prompts(asked, tokenizer, config.data.max_length)
+    forgotten = sum(forgets(tokenizer, row.prompt, requests[request_key(row)]) for row in asked)
+    if forgotten:
+        prompts = plural(forgotten, "prompt")
+        say(f"{prompts} without the reasoning of earlier turns, which the chat template leaves out")
     origin = pairs_origin(config.model, base, tokenizer, config.generate)
     log = completions_log(output, origin)
     log.check()

@@ -75,8 +75,8 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
             "is not UTF-8 text", where=where, hint="save the file as UTF-8", code="not-utf-8"
         ) from None
     try:
-        row = json.loads(text, object_pairs_hook=_once)
-    except _TwiceError as error:
+        row = json.loads(text, object_pairs_hook=once)
+    except TwiceError as error:
         raise DpoError(
             f"{str(error)[:60]!r} is written twice",
             where=where,
@@ -104,16 +104,20 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-class _TwiceError(Exception):
-    pass
+class TwiceError(Exception):
+    """The name that an object has twice."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names differ; json would take the last of two."""
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ; json would take the last of two.
+
+    Raises:
+        TwiceError: two are the same.
+    """
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        raise TwiceError(next(name for name in names if names.count(name) > 1))
     return row
 
 

@@ -16,8 +16,9 @@ def path_fault(name: str) -> str:
         return "holds a control character"
     try:
         encoded = name.encode()
-    except UnicodeEncodeError:
-        return "holds half of a character"
+    except UnicodeEncodeError as error:
+        foreign = "\udc80" <= name[error.start] <= "\udcff"  # a byte that was no UTF-8 on the command line
+        return "is not UTF-8 text" if foreign else "holds half of a character"
     if len(encoded) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in encoded.split(b"/")):
         return "is longer than a file's name can be"
     if name.startswith("~") and os.path.expanduser(name).startswith("~"):

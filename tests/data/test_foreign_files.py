@@ -34,6 +34,22 @@ CONVERTED = {
         "\n".join(json.dumps(row, indent=2) for row in ROWS),
         "has objects over several lines, not JSONL",
     ),
+    "a JSON list with a byte order mark": (
+        ("\ufeff" + json.dumps(ROWS)).encode(),
+        "is one JSON list, not JSONL",
+    ),
+    "objects over several lines with a byte order mark": (
+        "\ufeff" + "\n \n".join(json.dumps(row, indent=2) for row in ROWS),
+        "has objects over several lines, not JSONL",
+    ),
+    "an object that holds the rows": (
+        json.dumps({"data": ROWS}, indent=2),
+        "is one JSON object with its rows in 'data', not JSONL",
+    ),
+    "an object on one line that holds the rows": (
+        json.dumps({"train": ROWS, "version": 1}),
+        "is one JSON object with its rows in 'train', not JSONL",
+    ),
     "CSV": (table(","), "is CSV, not JSONL"),
     "CSV with semicolons": (table(";"), "is CSV with semicolons, not JSONL"),
     "CSV with a byte order mark": ("\ufeff" + table(","), "is CSV, not JSONL"),
@@ -60,6 +76,50 @@ def test_the_printed_command_turns_the_file_into_rows(kind, tmp_path):
     assert made == str(folder / "pairs-rows.jsonl")
     assert [row.id for row in index_rows(made).records()] == ["line-1", "line-2", "line-3"]
     assert [json.loads(line) for line in Path(made).read_text().splitlines()] == ROWS
+
+
+@pytest.mark.parametrize("kind", ["gzip", "a JSON list", "UTF-16"])
+def test_the_printed_command_takes_a_name_with_a_leading_dash_for_a_name(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, _ = CONVERTED[kind]
+    Path("-z.data").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DpoError) as caught:
+        check_is_jsonl("-z.data")
+    subprocess.run(caught.value.hint.removeprefix("turn it into JSONL: "), shell=True, check=True)
+    assert [json.loads(line) for line in Path("-z-rows.jsonl").read_text().splitlines()] == ROWS
+
+
+NO_FILES = {
+    "https://hub.co/rows.jsonl": (
+        "https://hub.co/rows.jsonl: is an address, not a file",
+        "only files on this disk are read: download it, and name the file",
+    ),
+    "org/pairs": (
+        "org/pairs: no such file",
+        "check the path; of a data set on the Hub, download its JSONL file and name that",
+    ),
+    "data/*.jsonl": (
+        "data/*.jsonl: is a pattern for several files, and one is read",
+        "one file is read: write the files into one with cat, and name that",
+    ),
+    "data/rows.jsonl": ("data/rows.jsonl: no such file", "check the path, relative to this folder"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_what_is_no_file_is_answered_with_how_to_get_one(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    what, remedy = NO_FILES[name]
+    for read in (index_rows, read_curated):
+        with pytest.raises(DpoError) as caught:
+            read(name)
+        assert str(caught.value) == f"{what}\n  {remedy}"
+
+
+def test_a_file_with_the_name_of_a_pattern_is_read(tmp_path):
+    file = tmp_path / "rows [1].jsonl"
+    file.write_text(LINES)
+    assert len(index_rows(file)) == 3
 
 
 NAMED = {
@@ -101,6 +161,7 @@ OWN = {
     "a broken row first": '{"prompt": "How?"\n' + LINES,
     "a list for a row": '["How?", "So.", "Thus."]\n' + LINES,
     "a text for a row": '"How, so?"\n' + LINES,
+    "rows that begin with data of their own": json.dumps({"data": [{"a": 1}], **ROWS[0]}) + "\n",
     "nothing": "",
 }
 

@@ -64,6 +64,7 @@ NAMES = [
     *("meta", "chosen_cut", "rejected_cut", "input", "instruction", "images", "history", "context", "label"),
     *("role", "content", "tool_calls", "reasoning_content", "name", "function", "arguments", "type", "text"),
     *("conversations", "documents", "functions", "chat_template_kwargs", "score", "", "a.b", "\0"),
+    *("thinking", "image_url", "parameters", "description", "properties"),
 ]
 
 

@@ -20,6 +20,7 @@ FAULTS = {
     "a\x1b]0;title\x07": "holds a control character",
     "a\nb": "holds a control character",
     "a\ud800b": "holds half of a character",
+    "c\udcffd": "is not UTF-8 text",
     "x" * 256: "is longer than a file's name can be",
     "folder/" + "é" * 128: "is longer than a file's name can be",
     "x/" * 2049: "is longer than a file's name can be",
