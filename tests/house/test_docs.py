@@ -10,6 +10,7 @@ import click
 import pytest
 import yaml
 
+import mlx_dpo
 from mlx_dpo.cli import cli
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.demo.story import story_text
@@ -134,7 +135,7 @@ def anchors(text):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_path_of_the_repository_that_a_page_names_is_there(page):
-    rooms = "mlx_dpo|docs|scripts|benchmarks|studies|tests|config|data"
+    rooms = "mlx_dpo|docs|scripts|benchmarks|studies|examples|tests|config|data"
     for path in re.findall(rf"(?<![\w/.-])(?:{rooms})/[\w./-]*\w", PAGES[page]):
         assert path.startswith(GENERATED) or (ROOT / path).exists(), f"{page}: {path}"
     for module in re.findall(r"python -m (tests[\w.]+)", PAGES[page]):
@@ -163,6 +164,16 @@ def test_blocks_of_yaml_json_and_python_can_be_read(page, tmp_path):
         assert all(isinstance(json.loads(line), dict) for line in block.splitlines())
     for block in blocks(PAGES[page], "python"):
         ast.parse(block)
+
+
+def test_python_in_the_docs_uses_public_names_and_one_page_lists_them_all():
+    public = set(mlx_dpo.__all__) - {"__version__", "blas_note"}
+    python = "\n".join(block for text in PAGES.values() for block in blocks(text, "python"))
+    assert set(re.findall(r"\bmlx_dpo\.(\w+)", python)) <= public
+    listed = {
+        name for row in table(PAGES["docs/python.md"], "name", "what it gives") for name in row[0].split(", ")
+    }
+    assert listed == {f"`{name}`" for name in public}
 
 
 def test_the_losses_table_is_the_registry():
