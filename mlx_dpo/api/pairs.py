@@ -33,7 +33,7 @@ def read_pairs(source: Pairs) -> list[Preference]:
         pairs = sources.read_pairs(path)
     if not in_memory(source):
         return pairs
-    return [replace(pair, where=f"pairs[{number}]") for number, pair in enumerate(pairs)]
+    return [replace(pair, where=_renamed(pair.where, str(path), "pairs")) for pair in pairs]
 
 
 def in_memory(pairs: Pairs | None) -> bool:
@@ -71,6 +71,7 @@ def rows_text(pairs: Iterable[Mapping[str, Any] | Preference], name: str) -> str
             raise DpoError(
                 f"is a {type(pair).__name__}, not a dict",
                 where=where,
+                code="not-an-object",
                 hint='a pair is {"prompt": "...", "chosen": "...", "rejected": "..."}',
             )
         try:
@@ -115,7 +116,7 @@ def named(files: Mapping[Path | str, str]) -> Iterator[None]:
             if where.startswith(str(path)):
                 what = re.sub(r"\blines (\d+(?:, \d+)*)", lambda lines, n=name: _pairs(lines[1], n), what)
             what, where, hint = (_renamed(text, str(path), name) for text in (what, where, hint))
-        raise DpoError(what, where=where, hint=hint) from None
+        raise DpoError(what, where=where, hint=hint, code=error.code) from None
 
 
 def _renamed(text: str, path: str, name: str) -> str:

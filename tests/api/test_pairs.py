@@ -95,6 +95,21 @@ def test_a_bad_row_of_a_file_is_named_by_its_line(write_rows):
     assert caught.value.where == f"{path}:2"
 
 
+@pytest.mark.parametrize("bad", [{"chosen": "half \ud83d"}, {"chosen": 7}, {"id": "a"}])
+def test_an_error_in_memory_is_that_of_the_file_but_for_the_place(bad, write_rows):
+    rows = [{**PAIR, "id": "a"}, PAIR, {**PAIR, **bad}]
+    path, errors = write_rows("rows.jsonl", rows), []
+    for source in (path, rows):
+        with pytest.raises(DpoError) as caught:
+            mlx_dpo.read_pairs(source)
+        errors.append(caught.value)
+    of_file, in_memory = errors
+    assert (of_file.where, in_memory.where) == (f"{path}:3", "pairs[2]")
+    assert (in_memory.code, in_memory.hint) == (of_file.code, of_file.hint)
+    assert in_memory.what == of_file.what.replace(f"{path}:1", "pairs[0]")
+    assert in_memory.code
+
+
 def test_pairs_in_memory_leave_no_file_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     mlx_dpo.read_pairs([PAIR])
