@@ -144,7 +144,7 @@ def _reasoning(turn: dict[str, Any], key: str, where: str) -> str:
             f"'{key}' has {' and '.join(found)} in a turn, which differ",
             where=where,
             hint="a turn has one reasoning: keep one of these fields",
-            code="two-reasonings",
+            code="bad-turn",
         )
     return next(iter(found.values()), "")
 

@@ -172,6 +172,16 @@ PAIRS = {
         "rows.jsonl:1: 'prompt' has images in a turn",
         "only text is trained on; tools and documents belong to the row, not to a turn",
     ),
+    "two reasonings": (
+        lines(pair(chosen=[{"role": "assistant", "content": "So.", "reasoning": "Hm.", "thinking": "Ah."}])),
+        "rows.jsonl:1: 'chosen' has reasoning and thinking in a turn, which differ",
+        "a turn has one reasoning: keep one of these fields",
+    ),
+    "arguments beside the function": (
+        lines(pair(chosen=[called(None) | {"tool_calls": [{"function": {"name": "f"}, "args": {"a": 1}}]}])),
+        "rows.jsonl:1: 'chosen' has a tool call with args beside its function's arguments",
+        'put all of them into "arguments" of the function, or remove what is no argument',
+    ),
     "arguments that are no object": (
         lines(pair(chosen=[called("city=Oslo")])),
         "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",

@@ -197,12 +197,18 @@ ENDLESS = GRANITE._replace(
         "{% endfor %}{% endfor %}{% endif %}{% for m",
     )
 )
+LARGE = GRANITE._replace(
+    template=GRANITE.template.replace(
+        "{% for m", "{% if messages[0]['content'] == 'How?' %}{{ 'a' * 10000000 }}{% endif %}{% for m"
+    )
+)
 CALL = {"type": "function", "function": {"name": "dry", "arguments": {}}}
 CUTTING = GRANITE._replace(template=GRANITE.template.replace("m['content']", "m['content'].split('So')[-1]"))
 EARLIER = chat(("user", "Hi."), ("assistant", "<think>\nA guest.\n</think>\n\nHello."), ("user", "How?"))
 TEMPLATES = {
     "template-refuses": (GEMMA, {"system": "Be brief."}),
     "template-endless": (ENDLESS, {}),
+    "template-too-large": (LARGE, {}),
     "template-changes-prompt": (COUNTING, {}),
     "template-changes-answer": (CUTTING, {}),
     "template-leaves-out": (
