@@ -15,6 +15,7 @@ from ..data.render import template_hash
 from ..data.templates import end_of_turn, pair_tokens
 from ..data.tokenize import check_known, prompts_too_long
 from ..errors import DpoError
+from ..machine.interrupt import tell
 from ..models.generate import Answer, GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
 from ..records import Answer as ChatAnswer
@@ -124,8 +125,9 @@ def answer_missing(
                     done[key] = Completion(answer.ids, not answer.capped)
                     written += answer.tokens - len(begun[answer.index])
                     advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
-            except KeyboardInterrupt:
-                say(f"interrupted: kept {plural(len(done), 'answer')}; the same command goes on from here")
+            except KeyboardInterrupt as stop:
+                kept = plural(len(done), "answer")
+                tell(stop, f"interrupted: kept {kept}; the same command goes on from here")
                 raise
         os.fsync(file.fileno())
     return done, Sampled(len(missing) - continued, continued, written)
