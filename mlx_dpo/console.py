@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,9 @@ def _escape(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def json_text(value: Any, indent: int | None = None) -> str:
+def json_text(value: Any, indent: int | None = None, *, only_ascii: bool = False) -> str:
     """JSON that reads back as the same value, with no character in it that a terminal would act on."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json.dumps(value, ensure_ascii=only_ascii, indent=indent)
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -50,8 +51,9 @@ def show(text: str) -> None:
 
 
 def show_json(value: Any, indent: int | None = None) -> None:
-    """A result on stdout, for a script."""
-    click.echo(json_text(value, indent))
+    """A result on stdout, for a script; letters that its encoding may lack are JSON's own escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(json_text(value, indent, only_ascii=not encoding.lower().startswith("utf")))
 
 
 def say(text: str, style: str | None = None) -> None:

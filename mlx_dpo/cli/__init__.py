@@ -1,5 +1,7 @@
 """mlx-dpo: one file per command."""
 
+import io
+import os
 import sys
 
 import click
@@ -7,6 +9,7 @@ import click
 from .. import __version__, blas_note
 from ..console import printable, say
 from ..errors import DpoError
+from ..machine.interrupt import Terminated, terminated_like_interrupted, was_told
 from .config import config
 from .demo import demo
 from .eval import evaluate
@@ -55,6 +58,11 @@ def cli():
       mlx-dpo report --run runs/granite-dpo
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
+    try:
+        os.getcwd()
+    except OSError as error:
+        what = f"the current folder cannot be used: {error.strerror}"
+        raise DpoError(what, hint="it was deleted or moved: cd to a folder that is there") from None
 
 
 for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, report, fuse, config):
@@ -62,23 +70,45 @@ for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, report, fu
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; exit 0 on success, 1 on a user's mistake, 2 on wrong usage, 130 on Ctrl-C."""
+    """Run a command; exit 0 on success, 1 on a user's mistake, 2 on wrong usage, 130 on Ctrl-C.
+
+    SIGTERM gives 143, or 130 where training ended between two micro-batches. Characters that are not in
+    stdout's encoding are written as escapes.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(args=arguments, prog_name="mlx-dpo", standalone_mode=False)
+        with terminated_like_interrupted():
+            code = cli.main(args=arguments, prog_name="mlx-dpo", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except DpoError as error:
         say(f"Error: {error}", style="red")
         sys.exit(1)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except click.exceptions.Abort as abort:
+        sys.exit(_interrupted(abort.__cause__))
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption):
             error.possibilities = settings_like(error) or error.possibilities
         error.message = printable(error.message)
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(_interrupted(stop))
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Nothing more goes there: what is left of the output would fail once more as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hint = "free some space there, or send the output elsewhere"
+        say(f"Error: the output cannot be written: {error.strerror}\n  {hint}", style="red")
+        sys.exit(1)
+
+
+def _interrupted(stop: BaseException | None) -> int:
+    """The exit code; says what is left where nobody has."""
+    if not was_told(stop):
+        say("interrupted: all that was cached or saved is kept; the same command goes on with it")
+    return 143 if isinstance(stop, Terminated) else 130
 
 
 def say_blas_note() -> None:

@@ -45,9 +45,10 @@ def fuse_run(
         raise DpoError("exists already", where=output, hint="choose another folder with --output")
     kind = read_adapter_config(adapter).type
     base = find_model(model_path)
-    check_writable(output, need_bytes=sum(f.stat().st_size for f in files_in(base, "model*.safetensors")))
-    check_base(adapter, base)
+    others = _bytes(base, "*.json", "*.jinja", "*.model", "*.txt")
+    check_writable(output, need_bytes=_bytes(base, "model*.safetensors") + others)
     tokenizer = load_tokenizer(base, asked)
+    check_base(adapter, base, tokenizer)
     end_of_turn(tokenizer)  # one without is refused before the slow part
     model, config = load_model(base)
     dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}
@@ -61,10 +62,14 @@ def fuse_run(
         model = dequantize_model(model)
         for key in ("quantization", "quantization_config"):
             config.pop(key, None)
-    check_writable(output, need_bytes=weight_bytes(model))
+    check_writable(output, need_bytes=weight_bytes(model) + others)
     # The folder appears only when all of it is there.
     replace_folder(output, lambda beside: _write(beside, base, model, tokenizer, config))
     return output
+
+
+def _bytes(folder: Path, *patterns: str) -> int:
+    return sum(file.stat().st_size for file in files_in(folder, *patterns))
 
 
 def _write(folder: Path, base: Path, model: nn.Module, tokenizer: Any, config: dict[str, Any]) -> None:

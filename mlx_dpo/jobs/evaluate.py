@@ -75,11 +75,12 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
         )
     trained_on = _trained_on(config, rows)
     base = find_model(config.model.path)
-    check_base(folder, base)
     if config.model.adapter:
         read_adapter_config(config.model.adapter)
-        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base, config.model)
+    for adapter in (folder, config.model.adapter):
+        if adapter:
+            check_base(adapter, base, tokenizer)
     if note := end_note(base, tokenizer):
         say(note)
     if rows.unused:

@@ -9,12 +9,12 @@ import mlx.core as mx
 import numpy as np
 
 from ..config import RunConfig
-from ..console import progress, say
+from ..console import progress
 from ..data.tokenize import pair_sizes
 from ..errors import DpoError
 from ..forward.scoring import score_pairs, singles
 from ..losses import beta_rule, build_loss
-from ..machine.interrupt import Stop, between_micro_batches
+from ..machine.interrupt import Stop, between_micro_batches, tell
 from ..monitoring.alarm_watch import Watch
 from ..monitoring.alarms import About
 from ..monitoring.callback import Callback, Listener
@@ -92,9 +92,10 @@ def fit(
             )
         except KeyboardInterrupt as stop:
             held = "all of it" if isinstance(stop, Stop) else "what was saved before"
-            say(
+            tell(
+                stop,
                 f"interrupted: {folder / CHECKPOINTS} holds {held}; "
-                "the same command goes on from there (without --overwrite)"
+                "the same command goes on from there (without --overwrite)",
             )
             raise
         _say_end(state, steps, config, log)

@@ -40,9 +40,9 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     if config.model.adapter:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
-    if config.model.adapter:
-        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base, config.model)
+    if config.model.adapter:
+        check_base(config.model.adapter, base, tokenizer)
     say_without_template(tokenizer)
     asked = [*rows, *(valid or [])]
     requests = tokenize_prompts(asked, tokenizer, config.data.max_length)

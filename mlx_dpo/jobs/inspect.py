@@ -57,9 +57,9 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     if config.model.adapter and ask_model:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
-    if config.model.adapter and ask_model:
-        check_base(config.model.adapter, base)
     tokenizer = load_tokenizer(base, config.model)
+    if config.model.adapter and ask_model:
+        check_base(config.model.adapter, base, tokenizer)
     say_without_template(tokenizer)
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
     scans = [scan(path, context) for path in paths]

@@ -184,7 +184,7 @@ def _prepare(
         held_out,
         rehearsal(policy, base, tokenizer, pairs, config, amounts.rehearsal),
         key,
-        base_sums(base),
+        base_sums(base, tokenizer),
         inspection,
         Memory(planned, held_before),
     )

@@ -65,7 +65,7 @@ def read_run(folder: Path) -> RunRecord:
     config = folder / "config.yaml"
     if not is_there(config):
         raise DpoError(
-            "is not a run folder: it has no config.yaml",
+            "is not a run folder: it has no config.yaml" if is_there(folder) else "no such folder",
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )

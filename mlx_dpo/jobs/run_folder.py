@@ -65,12 +65,17 @@ def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
     _save_adapter_config(run, folder)
     save_config(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
-    if config.model.chat_template:
-        write_text(folder / TEMPLATE, run.tokenizer.chat_template)
-    else:
-        (folder / TEMPLATE).unlink(missing_ok=True)
+    write_template(config, run.tokenizer, folder)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
+
+
+def write_template(config: RunConfig, tokenizer: Any, folder: Path) -> None:
+    """Keep the chat template that the settings name; the base's own is not kept."""
+    if config.model.chat_template:
+        write_text(folder / TEMPLATE, tokenizer.chat_template)
+    else:
+        (folder / TEMPLATE).unlink(missing_ok=True)
 
 
 def _save_adapter_config(run: Prepared, folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..config import RunConfig, load_config
 from ..errors import DpoError
 from ..models.adapters import read_adapter_config
+from ..models.base_of_adapter import check_template
 from ..storage.reading import expanded, is_there
 
 SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"
@@ -23,14 +24,15 @@ def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
     path = Path(folder) / SETTINGS
     if not is_there(path):
         raise DpoError(
-            "is not a run folder: it has no config.yaml",
+            "is not a run folder: it has no config.yaml" if is_there(folder) else "no such folder",
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
     config = load_config(path, [f"model.path={model}"] if model else [])
-    if is_there(template := Path(folder) / TEMPLATE):
-        config = replace(config, model=replace(config.model, chat_template=str(template)))
     read_adapter_config(folder)
+    if is_there(template := Path(folder) / TEMPLATE):
+        check_template(folder, template)
+        config = replace(config, model=replace(config.model, chat_template=str(template)))
     if config.model.path.startswith(("/", ".", "~")) and not is_there(expanded(config.model.path)):
         raise DpoError(
             "is not there: the base model of this run",

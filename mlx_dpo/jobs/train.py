@@ -27,7 +27,7 @@ from .output_folder import checkpoint_in, is_finished, last_good, output_folder
 from .plan import Start
 from .prepare import prepared
 from .resume import as_asked, check_acceptable, check_same, run_key, settled_before
-from .run_folder import put_back_adapter
+from .run_folder import put_back_adapter, write_template
 from .run_inputs import (
     amounts_of,
     read_rows,
@@ -93,10 +93,10 @@ def _run(
     if config.model.adapter:
         config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path)
-    if config.model.adapter:
-        check_base(config.model.adapter, base)
-    config = _with_absolute_paths(config)
     tokenizer = load_tokenizer(base, config.model)
+    if config.model.adapter:
+        check_base(config.model.adapter, base, tokenizer)
+    config = _with_absolute_paths(config)
     say_without_template(tokenizer)
     if note := end_note(base, tokenizer):
         say(note)
@@ -116,6 +116,7 @@ def _run(
     if checkpoint:
         if facts["key"] == key and is_finished(facts, updates):
             put_back_adapter(folder, checkpoint, config)
+            write_template(config, tokenizer, folder)
             say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
         if facts["key"] != key:

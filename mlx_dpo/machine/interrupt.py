@@ -13,6 +13,38 @@ class Stop(KeyboardInterrupt):
     """A stop that was asked for and comes between two micro-batches: no update is half-done."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def tell(stop: KeyboardInterrupt, text: str) -> None:
+    """Say what an interrupt leaves behind, and that this was said."""
+    say(text)
+    stop.told = True
+
+
+def was_told(stop: BaseException | None) -> bool:
+    """Whether `tell` has said what this interrupt leaves behind."""
+    return getattr(stop, "told", False)
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM raises Terminated inside, so that it is answered as Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def between_micro_batches() -> Iterator[Callable[[], None]]:
     """Yield a function that raises Stop if a stop was asked for since the last call."""

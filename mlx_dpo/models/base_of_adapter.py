@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..console import say
 from ..errors import DpoError
 from ..storage.checksummed_folder import digest
-from ..storage.reading import path_text, read_object
+from ..storage.reading import path_text, read_object, read_text
 from .adapters import CONFIG
 from .config_files import read_model_config
 from .fingerprint import model_weights_hash
@@ -17,36 +18,85 @@ _NOT_COMPUTED = ("eos_token_id", "bos_token_id", "pad_token_id", "transformers_v
 """Keys of a model's config that change nothing of what the weights compute."""
 
 
-def base_sums(base: Path) -> dict[str, str]:
-    """What tells a model from others: the SHA-256 of every byte of its weights, and of its config.
+_TEMPLATE = "chat_template"
+"""Of the sums the one that may differ: a model can be asked in another way than the adapter learnt."""
+
+
+def base_sums(base: Path, tokenizer: Any) -> dict[str, str]:
+    """What tells a model from others: the SHA-256 of its weights, config, tokenizer and chat template.
+
+    Of the weights every byte counts; of the tokenizer its entries, and the tokens that it makes of a text of
+    all of them.
+
+    Args:
+        tokenizer: with the chat template that is used.
 
     Raises:
         DpoError: the files cannot be read.
     """
-    return {"weights": model_weights_hash(base), "config": digest(_computed(base))[:32]}
+    entries = tokenizer.get_vocab()
+    text = tokenizer.decode(sorted(entries.values()), clean_up_tokenization_spaces=False)
+    return {
+        "weights": model_weights_hash(base),
+        "config": digest(_computed(base))[:32],
+        "tokenizer": digest({"entries": entries, "tokens": tokenizer.encode(text, verbose=False)})[:32],
+        _TEMPLATE: digest({"text": tokenizer.chat_template})[:32],
+    }
 
 
 def _computed(base: Path) -> dict[str, Any]:
     return {name: value for name, value in read_model_config(base).items() if name not in _NOT_COMPUTED}
 
 
-def check_base(adapter: Path | str, base: Path) -> None:
+def _sums_of(adapter: Path | str) -> Mapping[str, str]:
+    """What `base_sums` gave when the adapter was written; an earlier version wrote fewer sums, or none."""
+    sums = read_object(Path(adapter) / CONFIG).get(KEY)
+    return sums if isinstance(sums, Mapping) else {}
+
+
+def check_template(adapter: Path | str, file: Path) -> None:
+    """Check that the run's own file of its chat template holds the one that the adapter was trained with.
+
+    Raises:
+        DpoError: it does not.
+    """
+    sums = _sums_of(adapter)
+    if _TEMPLATE in sums and digest({"text": read_text(file)})[:32] != sums[_TEMPLATE]:
+        raise DpoError(
+            "is not the chat template that the run was trained with",
+            where=file,
+            hint="copy the file again from where the run was made, or give the run's train command again, "
+            "which writes it anew",
+        )
+
+
+def check_base(adapter: Path | str, base: Path, tokenizer: Any) -> None:
     """Check that `base` is the model that the adapter in this folder was trained on, where the folder says.
+
+    Another chat template is said.
+
+    Args:
+        tokenizer: the base's, with the chat template that is used.
 
     Raises:
         DpoError: it is another one, if of the same shape.
     """
-    content = read_object(Path(adapter) / CONFIG)
-    trained_on = content.get(KEY)
-    if not isinstance(trained_on, Mapping):
+    trained_on = _sums_of(adapter)
+    if not trained_on:
         return
-    now = base_sums(base)
-    changed = [name for name in now if now[name] != trained_on.get(name)]
-    if changed:
+    now = base_sums(base, tokenizer)
+    changed = [name for name in now if now[name] != trained_on.get(name, now[name])]
+    if other := [name for name in changed if name != _TEMPLATE]:
+        model = read_object(Path(adapter) / CONFIG).get("model")
         raise DpoError(
-            f"is not the model that {adapter} was trained on ({path_text(str(content.get('model')))}): "
-            f"other {' and '.join(changed)}",
+            f"is not the model that {adapter} was trained on ({path_text(str(model))}): "
+            f"other {', '.join(other)}",
             where=base,
             hint="name that model with --model, wherever it lies now; to use the adapter on this one all the "
             f'same, remove "{KEY}" and "sha256" from {Path(adapter) / CONFIG}',
+        )
+    if changed:
+        say(
+            f"WARNING: {adapter} was trained with another chat template than the one of {base} that is used "
+            "now: answers may be worse"
         )

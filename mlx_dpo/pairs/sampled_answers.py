@@ -13,6 +13,7 @@ from ..data.render import template_hash
 from ..data.templates import end_of_turn, pair_tokens
 from ..data.tokenize import check_known, prompts_too_long
 from ..errors import DpoError
+from ..machine.interrupt import tell
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import ModelConfig, fingerprint
 from ..records import Answer as ChatAnswer
@@ -115,8 +116,9 @@ def answer_missing(
                     completions.append(key, row, Completion(answer.ids, not answer.capped))
                     written += answer.tokens - len(begun[answer.index])
                     advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
-            except KeyboardInterrupt:
-                say(f"interrupted: kept {plural(len(done), 'answer')}; the same command goes on from here")
+            except KeyboardInterrupt as stop:
+                kept = plural(len(done), "answer")
+                tell(stop, f"interrupted: kept {kept}; the same command goes on from here")
                 raise
     return done, Sampled(len(missing) - continued, continued, written)
 

@@ -80,8 +80,10 @@ def _beside(path: Path, name: str, *ends: str) -> Iterator[list[Path]]:
     _WRITTEN.update(names)
     try:
         yield names
-    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError where MLX writes
-        raise unwritable(path, error) from None
+    except Exception as error:  # a full disk is a RuntimeError of MLX, and a bare Exception of tokenizers
+        if isinstance(error, (OSError, RuntimeError)) or type(error) is Exception:
+            raise unwritable(path, error) from None
+        raise
     finally:
         for left in names:
             remove_any(left)
@@ -228,8 +230,10 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
         )
 
 
-def unwritable(path: Path, error: OSError | RuntimeError) -> DpoError:
+def unwritable(path: Path, error: Exception) -> DpoError:
     """What to raise when the system refused to write `path`."""
+    if getattr(error, "errno", None) in (errno.EEXIST, errno.ENOTEMPTY):
+        return DpoError("exists already", where=path_text(path), hint="choose another output folder")
     remedy = "free some space or choose another output folder"
     if isinstance(error, PermissionError):
         folder = shlex.quote(path_text(Path(path).parent))

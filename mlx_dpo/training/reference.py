@@ -19,6 +19,7 @@ from ..data.pair_store import PairStore
 from ..forward.mlx_attention import scoring_attention
 from ..forward.pair_logps import Forward
 from ..forward.scoring import batch_scores
+from ..machine.interrupt import tell
 from ..models.fingerprint import model_and_adapter_hashes
 from ..storage.cache import alone, entry_folder, find, keep, remove, unwritable_cache
 from ..storage.reading import open_plain
@@ -125,8 +126,8 @@ def _scored(
                     advance(1)
     except OSError as error:
         raise unwritable_cache(partial, error) from None
-    except KeyboardInterrupt:
-        say(f"{what}: interrupted; the same command goes on from where it was")
+    except KeyboardInterrupt as stop:
+        tell(stop, f"{what}: interrupted; the same command goes on from where it was")
         raise
     earlier = f", {len(done):,} of them by a run that was stopped" if len(done) else ""
     say(f"{what}: {plural(count, 'pair')} scored{earlier}")

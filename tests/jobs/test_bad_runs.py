@@ -79,7 +79,7 @@ def other_base(run, trained_on, given, models):
     """What is said where an adapter meets another model than its own, and the remedy."""
     return (
         f"{models(given)}: is not the model that {run} was trained on ({models(trained_on)}): "
-        "other weights and config",
+        "other weights, config, tokenizer",
         "name that model with --model, wherever it lies now; to use the adapter on this one all the same, "
         f'remove "base_sha256" and "sha256" from {run}/adapter_config.json',
     )
@@ -166,3 +166,11 @@ def test_a_folder_that_is_no_run_is_refused(command, refused):
         ".: is not a run folder: it has no config.yaml",
         "name the folder that mlx-dpo train wrote (its run.output)",
     )
+
+
+@pytest.mark.parametrize(
+    "command", ["eval --run none", "fuse --run none --output fused", "report --run none"]
+)
+def test_a_folder_that_is_not_there_is_not_called_a_folder(command, refused):
+    hint = "name the folder that mlx-dpo train wrote (its run.output)"
+    refused(command, "none: no such folder", hint)

@@ -219,6 +219,87 @@ def test_a_run_that_starts_from_a_damaged_adapter_of_another_run_is_not_judged(r
     assert (error.value.where, error.value.what) == (f"{first}/{WEIGHTS}", DAMAGED)
 
 
+# -- the tokenizer and the chat template --
+
+
+def with_tokenizer(folder, model, change):
+    """A copy of a model whose tokenizer.json was changed."""
+    base = shutil.copytree(model, folder)
+    content = json.loads((base / "tokenizer.json").read_text())
+    change(content["model"])
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    return base
+
+
+def swap_entries(model):
+    vocab = model["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+
+
+def drop_merge(model):
+    """The same entries; some texts become other tokens."""
+    del model["merges"][0]
+
+
+@pytest.mark.parametrize("change", [swap_entries, drop_merge])
+@pytest.mark.parametrize("name", [name for name in READERS if name != "report"])
+def test_the_same_weights_with_another_tokenizer_are_refused(run, refused, tmp_path, models, name, change):
+    base = with_tokenizer(tmp_path / "base", models("llama"), change)
+    command = command_line(name, base)
+    refused(
+        command if str(base) in command else f"{command} --model {base}",
+        f"{base}: is not the model that run was trained on ({models('llama')}): other tokenizer",
+        "name that model with --model, wherever it lies now; to use the adapter on this one all the same, "
+        f'remove "base_sha256" and "sha256" from run/{CONFIG}',
+    )
+
+
+def test_another_chat_template_of_the_base_is_said_and_used(run, tmp_path, models, capsys):
+    base = shutil.copytree(models("llama"), tmp_path / "base")
+    evaluate_run(run, samples=0, model=str(base))
+    assert "WARNING" not in capsys.readouterr().err
+    changed("tokenizer_config.json", '"chat_template": "', '"chat_template": "A new start. ')(base)
+    assert evaluate_run(run, samples=0, model=str(base)).pairs == 2
+    assert f"WARNING: {run} was trained with another chat template than the one of {base}" in said(capsys)
+
+
+def said(capsys):
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_runs_own_chat_template_that_was_changed_is_refused_and_written_anew_by_the_runs_command(
+    configure, tmp_path, refused
+):
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+    template = "{{ bos_token }}" + template.replace("\n", "{{ eos_token }}")
+    (tmp_path / "own.jinja").write_text(template)
+    config = configure("llama", f"model.chat_template={tmp_path}/own.jinja", train=8)
+    folder = train_run(config).folder
+    kept = (folder / "chat_template.jinja").read_text()
+    evaluate_run(folder, samples=0)
+    changed("chat_template.jinja", "assistant: ", "robot: ")(folder)
+    for command in (f"eval --run {folder}", f"fuse --run {folder} --output fused"):
+        refused(
+            command,
+            f"{folder}/chat_template.jinja: is not the chat template that the run was trained with",
+            "copy the file again from where the run was made, or give the run's train command again, which "
+            "writes it anew",
+        )
+    train_run(config)
+    assert (folder / "chat_template.jinja").read_text() == kept
+    evaluate_run(folder, samples=0)
+
+
+def test_an_adapter_of_a_version_that_kept_no_sum_of_the_tokenizer_is_taken(run, tmp_path, models):
+    content = json.loads((run / CONFIG).read_text())
+    for name in ("tokenizer", "chat_template"):
+        del content["base_sha256"][name]
+    del content["sha256"]
+    (run / CONFIG).write_text(json.dumps(content))
+    base = with_tokenizer(tmp_path / "base", models("llama"), swap_entries)
+    assert evaluate_run(run, samples=0, model=str(base)).pairs == 2
+
+
 # -- kills while an adapter is replaced --
 
 

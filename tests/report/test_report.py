@@ -326,6 +326,8 @@ def test_a_broken_file_is_named_and_an_older_report_stays(run, tmp_path, file, t
 def test_a_folder_without_settings_or_metrics_is_no_run(tmp_path):
     with pytest.raises(DpoError, match="is not a run folder"):
         report_run(tmp_path)
+    with pytest.raises(DpoError, match="no such folder"):
+        report_run(tmp_path / "none")
     save_config(load_config(None), tmp_path / "config.yaml")
     with pytest.raises(DpoError, match="no such file") as caught:
         report_run(tmp_path)

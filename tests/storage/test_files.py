@@ -101,6 +101,18 @@ def test_a_full_disk_is_told_with_the_files_name_and_the_remedy(tmp_path):
     )
 
 
+def test_a_full_disk_is_told_also_where_a_librarys_own_code_finds_it(tmp_path):
+    """The Rust code of tokenizers raises a bare Exception."""
+
+    def save(folder):
+        raise Exception("No space left on device (os error 28)")
+
+    with pytest.raises(DpoError, match="cannot be written: No space left on device") as caught:
+        replace_folder(tmp_path / "fused", save)
+    assert "free some space" in caught.value.hint
+    assert tree(tmp_path) == {}
+
+
 def test_rows_that_cannot_be_written_leave_the_old_rows(tmp_path):
     path = tmp_path / "rows.jsonl"
     write_jsonl(path, [{"a": "é"}, {"a": [1, None]}])
@@ -141,8 +153,9 @@ def test_a_writer_that_fails_half_way_leaves_no_folder(tmp_path, failure):
 def test_a_folder_that_is_in_the_way_stays_as_it_is(tmp_path):
     (tmp_path / "fused").mkdir()
     (tmp_path / "fused" / "mine.txt").write_text("mine")
-    with pytest.raises(DpoError, match="cannot be written: Directory not empty"):
+    with pytest.raises(DpoError, match="exists already") as caught:
         replace_folder(tmp_path / "fused", lambda folder: (folder / "config.json").write_text("{}"))
+    assert caught.value.hint == "choose another output folder"
     assert tree(tmp_path) == {"fused": None, "fused/mine.txt": b"mine"}
 
 
@@ -152,7 +165,7 @@ def test_a_file_in_the_way_of_a_folder_is_told_and_stays(tmp_path):
         lambda: make_folder(tmp_path / "runs" / "a"),
         lambda: write_text(tmp_path / "runs" / "b", ""),
     ):
-        with pytest.raises(DpoError, match=r"cannot be written: (Not a directory|File exists)"):
+        with pytest.raises(DpoError, match=r"cannot be written: Not a directory|exists already"):
             write()
     assert tree(tmp_path) == {"runs": b"a file"}
 
