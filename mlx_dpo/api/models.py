@@ -81,9 +81,9 @@ def load(
     }
     settings = build(ModelConfig, Tree(given, {}))
     folder = find_model(settings.path)
-    if settings.adapter:
-        check_base(settings.adapter, folder)
     tokenizer = load_tokenizer(folder, settings)
+    if settings.adapter:
+        check_base(settings.adapter, folder, tokenizer)
     if note := end_note(folder, tokenizer):
         say(note)
     module, _ = load_model(folder)
