@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -42,5 +42,6 @@ def locked(file: Path, wait: Callable[[], None] | None = None) -> Iterator[None]
         yield
     finally:
         if lock.is_locked:
-            file.unlink(missing_ok=True)  # still held: whoever waits sees that it is gone, and makes another
+            with suppress(OSError):  # a disk that became read-only
+                file.unlink(missing_ok=True)  # still held: whoever waits sees it gone, and makes another
             lock.release()

@@ -170,7 +170,7 @@ def test_a_run_replaces_no_settings_file_and_has_a_folder_of_its_own(refused, tm
     refused(
         f"{TRAIN} --set run.output=",
         "--set run.output: run.output names no file or folder, got ''",
-        "set run.output to the name of a file or folder: the run's folder",
+        "set run.output to the name of a file or folder: folder of the run",
     )
 
 

@@ -150,7 +150,7 @@ def test_fuse_killed_at_ten_moments_leaves_nothing_behind_the_next_one(tmp_path,
     command = ["fuse", "--run", str(trained("llama")), "--output", "fused"]
     arguments = [str(tmp_path / name) for name in ("start", "work", "states")]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", *arguments, "10", *command],
+        [sys.executable, "-m", "tests.support.kills", *arguments, "10", *command],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -109,10 +109,19 @@ def disk(tmp_path):
 
     if os.geteuid() != 0 or mount("-t tmpfs -o size=200m tmpfs"):
         pytest.skip("only root can mount a small disk")
-    try:
-        yield folder, lambda options: mount(f"-o remount,{options}")
-    finally:
+
+    def lock():
+        """Make it read-only for all that is opened from now on: the run has its own lock file open."""
+        assert mount(f"--bind {folder}") == mount("-o remount,bind,ro") == 0
+
+    def unlock():
         subprocess.run(["umount", str(folder)], check=True)
+
+    try:
+        yield folder, lock, unlock
+    finally:
+        while os.path.ismount(folder):
+            unlock()
 
 
 @pytest.fixture
@@ -167,12 +176,12 @@ def fill(folder):
 def test_a_disk_that_fills_or_locks_in_the_middle_costs_nothing_but_the_way_back(
     configure, disk, at_update, monkeypatch, capsys, fault
 ):
-    folder, change = disk
+    folder, lock, unlock = disk
     settings = ("llama", *EPOCHS, "training.eval_steps=1")
     whole = outcome(train_run(configure(*settings, train=12)).folder)
     config = configure(*settings, f"run.output={folder / 'run'}", train=12)
     with monkeypatch.context() as patch:
-        at_update(4, (lambda: fill(folder)) if fault == "full" else (lambda: change("ro")))
+        at_update(4, (lambda: fill(folder)) if fault == "full" else lock)
         with pytest.raises(DpoError) as error:
             train_run(config)
         patch.undo()
@@ -180,7 +189,7 @@ def test_a_disk_that_fills_or_locks_in_the_middle_costs_nothing_but_the_way_back
     assert re.match(f"cannot be written: .*({reason})", error.value.what)
     assert error.value.where.startswith(str(folder / "run"))
     assert newest_checkpoint(folder / "run").facts["step"] >= 3
-    (folder / "filler").unlink() if fault == "full" else change("rw")
+    (folder / "filler").unlink() if fault == "full" else unlock()
     train_run(config)
     assert outcome(folder / "run") == whole
     assert f"going on from {folder / 'run' / CHECKPOINTS}" in capsys.readouterr().err

@@ -405,7 +405,7 @@ def test_the_command_tells_parts_and_choice(mlx_dpo_command, models, pair_rows, 
     done = mlx_dpo_command("plan", "--memory", "16", "--json", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["fits"] and found["chosen"] == Layout(False, False)._asdict()
+    assert found["fits"] and found["chosen"] == {"checkpointing": False, "separate": False}
     parts = ("weights", "adapter", "optimizer", "activations", "head", "state")
     for row in found["layouts"]:
         assert row["peak"] == sum(row[part] for part in parts)

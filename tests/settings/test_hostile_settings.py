@@ -22,7 +22,7 @@ def alias_bomb(levels, inner):
     return "\n".join([*lines, f"data: {{train: *a{levels - 1}}}"])
 
 
-OUTPUT = "set run.output to the name of a file or folder: the run's folder"
+OUTPUT = "set run.output to the name of a file or folder: folder of the run"
 INDENTATION = "check the indentation and the colons around this line"
 HOSTILE = {
     "aliases that stand for 9^9 words": (
@@ -69,22 +69,22 @@ HOSTILE = {
     "a number of more digits than Python writes": (
         f"training:\n  seed: 0x{'f' * 5000}\n",
         "run.yaml:2: training.seed must be at most 18446744073709551615, got a number of thousands of digits",
-        "of the adapter's first values and of the order of pairs",
+        "seed of the adapter's initial values and of the order of the pairs",
     ),
     "a number of more digits than Python reads": (
         f"training:\n  seed: {'1' * 5000}\n",
         f"run.yaml:2: training.seed must be a whole number, got '{'1' * 79}... (5,002 characters)",
-        "of the adapter's first values and of the order of pairs",
+        "seed of the adapter's initial values and of the order of the pairs",
     ),
     "a long value": (
         f"adapter: {{rank: {'x' * 20_000}}}\n",
         f"run.yaml:1: adapter.rank must be a whole number, got '{'x' * 79}... (20,002 characters)",
-        "width of the low-rank update; more can learn more and costs memory",
+        "rank of the update; a higher rank can learn more and needs more memory",
     ),
     "a time where a number is wanted": (
         "training: {seed: 1:30}\n",
         "run.yaml:1: training.seed must be a whole number, got '1:30'",
-        "of the adapter's first values and of the order of pairs",
+        "seed of the adapter's initial values and of the order of the pairs",
     ),
 }
 

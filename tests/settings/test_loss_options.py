@@ -162,7 +162,8 @@ def test_an_old_and_a_new_name_in_one_file_are_refused(tmp_path):
 def test_settings_in_a_checkpoint_of_an_earlier_version_are_those_of_today():
     """All old names are in its key, and null where they were not set."""
     old = {"loss.name": "sigmoid", **dict.fromkeys(MOVED), "loss.label_smoothing": 0.1}
-    now = up_to_date({"layout": {}, "key": {"settings": old}})["key"]["settings"]
+    layout = {"gradient_checkpointing": "on", "branches": "joint", "epochs": 1, "learning_rate": 2e-5}
+    now = up_to_date({"layout": layout, "key": {"settings": old}})["key"]["settings"]
     assert now["loss.options.label_smoothing"] == 0.1
     assert [name for name in now if name.startswith("loss.options")] == ["loss.options.label_smoothing"]
     assert not now.keys() & MOVED.keys()

@@ -1,6 +1,6 @@
 """Kill a command with -9 at the moments at which it touches the disk, in processes forked from one.
 
-    python -m tests.kills START WORK STATES POINTS COMMAND...
+    python -m tests.support.kills START WORK STATES POINTS COMMAND...
 
 START is copied to WORK, the command runs there and dies at one of so many moments, spread over all of them;
 what it was writing is cut in half; WORK is copied to STATES/<moment>/killed. Then the command runs again,
