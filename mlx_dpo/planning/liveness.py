@@ -15,7 +15,7 @@ _BEHIND = 40
 _COMMANDS, _COMMAND_BYTES, _COMMANDS_BEHIND = 40, 40 * 2**20, 11
 """On a GPU: operations of a command buffer, bytes of inputs that end one sooner, and buffers under way."""
 _SPARE = 2 * PAGESIZE
-"""An array may take a free buffer that is larger by less than this, and less than twice as large."""
+"""A free buffer may hold a smaller array: smaller by less than this, and more than half as large."""
 
 _VIEWS = {"Broadcast", "ExpandDims", "Squeeze", "Transpose", "Slice", "Split", "AsStrided", "StopGradient"}
 _VIEWS |= {"Copy", "Depends", "CustomTransforms", "View", "Reshape", "Flatten", "Unflatten", "Contiguous"}
@@ -50,7 +50,7 @@ def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
     last |= {memory(a): len(tape) for a in graph.results}
 
     sizes = [array.nbytes for array in graph.arrays]
-    buffers = [size + min(size, _SPARE) for size in sizes]
+    buffers = [size + spare(size) for size in sizes]
     alive: dict[int, int | None] = {a: None for a in graph.given if a in last}
     blocks: Counter[int | None] = Counter({None: sum(buffers[a] for a in alive)})
     seen, leaving = [], deque[tuple[int, int]]()
@@ -73,6 +73,11 @@ def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
         leaving.extend((time, a) for a in done)
         seen.append(Moment(operation.block, dict(blocks)))
     return seen
+
+
+def spare(size: int) -> int:
+    """Bytes by which the buffer of an array of so many bytes may be larger than it."""
+    return min(size, _SPARE)
 
 
 def _command_buffers(tape: Sequence[Operation], sizes: Sequence[int]) -> list[int]:

@@ -27,8 +27,12 @@ from ..training.layout import Layout
 from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
+<<<<<<< HEAD
 from ..upstream import UpstreamError
 from .liveness import Moment, moments
+=======
+from .liveness import Moment, moments, spare
+>>>>>>> planner
 from .operations import Graph, placeholders, trace
 from .weightless import Skeleton
 
@@ -108,7 +112,7 @@ def need(
         steps.append((*_rehearsal(skeleton, rehearsal, layout, device), 0))
     blocks, head, state = max(steps, key=lambda step: step[0] + step[1])
     held = _optimizer_bytes(skeleton, optimizer)
-    adapter = skeleton.trained * (1 + kept)
+    adapter = skeleton.trained * (1 + kept) + _spare(skeleton)
     step = Need(skeleton.weights, adapter, held, max(0, blocks - state), head, min(state, blocks))
     last = _update(skeleton, optimizer, held, device)
     return last if last.peak > step.peak else step
@@ -322,6 +326,15 @@ def _state_bytes(skeleton: Skeleton, batch: SharedBatch) -> int:
             total = sum(number * sizes[places[0]] for places, number in skeleton.alike)
             most = max(most, total)
     return most
+
+
+def _spare(skeleton: Skeleton) -> int:
+    """By how much buffers of what is trained, its gradients and optimiser state are larger than these.
+
+    As much as those of one copy may be: of all copies, about a quarter of the most was measured.
+    """
+    sizes = [v.nbytes for _, v in tree_flatten(skeleton.model.trainable_parameters())]
+    return skeleton.trained * sum(map(spare, sizes)) // max(1, sum(sizes))
 
 
 def _optimizer_bytes(skeleton: Skeleton, config: OptimizerConfig) -> int:
