@@ -27,12 +27,8 @@ from ..training.layout import Layout
 from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
-<<<<<<< HEAD
 from ..upstream import UpstreamError
-from .liveness import Moment, moments
-=======
 from .liveness import Moment, moments, spare
->>>>>>> planner
 from .operations import Graph, placeholders, trace
 from .weightless import Skeleton
 
