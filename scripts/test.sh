@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
-# Format, lint, tests; of like combinations a few, all with MLX_DPO_EVERY_COMBINATION=1.   scripts/test.sh [PYTEST ARGUMENTS]
+# Format, lint, tests.   scripts/test.sh [--fast] [PYTEST ARGUMENTS]
+# --fast leaves out the slow tests and the real model. Of like combinations a few run; all with
+# MLX_DPO_EVERY_COMBINATION=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = --fast ]; then
+  shift
+  set -- -m "not slow and not real" "$@"
+fi
 scripts/setup.sh dev
 .venv/bin/ruff format --check -q .
 .venv/bin/ruff check -q .

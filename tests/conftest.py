@@ -125,6 +125,14 @@ def smollm2_4bit(real_models):
     return real_models[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests of tests/slow.txt."""
+    slow = set((ROOT / "tests" / "slow.txt").read_text().split())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker("slow")
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say how many tests ran on the real model, and why some did not."""
     reports = [r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])]
