@@ -21,7 +21,8 @@ from ..pairs.sampled_answers import (
     tokenize_prompts,
 )
 from ..storage.files import check_writable, remove_left
-from .run_inputs import say_if_slow, say_without_template
+from .output_folder import check_run_settings
+from .run_inputs import check_memory_limit, say_if_slow, say_without_template
 
 
 def generate_pairs(config: RunConfig) -> PairCounts:
@@ -30,6 +31,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     Raises:
         DpoError: anything a user can mend, before slow work where it can be known before.
     """
+    check_run_settings(config)
     settings = config.pairs
     rows = read_curated(settings.source)[: settings.limit]
     valid = read_curated(settings.valid_source)[: settings.limit] if settings.valid_source else None
@@ -40,6 +42,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     if config.model.adapter:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path)
+    check_memory_limit(config, base)
     tokenizer = load_tokenizer(base, config.model)
     if config.model.adapter:
         check_base(config.model.adapter, base, tokenizer)

@@ -29,7 +29,8 @@ from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..training.checks import check_unmoved, choose_forward, spread_rows
-from .run_inputs import say_if_small_beta, say_without_template
+from .output_folder import check_run_settings
+from .run_inputs import amounts_of, check_memory_limit, check_rule, say_if_small_beta, say_without_template
 
 SCORED = 64
 """Pairs that the model is asked about, from the shortest to the longest."""
@@ -50,6 +51,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     if config.loss.answers_only:
         hint = f"give the settings of mlx-dpo train, or --set loss.name={LossConfig().name}"
         raise DpoError("learns answers alone; inspect looks at pairs", where="loss.name", hint=hint)
+    check_run_settings(config)
     say_if_small_beta(config)
     paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
     for path in paths:
@@ -57,6 +59,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     if config.model.adapter and ask_model:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
+    check_memory_limit(config, base)
     tokenizer = load_tokenizer(base, config.model)
     if config.model.adapter and ask_model:
         check_base(config.model.adapter, base, tokenizer)
@@ -64,6 +67,9 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
     scans = [scan(path, context) for path in paths]
     train = scans[0]
+    if train.pairs:
+        count = len(train.pairs)
+        check_rule(config, config.training.updates(count, amounts_of(config, count).epochs))
     defects = [defect for one in scans for defect in one.defects]
     for held in scans[1:]:
         defects += leaks(train.index, held.index)

@@ -11,7 +11,7 @@ from ..errors import DpoError
 from ..models.adapters import WEIGHTS
 from ..monitoring.margin_files import MARGINS
 from ..monitoring.run_log import FILES, METRICS, RunLog
-from ..monitoring.trackers import TRACKERS
+from ..monitoring.trackers import TRACKERS, check_trackers
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable
 from ..storage.reading import check_name, is_folder, is_there
@@ -26,14 +26,24 @@ from .resume import as_of_today
 from .runs import SETTINGS
 
 
+def check_run_settings(config: RunConfig) -> None:
+    """Check what a run needs besides model and rows; the commands before `train` check it too.
+
+    Raises:
+        DpoError: its folder cannot be written, or a tracker's library is missing.
+    """
+    check_writable(Path(config.run.output), need_bytes=50_000_000)
+    check_trackers(config.run.report_to)
+
+
 def output_folder(config: RunConfig) -> Path:
     """The run's folder.
 
     Raises:
-        DpoError: it cannot be written, or is the adapter that the run starts from.
+        DpoError: as `check_run_settings`, or it is the adapter that the run starts from.
     """
+    check_run_settings(config)
     folder = Path(config.run.output)
-    check_writable(folder, need_bytes=50_000_000)
     if config.model.adapter and _real(config.model.adapter).is_relative_to(_real(folder)):
         raise DpoError(
             "is or holds the adapter that the run starts from, its reference",

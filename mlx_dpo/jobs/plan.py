@@ -22,7 +22,8 @@ from ..planning.step_memory import LAYOUTS
 from ..planning.weightless import Skeleton, skeleton
 from ..training.layout import Amounts, Layout
 from ..upstream import UpstreamError
-from .run_inputs import amounts_of, read_rows, say_if_slow, starting_adapter
+from .output_folder import output_folder
+from .run_inputs import amounts_of, check_rule, read_rows, say_if_slow, starting_adapter
 
 
 class Start(NamedTuple):
@@ -65,6 +66,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     Raises:
         DpoError: settings or training pairs that a run would refuse too, or a model that cannot be planned.
     """
+    output_folder(config)
     rows, held_rows = read_rows(config)
     if config.model.adapter:
         config = replace(config, adapter=starting_adapter(config))
@@ -73,6 +75,7 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None
     amounts = amounts_of(config, len(pairs))
+    check_rule(config, config.training.updates(len(pairs), amounts.epochs))
     device = mx.gpu if memory else mx.default_device().type
     try:
         with _model_code():

@@ -1,22 +1,27 @@
 """What a run is given, checked before anything slow: rows, the adapter it starts from, the model's types."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
 
 from ..config import RunConfig
-from ..console import say
+from ..console import plural, say
 from ..data.foreign_rows import unused_text
 from ..data.row_index import RowIndex, index_rows, shared_prompts
 from ..data.row_reader import NO_ROWS
 from ..errors import DpoError, first_ten
+from ..losses import BETA_RULES, beta_rule
 from ..models.adapters import AdapterConfig, read_adapter_config
 from ..models.slow_types import slow_products
 from ..optimizers import PAIRS_RATE
 from ..settings import as_plain
+from ..storage.reading import files_in
 from ..training.layout import Amounts
 
+_FEW = 8
+"""Pairs a window below which the share of margins above a threshold says little."""
 SFT_REHEARSAL = 1.0
 """Weight of the divergence on the model's own texts, where only answers are learnt."""
 
@@ -69,6 +74,48 @@ def amounts_of(config: RunConfig, rows: int, before: Amounts | None = None) -> A
     )
     asked = Amounts(config.training.epochs, config.training.rehearsal, config.optimizer.learning_rate)
     return Amounts(*(own if own is not None else open_ for own, open_ in zip(asked, usual, strict=True)))
+
+
+def check_rule(config: RunConfig, steps: int) -> None:
+    """Whether a beta or a reference that is to move would in so many updates.
+
+    Raises:
+        DpoError: the run is too short for it.
+    """
+    name, rule = config.beta.rule, beta_rule(config.beta)
+    sync = config.training.reference_sync_steps
+    if sync and sync >= steps:
+        raise DpoError(
+            f"the reference would move after {plural(sync, 'update')}, the run has {steps}",
+            where="training.reference_sync_steps",
+            hint="set a smaller number, or more training.epochs",
+        )
+    if BETA_RULES[name].moves and config.training.window < _FEW:
+        few = plural(config.training.window, "pair")
+        say(f"beta.rule={name}: a window of {few} tells it little")
+    if rule.warmup_steps is not None and rule.first_move > steps:
+        raise DpoError(
+            f"the warm-up takes {plural(rule.warmup_steps, 'update')}, the run has {steps}: "
+            "beta would never move",
+            where=f"beta.{name}.warmup_steps",
+            hint=f"set beta.{name}.warmup_steps={steps // 4}, or more training.epochs",
+        )
+
+
+def check_memory_limit(config: RunConfig, base: Path) -> None:
+    """Check that the memory a run may use holds the model's weights; a plan looks at the rest.
+
+    Raises:
+        DpoError: it does not.
+    """
+    limit = config.training.memory_limit
+    weights = sum(file.stat().st_size for file in files_in(base, "model*.safetensors"))
+    if limit and weights > limit * 1e9:
+        raise DpoError(
+            f"is {limit} GB, and the model's weights alone take {weights / 1e9:.3f} GB",
+            where="training.memory_limit",
+            hint="set a larger number, or train a quantised copy of the model",
+        )
 
 
 def starting_adapter(config: RunConfig) -> AdapterConfig:

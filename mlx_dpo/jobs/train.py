@@ -10,14 +10,12 @@ from ..console import plural, say
 from ..data.pair_store import PairStore, open_pairs
 from ..data.row_index import RowIndex
 from ..errors import DpoError
-from ..losses import BETA_RULES, beta_rule
 from ..machine.resources import shorten_gpu_work
 from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.load import find_model, load_tokenizer
 from ..monitoring.callback import Callback
 from ..monitoring.run_log import RunLog
-from ..monitoring.trackers import check_trackers
 from ..storage.files import make_folder
 from ..storage.reading import expanded, is_there
 from ..training.checkpoint_folder import only_process, remove_leftovers
@@ -30,14 +28,12 @@ from .resume import as_asked, check_acceptable, check_same, run_key, settled_bef
 from .run_folder import put_back_adapter, write_template
 from .run_inputs import (
     amounts_of,
+    check_rule,
     read_rows,
     say_if_small_beta,
     say_without_template,
     starting_adapter,
 )
-
-_FEW = 8
-"""Pairs a window below which the share of margins above a threshold says little."""
 
 
 def train_run(
@@ -63,7 +59,6 @@ def train_run(
         KeyboardInterrupt: a stop was asked for, after a checkpoint was written; or asked for twice.
     """
     folder = output_folder(config)
-    check_trackers(config.run.report_to)
     if config.run.short_gpu_work:
         shorten_gpu_work()
     with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
@@ -111,7 +106,7 @@ def _run(
         layout, amounts = settled_before(facts, key)
     amounts = amounts_of(config, len(pairs), amounts)
     updates = config.training.updates(len(pairs), amounts.epochs)
-    _check_rule(config, updates)
+    check_rule(config, updates)
     say_if_small_beta(config)
     if checkpoint:
         if facts["key"] == key and is_finished(facts, updates):
@@ -131,32 +126,6 @@ def _run(
                 hint = "choose another folder with --output"
                 raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
             return fit(run, folder, checkpoint, callback)
-
-
-def _check_rule(config: RunConfig, steps: int) -> None:
-    """Whether a beta or a reference that is to move would in so many updates.
-
-    Raises:
-        DpoError: the run is too short for it.
-    """
-    name, rule = config.beta.rule, beta_rule(config.beta)
-    sync = config.training.reference_sync_steps
-    if sync and sync >= steps:
-        raise DpoError(
-            f"the reference would move after {plural(sync, 'update')}, the run has {steps}",
-            where="training.reference_sync_steps",
-            hint="set a smaller number, or more training.epochs",
-        )
-    if BETA_RULES[name].moves and config.training.window < _FEW:
-        few = plural(config.training.window, "pair")
-        say(f"beta.rule={name}: a window of {few} tells it little")
-    if rule.warmup_steps is not None and rule.first_move > steps:
-        raise DpoError(
-            f"the warm-up takes {plural(rule.warmup_steps, 'update')}, the run has {steps}: "
-            "beta would never move",
-            where=f"beta.{name}.warmup_steps",
-            hint=f"set beta.{name}.warmup_steps={steps // 4}, or more training.epochs",
-        )
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
