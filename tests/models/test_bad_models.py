@@ -77,8 +77,8 @@ MODELS = {
     ),
     "with a broken chat template": (
         changed("tokenizer_config.json", "{{ bos_token }}", "{% nonsense %}"),
-        "model: the chat template refuses this conversation: Encountered unknown tag 'nonsense'.",
-        "check the order of roles; some templates know no system turn, some no tools",
+        "model: the chat template cannot be read: Encountered unknown tag 'nonsense'. (line 1)",
+        "take the model from where it was published, or set another model.chat_template",
     ),
     "with weights that are no numbers": (
         not_a_number,
