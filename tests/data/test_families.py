@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlx_dpo.config import load_config, save_config
-from mlx_dpo.data.formats import to_preference
+from mlx_dpo.data.formats import to_answer, to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
@@ -138,9 +138,10 @@ def tokenizer_of(tmp_path_factory):
     return get
 
 
-def scored(tokenizer, row):
+def scored(tokenizer, row, to_record=to_preference):
     """The prompt and the chosen answer as text, checked as a run checks them; or why the row is refused."""
-    work, record = RowTokenizer(tokenizer, 512), to_preference(row, "rows.jsonl:1")
+    work = RowTokenizer(tokenizer, 512, answers=to_record is to_answer)
+    record = to_record(row, "rows.jsonl:1")
     try:
         pair = work.pair(record)
     except DpoError as error:
@@ -160,6 +161,16 @@ def test_all_of_a_row_is_rendered_and_scored_or_the_row_is_refused(tokenizer_of,
         asked, said = HELD.get(kind, ("", ""))
         assert [word for word in asked.split() if word not in prompt] == []
         assert [word for word in said.split() if word not in prompt[-20:] + answer] == []
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sft_scores_of_a_row_what_train_scores_of_its_chosen_answer(tokenizer_of, family, kind):
+    tokenizer, row = tokenizer_of(family), ROWS[kind]
+    assert scored(tokenizer, row, to_answer) == scored(tokenizer, row)
+    if isinstance(row["chosen"], str) and "chosen_cut" not in row:
+        curated = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+        assert scored(tokenizer, {**curated, "answer": row["chosen"]}, to_answer) == scored(tokenizer, row)
 
 
 @pytest.mark.parametrize("kind", ROWS)
