@@ -22,6 +22,11 @@ def command_line(words: Iterable[str]) -> str:
     return " ".join(_quoted(word) for word in words)
 
 
+def path_word(path: Path | str) -> str:
+    """A path as other programs' commands take it: one that begins with a dash is no option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def _quoted(word: str) -> str:
     if not _ESCAPED.search(word):
         return shlex.quote(word)

@@ -141,7 +141,8 @@ def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Wr
             raise DpoError(
                 f"unknown setting {quoted(name)}",
                 where=own.where,
-                hint=meant_setting(root, name, value) or f"known here: {', '.join(known)}",
+                hint=meant_setting(root, name, value, in_file=not own.where.startswith("--set"))
+                or f"known here: {', '.join(known)}",
             )
         if not is_dataclass(hints[key]):
             arguments[key] = _convert(value, hints[key], known[key], name, own)

@@ -36,12 +36,13 @@ def known_names(kind: type, prefix: str = "") -> tuple[Known, ...]:
     return tuple(found)
 
 
-def meant_setting(root: type, name: str, value: Any = None) -> str:
+def meant_setting(root: type, name: str, value: Any = None, *, in_file: bool = False) -> str:
     """The hint for a dotted name that `root` does not have: did you mean ...? "" where none is near.
 
     Args:
         root: the dataclass of all sections.
         value: what it is set to; a dict where the name is of a section.
+        in_file: it stands in a settings file, so that a section has a line of its own.
     """
     if any(k.name == name for k in known_names(root) if not k.is_section):  # beta.value: 0.2 in a file
         above, _, key = name.rpartition(".")
@@ -49,7 +50,8 @@ def meant_setting(root: type, name: str, value: Any = None) -> str:
     found = _foreign(root, name, value)
     inner = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
     if found and found[0].is_section and inner:  # --set lora.r=8 is adapter.rank
-        return _question(_foreign(root, f"{found[0].name}.{inner}", value[inner]) or found, inner)
+        meant = _question(_foreign(root, f"{found[0].name}.{inner}", value[inner]) or found, inner)
+        return f"{meant} The section is called {found[0].name}." if in_file else meant
     if found:
         return _question(found, name.rpartition(".")[2])
     return _near(root, name) or (inner and _question(_foreign(root, inner, value[inner]), inner))

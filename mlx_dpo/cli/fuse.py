@@ -24,9 +24,10 @@ def fuse(folder, output, model, as_json):
     """
     from ..export.fuse import fuse_run
     from ..jobs.questions import ask_fused
-    from ..jobs.runs import open_run
+    from ..jobs.runs import open_run, say_if_unfinished
 
     config = open_run(folder, model)
+    say_if_unfinished(folder, config)
     path = fuse_run(config.model.path, folder, output, config.model)
     if as_json:
         show_json({"fused": str(path)})

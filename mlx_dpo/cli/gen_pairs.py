@@ -47,4 +47,4 @@ def gen_pairs(config_file, overrides, as_json):
         assignment("data.valid", f"{output}/valid.jsonl" if counts.valid else None),
         *run_settings(config),
     ]
-    show(f"next: {repeated('train', config_file, [*overrides, *flags()], settings)}")
+    show(f"next: {repeated('inspect', config_file, [*overrides, *flags()], settings)}")

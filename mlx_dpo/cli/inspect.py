@@ -36,6 +36,8 @@ from .options import (
 def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
     """Look at preference pairs before training: every defect by line, figures, and what follows from them.
 
+    The exit code is 1 where no row can be trained on.
+
     \b
     Example:
       mlx-dpo inspect --config config/granite_dpo.yaml
@@ -59,3 +61,5 @@ def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
         show_json(inspection_json(found, shell), indent=1)
     else:
         show(as_text(found, shell))
+    if not found.files[0].pairs:
+        click.get_current_context().exit(1)

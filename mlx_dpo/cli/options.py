@@ -54,7 +54,9 @@ def setting_option(flag: str, name: str, help: str) -> Callable:
 
     def note(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value is not None:
-            context.ensure_object(dict).setdefault("flags", []).append(_as_typed(name, value))
+            given = context.ensure_object(dict)
+            given.setdefault("flags", []).append(_as_typed(name, value))
+            given.setdefault("names", {})[f"--set {name}"] = flag
 
     return click.option(
         flag, metavar="VALUE", expose_value=False, callback=note, help=f"{help}  [--set {name}]"
@@ -86,7 +88,12 @@ def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":
     """Defaults, then the file, then --set, then named flags."""
     from ..config import load_config
 
-    return load_config(config_file, [*overrides, *flags()])
+    try:
+        return load_config(config_file, [*overrides, *flags()])
+    except DpoError as error:
+        names = (click.get_current_context().obj or {}).get("names", {})
+        error.where = names.get(error.where, error.where)
+        raise
 
 
 def settings_like(error: click.NoSuchOption) -> list[str]:

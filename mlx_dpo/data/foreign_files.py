@@ -1,6 +1,7 @@
 """Files of rows that are no JSONL, known by their content, with the command that turns them into JSONL."""
 
 import json
+import os
 import re
 import shlex
 from contextlib import suppress
@@ -69,6 +70,8 @@ def check_is_jsonl(path: Path | str) -> None:
         head = file.read(_HEAD)
     if foreign := _foreign(head):
         out = path.with_name(f"{path.stem.removesuffix('.jsonl')}-rows.jsonl")
+        if not os.access(out.parent, os.W_OK):
+            out = Path(out.name)
         names = {"PATH": _argument(path), "OUT": _argument(out)}
         command = re.sub(r"\b(PATH|OUT)\b", lambda match: names[match[0]], foreign.remedy)
         hint = f"turn it into JSONL: {command}" if command != foreign.remedy else command

@@ -126,6 +126,11 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
     if layout := next((layout for layout in layouts if layout.columns <= row.keys()), None):
         return DpoError(layout.what, where=where, hint=layout.hint, code=layout.code)
     code = f"missing-{key}"
+    if key == "chosen" and "rejected" not in row and {"prompt", "answer"} <= row.keys():
+        hint = "mlx-dpo gen-pairs --source FILE makes pairs of such rows; mlx-dpo sft --data FILE learns them"
+        return DpoError(
+            "is a curated row (prompt, answer): one answer, not two", where=where, hint=hint, code=code
+        )
     other = next((name for name in _OTHER_NAMES.get(key, "").split() if row.get(name)), None)
     if not other:
         return DpoError(f"'{key}' is missing", where=where, hint=hint, code=code)

@@ -48,7 +48,7 @@ def evaluation_text(result: Evaluation) -> str:
         f"reward margin                 {m['rewards/margins']:+.3f}",
         f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
         f"loss                          {m['loss']:.4f}",
-        f"chosen likelier than rejected base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
+        f"chosen likelier, whole answer base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
     ]
     for sample in result.samples:
         lines += ["", f"Q      {cut_short(sample['prompt'], _PROMPT)}"]

@@ -149,8 +149,8 @@ def figure_lines(found: Figures) -> list[str]:
         than = "less" if likely.off_policy > 0 else "more"
         lines.append(
             f"likelihood  chosen {likely.chosen:.2f}, rejected {likely.rejected:.2f} nats a token: chosen "
-            f"answers are {than} likely by {abs(likely.off_policy):.2f} on average, and less likely in "
-            f"{likely.chosen_less_likely:.0%} of the pairs  n {likely.n:,}"
+            f"answers are {than} likely by {abs(likely.off_policy):.2f} a token on average, and less likely "
+            f"in {likely.chosen_less_likely:.0%} of the pairs  n {likely.n:,}"
         )
     return lines
 

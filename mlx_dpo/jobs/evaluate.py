@@ -29,7 +29,7 @@ from ..storage.reading import is_there
 from ..training.checks import checked_reference, choose_forward
 from ..training.reference import reference_key
 from ..training.trainer import Data, evaluation_metrics
-from .runs import open_run
+from .runs import open_run, say_if_unfinished
 
 SAMPLE_TOKENS = 256
 """Longest sampled answer, in tokens, where none is asked for; long ones take minutes on a small machine."""
@@ -54,6 +54,7 @@ def evaluate_run(
         DpoError: no held-out pairs, or files that do not fit.
     """
     config = open_run(folder, model)
+    say_if_unfinished(folder, config)
     longest = max_tokens or min(config.generate.max_tokens, SAMPLE_TOKENS)
     config = replace(config, generate=replace(config.generate, temperature=0.0, max_tokens=longest))
     with attending(config.training.attention):

@@ -1,15 +1,40 @@
 """The folder of a run, opened again by the commands that come after its training."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ..commands import command_line
 from ..config import RunConfig, load_config
+from ..console import say
 from ..errors import DpoError
 from ..models.adapters import read_adapter_config
 from ..models.base_of_adapter import check_template
+from ..monitoring.run_log import RunLog
 from ..storage.reading import expanded, is_there
 
 SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"
+
+
+def say_if_unfinished(folder: Path | str, config: RunConfig) -> None:
+    """Say where a run was stopped before its end, with the command that goes on."""
+    folder = Path(folder)
+    log, epochs = RunLog(folder, 0), config.training.epochs
+    with suppress(DpoError):  # damaged metrics are no matter of the adapter
+        rows = [row for row in log.rows() if "epoch" in row]
+        early = [event["step"] for event in log.events() if event["event"] == "stopped"]
+        if (
+            not rows
+            or not epochs
+            or rows[-1]["epoch"] >= epochs
+            or max(early, default=-1) >= rows[-1]["step"]
+        ):
+            return
+        words = ["mlx-dpo", "train", "--config", str(folder / SETTINGS), "--output", str(folder)]
+        say(
+            f"WARNING: {folder} is not finished: its last report is of update {rows[-1]['step']}, epoch "
+            f"{rows[-1]['epoch']:.4g} of {epochs}; to go on: {command_line(words)}"
+        )
 
 
 def open_run(folder: Path | str, model: str | None = None) -> RunConfig:

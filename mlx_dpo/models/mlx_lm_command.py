@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..commands import command_line
+from ..commands import command_line, path_word
 from ..data.render import render, template_options
 from .end_of_turn import stop_flags
 
@@ -21,8 +21,8 @@ def generate_command(
         max_tokens: longest answer, in tokens.
         adapter: an adapter folder.
     """
-    words = ["python", "-m", "mlx_lm", "generate", "--model", model]
-    words += ["--adapter-path", str(adapter)] if adapter else []
+    words = ["python", "-m", "mlx_lm", "generate", "--model", path_word(model)]
+    words += ["--adapter-path", path_word(adapter)] if adapter else []
     words += ["--max-tokens", str(max_tokens), *stop_flags(folder, tokenizer)]
     if _needs_options(tokenizer):
         words += ["--chat-template-config", json.dumps(template_options(tokenizer))]

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..errors import DpoError, first_line
+from ..errors import DpoError, first_line, quoted
 from .checksummed_folder import DAMAGE, Sealed, digest, seal, sha256, unseal
 from .files import check_writable, make_folder, remove_any, unwritable, write_text
 from .locks import locked
+from .names import path_fault
 from .reading import expanded, is_there, readable, unreadable
 
 VARIABLE = "MLX_DPO_CACHE"
@@ -37,7 +38,10 @@ _TICK_SECONDS = 2.0
 
 def cache_folder() -> Path:
     """The environment's MLX_DPO_CACHE, else ~/.cache/mlx_dpo; it may be deleted at any time."""
-    return expanded(os.environ.get(VARIABLE) or "~/.cache/mlx_dpo").absolute()
+    name = os.environ.get(VARIABLE) or "~/.cache/mlx_dpo"
+    if fault := path_fault(name):
+        raise DpoError(f"{quoted(name)} {fault}", where=VARIABLE, hint=_HINT)
+    return expanded(name).absolute()
 
 
 Entry = Sealed

@@ -155,8 +155,10 @@ def test_pairs_are_sampled_trained_on_judged_fused_and_asked(desk, shell, monkey
     assert config.data.train == str(Path(source.output).absolute() / "train.jsonl")
     assert (config.data.valid is None) == (desk.valid is None)
 
-    # What gen-pairs prints itself trains on them too, now that there is a run in another folder.
-    again = shell(after("next", shell(sample)))
+    # What gen-pairs prints itself inspects them too, to be trained on in another folder than the run's.
+    look = after("next", shell(sample))
+    assert shell(look)
+    again = shell(look.replace(" inspect ", " train ", 1))
     assert trained(after("run", again)).data == config.data
     assert Path(after("run", again)).resolve() != Path(after("run", out)).resolve()
 

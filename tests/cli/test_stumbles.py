@@ -1,20 +1,27 @@
 """What newcomers stumbled over: each is said, with what to do, before time is lost."""
 
 import json
+import shutil
 
 import pytest
 
 from mlx_dpo.cli import main
+from mlx_dpo.commands import path_word
 from mlx_dpo.config import load_config
+from mlx_dpo.data.foreign_files import check_is_jsonl
+from mlx_dpo.errors import DpoError
 from mlx_dpo.inspection.score_columns import of_scores
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LOSSES, LossConfig
 from mlx_dpo.models.generate import generate_answers
 from mlx_dpo.monitoring.alarms import About, alarms
+from mlx_dpo.storage.cache import cache_folder
 
-from ..conftest import rows_of
+from ..conftest import ROOT, rows_of
 from ..support.mistakes import pair
+
+EARLIER = ROOT / "tests" / "golden" / "run_0_1"
 
 
 def remedy(**about):
@@ -165,3 +172,59 @@ def test_eval_tells_of_every_token_while_it_answers(models, tokenizer):
     answers = list(generate_answers(model, tokenizer, [[5, 6], [7, 8, 9]], config, advance=told.append))
     ends = sum(not answer.capped for answer in answers)
     assert sum(told) == sum(answer.tokens for answer in answers) + ends
+
+
+@pytest.mark.parametrize("command", ["eval", "fuse"])
+def test_a_run_that_was_stopped_is_said_to_be_unfinished_with_the_command_that_goes_on(
+    command, outcome, tmp_path
+):
+    shutil.copytree(EARLIER, tmp_path / "earlier")
+    for file in (tmp_path / "earlier").glob("*/config.yaml"):
+        file.write_text(file.read_text().replace("FOLDER", str(tmp_path / "earlier")))
+    more = ["--output", "fused"] if command == "fuse" else ["--samples", "0"]
+    for name in ("stopped", "whole"):
+        code, _, err = outcome(command, "--run", f"earlier/{name}", *more)
+        assert code == 0 and ("is not finished" in err) == (name == "stopped")
+        shutil.rmtree("fused", ignore_errors=True)
+    _, _, err = outcome(command, "--run", "earlier/stopped", *more)
+    assert "WARNING: earlier/stopped is not finished: its last report is of update 6, epoch 1.5 of 6" in err
+    _, _, going_on = err.partition("to go on: mlx-dpo ")
+    assert outcome(*going_on.splitlines()[0].split())[0] == 0
+    assert rows_of(tmp_path / "earlier" / "stopped")[0][-1]["step"] == 24
+
+
+@pytest.mark.parametrize("command", ["train --output run", "inspect --no-model"])
+def test_curated_rows_are_pointed_to_the_commands_that_take_them(command, outcome, tmp_path, models):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "How?", "answer": "So."}\n')
+    code, out, err = outcome(*command.split(), "--data", "rows.jsonl", "--model", models("llama"))
+    assert code == 1  # of inspect too: no row can be trained on
+    assert "mlx-dpo gen-pairs --source FILE makes pairs of such rows; mlx-dpo sft" in out + err
+
+
+def test_a_wrong_value_of_a_flag_is_told_of_the_flag(refused):
+    refused(
+        "gen-pairs --max-tokens 0",
+        "--max-tokens: generate.max_tokens must be at least 1, got 0",
+        "maximum length of an answer, in tokens; after raising it, gen-pairs continues the answers that were "
+        "cut off",
+    )
+
+
+def test_a_run_folder_whose_name_begins_with_a_dash_is_asked_by_the_printed_command():
+    assert path_word("-run") == "./-run"
+    assert path_word("runs/-run") == "runs/-run"
+
+
+def test_a_cache_folder_that_cannot_be_is_told_with_the_variables_name(monkeypatch):
+    monkeypatch.setenv("MLX_DPO_CACHE", "a" * 300)
+    with pytest.raises(DpoError) as caught:
+        cache_folder()
+    assert caught.value.where == "MLX_DPO_CACHE" and caught.value.hint.startswith("set MLX_DPO_CACHE to ")
+
+
+def test_a_conversion_writes_here_where_the_files_own_folder_takes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "rows.json").write_text('[{"prompt": "How?"}]')
+    monkeypatch.setattr("mlx_dpo.data.foreign_files.os.access", lambda *a: False)
+    with pytest.raises(DpoError) as caught:
+        check_is_jsonl(tmp_path / "rows.json")
+    assert caught.value.hint.endswith(f"{tmp_path}/rows.json > rows-rows.jsonl")

@@ -332,8 +332,9 @@ def test_the_next_command_can_be_pasted(pairs_settings, tmp_path, mlx_dpo_comman
     arguments = [p for s in pairs_settings(pairs__limit=6, pairs__output=folder) for p in ("--set", s)]
     done = mlx_dpo_command("gen-pairs", *arguments, "--seed", 0)
     words = shlex.split(done.stdout.splitlines()[-1].removeprefix("next: "))
-    assert words[:2] == ["mlx-dpo", "train"]
-    trained = mlx_dpo_command(*words[1:], "--set", f"run.output={tmp_path / 'my run'}", cwd=tmp_path)
+    assert words[:2] == ["mlx-dpo", "inspect"]
+    assert mlx_dpo_command(*words[1:], "--no-model", cwd=tmp_path).returncode == 0
+    trained = mlx_dpo_command("train", *words[2:], "--set", f"run.output={tmp_path / 'my run'}", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     words = shlex.split(trained.stdout.splitlines()[-1].removeprefix("next: "))
     # From another folder, too: a run knows its files by their full names.

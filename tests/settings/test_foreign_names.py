@@ -80,6 +80,7 @@ def test_a_name_of_another_trainer_gets_the_setting_that_it_means(name, meant):
     ("text", "meant"),
     [
         ("lora:\n  rank: 8\n  scale: 2\n", "did you mean adapter?"),
+        ("lora:\n  alpha: 16\n", f"{SCALE} The section is called adapter."),
         ("training_args:\n  seed: 1\n  samples: 2\n", "did you mean training?"),
         ("dataset: rows.jsonl\n", "did you mean data.train?"),
         ("dataset: {train: a, valid: b}\n", "did you mean data?"),
