@@ -132,9 +132,11 @@ def test_more_than_ten_of_a_kind_are_counted(told, models, write_rows):
     assert [d["line"] for d in defects if d["code"] == "replacement-character"] == list(range(1, 13))
 
 
-def test_a_file_without_one_good_row_is_inspected_too(told, models, write_rows):
+def test_a_file_without_one_good_row_is_inspected_too_and_ends_with_1(outcome, models, write_rows):
     write_rows("rows.jsonl", [{"prompt": "How?"}])
-    found = json.loads(told("--data", "rows.jsonl", "--model", models("granite"), "--json"))
+    code, out, _ = outcome("inspect", "--data", "rows.jsonl", "--model", models("granite"), "--json")
+    found = json.loads(out)
+    assert code == 1
     assert (found["figures"]["pairs"], found["rows"]) == (0, [])
     assert [a["code"] for a in found["advice"]] == ["mend"]
 

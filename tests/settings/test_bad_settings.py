@@ -165,7 +165,7 @@ def test_an_override_is_refused_by_its_name(case, refused):
 def test_a_flag_is_checked_as_the_setting_it_stands_for(refused):
     refused(
         "gen-pairs --limit many",
-        "--set pairs.limit: pairs.limit must be a whole number or null, got 'many'",
+        "--limit: pairs.limit must be a whole number or null, got 'many'",
         "number of rows used of each source, from the first; null: all",
     )
 
