@@ -232,7 +232,7 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
 
 def unwritable(path: Path, error: Exception) -> DpoError:
     """What to raise when the system refused to write `path`."""
-    if getattr(error, "errno", None) in (errno.EEXIST, errno.ENOTEMPTY):
+    if getattr(error, "errno", None) in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
         return DpoError("exists already", where=path_text(path), hint="choose another output folder")
     remedy = "free some space or choose another output folder"
     if isinstance(error, PermissionError):

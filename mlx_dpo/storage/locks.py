@@ -42,6 +42,8 @@ def locked(file: Path, wait: Callable[[], None] | None = None) -> Iterator[None]
         yield
     finally:
         if lock.is_locked:
-            with suppress(OSError):  # a disk that became read-only
-                file.unlink(missing_ok=True)  # still held: whoever waits sees it gone, and makes another
-            lock.release()
+            try:
+                with suppress(OSError):  # a disk that became read-only
+                    file.unlink(missing_ok=True)  # still held: whoever waits sees it gone, and makes another
+            finally:
+                lock.release()

@@ -20,8 +20,15 @@ from ..data.test_bad_rows import CURATED, PAIRS
 from ..support.mistakes import cases, chat, curated, lines, pair, write
 
 NOT_OF_A_ROW = {
-    *("append_jsonl", "check_is_jsonl", "__iter__", "_changed", "_read"),  # of a file or a store
-    *("end_of_turn", "check_template", "template_source"),  # of a tokenizer
+    *(
+        "append_jsonl",
+        "check_is_jsonl",
+        "_check_no_file",
+        "__iter__",
+        "_changed",
+        "_read",
+    ),  # of a file or a store
+    *("end_of_turn", "check_template", "template_source", "render"),  # of a tokenizer
     *("_check_options", "_day"),  # of settings
 }
 """Functions whose errors are about something else than a row."""
