@@ -204,7 +204,9 @@ def test_after_curated_answers_pairs_are_sampled_from_the_adapter(shell, models,
     out = shell(["mlx-dpo", "sft", *given, "--output", "runs/dpo", "--set", "loss.name=sft"])
     sample = after("next", out)
     assert split(sample)[:2] == ["mlx-dpo", "gen-pairs"]
-    config = trained(after("run", shell(after("next", shell(sample)))))
+    look = after("next", shell(sample))
+    assert shell(look)
+    config = trained(after("run", shell(look.replace(" inspect ", " train ", 1))))
     assert config.model.adapter == str(Path("runs/dpo").absolute())
     assert config.data.train == str(Path("runs/dpo-dpo-pairs/train.jsonl").absolute())
     assert (config.data.valid, config.run.output) == (None, "runs/dpo-dpo")
