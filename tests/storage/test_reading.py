@@ -83,7 +83,7 @@ def test_a_path_that_no_file_can_have_is_refused_in_words(path, place, surroundi
 def test_a_home_folder_of_nobody_is_refused(surroundings, refusal):
     rows = ("--set", "data.train=rows.jsonl", "--set", "data.valid=null")
     error, remedy = refusal("plan", "--model", "~nosuchuser/m", *rows)
-    assert error.startswith("--set model.path: model.path names a user whom this machine does not have")
+    assert error.startswith("--model: model.path names a user whom this machine does not have")
     assert remedy
 
 
