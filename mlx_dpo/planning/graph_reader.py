@@ -25,7 +25,7 @@ class Array(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a function with a backward pass of its own."""
+    """One call of a function with a backward pass of its own; calls with the same `key` are alike."""
 
     fun: Callable[..., Any]
     vjp: Callable[..., Any] | None
@@ -36,6 +36,7 @@ class Call(NamedTuple):
     block: int | None
     recomputed: bool
     kernels: Callable[[], AbstractContextManager[None]]
+    key: Any
 
 
 class Marked(NamedTuple):

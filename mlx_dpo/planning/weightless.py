@@ -34,6 +34,11 @@ class Skeleton(NamedTuple):
     work: tuple[int, int]
     parameters: Any
 
+    @property
+    def places(self) -> list[list[int]]:
+        """Of each kind of block, where in `model` there is one."""
+        return [places for places, _ in self.alike]
+
 
 def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     """The model of a folder, or of a config alone, with an adapter.
@@ -128,7 +133,7 @@ def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
 
 
 def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> list[Any]:
-    """What tells one block from another: class, parameters, memory."""
+    """What tells one block from another: class, switches (such as a sliding window), parameters, memory."""
     try:
         memories = [_remembers(memory) for memory in empty_state(model)]
     except (TypeError, AttributeError):
@@ -139,6 +144,7 @@ def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> l
         (
             type(layer).__name__,
             memory,
+            _switches(layer),
             tuple(
                 (n, v.shape, str(v.dtype))
                 for n, v in tree_flatten(layer.parameters())
@@ -148,6 +154,12 @@ def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> l
         )
         for layer, memory in zip(layers, memories, strict=True)
     ]  # fmt: skip
+
+
+def _switches(layer: nn.Module) -> tuple:
+    """What is true or false of the block and its parts."""
+    parts = layer.named_modules()
+    return tuple((n, k, v) for n, part in parts for k, v in vars(part).items() if type(v) is bool)
 
 
 def _remembers(memory: Any) -> tuple:
