@@ -65,6 +65,7 @@ def training(folder, kind):
             "data.valid=null",
             f"adapter.type={kind}",
             "adapter.rank=8",
+            "training.epochs=1",
             f"run.output={folder / kind}",
         ],
     )

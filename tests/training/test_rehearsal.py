@@ -161,7 +161,8 @@ def drift_of(folder, models, name="llama") -> float:
     return float(np.mean([divergence_gradient(model, text)[1].item() for text in texts]))
 
 
-def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models):
+def test_the_more_a_run_rehearses_the_less_it_drifts(configure, models, monkeypatch):
+    monkeypatch.setattr(rehearse, "TEXTS", 32)
     given = ("llama", *SFT, "training.epochs=3", "training.accumulation=2", "optimizer.learning_rate=5e-3")
     folders = [
         train_run(configure(*given, f"training.rehearsal={weight}", train=24, output=f"run-{weight}")).folder
@@ -182,8 +183,9 @@ def test_sft_rehearses_unless_told_otherwise_and_pairs_do_not(configure):
     assert amounts_of(configure("llama", "training.rehearsal=null"), 20).rehearsal == 0.0
 
 
-def test_pairs_rehearse_where_they_are_told_to_and_are_held_closer(configure, models):
-    given = ("llama", "training.epochs=6", "training.accumulation=2", "optimizer.learning_rate=5e-3")
+def test_pairs_rehearse_where_they_are_told_to_and_are_held_closer(configure, models, monkeypatch):
+    monkeypatch.setattr(rehearse, "TEXTS", 32)
+    given = ("llama", "training.epochs=3", "training.accumulation=2", "optimizer.learning_rate=5e-3")
     drifts = []
     for weight in (0, 30):
         settings = (*given, f"training.rehearsal={weight}", "training.guard=off", "training.patience=null")
