@@ -32,6 +32,16 @@ def cases(table):
     return pytest.mark.parametrize("case", table.values(), ids=table.keys())
 
 
+def assert_told(error, place, phrase, remedy="", code=""):
+    """The DpoError names this place and code, its one-line message holds the phrase, and its hint `remedy`.
+
+    The rest of the wording is free; ten messages are compared whole in tests/golden/test_messages.py.
+    """
+    assert (error.where, error.code) == (place, code), str(error)
+    assert phrase in error.what and "\n" not in error.what, error.what
+    assert error.hint and remedy in error.hint, error.hint
+
+
 def chat(*turns):
     return [{"role": role, "content": content} for role, content in turns]
 
