@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from ..settings import LARGEST_SEED, LARGEST_WEIGHT, Section, setting
 
 SFT_LENGTH = (100, 2, 10)
-"""Updates after which a style has been learnt from curated answers, if they can teach it; least and most
-passes over them."""
+"""For sft: updates in which a style can be learnt from curated answers; fewest and most passes."""
 PAIRS_LENGTH = (24, 1, 6)
-"""The same of pairs: fewer updates leave the policy where it was."""
+"""The same for pairs: with fewer updates the policy hardly changes."""
 
 MOST_STEPS = 10**9
-"""More updates than any run makes."""
+"""More updates than any run has."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Section):
-    """How long, in what portions, and how memory is saved."""
+    """Length of a run, size of its batches, and how it saves memory."""
 
     epochs: int | None = setting(
         None,
@@ -189,15 +188,15 @@ class TrainingConfig(Section):
 
     @property
     def window(self) -> int:
-        """Pairs an update."""
+        """Pairs per update."""
         return self.micro_batch * self.accumulation
 
     def updates(self, pairs: int, epochs: int) -> int:
-        """Updates of a whole run; a part-filled last window is one too."""
+        """Updates of a whole run; a partly filled last window counts as one."""
         return epochs * self._windows(pairs)
 
     def epochs_for(self, rows: int, *, answers_only: bool) -> int:
-        """Passes over so many pairs, or answers alone, by PAIRS_LENGTH or SFT_LENGTH."""
+        """Passes over this number of pairs, by PAIRS_LENGTH, or of answers, by SFT_LENGTH."""
         updates, least, most = SFT_LENGTH if answers_only else PAIRS_LENGTH
         return min(most, max(least, -(-updates // self._windows(rows))))
 

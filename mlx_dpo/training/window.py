@@ -1,4 +1,4 @@
-"""One window of pairs: its gradient, in one pass where losses are of pairs, else in two."""
+"""The gradient of one window of pairs: in one pass if every pair has its own loss, otherwise in two."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from ..losses import BetaRule, BetaStep, LossFunction
 from .step import PairGradient, pair_logps
 
 Window = Sequence[Sequence[int]]
-"""Row numbers, one list a micro-batch."""
+"""Row numbers, one list per micro-batch."""
 
 
 def _never() -> None:

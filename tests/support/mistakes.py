@@ -19,7 +19,6 @@ IN_BETA = ", ".join(f.name for f in fields(BetaConfig))
 WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all there are"
 DOWNLOAD = "download the model again"
 COPY_RUN = "copy the whole run folder again"
-OTHER_FOLDER = "choose another output folder"
 
 # No case with this model gets as far as looking for it: settings, files and folders are checked before.
 NO_MODEL = "--model ./no-model --output out"
