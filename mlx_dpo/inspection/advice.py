@@ -228,7 +228,7 @@ def _anchor(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
         why.append(_off_policy(figures, OFF_POLICY))
     if lengths and lengths.accuracy >= TOLD_BY_LENGTH and loss.ld_alpha is None and not loss.per_token:
         why.append(
-            f'the rule "the {lengths.rule} answer is chosen" is right in {lengths.accuracy:.0%} of the pairs '
+            f"picking the {lengths.rule} answer is right in {lengths.accuracy:.0%} of the pairs "
             f"(n {lengths.n:,}), at least {TOLD_BY_LENGTH:.0%}"
         )
     if _told_apart(figures):

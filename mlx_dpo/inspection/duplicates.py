@@ -13,7 +13,7 @@ KINDS[DUPLICATE_PAIR] = Kind(
 KINDS[CONTRADICTS] = Kind(
     WARNING, "two rows prefer opposite answers to the same prompt", "keep one of the two rows"
 )
-KINDS[LEAK] = Kind(ERROR, "held-out figures would be too good", "remove the row from one of the two files")
+KINDS[LEAK] = Kind(ERROR, "held-out numbers would be too good", "remove the row from one of the two files")
 
 
 def text_hash(*texts: str, size: int = 8) -> bytes:

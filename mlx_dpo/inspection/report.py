@@ -131,7 +131,7 @@ def figure_lines(found: Figures) -> list[str]:
     if bias := found.lengths:
         lines.append(
             f"length      chosen longer in {bias.chosen_longer:.0%}, median ratio {bias.median_ratio:.2f}; "
-            f'the rule "the {bias.rule} answer is chosen" is right in {bias.accuracy:.0%}  n {bias.n:,}'
+            f"picking the {bias.rule} answer is right in {bias.accuracy:.0%}  n {bias.n:,}"
         )
     if style := found.style:
         low, high = style.interval

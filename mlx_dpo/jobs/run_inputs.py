@@ -41,9 +41,9 @@ def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
     both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
     if both:
         raise DpoError(
-            f"has prompts that are also in data.train: {first_ten(both)}",
+            f"has prompts that are in data.train too: {first_ten(both)}",
             where=config.data.valid,
-            hint="held-out figures would be too good; remove these rows from one of the files",
+            hint="held-out numbers would be too good; remove these rows from one of the files",
         )
     return rows, held
 

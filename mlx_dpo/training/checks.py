@@ -378,9 +378,9 @@ def check_unmoved(
     if not np.isfinite(reference).all():
         bad = pairs[int(np.argmin(np.isfinite(reference).all(axis=1)))]
         raise DpoError(
-            "the reference's log-probability of this pair is not finite",
+            "the reference gives this pair no finite log-probability",
             where=bad.where,
-            hint="the model's weights contain NaN, or its dtype overflows: try a bfloat16 or float32 copy",
+            hint="the model's weights hold NaN, or its dtype overflows: try a bfloat16 or float32 copy",
         )
     some = [pairs[i] for i in rows]
     policy, expected = score_pairs(model, some, forward, singles(some)), reference[rows]

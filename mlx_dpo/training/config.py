@@ -26,7 +26,7 @@ class TrainingConfig(Section):
         most=10_000,
         also={
             "num_epochs num_train_epochs n_epochs epoch": "",
-            "iters max_steps num_steps num_iters train_steps steps": "epochs = updates · pairs an update "
+            "iters max_steps num_steps num_iters train_steps steps": "epochs = updates · pairs per update "
             "(micro_batch · accumulation) / pairs.",
         },
     )

@@ -16,7 +16,7 @@ NEEDS_TURN = 'a message is {"role": "user", "content": "..."}'
 NEEDS_TEXT = "texts are JSON strings; conversations are lists of {role, content}"
 SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
 IN_BETA = ", ".join(f.name for f in fields(BetaConfig))
-WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all there are"
+ALIASES = "without aliases (*name)"
 DOWNLOAD = "download the model again"
 COPY_RUN = "copy the whole run folder again"
 
