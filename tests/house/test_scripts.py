@@ -68,7 +68,7 @@ def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models
     assert (out / "fused" / "config.json").exists()
     other = run_script(command, *quick, METHOD="dpo", **environment)
     assert other.returncode == 1
-    assert f"{out} was begun with METHOD=sft; for METHOD=dpo choose another folder with OUT" in other.stderr
+    assert f"{out} was started with METHOD=sft" in other.stderr and "OUT" in other.stderr
     (out / "method").unlink()  # as in a folder of an earlier version: the run itself tells
     again = run_script(command, *quick, **environment)
     assert (again.returncode, "method: sft" in again.stdout) == (0, True), again.stderr
