@@ -52,8 +52,7 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences of two keys, in words; an empty list if they are equal."""
-    old, new = before["settings"], now["settings"]
-    found = [f"{name} is {new.get(name)}, was {old.get(name)}" for name in changed_settings(before, now, "")]
+    found = [_change(name, before, now) for name in changed_settings(before, now, "")]
     return found + [f"{what} changed" for part, what in _PARTS.items() if before[part] != now[part]]
 
 
@@ -174,13 +173,17 @@ def check_acceptable(before: Mapping[str, Any], now: Mapping[str, Any], folder: 
     """
     form = [name for name in changed_settings(before, now, "adapter.") if name != "adapter.dropout"]
     if form:
-        old, new = before["settings"], now["settings"]
         raise DpoError(
             "the shape of the adapter cannot change during a run: "
-            + ", ".join(f"{name} is {new.get(name)}, was {old.get(name)}" for name in form),
+            + ", ".join(_change(name, before, now) for name in form),
             where=folder,
             hint="undo the change to continue, or start another run with --output",
         )
+
+
+def _change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    new, old = (key["settings"].get(name) for key in (now, before))
+    return f"{name} is {'null' if new is None else new}, was {'null' if old is None else old}"
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], *prefixes: str) -> list[str]:

@@ -74,7 +74,7 @@ def newest_checkpoint(run: Path) -> Sealed | None:
             raise unreadable(error.filename or folder, error) from None
     if damaged:
         raise DpoError(
-            f"has no intact checkpoint: {', '.join(damaged)} are damaged",
+            f"has no intact checkpoint (damaged: {', '.join(damaged)})",
             where=run / CHECKPOINTS,
             hint="restore them from a backup, or start anew with --overwrite",
         )
