@@ -7,7 +7,7 @@ _LONGEST = 1500
 
 
 def cut_short(text: str, most: int = _LONGEST) -> str:
-    """The text without its middle where it has more characters than `most`."""
+    """The text, without its middle if it has more than `most` characters."""
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 

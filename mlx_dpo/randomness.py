@@ -1,4 +1,4 @@
-"""MLX's own stream of random numbers, which dropout draws from: read and set."""
+"""Read and set MLX's stream of random numbers, which dropout uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -26,7 +26,7 @@ KINDS |= {
     "empty-system": Kind(ERROR, "the system turn is empty"),
     "bad-turn": Kind(ERROR, "a turn has no role, no content, or two different reasonings"),
     "bad-tools": Kind(ERROR, "the tools are not valid tool definitions"),
-    "not-text": Kind(ERROR, "a turn holds more than text"),
+    "not-text": Kind(ERROR, "a turn contains more than text"),
     "left-out": Kind(ERROR, "a column that belongs to the prompt would not be used"),
     "bad-role": Kind(ERROR, "a turn has an unknown role"),
     "wrong-type": Kind(ERROR, "a field has the wrong type"),

@@ -84,8 +84,8 @@ class TrainingConfig(Section):
     )
     reference_sync_steps: int | None = setting(
         None,
-        "TR-DPO: after every so many updates the current adapter becomes the reference; every pair then "
-        "needs one more forward pass; null: the reference stays the same",
+        "TR-DPO: number of updates after which the current adapter becomes the reference, again and again; "
+        "every pair then needs one more forward pass; null: the reference stays the same",
         least=1,
         most=MOST_STEPS,
         also="ref_model_sync_steps sync_ref_model",
@@ -139,8 +139,8 @@ class TrainingConfig(Section):
     )
     patience: int | None = setting(
         3,
-        "the run ends after so many evaluations in a row without a lower held-out loss; null: it never ends "
-        "early",
+        "number of evaluations in a row without a lower held-out loss after which the run ends; null: never "
+        "ends early",
         least=1,
         most=MOST_STEPS,
         also="early_stopping early_stopping_patience",
@@ -180,8 +180,8 @@ class TrainingConfig(Section):
     )
     max_skipped: int = setting(
         3,
-        "the run stops after so many windows in a row whose loss or gradient is not finite; such windows "
-        "are skipped",
+        "number of windows in a row with a loss or gradient that is not finite after which the run stops; "
+        "such windows are skipped",
         least=1,
         most=MOST_STEPS,
     )
