@@ -91,7 +91,7 @@ def fit(
                 ended=lambda: listener.ended,
             )
         except KeyboardInterrupt as stop:
-            saved = "the whole run is saved" if isinstance(stop, Stop) else "the last checkpoint is"
+            saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
             tell(
                 stop,
                 f"interrupted: {saved} in {folder / CHECKPOINTS}; "

@@ -317,9 +317,7 @@ def test_a_missing_library_is_said_before_slow_work(monkeypatch):
     check_trackers(["jsonl"])
     with pytest.raises(DpoError) as caught:
         check_trackers(["jsonl", "tensorboard"])
-    assert str(caught.value) == (
-        "run.report_to: tensorboard is not installed\n  pip install 'mlx-dpo[track]'"
-    )
+    assert_told(caught.value, "run.report_to", "tensorboard", "pip install 'mlx-dpo[track]'")
 
 
 def test_a_folder_named_as_a_library_is_no_library(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.report import report_run
 from mlx_dpo.report.charts import COLOURS, points
 
-from ..support.mistakes import lines
+from ..support.mistakes import assert_told, lines
 from ..support.pages import FEW, ROWS, TOLD, Page, drawn, eval_row, page_of, places, train_row
 
 
@@ -339,7 +339,7 @@ def test_a_missing_library_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("mlx_dpo.jobs.report.find_spec", lambda name: None)
     with pytest.raises(DpoError) as caught:
         report_run(tmp_path)
-    assert str(caught.value) == "mlx-dpo report: needs matplotlib\n  pip install 'mlx-dpo[report]'"
+    assert_told(caught.value, "mlx-dpo report", "matplotlib", "pip install 'mlx-dpo[report]'")
 
 
 def test_the_command_says_where_the_page_is(run, tmp_path, capsys):

@@ -118,8 +118,9 @@ def test_every_option_is_explained_with_the_losses_that_take_it(capsys):
 def test_an_old_name_is_answered_with_where_the_setting_is_now(old, prefix):
     option = old.partition(".")[2]
     error = refusal(None, f"{prefix}{option}=0.2")
-    assert error.what == f"unknown setting '{prefix}{option}'"
-    assert error.hint == f"did you mean loss.options.{option}?"
+    assert_told(
+        error, f"--set {prefix}{option}", f"'{prefix}{option}'", f"did you mean loss.options.{option}?"
+    )
 
 
 def test_a_file_of_an_earlier_version_is_read_and_what_moved_is_said_once(tmp_path, capsys):

@@ -120,7 +120,7 @@ def test_a_model_that_cannot_be_continued_is_not_shared_whatever_it_raises(error
     monkeypatch.setattr(type(model.layers[0]), "__call__", refuse)
     assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
     told = capsys.readouterr().err
-    assert "forward: not shared: the architecture does not allow it (" in told
+    assert "forward: shared is not used: the architecture" in told
     assert "WARNING" not in told
     with pytest.raises(DpoError, match="the shared forward is not exact on this model: the architecture"):
         checks.choose_forward(model, PAIRS, "shared")
