@@ -1,5 +1,6 @@
 """Small real models, made once per test session, and a way to run the command line."""
 
+import gc
 import json
 import os
 import re
@@ -127,6 +128,12 @@ def smollm2_4bit(real_models):
     return real_models[1]
 
 
+def pytest_collection_finish():
+    """Thousands of tests and what they import stay: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items):
     """Mark the tests of tests/slow.txt."""
     slow = set((ROOT / "tests" / "slow.txt").read_text().split())
@@ -201,6 +208,31 @@ def configure(tmp_path, models, pair_rows, write_rows):
         return load_config(None, settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def kept_folders(tmp_path_factory):
+    """What `once` has made in this session."""
+    return tmp_path_factory.mktemp("once")
+
+
+@pytest.fixture
+def once(kept_folders, tmp_path, cache):
+    """`once("a stopped run", make)` fills the test's folder and cache by `make()`; later tests get copies."""
+
+    def fill(name, make):
+        kept = {
+            folder: kept_folders / name / part for folder, part in ((tmp_path, "folder"), (cache, "cache"))
+        }
+        if (kept_folders / name).exists():
+            for folder, copy in kept.items():
+                shutil.copytree(copy, folder, dirs_exist_ok=True)
+        else:
+            make()
+            for folder, copy in kept.items():
+                shutil.copytree(folder, copy)
+
+    return fill
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from ..support.mistakes import changed
 
 
 @pytest.fixture
-def stopped(configure, monkeypatch, tmp_path, models):
-    """Settings of a run that was interrupted at its third update; its model is its own copy."""
+def own_stopped(configure, monkeypatch, tmp_path, models):
+    """Settings of a run with its own copy of a model, and what runs it until its third update."""
     model = shutil.copytree(models("llama"), tmp_path / "model")
     config = configure("llama", f"model.path={model}", "training.eval_steps=1", train=16)
 
@@ -28,11 +28,21 @@ def stopped(configure, monkeypatch, tmp_path, models):
             raise KeyboardInterrupt
         return own(*arguments)
 
+    def run():
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "update", update)
+            with pytest.raises(KeyboardInterrupt):
+                train_run(config)
+
     own = trainer.update
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "update", update)
-        with pytest.raises(KeyboardInterrupt):
-            train_run(config)
+    return config, run
+
+
+@pytest.fixture
+def stopped(own_stopped, once):
+    """Settings of a run that was interrupted at its third update, perhaps in another test's folder."""
+    config, run = own_stopped
+    once("a run interrupted at its third update", run)
     return config
 
 
@@ -128,8 +138,10 @@ def test_settings_that_end_a_run_earlier_end_it_where_it_is(stopped, tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_the_settings_that_a_run_wrote_go_on_with_it(stopped, tmp_path):
+def test_the_settings_that_a_run_wrote_go_on_with_it(own_stopped, tmp_path):
     """They name what a plan made of auto."""
+    stopped, run = own_stopped
+    run()
     written = load_config(tmp_path / "run" / "config.yaml")
     assert written.training.branches != stopped.training.branches == "auto"
     folder = train_run(written).folder
