@@ -7,6 +7,7 @@ from dataclasses import fields
 import mlx.core as mx
 import pytest
 
+from mlx_dpo.errors import DpoError
 from mlx_dpo.losses import BetaConfig
 
 NEEDS_PAIR = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
@@ -86,3 +87,17 @@ def not_a_number(folder):
     weights = mx.load(str(folder / "model.safetensors"))
     name = "model.norm.weight"
     mx.save_safetensors(str(folder / "model.safetensors"), weights | {name: weights[name] * mx.nan})
+
+
+def refused(call, *arguments):
+    with pytest.raises(DpoError) as caught:
+        call(*arguments)
+    assert caught.value.hint
+    return f"{caught.value.where}: {caught.value.what}", caught.value.hint
+
+
+def edit(file, **changes):
+    """Set values of a JSON object; ... removes one."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    content = {name: value for name, value in (content | changes).items() if value is not ...}
+    file.write_text(json.dumps(content))
