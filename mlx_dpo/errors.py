@@ -5,6 +5,9 @@ from typing import Any
 _LONGEST = 1500
 """Characters of a message: ten places by name are shorter, a value that somebody wrote may be endless."""
 
+REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
+"""A remedy where neither settings nor rows are wrong."""
+
 
 def cut_short(text: str, most: int = _LONGEST) -> str:
     """The text without its middle where it has more characters than `most`."""
