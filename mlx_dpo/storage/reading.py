@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import DpoError
+from .names import impossible
 
 WHOLE_BYTES = 2**28
 """Largest file that is read as one text: tokenizer.json of large vocabularies has some 40 MB."""
@@ -171,14 +172,8 @@ def check_name(path: Path | str) -> None:
     Raises:
         DpoError: it holds a NUL, or half of a character.
     """
-    try:
-        fault = "a NUL character" if b"\0" in os.fsencode(path) else ""
-    except UnicodeEncodeError:
-        fault = "half of a character"
-    if fault:
-        raise DpoError(
-            f"holds {fault}, which no file has in its name", where=path_text(path), hint=_CHECK_PATH
-        )
+    if fault := impossible(path):
+        raise DpoError(f"{fault}, which no file has in its name", where=path_text(path), hint=_CHECK_PATH)
 
 
 def path_text(path: Path | str) -> str:

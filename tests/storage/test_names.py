@@ -16,7 +16,7 @@ MAY_BE_NULL = {"model.adapter", "pairs.valid_source", "data.valid"}
 FAULTS = {
     "": "names no file or folder",
     " \t": "names no file or folder",
-    "a\0b": "holds a control character",
+    "a\0b": "holds a NUL character",
     "a\x1b]0;title\x07": "holds a control character",
     "a\nb": "holds a control character",
     "a\ud800b": "holds half of a character",
