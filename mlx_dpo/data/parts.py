@@ -112,8 +112,8 @@ def other_than(part: Any) -> Any:
     return digits if digits != part else digits.replace("7", "8")
 
 
-def shown(text: str, seen: str, since: int = 0) -> int:
-    """The place after a text in a rendered one, as it is or as JSON, white space aside; 0 where it is not.
+def end_of_part(text: str, seen: str, since: int = 0) -> int:
+    """The place after a text in the rendered one, as it is or as JSON, white space aside; 0 where it is not.
 
     Args:
         seen: the rendered text, squeezed.
