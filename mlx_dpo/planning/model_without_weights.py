@@ -48,6 +48,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     """
     speed_up_products()
     model = _from_config(source) if isinstance(source, dict) else _from_folder(source)
+    before = _kinds(model)
     attach_unevaluated(model, adapter)
     sizes = {name: v.nbytes for name, v in tree_flatten(model.parameters())}
     trained = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
@@ -57,7 +58,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     if hasattr(model, "lm_head"):  # the embedding is then looked up, not multiplied with
         outside -= sum(m.weight.size for m in model.modules() if isinstance(m, nn.Embedding))
     work = (inside, max(0, outside))
-    alike = _shorten(model)
+    alike = _shorten(model, before)
     parameters = placeholders(model.parameters())
     model.update(parameters)
     checkpoint_layers(model)
@@ -106,10 +107,13 @@ def _products(module: nn.Module, active: int | None) -> int:
     return int(total)
 
 
-def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
-    """Leave out most of the blocks that are like others; (their places, their real number), a row a kind."""
-    layers = list(model.layers)
-    own, adapted = _kinds(model, layers, trained=False), _kinds(model, layers, trained=True)
+def _shorten(model: nn.Module, own: list[Any]) -> list[tuple[list[int], int]]:
+    """Leave out most of the blocks that are like others; (their places, their real number), a row a kind.
+
+    Args:
+        own: the kinds of the blocks before there was an adapter.
+    """
+    layers, adapted = list(model.layers), _kinds(model)
     # Of a prompt the last block computes only what it remembers, so it holds less than others of its kind.
     adapted[-1] = ("last", adapted[-1])
     # Models look at their first blocks for what masks they need, so a beginning stays as it is.
@@ -132,8 +136,9 @@ def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
     ]
 
 
-def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> list[Any]:
-    """What tells one block from another: class, switches (such as a sliding window), parameters, memory."""
+def _kinds(model: nn.Module) -> list[Any]:
+    """What tells one block from another: class, memory, switches (such as a sliding window), parameters."""
+    layers = model.layers
     try:
         memories = [_remembers(memory) for memory in empty_state(model)]
     except (TypeError, AttributeError):
@@ -145,12 +150,8 @@ def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> l
             type(layer).__name__,
             memory,
             _switches(layer),
-            tuple(
-                (n, v.shape, str(v.dtype))
-                for n, v in tree_flatten(layer.parameters())
-                if trained or "lora" not in n
-            ),
-            trained and tuple(n for n, _ in tree_flatten(layer.trainable_parameters())),
+            tuple((n, v.shape, str(v.dtype)) for n, v in tree_flatten(layer.parameters())),
+            tuple(n for n, _ in tree_flatten(layer.trainable_parameters())),
         )
         for layer, memory in zip(layers, memories, strict=True)
     ]  # fmt: skip
