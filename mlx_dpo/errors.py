@@ -5,6 +5,9 @@ from typing import Any
 _LONGEST = 1500
 """Characters of a message: a list of ten places is shorter, but a value from a file may be very long."""
 
+REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
+"""A remedy where neither settings nor rows are wrong."""
+
 
 def cut_short(text: str, most: int = _LONGEST) -> str:
     """The text, without its middle if it has more than `most` characters."""
@@ -26,6 +29,17 @@ class DpoError(Exception):
         what = cut_short(what)
         super().__init__(what)
         self.what, self.where, self.hint, self.code = what, str(where), hint, code
+
+    def instead(
+        self, *, what: str | None = None, where: str | None = None, hint: str | None = None
+    ) -> "DpoError":
+        """The same kind of mistake with another message, place or remedy."""
+        return DpoError(
+            self.what if what is None else what,
+            where=self.where if where is None else where,
+            hint=self.hint if hint is None else hint,
+            code=self.code,
+        )
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what

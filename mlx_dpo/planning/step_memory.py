@@ -22,15 +22,15 @@ from ..losses import LossFunction
 from ..models.free_text import OwnText
 from ..models.load import compute_dtype
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
-from ..training.checks import END, longest_row, sample_pairs, sample_rows, shortened
+from ..training.checked_rows import END, longest_row, sample_pairs, sample_rows, shortened
 from ..training.layout import Layout
 from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
 from ..upstream import UpstreamError
 from .liveness import Moment, moments, spare
+from .model_without_weights import Skeleton
 from .operations import Graph, placeholders, trace
-from .weightless import Skeleton
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
