@@ -7,8 +7,8 @@
     mlx_dpo.score(model, pairs)  # float32 (n, 2), nats
     run = mlx_dpo.train("models/base", pairs, loss="sigmoid", beta=0.1, output="runs/first")
 
-`examples/notebook.py` shows the rest. A name is imported when it is first used; only the BLAS is loaded at
-once, because MLX chooses one when it is imported.
+`examples/notebook.py` shows the rest. Names are imported on first use; only the BLAS is loaded at once,
+because MLX chooses its BLAS on import.
 """
 
 from .machine.blas import preload as _preload
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 
 _relax()
 blas_note: str | None = _preload()
-"""What a user should know about this machine's float32 speed, or None when all is well."""
+"""A note about this machine's float32 speed, or None if nothing is wrong."""
 
 _PLACES = {
     "load": "api.models",

@@ -1,4 +1,4 @@
-"""Commands to paste into a shell: words quoted, settings read back as they are, new folders unused."""
+"""Commands to paste into a shell: words are quoted, settings read back unchanged, new folders are unused."""
 
 import itertools
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 from .console import UNPRINTABLE, json_text
 
 _YAML = re.compile(r"""['"\[#]|\s|(?:null|~)?$""", re.IGNORECASE)
-"""How a text begins, or the whole of one, that `--set` would not read as it stands."""
+"""Texts that `--set` would not read as plain text: by how they begin, or as a whole."""
 
 
 _ESCAPED = re.compile(r"[\n\t]|" + UNPRINTABLE.pattern)
-"""What a shell would act on where it is pasted, within quotes too."""
+"""Characters that a shell would act on when they are pasted, even within quotes."""
 
 
 def command_line(words: Iterable[str]) -> str:
@@ -23,7 +23,7 @@ def command_line(words: Iterable[str]) -> str:
 
 
 def path_word(path: Path | str) -> str:
-    """A path as other programs' commands take it: one that begins with a dash is no option."""
+    """A path for other programs' commands: "./-x" for "-x", which would be read as an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
@@ -40,7 +40,7 @@ def _bytes(match: re.Match[str]) -> str:
 
 
 def assignment(name: str, value: str | None) -> str:
-    """What `--set` takes to give the setting this text, or null."""
+    """The argument of `--set` that gives the setting this text, or null."""
     if value is None:
         return f"{name}=null"
     plain = not _YAML.match(value) and value == value.strip()
@@ -48,16 +48,16 @@ def assignment(name: str, value: str | None) -> str:
 
 
 def last_ones(assignments: Sequence[str]) -> Iterator[str]:
-    """Assignments of settings without those that a later one of the same name replaces."""
+    """The assignments, without those that a later one of the same name replaces."""
     names = [one.partition("=")[0].strip() for one in assignments]
     return (one for place, one in enumerate(assignments) if names[place] not in names[place + 1 :])
 
 
 def unused_folder(name: Path | str, used: Iterable[Path | str] = ()) -> str:
-    """The folder's name, or the name with -2, -3, ...: the first at which nothing lies.
+    """The folder's name, or the name with -2, -3, ...: the first that does not exist.
 
     Args:
-        used: folders that are spoken for although they may not be there yet.
+        used: folders that must not be taken although they may not exist yet.
     """
     taken = {Path(path).absolute() for path in used}
     names = itertools.chain([str(name)], (f"{name}-{number}" for number in itertools.count(2)))
@@ -68,7 +68,7 @@ def fuse_command(folder: Path | str, model: str | None = None) -> str:
     """Fuse a run into a folder beside it.
 
     Args:
-        model: where the base model lies now, if not where it lay when the run was made.
+        model: where the base model is now, if it has moved since the run was made.
     """
     words = ["mlx-dpo", "fuse", "--run", str(folder), "--output", beside(folder, "fused")]
     return command_line([*words, *(["--model", model] if model else [])])
@@ -77,9 +77,6 @@ def fuse_command(folder: Path | str, model: str | None = None) -> str:
 def beside(folder: Path | str, what: str, used: Iterable[Path | str] = ()) -> str:
     """An unused folder beside this one: "runs/dpo" and "sft" give "runs/dpo-sft"."""
     path = Path(folder)
-    if path.name in (
-        "",
-        "..",
-    ):  # of the folder where one works, or one above it, only the full path has a name
+    if path.name in ("", ".."):  # only the full path of such a folder has a name
         path = path.resolve()
     return unused_folder(path.with_name(f"{path.name}-{what}"), used)

@@ -23,7 +23,7 @@ from .training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class OutputConfig(Section):
-    """Where a run's folder is and who is told of it."""
+    """The folder of a run, and where its metrics go."""
 
     output: str = setting(
         "runs/dpo",
@@ -32,16 +32,16 @@ class OutputConfig(Section):
         also={
             "output_dir save_dir output_path adapter_path": "",
             "overwrite_output_dir": "--overwrite replaces the run that is there.",
-            "run_name": "trackers name a run after its folder.",
-            "resume_from_checkpoint": "the same command goes on with the run that is in its folder.",
-            "save_adapter": "the adapter lies in the run's folder.",
+            "run_name": "trackers use the folder's name.",
+            "resume_from_checkpoint": "run the same command again: it continues the run in the folder.",
+            "save_adapter": "the adapter is always in the run's folder.",
         },
     )
     report_to: list[str] = setting(
         ["jsonl"],
         "where metrics are written",
         choices=("jsonl", *TRACKERS),
-        meant={"none": "[jsonl] is the run folder's own metrics.jsonl alone;", "all": "name each of them;"},
+        meant={"none": "[jsonl] writes only metrics.jsonl in the run folder;", "all": "list them by name;"},
         also="log_with logger tracker wandb tensorboard trackio use_wandb report",
     )
     margin_files: bool = setting(
@@ -86,7 +86,7 @@ class RunConfig:
                 raise DpoError(what, where=where, hint=hint)
 
     def _clashes(self) -> Iterator[tuple[bool, str, str, str]]:
-        """Settings of several sections that do not go together: whether they are set, where, what, remedy."""
+        """Settings that cannot be used together: whether they are set, where, what, remedy."""
         dropout, window, rule = self.adapter.dropout, self.training.window, self.beta.rule
         names, moves, filters = self.loss.label, BETA_RULES[rule].moves, BETA_RULES[rule].filters
         still = f"set beta.rule={BetaConfig().rule}"
@@ -99,82 +99,82 @@ class RunConfig:
         yield (
             bool(dropout) and self.passes == "two",
             "adapter.dropout",
-            f"dropout cannot be used with {self._second_pass}: its pairs are scored twice",
+            f"dropout cannot be used with {self._second_pass}, which scores every pair twice",
             "set adapter.dropout=0",
         )
         yield (
             moves and self.loss.answers_only,
             "beta.rule",
-            f"{names} has no beta to move",
+            f"the loss {names} has no beta that {rule} could change",
             f"{still}, or another loss.name",
         )
         blind = self.loss.reference_free or not self.loss.needs_reference
         yield (
             bool(self.training.reference_sync_steps) and blind,
             "training.reference_sync_steps",
-            f"{names} does not look at the reference here",
+            f"the loss {names} does not use the reference with these settings",
             "set training.reference_sync_steps=null, or another loss",
         )
         yield (
             bool(self.training.reference_sync_steps) and bool(dropout),
             "adapter.dropout",
-            "dropout cannot be used with training.reference_sync_steps: the reference is scored in training",
+            "cannot be used with training.reference_sync_steps, which scores the reference during training",
             "set adapter.dropout=0",
         )
         yield (
             bool(self.training.reference_sync_steps) and self.adapter.type == "full",
             "training.reference_sync_steps",
-            "keeps what is trained twice, and full training trains all weights",
+            "needs a second copy of the trained weights, and full training trains all weights",
             "set adapter.type=lora",
         )
         yield (
             self.loss.needs_window and window == 1,
             "loss.name",
-            f"{names} compares the pairs of a window, and it has one",
+            f"the loss {names} compares the pairs of a window (one update), and the window has one pair",
             "set training.accumulation to at least 2",
         )
         yield (
             moves and window == 1,
             "beta.rule",
-            f"{rule} looks at the margins of a window, and it has one",
+            f"the rule {rule} compares the margins of a window (one update), and the window has one pair",
             "set training.accumulation to 16, or at least 8",
         )
         yield (
             self.loss.needs_window and filters,
             "beta.rule",
-            f"{rule} leaves pairs out, and {names} has no loss of single pairs",
+            f"the rule {rule} leaves out single pairs, but the loss {names} has no loss per pair",
             f"{still}, or another loss.name",
         )
         deferred, setting_of = beta_rule(self.beta).deferred, f"beta.{rule}.deferred"
         yield (
             deferred and self.training.micro_batch > 1,
             setting_of,
-            "keeps the gradient of every pair, and micro-batches of several have none",
+            "needs the gradient of every single pair, so a micro-batch must have one pair",
             f"set training.micro_batch=1 and training.accumulation={window}",
         )
         yield (
             deferred and self.loss.wpo,
             setting_of,
-            "scores pairs once, and loss.wpo needs their weights before",
+            "scores every pair once, but loss.wpo must score pairs before it can weight them",
             f"set {setting_of}=false",
         )
         yield (
             deferred and not self.loss.of_margins,
             setting_of,
-            f"keeps the gradients of margins, and {names} looks at more",
+            f"needs a loss of the margin alone, and the loss {names} uses more than the margin",
             f"set {setting_of}=false",
         )
 
     @property
     def passes(self) -> str:
-        """How a window is taken: "one", "two" or "deferred", see `training.window.Objective`."""
+        """How a window is differentiated: "one", "two" or "deferred", see `training.window.Objective`."""
         if not self._second_pass:
             return "one"
         return "deferred" if beta_rule(self.beta).deferred else "two"
 
     @property
     def _second_pass(self) -> str:
-        """What wants all scores of a window before any is differentiated, if anything does."""
+        """The setting that needs all scores of a window before the first gradient, or ""."""
         if beta_rule(self.beta).looks_first:
             return f"beta.rule={self.beta.rule}"
         if self.loss.wpo or self.loss.bco_shift:
@@ -187,7 +187,7 @@ MOVED = {
     f"loss.{name}": f"loss.options.{name}"
     for name in ("label_smoothing", "discopop_tau", "dpop_lambda", "simpo_gamma", "cpo_alpha")
 }
-"""Settings of earlier versions, and what each is now: files and runs that have them are still read."""
+"""Settings of earlier versions with their present names: files and runs that have them are still read."""
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> RunConfig:

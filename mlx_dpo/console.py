@@ -1,4 +1,4 @@
-"""What a person sees: results on stdout; messages and progress on stderr, a bar or a line in ten seconds."""
+"""Output for people: results on stdout; messages and progress on stderr, a bar or a line in ten seconds."""
 
 import json
 import re
@@ -18,14 +18,14 @@ console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, mar
 _LINE_SECONDS = 10.0
 
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that act on a terminal, turn the direction of text round, or cannot be written: none is shown.
+"""Characters that control a terminal, reverse the direction of text, or cannot be encoded: none is shown.
 
-Tabs and line breaks are, as they are.
+Tabs and line breaks are shown unchanged.
 """
 
 
 def printable(text: str) -> str:
-    """The text with such characters as escapes: an ESC is \\x1b, a turn of direction \\u202e."""
+    """The text with such characters as escapes: ESC as \\x1b, a change of direction as \\u202e."""
     return UNPRINTABLE.sub(lambda match: _escape(match[0]), text)
 
 
@@ -35,13 +35,13 @@ def _escape(character: str) -> str:
 
 
 def json_text(value: Any, indent: int | None = None, *, only_ascii: bool = False) -> str:
-    """JSON that reads back as the same value, with no character in it that a terminal would act on."""
+    """JSON that reads back as the same value, without characters that control a terminal."""
     text = json.dumps(value, ensure_ascii=only_ascii, indent=indent)
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def plural(count: int, noun: str, several: str = "") -> str:
-    """How many of a thing: "1 row", "1,200 rows"; `several` where its plural has more than an s."""
+    """A count with its noun: "1 row", "1,200 rows"; `several` is the plural if it needs more than an s."""
     return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
@@ -51,7 +51,7 @@ def show(text: str) -> None:
 
 
 def show_json(value: Any, indent: int | None = None) -> None:
-    """A result on stdout, for a script; letters that its encoding may lack are JSON's own escapes."""
+    """A result on stdout, for a script; letters that stdout cannot encode are written as JSON escapes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     click.echo(json_text(value, indent, only_ascii=not encoding.lower().startswith("utf")))
 
@@ -65,7 +65,7 @@ def say(text: str, style: str | None = None) -> None:
 def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
     """Show work on `total` things; call the yielded function with how many more are done and a note.
 
-    On a terminal it is a bar with the time left; elsewhere a line at most every ten seconds.
+    On a terminal this is a bar with the time left, elsewhere a line at most every ten seconds.
     """
     label = printable(label)
     if console.is_terminal:

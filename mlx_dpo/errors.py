@@ -1,25 +1,25 @@
-"""The one error for what a user can mend."""
+"""The one error for mistakes that a user can fix."""
 
 from typing import Any
 
 _LONGEST = 1500
-"""Characters of a message: ten places by name are shorter, a value that somebody wrote may be endless."""
+"""Characters of a message: a list of ten places is shorter, but a value from a file may be very long."""
 
 
 def cut_short(text: str, most: int = _LONGEST) -> str:
-    """The text without its middle where it has more characters than `most`."""
+    """The text, without its middle if it has more than `most` characters."""
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
 class DpoError(Exception):
-    """A mistake outside this program: what is wrong, where, and what to do about it.
+    """A mistake that a user can fix: what is wrong, where, and what to do.
 
     Args:
-        what: one line, no full stop; its middle is left out where it is endless.
+        what: one line, no full stop; the middle of a very long text is left out.
         where: "file:line", a setting's dotted name, or a path.
         hint: the remedy.
-        code: names this kind of mistake for programs, such as "not-json"; each mistake in a row has one.
+        code: names this kind of mistake for programs, such as "not-json"; every mistake in a row has one.
     """
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", code: str = ""):
@@ -33,13 +33,13 @@ class DpoError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, on one line; its kind where it says nothing."""
+    """The first line of another library's error message; its type if there is no message."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" :") if lines else type(error).__name__
 
 
 def quoted(value: Any, most: int = 80) -> str:
-    """A value as a message quotes it: like `repr`, on one line, and cut where it is longer than `most`."""
+    """A value for a message: like `repr`, on one line, and cut if it is longer than `most`."""
     try:
         text = repr(value)
     except ValueError:  # Python does not write out whole numbers of more than 4,300 digits
@@ -48,7 +48,7 @@ def quoted(value: Any, most: int = 80) -> str:
 
 
 def label(name: str) -> str:
-    """A name as a message says it: as it is, or quoted and cut where it is long or cannot be printed."""
+    """A name for a message: unchanged, or quoted and shortened if it is long or cannot be printed."""
     return name if len(name) <= 80 and name.isprintable() else quoted(name)
 
 

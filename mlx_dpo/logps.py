@@ -27,7 +27,7 @@ def log_sum_and_softmax(logits: mx.array) -> tuple[mx.array, mx.array]:
     """`log_sum` (...), and softmax (..., V), of float32 logits (..., V).
 
     Blocks of 256 are summed first, then their sums. MLX on a CPU adds numbers one after the other: over
-    49,152 entries the result would be off by 1e-4, always to the same side; in two levels it is off by 2e-6.
+    49,152 entries, the result would be off by 1e-4, always in the same direction; with two levels, by 2e-6.
     """
     count = logits.shape[-1]
     top = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
@@ -51,8 +51,8 @@ def completion_logps(logits: mx.array, targets: mx.array, mask: mx.array) -> mx.
 def sum_scored(logps: mx.array, mask: mx.array) -> mx.array:
     """Row sums (N,) of float32 log-probabilities (N, C) times `mask`, bool or float32, rounded once.
 
-    Multiples of 1/1024 add up exactly as far as 16,384 nats, and what is left of each is small. Added up one
-    after the other, as some libraries do, 1,000 of them would be off by thousandths of a nat.
+    Multiples of 1/1024 add up exactly up to 16,384 nats, and the remainders are small. A plain running sum of
+    1,000 values, as in some libraries, would be off by thousandths of a nat.
     """
     logps = mx.where(mask, logps * mask, 0.0)
     coarse = mx.round(logps * 1024) / 1024

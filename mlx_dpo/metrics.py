@@ -34,7 +34,7 @@ def pair_metrics(
 
 
 def distinct_n(items: Sequence[Hashable], n: int) -> float | None:
-    """Different runs of `n` items as a share of all (Li et al. 2016, arXiv:1510.03055); None without one.
+    """Distinct runs of `n` items as a share of all (Li et al. 2016, arXiv:1510.03055); None without a run.
 
     "a b a b a b", runs of 4: abab baba abab  ->  2/3
     """

@@ -10,7 +10,7 @@ import mlx.optimizers as optimizers
 from .settings import Section, setting
 
 PAIRS_RATE = 2e-5
-"""The learning rate for adapters on pairs where none is set."""
+"""The default learning rate for adapters on pairs."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def build_optimizer(config: OptimizerConfig, peak: float, steps: int) -> optimiz
 def optimizer_at(
     config: OptimizerConfig, rate: float | Callable[[mx.array], mx.array]
 ) -> optimizers.Optimizer:
-    """The configured optimiser at a learning rate of its own: a number, or a function of the update.
+    """The configured optimiser with this learning rate: a number, or a function of the update.
 
-    Adam and AdamW correct their bias: MLX's default does not, and then the first update is
+    Adam and AdamW correct their bias. MLX does not by default, which makes the first update
     0.1 / sqrt(0.001) = 3.2 times too large.
     """
     if config.name == "adam":

@@ -1,4 +1,4 @@
-"""MLX's own stream of random numbers, which dropout draws from: read and set."""
+"""Read and set MLX's stream of random numbers, which dropout uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,19 +7,19 @@ import mlx.core as mx
 
 
 def random_key() -> mx.array:
-    """Where the stream stands: uint32 (2,)."""
+    """The present state of the stream: uint32 (2,)."""
     return mx.random.state[0]
 
 
 def set_random_key(key: mx.array) -> None:
-    """Let the stream go on from here. A seed is a key: its upper and its lower half."""
+    """Continue the stream from this state. A seed is a state: its upper and its lower half."""
     high, low = key.tolist()
     mx.random.seed(high << 32 | low)
 
 
 @contextmanager
 def random_untouched() -> Iterator[None]:
-    """Whatever is drawn within it, the stream goes on as if it had not been."""
+    """Random numbers drawn within it do not change the stream outside."""
     key = random_key()
     try:
         yield

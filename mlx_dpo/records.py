@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 Message = dict[str, Any]
 """One turn: {"role": "system" | "user" | "assistant" | "tool", "content": text}.
 
-An assistant's may have `tool_calls` and `reasoning_content`, a tool's `name` and `tool_call_id`.
+An assistant turn may have `tool_calls` and `reasoning_content`, a tool turn `name` and `tool_call_id`.
 """
 
 Tools = tuple[dict[str, Any], ...]
@@ -14,14 +14,14 @@ Tools = tuple[dict[str, Any], ...]
 
 
 class Answer(NamedTuple):
-    """An assistant's turn, and whether it was cut off where it was made."""
+    """An assistant turn, and whether it was cut off when it was generated."""
 
     turn: Message
     cut: bool = False
 
 
 def answer_of(text: str, *, cut: bool = False) -> Answer:
-    """An answer that is text alone."""
+    """An answer that is only text."""
     return Answer({"role": "assistant", "content": text}, cut)
 
 
@@ -29,7 +29,7 @@ def answer_of(text: str, *, cut: bool = False) -> Answer:
 class Curated:
     """A question and the answer we want: `prompt` messages and `answer` text; `cut`: it was cut off.
 
-    `turn` is the answer's message where it is more than text.
+    `turn` is the answer's message if it is more than text.
     """
 
     prompt: tuple[Message, ...]
@@ -50,9 +50,9 @@ class Curated:
 class Preference:
     """A prompt with a chosen and a rejected completion, all text.
 
-    `chosen_cut`, `rejected_cut`: the answer was cut off where it was made; no end of turn is scored after it.
-    `chosen_turn`, `rejected_turn`: the answer's message where it is more than text; `chosen` and `rejected`
-    then show it to people.
+    `chosen_cut`, `rejected_cut`: the answer was cut off when it was generated; no end of turn is scored.
+    `chosen_turn`, `rejected_turn`: the answer's message if it is more than text; `chosen` and `rejected` are
+    then its text for people.
     """
 
     prompt: tuple[Message, ...]

@@ -18,11 +18,11 @@ from .storage.names import found_beside, path_fault
 from .suggestions import meant_setting, meant_value
 
 LARGEST_SEED = 2**64 - 1
-"""That MLX's random numbers take."""
+"""The largest seed that MLX takes."""
 LARGEST_WEIGHT = 1_000_000
-"""Of what multiplies losses, margins and gradients: far above any use, and far from float32's end."""
+"""For factors of losses, margins and gradients: far above any use, and far below float32's maximum."""
 SMALLEST_DIVISOR = 1e-6
-"""The same of what losses divide by."""
+"""For divisors in losses."""
 
 _BOUNDS = {
     "least": (operator.ge, "at least"),
@@ -47,13 +47,13 @@ def setting(
     """A dataclass field with a default, one line of help, and what its values may be.
 
     Args:
-        choices: all values, where they are closed; what a mapping gains later is a choice too.
-        meant: what to do instead of a value of other trainers that is not among them.
-        also: what other trainers call the setting, names with spaces between; with what to say of them.
-        path: it names a file or folder that is read, looked for beside the settings file too, or written.
-        decides: it changes what a run computes. A path does not: what lies there is compared instead.
-        keys: of a mapping, gives its known keys, each with other trainers' names for it, as `also`.
-        bounds: `least`, `most`, `above` or `below`, of numbers, also in a list.
+        choices: all allowed values, if there is a fixed set; keys that a mapping gains later are allowed too.
+        meant: for values that other trainers allow and we do not, what to do instead.
+        also: other trainers' names for the setting, separated by spaces; a mapping adds a note to them.
+        path: the value names what is read (looked up beside the settings file too) or written.
+        decides: the setting changes what a run computes. For a path, the content of the file is compared.
+        keys: for a mapping, gives its known keys, each with other trainers' names for it, as in `also`.
+        bounds: `least`, `most`, `above` or `below`, for a number or for the numbers of a list.
     """
     if unknown := set(bounds) - set(_BOUNDS):
         raise TypeError(f"unknown bounds {unknown}")
@@ -73,7 +73,7 @@ def setting(
 
 
 def section(kind: type, also: Mapping[str, str] | str = "", *, decides: bool = True) -> Any:
-    """A dataclass field that holds a section of settings; `also`, `decides`: as of a setting."""
+    """A dataclass field that holds a section of settings; `also`, `decides`: as for a setting."""
     return field(default_factory=kind, metadata={"also": _names(also), "decides": decides})
 
 
@@ -84,10 +84,10 @@ def _names(also: Mapping[str, str] | str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Section:
-    """Settings that belong together: their declared bounds are checked whenever one is made."""
+    """Settings that belong together; their declared bounds are checked whenever a section is built."""
 
     def __post_init__(self):
-        """Raises ValueError: "name must be ..."; so does what a section checks besides."""
+        """Raises ValueError: "name must be ..."; so do the further checks of a section."""
         for f in fields(self):
             value = getattr(self, f.name)
             if f.metadata.get("path") and value is not None and (fault := path_fault(value)):
@@ -105,7 +105,7 @@ def _check_bounds(name: str, value: Any, bounds: Mapping[str, float], null: str 
 
 
 def checked(name: str, value: Any, kind: type, bounds: Mapping[str, float]) -> Any:
-    """`value` as a value of this kind, within bounds that are declared as those of a setting.
+    """`value` as a value of this kind, within bounds that are declared as for a setting.
 
     Raises:
         ValueError: "name must be ...".
@@ -125,7 +125,7 @@ def build(kind: type, tree: Tree) -> Any:
     """Build dataclass `kind` from plain values; every unknown key and wrong value is an error.
 
     Raises:
-        DpoError: naming the place, the key, and what was meant or is expected.
+        DpoError: with the place, the key, and what was meant or expected.
     """
     return _build(kind, kind, tree.values, tree.written, "")
 
@@ -158,7 +158,7 @@ def _build(root: type, kind: type, values: dict[str, Any], written: dict[str, Wr
         return kind(**arguments)
     except ValueError as error:
         name = str(error).split()[0]
-        key = name.partition(".")[0]  # of a mapping it may be one of its keys that is wrong
+        key = name.partition(".")[0]  # the wrong value may belong to a key of a mapping
         places = [written[place] for n in (name, key) if (place := f"{prefix}{n}") in written]
         raise DpoError(
             f"{prefix}{error}",
@@ -186,7 +186,7 @@ def _convert(value: Any, hint: Any, spec: Field, name: str, written: Written) ->
         value = "off"  # YAML reads a bare off as false, and on as true
     if value is True and "on" in choices:
         value = "on"
-    # A folder 2024_01_02, 1.10 or "runs #2" is no number and has no comment; null is null.
+    # For a folder named 2024_01_02, 1.10 or "runs #2", the text counts, not the number that YAML reads.
     if written.text and str in options and not choices and value is not None:
         value = written.text
     for option in options:

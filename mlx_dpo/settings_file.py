@@ -1,4 +1,4 @@
-"""Settings as people write them: a YAML file and "section.key=value", as plain values with their places."""
+"""Read settings from a YAML file and from "section.key=value", as plain values with their places."""
 
 import os
 import stat
@@ -15,12 +15,12 @@ from .storage.names import path_fault
 from .storage.reading import unreadable
 
 _LARGEST_FILE = 50_000
-"""Bytes. All settings with their meanings take a fifth of that; PyYAML reads so much in a second."""
+"""Bytes. All settings with their help take a fifth of this; PyYAML reads this much in a second."""
 _MOST_VALUES, _DEEPEST, _LONGEST_NAME = 2_000, 32, 8
-"""How many names and values a file may hold, those that aliases repeat counted each time, and how deep they
-may lie; how many parts a dotted name may have. A few bytes of aliases can stand for more values than any
-memory holds."""
-_WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all there are"
+"""How many names and values a file may hold, how deeply they may be nested, and how many parts a dotted name
+may have. Values that aliases repeat are counted each time: a few bytes of aliases can stand for more values
+than fit into memory."""
+_WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all settings"
 
 
 class Written(NamedTuple):
@@ -42,10 +42,10 @@ class Tree:
     written: dict[str, Written]
 
     def with_override(self, assignment: str) -> "Tree":
-        """Apply one "section.key=value"; the value is read as YAML, or is text where it is no YAML.
+        """Apply one "section.key=value"; the value is read as YAML, or as text if it is not valid YAML.
 
         Raises:
-            DpoError: it has no name of a setting, or no value.
+            DpoError: the name of a setting or the value is missing.
         """
         name, equals, text = assignment.partition("=")
         name, text = name.strip(), text.strip()
@@ -65,13 +65,13 @@ class Tree:
         return Tree(_set(self.values, keys, value), {**above, **self.written, name: own})
 
     def with_moved(self, moved: Mapping[str, str]) -> tuple["Tree", list[str]]:
-        """The tree with settings of earlier versions where they are now, and what to say of it.
+        """The tree with settings of earlier versions under their present names, and a note for each.
 
         Args:
-            moved: old name, "section.key", to the new one. A setting that is null is left out.
+            moved: old name ("section.key") to new name. A setting that is null is left out.
 
         Raises:
-            DpoError: both are written.
+            DpoError: old and new name are both in the file.
         """
         values, written, notes = self.values, dict(self.written), []
         for old, new in moved.items():
@@ -84,10 +84,10 @@ class Tree:
             if value is None:
                 continue
             if new in written:
-                what = f"{old} is {new} now, and both are written"
+                what = f"{old} is now called {new}, and both are set"
                 raise DpoError(what, where=own.where, hint=f"remove {old}")
             values, written[new] = _set(values, new.split("."), value), own
-            notes.append(f"{own.where}: {old} is {new} now")
+            notes.append(f"{own.where}: {old} is now called {new}")
         return Tree(values, written), notes
 
 
@@ -101,7 +101,7 @@ def read_yaml(path: Path | str) -> Tree:
     """Read a settings file, keeping the line of every key.
 
     Raises:
-        DpoError: no file, one that is too large or broken YAML, a key written twice, or not a mapping.
+        DpoError: the file is missing, too large, broken YAML or not a mapping, or a key is written twice.
     """
     path = os.path.expanduser(path)
     node = _compose(_file_text(path), path)
@@ -133,9 +133,9 @@ def _file_text(path: str) -> str:
         raise unreadable(path, error) from None
     if len(content) > _LARGEST_FILE:
         raise DpoError(
-            f"is larger than a settings file can be, {_LARGEST_FILE:,} bytes",
+            f"is larger than the {_LARGEST_FILE:,} bytes that a settings file may have",
             where=path,
-            hint="--config names settings (YAML), data.train the rows",
+            hint="--config takes a settings file (YAML); name the file of rows in data.train",
         )
     try:
         return content.decode()
@@ -149,12 +149,12 @@ class _Loader(yaml.SafeLoader):
     values = depth = 0
 
     def fetch_flow_collection_start(self, kind: type) -> None:
-        """An opening bracket: PyYAML looks at a thousand of them, slowly, before it makes the first list."""
+        """An opening bracket: PyYAML would slowly read a thousand of them before it makes the first list."""
         _check_size(0, self.flow_level, self.get_mark())
         super().fetch_flow_collection_start(kind)
 
     def compose_node(self, parent: yaml.Node, index: Any) -> yaml.Node:
-        """The next name or value, while there are few and they lie flat."""
+        """The next name or value, as long as there are few and the nesting is flat."""
         self.values, self.depth = self.values + 1, self.depth + 1
         _check_size(self.values, self.depth, self.peek_event().start_mark)
         node = super().compose_node(parent, index)
@@ -162,7 +162,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[str, Any]:
-        """A section; its names are text whatever they look like."""
+        """A section; its names are text, even if they look like numbers."""
         if not isinstance(node, yaml.MappingNode):
             return super().construct_mapping(node, deep)
         self.flatten_mapping(node)
@@ -173,7 +173,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _or_text(construct: Any) -> Any:
-    """PyYAML's constructors raise what they like for text that only looks like their kind, such as `0b_`."""
+    """PyYAML's constructors raise various errors for text that only looks like a number, such as `0b_`."""
 
     def construct_or_text(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         text = loader.construct_scalar(node)
@@ -196,13 +196,13 @@ for _kind in ("timestamp", "binary", "value", "merge"):
 
 def _check_size(values: int, depth: int, mark: yaml.Mark) -> None:
     what = f"more than {_MOST_VALUES:,} values" if values > _MOST_VALUES else ""
-    what = what or ("lists or sections too deep inside one another" if depth > _DEEPEST else "")
+    what = what or ("lists or sections are nested too deeply" if depth > _DEEPEST else "")
     if what:
         raise yaml.MarkedYAMLError(problem=what, problem_mark=mark, note=_WRITE_OUT)
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
-    """The nodes of a YAML text, which are few and lie flat; None where there are none."""
+    """The nodes of a YAML text, checked to be few and flat; None if there are none."""
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
@@ -213,7 +213,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 
 
 def _check_aliases(root: yaml.Node) -> None:
-    """Check that nodes are few and lie flat also where those that aliases repeat are counted each time."""
+    """Check that nodes are few and flat even when each repetition by an alias is counted."""
     left, values = [(root, 1)], 0
     while left:
         node, depth = left.pop()

@@ -1,4 +1,4 @@
-"""What a person meant by a name or a value that is not known here: near ones, and other trainers'."""
+"""What a person meant by an unknown name or value: similar ones, and those of other trainers."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, get_type_hints
 
 _NEAR, _VERY_NEAR = 0.5, 0.8
 _LONGEST = 100
-"""Letters of a name that are compared, as both are small and without hyphens."""
+"""Letters of a name that are compared, in lower case and without hyphens."""
 
 
 class Known(NamedTuple):
-    """A setting or a section; other trainers' names for it, each with what to say of it."""
+    """A setting or a section; other trainers' names for it, each with a note or ""."""
 
     name: str
     is_section: bool
@@ -19,7 +19,7 @@ class Known(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name without that of its section."""
+        """Its name without the section."""
         return self.name.rpartition(".")[2]
 
 
@@ -37,16 +37,16 @@ def known_names(kind: type, prefix: str = "") -> tuple[Known, ...]:
 
 
 def meant_setting(root: type, name: str, value: Any = None, *, in_file: bool = False) -> str:
-    """The hint for a dotted name that `root` does not have: did you mean ...? "" where none is near.
+    """The hint for a dotted name that `root` does not have: "did you mean ...?", or "" if none is similar.
 
     Args:
         root: the dataclass of all sections.
-        value: what it is set to; a dict where the name is of a section.
-        in_file: it stands in a settings file, so that a section has a line of its own.
+        value: what the name is set to; a dict if it names a section.
+        in_file: the name is in a settings file, where a section has a line of its own.
     """
     if any(k.name == name for k in known_names(root) if not k.is_section):  # beta.value: 0.2 in a file
         above, _, key = name.rpartition(".")
-        return f"write {above.replace('.', ': and below it ')}: and indented below it {key}:"
+        return f"write {key}: on a line of its own, indented below {above.replace('.', ': and ')}:"
     found = _foreign(root, name, value)
     inner = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
     if found and found[0].is_section and inner:  # --set lora.r=8 is adapter.rank
@@ -58,12 +58,12 @@ def meant_setting(root: type, name: str, value: Any = None, *, in_file: bool = F
 
 
 def called_so(root: type, word: str) -> list[str]:
-    """Dotted names of the settings that are called so, here or by other trainers."""
+    """Dotted names of the settings that have this name, here or in other trainers."""
     return [k.name for k in _foreign(root, word, None) if not k.is_section]
 
 
 def _foreign(root: type, name: str, value: Any) -> list[Known]:
-    """What is called so by other trainers, or here in another section."""
+    """Settings and sections that have this name in other trainers, or here in another section."""
     section, _, key = name.rpartition(".")
     word = _plain(key)
     found = [
@@ -107,7 +107,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def _closest(word: str, known: Collection[str]) -> str:
-    """The known word that this one is a slip of or holds, as paged_adamw_8bit holds adamw; "" for none."""
+    """The known word that this one misspells or contains, as paged_adamw_8bit contains adamw; "" for none."""
     held = [k for k in known if len(k) > 2 and k in _plain(word)]
     return (
         _most_alike(word, known, _VERY_NEAR)
@@ -121,7 +121,7 @@ def _most_alike(word: str, known: Collection[str], least: float) -> str:
 
 
 def meant_value(value: Any, choices: Sequence[str], meant: Mapping[str, str]) -> str:
-    """The hint for a value that is not among `choices`; `meant`: what to do instead of some such values."""
+    """The hint for a value that is not among `choices`; `meant`: for some values, what to do instead."""
     match = _closest(str(value), [*choices, *meant])
     if match in meant:
         return f"{meant[match]} choose from {', '.join(choices)}"

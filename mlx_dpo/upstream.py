@@ -1,7 +1,7 @@
-"""Names of mlx, mlx_lm and transformers that are private, or that ours take the place of: checked before use.
+"""Names of mlx, mlx_lm and transformers that are private or that we replace: checked before use.
 
-Other names of theirs are imported where they are used. `NAMES` is the whole list; a test holds that no other
-file has more. Where a name is gone or has another shape, `UpstreamError` says which, and what to install.
+Their other names are imported where they are used. `NAMES` is the whole list; a test checks that no other
+file uses more. If a name is gone or has another shape, `UpstreamError` says which, and what to install.
 """
 
 import sys
@@ -21,14 +21,14 @@ TESTED = {"mlx": ">=0.32.2,<0.33", "mlx-lm": ">=0.32.2,<0.33", "transformers": "
 
 
 class UpstreamError(DpoError):
-    """Another package is not as this one was written for."""
+    """Another package has changed since this one was written."""
 
 
 class Shape(NamedTuple):
-    """What must hold of a function of theirs.
+    """What must hold for one of their functions.
 
-    `takes`: parameters that it has, in this order; all others are optional. `alone`: there are no others.
-    `names`: what its code names.
+    `takes`: its parameters, in this order; all others are optional. `alone`: there are no others.
+    `names`: names that its code uses.
     """
 
     takes: Sequence[str] = ()
@@ -76,7 +76,7 @@ NAMES = {
         names=("ImmutableSandboxedEnvironment",)
     ),
 }
-"""Whether an attribute has another name now is seen in the code that sets or reads it."""
+"""A changed attribute name shows in the code that sets or reads the attribute."""
 
 _PLACES = {
     "__call__": "mlx_lm.tuner.lora:LoRALinear.__call__",
@@ -89,14 +89,14 @@ _CALLERS = (
     "mlx_lm.models.llama:MLP.__call__",
     "mlx_lm.models.ssm:ssm_update",
 )
-"""Replacing the functions reaches models as long as these still call them by their names."""
+"""Replaced functions reach the models only if these callers still use the functions' names."""
 
 
 def check_all() -> None:
     """Check every name, and what mlx records of a trace.
 
     Raises:
-        UpstreamError: the first that is not as it should be.
+        UpstreamError: the first name that has changed.
     """
     for name in NAMES:
         checked(name)
@@ -106,10 +106,10 @@ def check_all() -> None:
 
 @cache
 def checked(name: str) -> Any:
-    """What `name`, one of NAMES, stands for.
+    """The object that `name`, one of NAMES, refers to.
 
     Raises:
-        UpstreamError: it is gone, or has another shape.
+        UpstreamError: the name is gone, or has another shape.
     """
     module, path = name.split(":")
     shape = NAMES[name]
@@ -124,9 +124,9 @@ def checked(name: str) -> Any:
     code = getattr(found, "__code__", None)
     named = dir(found) if code is None else code.co_names
     if missing := [n for n in shape.names if n not in named]:
-        raise upstream_error(module, f"has another {name}, without {missing[0]}")
+        raise upstream_error(module, f"has a changed {name}, without {missing[0]}")
     if shape.takes and not _takes(found, shape):
-        raise upstream_error(module, f"has another {name}{signature(found)}")
+        raise upstream_error(module, f"has a changed {name}{signature(found)}")
     return found
 
 
@@ -140,21 +140,21 @@ def _takes(function: Callable[..., Any], shape: Shape) -> bool:
 
 
 def upstream_error(module: str, what: str) -> UpstreamError:
-    """What to raise where a module of theirs is not as it was."""
+    """The error for one of their modules that has changed."""
     package = module.partition(".")[0].replace("_", "-")
     wanted = TESTED[package]
     return UpstreamError(
         f"{package} {version(package)} {what}",
         hint=f"mlx_dpo is tested with {package}{wanted}: pip install '{package}{wanted}'; "
-        "scripts/check_upstream.sh tells more",
+        "scripts/check_upstream.sh shows what has changed",
     )
 
 
 def versions() -> str:
-    """What is installed, what is tested, and what finds the difference."""
+    """The installed and the tested versions, and the script that shows what has changed."""
     installed = " and ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm"))
     tested = " and ".join(f"{name}{TESTED[name]}" for name in ("mlx", "mlx-lm"))
-    return f"Installed are {installed}, tested {tested}; scripts/check_upstream.sh tells more"
+    return f"Installed: {installed}; tested: {tested}; scripts/check_upstream.sh shows what has changed"
 
 
 # mlx_lm
@@ -170,23 +170,23 @@ def model_classes(config: Mapping[str, Any]) -> tuple[type, type]:
 
 
 def downloaded(name: str, patterns: Sequence[str]) -> Path:
-    """The folder of a model on the Hub, with files of these patterns; raises what the Hub's client does."""
+    """The folder of a model on the Hub, with files of these patterns; raises the Hub client's errors."""
     return checked("mlx_lm.utils:_download")(name, allow_patterns=list(patterns))
 
 
 def tokenizer_defaults(folder: Path) -> dict[str, Any]:
-    """What mlx_lm's own code of the architecture in a folder says of its tokenizer."""
+    """Tokenizer settings that mlx_lm's code requires for the architecture in a folder."""
     return checked("mlx_lm.utils:_tokenizer_defaults")(folder) or {}
 
 
 def has_renderer(tokenizer: Any) -> bool:
-    """Whether mlx_lm renders conversations by code of its own, whatever the chat template is."""
+    """Whether mlx_lm renders conversations with its own code and ignores the chat template."""
     checked("mlx_lm.tokenizer_utils:TokenizerWrapper.__init__")
     return tokenizer._chat_template is not None
 
 
 def remove_renderer(tokenizer: Any) -> None:
-    """From now on the chat template decides."""
+    """Make the tokenizer use the chat template from now on."""
     checked("mlx_lm.tokenizer_utils:TokenizerWrapper.__init__")
     tokenizer._chat_template = None
 
@@ -207,9 +207,9 @@ def check_caches() -> None:
 
 @contextmanager
 def replaced_in_models(ours: tuple[tuple[str, Callable[..., Any]], ...]) -> Iterator[None]:
-    """Within it, mlx_lm's models call `ours`, (name, function), in place of its functions of these names.
+    """Within it, mlx_lm's models call `ours`, (name, function), instead of mlx_lm's functions of these names.
 
-    `__call__` is that of its LoRA layer.
+    `__call__` stands for the call of mlx_lm's LoRA layer.
     """
     places = _places(ours, len(sys.modules))
     for place, name, our, _ in places:
@@ -222,7 +222,7 @@ def replaced_in_models(ours: tuple[tuple[str, Callable[..., Any]], ...]) -> Iter
 
 
 def replaceable(name: str) -> Any:
-    """mlx_lm's own function of this name, whatever takes its place now."""
+    """mlx_lm's own function of this name, even while it is replaced."""
     return _replaceable()[name]
 
 
@@ -253,7 +253,7 @@ def _replaceable() -> dict[str, Any]:
         module = caller.partition(":")[0]
         for name in NAMES[caller].names:
             if getattr(import_module(module), name, None) is not theirs[name]:
-                raise upstream_error(module, f"has another {name} in {caller}")
+                raise upstream_error(module, f"has a changed {name} in {caller}")
     return theirs
 
 
@@ -261,7 +261,7 @@ def _replaceable() -> dict[str, Any]:
 
 
 def complete_module(module: Any) -> None:
-    """Give a module what `nn.Module.__init__` does, where its own class does not call that."""
+    """Do what `nn.Module.__init__` does, for a module whose class does not call it."""
     begin = checked("mlx.nn:Module.__init__")
     if not hasattr(module, "_no_grad"):
         begin(module)
@@ -290,7 +290,7 @@ def _recorded(fun: Callable[..., Any], given: Sequence[Any]) -> list[dict[str, A
 
 @cache
 def _check_records() -> None:
-    """Check that a product and its sum are recorded as `planning.graph_reader` reads them."""
+    """Check that a product and a sum are recorded as `planning.graph_reader` expects."""
     mx = import_module("mlx.core")
     wanted = {
         "inputs": {"inputs"},
@@ -307,10 +307,10 @@ def _check_records() -> None:
         known = all(keys <= found[kind].keys() for kind, keys in wanted.items())
         known = known and {"Broadcast", "Multiply", "Reduce"} <= {*operations}
         known = known and (tuple(shape), dtype, value) == ((2, 3), mx.float32, 3.0)
-    except Exception:  # whatever it hands over now
+    except Exception:  # the records may have any form now
         known = False
     if not known:
-        raise upstream_error("mlx", "has other records in mlx.core:export_function")
+        raise upstream_error("mlx", "has changed records in mlx.core:export_function")
 
 
 # transformers

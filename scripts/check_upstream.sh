@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tries the newest mlx and mlx-lm, whatever pyproject.toml allows: the core tests in a fresh environment, .venv stays as it is.
-#   scripts/check_upstream.sh [PYTEST ARGUMENTS]     versions can be named: MLX=0.33.0 MLX_LM=0.33.1 scripts/check_upstream.sh
+# Runs the core tests with the newest mlx and mlx-lm in a fresh environment, whatever pyproject.toml allows; .venv does not change.
+#   scripts/check_upstream.sh [PYTEST ARGUMENTS]     to name versions: MLX=0.33.0 MLX_LM=0.33.1 scripts/check_upstream.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -9,7 +9,7 @@ python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || command -
 "$python" -m venv "$work/venv"
 new=$work/venv/bin/python
 
-# The package itself is not installed, so that pip does not hold its caps: its other dependencies are.
+# Only the other dependencies are installed, not the package: pip would apply its version limits.
 "$new" - >"$work/others.txt" <<'PY'
 import re, tomllib
 
@@ -46,7 +46,7 @@ if not wrong:
         upstream.check_all()
     except upstream.UpstreamError as error:
         wrong.append(error.what)
-print("check_upstream: private and replaced names: " + ("all as they were" if not wrong else "changed"))
+print("check_upstream: private and replaced names: " + ("unchanged" if not wrong else "changed"))
 for what in wrong:
     print(" ", what)
 raise SystemExit(bool(wrong))
@@ -55,8 +55,8 @@ tests=0
 "$new" -m pytest -p no:cacheprovider -rfE --tb=line tests/house/test_upstream.py tests/forward tests/models \
   tests/training/test_checks.py tests/training/test_proof.py tests/planning/test_plan.py "$@" || tests=$?
 if [ "$names" = 0 ] && [ "$tests" = 0 ]; then
-  echo "check_upstream: nothing failed with $(versions "$new"); caps below that, in pyproject.toml and mlx_dpo/upstream.py, may go up"
+  echo "check_upstream: nothing failed with $(versions "$new"); lower limits in pyproject.toml and mlx_dpo/upstream.py can be raised"
 else
-  echo "check_upstream: with $(versions "$new") what is listed above failed" >&2
+  echo "check_upstream: the checks above failed with $(versions "$new")" >&2
   exit 1
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job, offline, on a tiny Granite hybrid: about four minutes on two CPU cores.
+# Every step, offline, on a tiny Granite hybrid: about four minutes on two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Inputs that nobody would write: 20,000 of each kind of settings and rows, 2,000 folders.   scripts/fuzz.sh [CASES]
+# Fuzz tests: 20,000 random inputs of each kind of settings and rows, and 2,000 folders.   scripts/fuzz.sh [CASES]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export OPENBLAS_NUM_THREADS=1 MLX_DPO_FUZZ_CASES="${1:-20000}"

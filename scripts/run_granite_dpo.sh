@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Curated answers to a fused model with Granite 4.0 H-Micro, on a 16 GB Mac. Run again, it goes on where it was.
+# From curated answers to a fused model, with Granite 4.0 H-Micro on a 16 GB Mac. Run it again to continue after a stop.
 #
 #   LIMIT=100 scripts/run_granite_dpo.sh              a first trial on 100 rows
 #   SOURCE=my_answers.jsonl scripts/run_granite_dpo.sh
 #
-# SOURCE  curated rows (default: those of the config)     MODEL  base model (default: that of the config)
-# LIMIT   use only the first so many rows                 CONFIG settings file (default: config/granite_dpo.yaml)
-# OUT     folder of this run (default: runs/granite-dpo, or runs/granite-dpo-LIMIT); it gets pairs/, run/, fused/
-# METHOD  dpo or sft (default: sft where mlx-dpo inspect advises it, because the answers are far from the model's)
-# Further arguments go to gen-pairs, inspect, train and sft, as --set section.key=value.
+# SOURCE  curated rows (default: from the config)         MODEL  base model (default: from the config)
+# LIMIT   use only the first LIMIT rows                   CONFIG settings file (default: config/granite_dpo.yaml)
+# OUT     folder for pairs/, run/ and fused/ (default: runs/granite-dpo, or runs/granite-dpo-LIMIT)
+# METHOD  dpo or sft (default: sft if mlx-dpo inspect advises it, because the answers are far from the model's)
+# Further arguments, such as --set section.key=value, are passed to gen-pairs, inspect, train and sft.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 mlx_dpo=${MLX_DPO:-$repository/.venv/bin/mlx-dpo}
@@ -24,7 +24,7 @@ settings+=(--set "pairs.source=${SOURCE:-$repository/data/curated.jsonl}")
 
 "$mlx_dpo" gen-pairs "${settings[@]}" "$@"
 
-# What was once decided for this folder stays.
+# A method that was decided for this folder is kept.
 if [ -e "$out/run/config.yaml" ]; then
     decided=$(grep -q '^  name: sft$' "$out/run/config.yaml" && echo sft || echo dpo)
 elif [ -e "$out/method" ]; then
@@ -37,7 +37,7 @@ else
     decided=$METHOD
 fi
 if [ "${METHOD:-$decided}" != "$decided" ]; then
-    echo "$out was begun with METHOD=$decided; for METHOD=$METHOD choose another folder with OUT" >&2
+    echo "$out was started with METHOD=$decided; to use METHOD=$METHOD, choose another folder with OUT" >&2
     exit 1
 fi
 METHOD=$decided
@@ -47,7 +47,7 @@ case $METHOD in
 esac
 echo "method: $METHOD"
 
-# Goes on where it was; a finished run is left alone, one with other settings or pairs is refused.
+# Continues a stopped run; does not change a finished run; refuses a run with other settings or pairs.
 case $METHOD in
     dpo) "$mlx_dpo" train "${settings[@]}" "$@" ;;
     sft) "$mlx_dpo" sft "${settings[@]}" --set optimizer.learning_rate=null --set training.epochs=null "$@" ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv in this repository, installs mlx_dpo into it, and on Linux sees to a fast BLAS.
+# Makes .venv in this repository, installs mlx_dpo into it, and on Linux installs a fast BLAS.
 #   scripts/setup.sh [EXTRAS]     for example: scripts/setup.sh dev,report
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,13 +12,13 @@ find_python() {
     echo "$candidate"
     return
   done
-  echo "setup: needs Python 3.11 or newer; install one, or name one: PYTHON=python3.12" >&2
+  echo "setup: needs Python 3.11 or newer; install it, or name it: PYTHON=python3.12" >&2
   return 1
 }
 
 has_blas() { .venv/bin/python -c 'import sys, mlx_dpo; sys.exit(mlx_dpo.blas_note is not None)'; }
 
-# MLX's Linux wheel carries a reference BLAS; OpenBLAS or MKL, loaded before it, is about 40 times faster.
+# MLX's Linux wheel contains a reference BLAS; OpenBLAS or MKL, loaded before it, is about 40 times faster.
 fast_blas() {
   [ "$(uname -s)" = Linux ] && ! has_blas || return 0
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -30,14 +30,14 @@ fast_blas() {
     echo "setup: installing the mkl wheel into .venv (220 MB), for fast float32 on this CPU"
     .venv/bin/python -m pip install -q mkl || true
   fi
-  has_blas || echo "setup: no OpenBLAS or MKL could be installed; everything works, float32 on CPU about 40 times slower" >&2
+  has_blas || echo "setup: no OpenBLAS or MKL could be installed; everything works, but float32 on the CPU is about 40 times slower" >&2
 }
 
 if [ ! -x .venv/bin/python ]; then
   python=$(find_python)
   "$python" -m venv .venv
 fi
-# The stamp says what was installed: a second run costs nothing.
+# The stamp records what was installed, so that a second run is fast.
 stamp=.venv/installed-${extras:-core}
 want=$(cksum <pyproject.toml)
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$want" ]; then

@@ -20,13 +20,15 @@ import numpy as np
 from mlx_dpo import upstream
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
+from mlx_dpo.console import printable
 from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.demo.tiny_models import make_model
+from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.run_inputs import read_rows
 from mlx_dpo.models.load import load_tokenizer
 
-from .support.mistakes import lines
+from .support.mistakes import assert_told, lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -305,6 +307,38 @@ def refused(tmp_path, monkeypatch, capsys):
         assert (stop.value.code, out) == (code, "")
         assert "Traceback" not in err
         assert files_in(tmp_path) == before
+
+    return check
+
+
+@pytest.fixture
+def mistake(tmp_path, monkeypatch, capsys):
+    """Run a command in the test's folder: it must show a DpoError only, and change no file; that error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*command):
+        before = files_in(tmp_path)
+        capsys.readouterr()  # what making models and runs has said
+        with pytest.raises(SystemExit) as stop:
+            main(command[0].split() if len(command) == 1 else [*map(str, command)])
+        out, err = capsys.readouterr()
+        error = stop.value.__context__
+        assert isinstance(error, DpoError), err
+        assert err[err.find("Error: ") :] == f"Error: {printable(str(error))}\n"
+        assert (stop.value.code, out) == (1, "")
+        assert "Traceback" not in err
+        assert files_in(tmp_path) == before
+        return error
+
+    return run
+
+
+@pytest.fixture
+def refused_at(mistake):
+    """Run a command in the test's folder: the mistake it must show is told as `assert_told` says."""
+
+    def check(command, place, phrase, remedy="", code=""):
+        assert_told(mistake(command), place, phrase, remedy, code)
 
     return check
 

@@ -1,1 +1,1 @@
-"""The Python interface: what `import mlx_dpo` hands out."""
+"""The Python interface: the functions of `import mlx_dpo`."""

@@ -37,8 +37,8 @@ Prompt = str | Sequence[Message]
 class Model:
     """Weights and tokenizer in memory.
 
-    `settings`: path, adapter and chat template, as asked. `module`: mlx_lm's model, an `mlx.nn.Module`.
-    `tokenizer`: mlx_lm's. `forward`: how pairs are scored, proved exact on this model when it first scores.
+    `settings`: path, adapter and chat template, as given. `module`: mlx_lm's model, an `mlx.nn.Module`.
+    `tokenizer`: mlx_lm's. `forward`: how pairs are scored; checked to be exact when the model first scores.
     """
 
     settings: ModelConfig
@@ -49,7 +49,7 @@ class Model:
 
 @cache
 def say_blas_note() -> None:
-    """Say once what makes this machine slow, if something does."""
+    """Say once what makes this machine slow, if anything does."""
     if blas_note:
         say(f"note: {blas_note}")
 
@@ -65,12 +65,12 @@ def load(
 
     Args:
         path: a folder in hub layout, or a name on the Hub, which is downloaded once.
-        adapter: a run (its folder, or what `train` gave) whose adapter is put on the model.
-        chat_template: another chat template: a .jinja file, a name that the tokenizer has, or "chatml".
-        template_options: arguments of the chat template, such as {"enable_thinking": False}.
+        adapter: a run (its folder, or the result of `train`) whose adapter is added to the model.
+        chat_template: replaces the model's: a .jinja file, a template name of the tokenizer, or "chatml".
+        template_options: arguments for the chat template, such as {"enable_thinking": False}.
 
     Raises:
-        DpoError: no such model, damaged files, or an adapter of another model.
+        DpoError: the model does not exist, files are damaged, or the adapter belongs to another model.
     """
     say_blas_note()
     given = {
@@ -112,9 +112,9 @@ def score(model: Model | str | Path, pairs: Pairs, *, max_length: int = DataConf
     model = model if isinstance(model, Model) else load(model)
     with as_file(pairs) as path:
         rows = list(index_rows(path).records())
-        work = RowTokenizer(model.tokenizer, max_length, answers=True)  # which keeps same answers
+        work = RowTokenizer(model.tokenizer, max_length, answers=True)  # which keeps pairs with equal answers
         tokenized = [pair for row in rows if (pair := work.pair(row))]
-        work.counts()  # refuses prompts that are too long
+        work.counts()  # raises if prompts are too long
         check_masks(rows, tokenized, model.tokenizer, max_length)
         if model.forward is None:
             model.forward = choose_forward(model.module, tokenized, "auto")
@@ -130,16 +130,16 @@ def generate(model: Model | str | Path, prompts: str | Sequence[Prompt], **setti
     """Answer prompts, several at a time.
 
     Args:
-        model: what `load` gave; or a path, which is loaded for this call.
-        prompts: a list of questions or of conversations that end with a user's turn; or one question.
-        settings: of the section `generate`: max_tokens, temperature (0 always takes the likeliest token),
-            top_p, batch_size, seed. The same seed gives the same answers.
+        model: the result of `load`; or a path, which is loaded for this call.
+        prompts: a list of questions or of conversations that end with a user turn; or one question.
+        settings: settings of the section `generate`: max_tokens, temperature (0: always the most likely
+            token), top_p, batch_size, seed. The same seed gives the same answers.
 
     Returns:
-        The answers' texts, in the order of `prompts`, without the end of turn; of one question one text.
+        The answers' texts, in the order of `prompts`, without the end of turn; for one question one text.
 
     Raises:
-        DpoError: a prompt that the chat template cannot render, or an unknown setting.
+        DpoError: the chat template cannot render a prompt, or a setting is unknown.
     """
     if isinstance(prompts, str):
         return generate(model, [prompts], **settings)[0]
@@ -153,6 +153,6 @@ def generate(model: Model | str | Path, prompts: str | Sequence[Prompt], **setti
 
 
 def _asked(prompt: Prompt, where: str) -> tuple[Message, ...]:
-    """The prompt's turns, checked as those of a row."""
+    """The prompt's turns, checked like the turns of a row."""
     turns = prompt if isinstance(prompt, str) else list(prompt)
     return to_curated({"prompt": turns, "answer": "..."}, where).prompt

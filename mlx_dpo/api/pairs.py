@@ -1,4 +1,4 @@
-"""Pairs in memory: checked, tokenised and named as the rows of a file are."""
+"""Pairs in memory, which are checked and tokenised like the rows of a file."""
 
 import json
 import re
@@ -16,18 +16,19 @@ from ..storage.files import write_text
 from ..storage.reading import expanded
 
 Pairs = str | Path | Iterable[Mapping[str, Any] | Preference]
-"""A JSONL file, or rows: dicts as in data/README.md, and what `read_pairs` gave."""
+"""A JSONL file, or rows: dicts as in data/README.md, or the result of `read_pairs`."""
 
 
 def read_pairs(source: Pairs) -> list[Preference]:
-    """Check pairs and give them one by one: `prompt` (messages), `chosen`, `rejected` (text), `id`, `meta`.
+    """Check pairs and return them as a list: `prompt` (messages), `chosen`, `rejected` (text), `id`, `meta`.
 
     Args:
-        source: a JSONL file, or dicts with "prompt", "chosen" and "rejected": texts or message lists. Every
-            format of data/README.md is read as it is.
+        source: a JSONL file, or dicts with "prompt", "chosen" and "rejected": texts or message lists. All
+            formats of data/README.md can be read.
 
     Raises:
-        DpoError: a bad row, the same id twice, or no rows. `where` is "file:line", or "pairs[3]" in memory.
+        DpoError: a row is bad, an id occurs twice, or there are no rows. `where` is "file:line", or
+            "pairs[3]" in memory.
     """
     with as_file(source) as path:
         pairs = sources.read_pairs(path)
@@ -37,16 +38,16 @@ def read_pairs(source: Pairs) -> list[Preference]:
 
 
 def in_memory(pairs: Pairs | None) -> bool:
-    """Whether they are rows, not the name of a file."""
+    """Whether `pairs` are rows, not the name of a file."""
     return pairs is not None and not isinstance(pairs, (str, Path))
 
 
 @contextmanager
 def as_file(pairs: Pairs, name: str = "pairs") -> Iterator[Path]:
-    """The file of these pairs; of pairs in memory a temporary one, and an error names the pair: "pairs[3]".
+    """The file of these pairs; for pairs in memory a temporary file, and errors name the pair: "pairs[3]".
 
     Raises:
-        DpoError: a row is no dict, or holds what JSON cannot.
+        DpoError: a row is not a dict, or JSON cannot represent it.
     """
     if not in_memory(pairs):
         yield expanded(pairs)
@@ -59,10 +60,10 @@ def as_file(pairs: Pairs, name: str = "pairs") -> Iterator[Path]:
 
 
 def rows_text(pairs: Iterable[Mapping[str, Any] | Preference], name: str) -> str:
-    """Pairs in memory as JSONL, line n+1 being pair n.
+    """Pairs in memory as JSONL; line n+1 is pair n.
 
     Raises:
-        DpoError: a row is no dict, or holds what JSON cannot.
+        DpoError: a row is not a dict, or JSON cannot represent it.
     """
     lines = []
     for number, pair in enumerate(pairs):
@@ -80,13 +81,13 @@ def rows_text(pairs: Iterable[Mapping[str, Any] | Preference], name: str) -> str
             raise DpoError(
                 f"cannot be written as JSON: {first_line(error)}",
                 where=where,
-                hint="a row holds texts, numbers, true or false, None, lists and dicts",
+                hint="a row may contain texts, numbers, True or False, None, lists and dicts",
             ) from None
     return "".join(f"{line}\n" for line in lines)
 
 
 def as_row(pair: Preference) -> dict[str, Any]:
-    """The row that is read as this pair."""
+    """The row from which this pair would be read."""
     row = {
         "id": pair.id,
         "prompt": list(pair.prompt),
@@ -107,7 +108,7 @@ def _written(answer: Answer) -> str | list[dict[str, Any]]:
 
 @contextmanager
 def named(files: Mapping[Path | str, str]) -> Iterator[None]:
-    """Within it, an error about line 4 of one of these files is about `name[3]`."""
+    """Within it, an error about line 4 of one of these files names `name[3]` instead."""
     try:
         yield
     except DpoError as error:

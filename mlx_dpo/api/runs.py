@@ -1,4 +1,4 @@
-"""Runs: train one, judge it, fuse it."""
+"""Runs: train, evaluate and fuse."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ from .pairs import Pairs, as_file, in_memory, named
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that has ended; wherever a run is asked for, this can be given, and `folder` can.
+    """A run that has ended; functions that take a run accept this, or its folder.
 
-    `folder`: adapters.safetensors and adapter_config.json, which mlx_lm loads as they are, config.yaml,
-    metrics.jsonl and checkpoints. `metrics`: the rows of metrics.jsonl, those of held-out pairs with eval/
-    before their names. `held_out`: the row of the adapter that the folder ends with; None without held-out
-    pairs. `best_step`: after how many updates that adapter was.
+    `folder`: contains adapters.safetensors and adapter_config.json, which mlx_lm can load, config.yaml,
+    metrics.jsonl and checkpoints. `metrics`: the rows of metrics.jsonl; names of held-out metrics begin with
+    eval/. `held_out`: the held-out metrics of the adapter in the folder; None without held-out pairs.
+    `best_step`: number of updates before this adapter.
     """
 
     folder: Path
@@ -61,29 +61,29 @@ def train(
     config: RunConfig | None = None,
     overwrite: bool = False,
 ) -> TrainedRun:
-    """Train an adapter on preference pairs, as `mlx-dpo train` does; the same call goes on with its run.
+    """Train an adapter on preference pairs, as `mlx-dpo train` does; the same call again continues the run.
 
     Args:
-        model: a path or a Hub name, or what `load` gave. The run loads weights of its own: where memory is
-            short, give the path. The reference is the model as given, with its adapter.
-        pairs: a JSONL file, dicts, or what `read_pairs` gave. Pairs in memory are kept in the run's folder.
-        valid: held-out pairs in the same forms; with `pairs` and without `valid` none are held out.
-        loss: a registered loss, by its name or as the function (`losses.sigmoid`); or a list of them, of
-            which the sum. Their options are settings: `config`.
+        model: a path, a Hub name, or the result of `load`. The run loads its own copy of the weights: if
+            memory is short, give the path. The reference is this model with its adapter, if it has one.
+        pairs: a JSONL file, dicts, or the result of `read_pairs`. Pairs in memory are saved in the folder.
+        valid: held-out pairs in the same forms; with `pairs` and without `valid`, none are held out.
+        loss: a registered loss, by its name or as the function (`losses.sigmoid`); or a list of losses, which
+            are added. Their options are settings, see `config`.
         beta: pull towards the reference, above 0.
         output: the run's folder.
         callback: called as `callback(step, metrics)` with each row of metrics.jsonl, of training and of
-            held-out pairs, as soon as it is written. When it returns False, the run ends as patience ends it:
-            held-out pairs are judged once more, and the best adapter is kept.
-        config: all other settings, see `load_config`; what is given beside it takes its place.
-        overwrite: replace another run that is in the folder.
+            held-out pairs, as soon as it is written. When it returns False, the run ends early:
+            held-out pairs are evaluated once more, and the best adapter is kept.
+        config: all other settings, see `load_config`; the other arguments override it.
+        overwrite: replace another run in the folder.
 
     Returns:
         The run's folder, metrics and best step.
 
     Raises:
-        DpoError: anything a user can mend; `where` is a setting, a file's line, or "pairs[3]" in memory.
-        KeyboardInterrupt: Ctrl-C, after a checkpoint was written. What a callback raises is passed on.
+        DpoError: anything a user can fix; `where` is a setting, a file's line, or "pairs[3]" in memory.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was written. Errors of the callback are passed on.
     """
     say_blas_note()
     given: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def train(
 
 
 def _name_of(loss: str | LossFunction | Sequence[str | LossFunction]) -> str | list[str]:
-    """The setting loss.name that asks for it."""
+    """The value of the setting loss.name."""
     if isinstance(loss, str):
         return loss
     if not callable(loss):
@@ -132,7 +132,7 @@ def _name_of(loss: str | LossFunction | Sequence[str | LossFunction]) -> str | l
 
 
 def _with(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    """The settings with these in place of their own, by dotted names; all are checked as those of a file."""
+    """The settings with these values, by dotted names; they are checked like those of a file."""
     values = as_plain(config)
     for name, value in given.items():
         section, key = name.split(".")
@@ -141,16 +141,16 @@ def _with(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
 
 
 def _checked(rows: Pairs, name: str, config: RunConfig) -> str:
-    """Pairs in memory as JSONL, after every row was found good."""
+    """Pairs in memory as JSONL, after checking every row."""
     with as_file(rows, name) as path:
         index_rows(path, answers=config.loss.answers_only)
         return path.read_text()
 
 
 def _kept(text: str, name: str, config: RunConfig) -> str:
-    """The file in the run's folder that holds these rows.
+    """Save these rows in a file in the run's folder; its name.
 
-    It is named for its content, so that other pairs never replace those of a run that is there.
+    The name depends on the content, so that other pairs never replace those of an existing run.
     """
     folder = output_folder(config).absolute()
     make_folder(folder)
@@ -167,20 +167,20 @@ def evaluate(
     max_tokens: int | None = None,
     model: str | Path | None = None,
 ) -> Evaluation:
-    """Judge a run on held-out pairs, as `mlx-dpo eval` does: its adapter against its reference.
+    """Evaluate a run on held-out pairs, as `mlx-dpo eval` does: its adapter against its reference.
 
     Args:
-        run: what `train` gave, or a run's folder.
-        pairs: pairs to judge by, in any form; the run's own held-out pairs by default.
-        samples: how many prompts both models answer, greedily; 0 for none.
-        max_tokens: longest of these answers, in tokens; by default generate.max_tokens, at most 256.
-        model: where the base model lies now; by default where it lay when the run was made.
+        run: the result of `train`, or a run's folder.
+        pairs: pairs to evaluate on, in any form; by default the held-out pairs of the run.
+        samples: number of prompts that both models answer, greedily; 0 for none.
+        max_tokens: maximum length of these answers; by default generate.max_tokens, at most 256.
+        model: where the base model is now; by default where it was when the run was made.
 
     Returns:
         `metrics` (means over pairs, by the names of metrics.jsonl without eval/), 95 % intervals, `samples`.
 
     Raises:
-        DpoError: not a run's folder, no held-out pairs, a bad row, or files that do not fit.
+        DpoError: the folder is not a run, there are no held-out pairs, a row is bad, or files do not fit.
     """
     say_blas_note()
     base = model and str(model)
@@ -192,16 +192,16 @@ def fuse(run: TrainedRun | str | Path, output: str | Path, *, model: str | Path 
     """Merge a run's adapter into its base model, as `mlx-dpo fuse` does: a model folder without adapter.
 
     Args:
-        run: what `train` gave, or a run's folder.
-        output: the new model's folder, which must not be there.
-        model: where the base model lies now; by default where it lay when the run was made.
+        run: the result of `train`, or a run's folder.
+        output: folder for the new model; must not exist yet.
+        model: where the base model is now; by default where it was when the run was made.
 
     Returns:
-        `output`, which `load` and mlx_lm take. Weights have the base's dtype; those of a quantised base are
-        in plain precision.
+        `output`, which `load` and mlx_lm can load. Weights have the base model's dtype; a quantised base
+        model becomes unquantised.
 
     Raises:
-        DpoError: not a run's folder, files that do not fit, or an output that is there.
+        DpoError: the folder is not a run, files do not fit, or `output` exists.
     """
     say_blas_note()
     config = open_run(Path(run), model and str(model))

@@ -24,17 +24,19 @@ from .train import train
 
 _MEANT = {
     **dict.fromkeys(("dpo", "lora", "finetune", "fine-tune"), "Did you mean 'train'?"),
-    **dict.fromkeys(("orpo", "simpo", "cpo", "ipo"), "It is a loss of 'train': --set loss.name=NAME."),
-    **dict.fromkeys(("grpo", "ppo", "rlhf", "kto"), "'train' learns from pairs; it does not have this."),
+    **dict.fromkeys(("orpo", "simpo", "cpo", "ipo"), "It is a loss: mlx-dpo train --set loss.name=NAME."),
+    **dict.fromkeys(
+        ("grpo", "ppo", "rlhf", "kto"), "It is not available; 'train' learns from preference pairs."
+    ),
     **dict.fromkeys(("merge", "export"), "Did you mean 'fuse'?"),
     "evaluate": "Did you mean 'eval'?",
 }
-"""Commands of other trainers, to what there is instead."""
+"""Commands of other trainers, each with what to use here instead."""
 
 
 class _Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]):
-        """Raises UsageError with what was meant, where click's nearest name would be another thing."""
+        """Raises UsageError with the command that was meant, where click would suggest a wrong one."""
         if meant := _MEANT.get(args[0].lower()):
             raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx)
         return super().resolve_command(ctx, args)
@@ -45,7 +47,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="mlx-dpo")
 def cli():
-    """Preference fine-tuning on a Mac: curated answers in, a better fused model out.
+    """Preference fine-tuning on a Mac, from curated answers to a fused model.
 
     \b
     Example:
@@ -62,7 +64,7 @@ def cli():
         os.getcwd()
     except OSError as error:
         what = f"the current folder cannot be used: {error.strerror}"
-        raise DpoError(what, hint="it was deleted or moved: cd to a folder that is there") from None
+        raise DpoError(what, hint="the folder was deleted or moved; cd to a folder that exists") from None
 
 
 for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, report, fuse, config):
@@ -72,8 +74,8 @@ for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, report, fu
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit 0 on success, 1 on a user's mistake, 2 on wrong usage, 130 on Ctrl-C.
 
-    SIGTERM gives 143, or 130 where training ended between two micro-batches. Characters that are not in
-    stdout's encoding are written as escapes.
+    SIGTERM gives 143, or 130 if training ended between two micro-batches. Characters that stdout cannot
+    encode are written as escapes.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -97,21 +99,21 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.filename is not None:
             raise
-        # Nothing more goes there: what is left of the output would fail once more as Python ends.
+        # stdout is broken: flushing the rest of the output would fail again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        hint = "free some space there, or send the output elsewhere"
+        hint = "free some space on that disk, or write the output to another place"
         say(f"Error: the output cannot be written: {error.strerror}\n  {hint}", style="red")
         sys.exit(1)
 
 
 def _interrupted(stop: BaseException | None) -> int:
-    """The exit code; says what is left where nobody has."""
+    """The exit code; says what was kept, if no command has said it."""
     if not was_told(stop):
-        say("interrupted: all that was cached or saved is kept; the same command goes on with it")
+        say("interrupted: everything saved so far is kept; run the same command again to continue")
     return 143 if isinstance(stop, Terminated) else 130
 
 
 def say_blas_note() -> None:
-    """Say once what makes this machine slow, if something does."""
+    """Say what makes this machine slow, if anything does."""
     if blas_note:
         say(f"note: {blas_note}")

@@ -6,7 +6,7 @@ from .options import PATH
 
 
 class _BetaRule(click.ParamType):
-    """The registered rules, which need mlx: they are loaded where they are shown or checked."""
+    """The registered rules, which need mlx: they are loaded only when they are shown or checked."""
 
     name = "rule"
 
@@ -28,16 +28,16 @@ class _BetaRule(click.ParamType):
     default="runs/demo",
     show_default=True,
     metavar="FOLDER",
-    help="Where all of it goes.",
+    help="Folder for everything the demo makes.",
 )
 @click.option(
     "--beta-rule",
     type=_BetaRule(),
-    help="How beta moves in training; by default it does not.",
+    help="How beta changes during training; by default it stays the same.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
 def demo(output, beta_rule, overwrite):
-    """Run the main job offline on a tiny Granite hybrid: pairs, training, evaluation, fusing.
+    """Run every step offline on a tiny Granite hybrid: pairs, training, evaluation, fusing.
 
     \b
     Example:

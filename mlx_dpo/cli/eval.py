@@ -14,7 +14,10 @@ from .options import PATH, json_option, model_option
     "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
 )
 @click.option(
-    "--data", type=PATH, metavar="FILE", help="Pairs to judge by; the run's own held-out pairs by default."
+    "--data",
+    type=PATH,
+    metavar="FILE",
+    help="Pairs to evaluate on; by default the held-out pairs of the run.",
 )
 @model_option
 @click.option(
@@ -22,16 +25,16 @@ from .options import PATH, json_option, model_option
     default=3,
     show_default=True,
     type=click.IntRange(0, 100_000),
-    help="Prompts that both models answer.",
+    help="Number of prompts that both models answer.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
-    help="Longest of these answers, in tokens; by default the run's generate.max_tokens, but at most 256.",
+    help="Maximum length of these answers, in tokens; by default the run's generate.max_tokens, at most 256.",
 )
 @json_option
 def evaluate(folder, data, model, samples, max_tokens, as_json):
-    """Judge a run on held-out pairs, and show answers of base and tuned model side by side.
+    """Evaluate a run on held-out pairs, and show answers of base and tuned model side by side.
 
     \b
     Example:

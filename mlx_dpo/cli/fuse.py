@@ -11,12 +11,16 @@ from .options import PATH, json_option, model_option
     "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
 )
 @click.option(
-    "--output", required=True, type=PATH, metavar="FOLDER", help="The fused model's folder; must not exist."
+    "--output",
+    required=True,
+    type=PATH,
+    metavar="FOLDER",
+    help="Folder for the fused model; must not exist yet.",
 )
 @model_option
 @json_option
 def fuse(folder, output, model, as_json):
-    """Merge a run's adapter into the weights: a model folder that needs no adapter.
+    """Merge a run's adapter into the base model's weights and write the new model.
 
     \b
     Example:

@@ -12,18 +12,18 @@ from .options import config_option, flags, json_option, repeated, resolve, set_o
 
 @click.command("gen-pairs")
 @config_option
-@setting_option("--source", "pairs.source", "Curated rows, or pairs, whose chosen answers are kept.")
+@setting_option("--source", "pairs.source", "Curated rows, or pairs, whose chosen answers are used.")
 @setting_option("--output", "pairs.output", "Folder for train.jsonl and valid.jsonl.")
 @setting_option("--model", "model.path", "The base model.")
-@setting_option("--limit", "pairs.limit", "Use only the first so many rows.")
-@setting_option("--max-tokens", "generate.max_tokens", "Longest answer, in tokens.")
+@setting_option("--limit", "pairs.limit", "Use only the first N rows.")
+@setting_option("--max-tokens", "generate.max_tokens", "Maximum length of an answer, in tokens.")
 @setting_option("--seed", "generate.seed", "Sampling seed.")
 @set_option
 @json_option
 def gen_pairs(config_file, overrides, as_json):
-    """Make preference pairs: curated answers are chosen, the base model's own are rejected.
+    """Make preference pairs: curated answers are chosen, sampled answers of the base model are rejected.
 
-    Interrupted at any moment, the same command goes on where it was.
+    You can interrupt the command at any time; run it again to continue.
 
     \b
     Example:

@@ -19,8 +19,8 @@ from .options import (
 @click.command()
 @config_option
 @files_options(
-    "Pairs to inspect, without the file's data.valid.",
-    "Held-out pairs, inspected too: no prompt may be in both files.",
+    "Pairs to inspect; data.valid of the settings file is then ignored.",
+    "Held-out pairs, inspected too; no prompt may be in both files.",
 )
 @setting_option("--model", "model.path", "The base model.")
 @click.option(
@@ -28,15 +28,15 @@ from .options import (
     default=3,
     show_default=True,
     type=click.IntRange(0, 100_000),
-    help="Pairs shown as the model gets them.",
+    help="Number of pairs shown as the model gets them.",
 )
-@click.option("--no-model", is_flag=True, help="Leave out what needs the model's weights.")
+@click.option("--no-model", is_flag=True, help="Skip what needs the model's weights.")
 @set_option
 @json_option
 def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
-    """Look at preference pairs before training: every defect by line, figures, and what follows from them.
+    """Check preference pairs before training: every defect with its line, figures, and advice.
 
-    The exit code is 1 where no row can be trained on.
+    The exit code is 1 if no row can be trained on.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The command that follows another one."""
+"""The command to run next."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from ..config import RunConfig
 
 _OF_SFT = ("run.output", "optimizer.learning_rate", "training.epochs")
-"""Settings of a supervised run that the run of pairs after it does not take over."""
+"""Settings of a supervised run that do not apply to the run on pairs after it."""
 
 
 def judging(folder: Path | str) -> str:
-    """Judge a run on its held-out pairs."""
+    """The command that evaluates a run on its held-out pairs."""
     return command_line(["mlx-dpo", "eval", "--run", str(folder)])
 
 
 def after_sft(folder: Path, config_file: str | None, given: Sequence[str]) -> str:
-    """Start from a supervised run's adapter: inspect the pairs it learnt from, or make pairs of its rows.
+    """The command after a supervised run: inspect its pairs with its adapter, or make pairs from its rows.
 
     Args:
-        given: the "section.key=value" that the run was given besides the settings file.
+        given: the "section.key=value" settings of the run, besides the settings file.
 
     Raises:
-        DpoError: the settings are none of a run of pairs.
+        DpoError: the settings are not valid for a run on pairs.
     """
     from ..config import load_config
     from ..inspection.advice import sampling
@@ -43,7 +43,7 @@ def after_sft(folder: Path, config_file: str | None, given: Sequence[str]) -> st
 
 
 def run_settings(config: "RunConfig", adapter: Path | None = None) -> list[str]:
-    """What a command needs besides these settings to train on pairs, in a folder where no run lies.
+    """Settings to add to these, so that a command trains on pairs in a folder without a run.
 
     Args:
         adapter: the folder that the run starts from.

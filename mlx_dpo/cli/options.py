@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class _Path(click.ParamType):
-    """The name of a file or folder, which may be there or not."""
+    """The name of a file or folder, which need not exist."""
 
     name = "path"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Raises DpoError where no file can have that name, as that of a shell variable that is not set."""
+        """Raises DpoError if no file can have that name, such as "" from a shell variable that is not set."""
         if fault := path_fault(value):
             where = param.opts[0] if param else ""
             raise DpoError(f"{quoted(value)} {fault}", where=where, hint="give the name of a file or folder")
@@ -33,8 +33,8 @@ config_option = click.option(
     "--config",
     "config_file",
     metavar="FILE",
-    help="Settings file (YAML); mlx-dpo config shows every setting. Files that it names are looked for "
-    "from the current folder, then from its own.",
+    help="Settings file (YAML); mlx-dpo config prints every setting. Files named in it are looked up in the "
+    "current folder, then in the folder of the settings file.",
 )
 set_option = click.option(
     "--set", "overrides", metavar="SECTION.KEY=VALUE", multiple=True, help="Override one setting; repeatable."
@@ -44,9 +44,11 @@ model_option = click.option(
     "--model",
     type=PATH,
     metavar="PATH",
-    help="Where the base model lies now; by default where it lay when the run was made.",
+    help="Where the base model is now; by default where it was when the run was made.",
 )
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a run that is there already.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace an existing run in the output folder."
+)
 
 
 def setting_option(flag: str, name: str, help: str) -> Callable:
@@ -79,7 +81,7 @@ def files_options(data: str, valid: str) -> Callable:
 
 
 def data_files(data: str | None, valid: str | None) -> list[str]:
-    """The files as "section.key=value"; without `valid`, `data` is used without a held-out file."""
+    """The files as "section.key=value"; with `data` but without `valid`, no file is held out."""
     files = [_as_typed("data.train", data), _as_typed("data.valid", valid or "null")] if data else []
     return files or ([_as_typed("data.valid", valid)] if valid else [])
 
@@ -97,7 +99,7 @@ def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":
 
 
 def settings_like(error: click.NoSuchOption) -> list[str]:
-    """What to give instead of a flag that there is not: of --lr, --set optimizer.learning_rate=VALUE."""
+    """What to use instead of an unknown flag: for --lr, --set optimizer.learning_rate=VALUE."""
     from ..config import RunConfig
     from ..suggestions import called_so
 
@@ -112,7 +114,7 @@ def flags() -> list[str]:
 
 
 def repeated(command: str, config_file: str | None, overrides: Sequence[str], more: Sequence[str]) -> str:
-    """Another command with the settings of this one, to be pasted into a shell."""
+    """Another command with this command's settings, ready for a shell."""
     words = ["mlx-dpo", command, *(["--config", config_file] if config_file else [])]
     for one in last_ones([*overrides, *more]):
         words += ["--set", one]

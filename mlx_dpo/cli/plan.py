@@ -10,7 +10,7 @@ from .options import config_option, json_option, resolve, set_option, setting_op
 
 def _finite(context, option, value):
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no amount of memory.")
+        raise click.BadParameter(f"{value} is not an amount of memory.")
     return value
 
 
@@ -22,12 +22,12 @@ def _finite(context, option, value):
     metavar="GB",
     type=click.FloatRange(1, 100_000),
     callback=_finite,
-    help="Plan for a Mac with so much memory; by default for this machine.",
+    help="Plan for a Mac with this much memory; by default for this machine.",
 )
 @set_option
 @json_option
 def plan(config_file, memory, overrides, as_json):
-    """Say what a training run will need, before any weight is loaded.
+    """Estimate what a training run needs, without loading weights.
 
     \b
     Example:

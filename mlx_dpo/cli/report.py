@@ -12,9 +12,9 @@ from .options import PATH, json_option
 )
 @json_option
 def report(folder, as_json):
-    """Show a run on one page: curves, alarms, data, answers, settings.
+    """Write a one-page report of a run: curves, alarms, data, answers, settings.
 
-    Writes report.html into the run's folder: one file that needs no network, on a phone too.
+    The report is report.html in the run's folder: one file that works offline, also on a phone.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What train and sft have in common: their options and the way through a run."""
+"""What train and sft have in common: their options, and the steps of a run."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,12 +32,12 @@ def training_options(data: str) -> Callable:
         setting_option("--output", "run.output", "The run's folder."),
         overwrite_option,
         click.option(
-            "--resume", is_flag=True, help="Go on with the run that is there; without one it is an error."
+            "--resume", is_flag=True, help="Continue the run in the output folder; an error if there is none."
         ),
         click.option(
             "--accept-changes",
             is_flag=True,
-            help="Go on with a run although data, model or settings changed.",
+            help="Continue a run although its data, model or settings have changed.",
         ),
         set_option,
         json_option,
@@ -61,13 +61,15 @@ def run_training(
     accept_changes: bool,
     as_json: bool,
 ) -> None:
-    """Train as configured, write the report where its libraries are installed, say what lies where.
+    """Train as configured, write the report if its libraries are installed, and print where the results are.
 
     Args:
-        following: the command that comes next, by the run's settings and its folder.
+        following: gives the next command, from the run's settings and its folder.
     """
     if overwrite and (resume or accept_changes):
-        raise click.UsageError("--overwrite begins anew: it goes neither with --resume nor --accept-changes")
+        raise click.UsageError(
+            "--overwrite starts a new run; it cannot be used with --resume or --accept-changes"
+        )
     config = resolve(config_file, overrides)
     from . import say_blas_note
 
@@ -86,7 +88,7 @@ def run_training(
     show(f"run: {folder}")
     if report:
         show(f"report: {report}")
-    with suppress(DpoError):  # a base on the Hub may be out of reach by now; the run is whole
+    with suppress(DpoError):  # a base model on the Hub may be out of reach by now; the run is complete
         show(f"ask it: {ask_run(folder)}")
-    with suppress(DpoError):  # settings of sft need not be any of train
+    with suppress(DpoError):  # settings for sft need not be valid for train
         show(f"next: {following(config, folder)}")

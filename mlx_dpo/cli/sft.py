@@ -10,17 +10,17 @@ from .run_command import run_training, training_options
 
 
 @click.command()
-@training_options("Curated rows or pairs to learn from; without --valid none are held out.")
+@training_options("Curated rows or pairs to learn from; without --valid, none are held out.")
 def sft(config_file, overrides, data, valid, **options):
     """Train an adapter on the curated answers alone, before pairs.
 
-    Rows are curated ones (prompt, answer), or pairs, of which the chosen answer is learnt. Settings that only
+    Rows are curated rows (prompt, answer), or pairs, whose chosen answers are learnt. Settings that only
     concern pairs (loss, beta, moving reference) are ignored. Without a learning rate
-    (optimizer.learning_rate=null) a short test on four rows finds one. Without training.epochs the run makes
-    2 to 10 passes, about 100 updates for a small set; with held-out rows it ends earlier when their loss
-    stops falling. The model is held to what it was on short texts that it wrote itself at the start
-    (training.rehearsal=0: it is not). The result is an adapter folder; train starts from it with
-    model.adapter, and then it is the reference too.
+    (optimizer.learning_rate=null), a short test on four rows finds one. Without training.epochs, the run
+    makes 2 to 10 passes, about 100 updates for a small set; with held-out rows, it ends earlier when their
+    loss stops falling. The model is kept close to the base model on short texts that the base model wrote
+    at the start (training.rehearsal=0 turns this off). The result is an adapter folder. To continue with
+    pairs, set model.adapter to this folder; the reference is then the model with this adapter.
 
     \b
     Example:
@@ -36,7 +36,7 @@ def sft(config_file, overrides, data, valid, **options):
 
 
 def _of_answers() -> list[str]:
-    """Settings that leave nothing of a loss of pairs, so that the file may be that of train."""
+    """Settings that replace the loss on pairs, so that sft can use the settings file of train."""
     from ..losses import SUPERVISED, BetaConfig, LossConfig
     from ..settings import as_plain
 

@@ -9,9 +9,9 @@ from .run_command import run_training, training_options
 
 
 @click.command()
-@training_options("Pairs to train on; without --valid none are held out.")
+@training_options("Pairs to train on; without --valid, none are held out.")
 def train(config_file, overrides, data, valid, **options):
-    """Train an adapter on preference pairs, or go on with a run that was stopped.
+    """Train an adapter on preference pairs, or continue a run that was stopped.
 
     \b
     Example:
@@ -19,9 +19,9 @@ def train(config_file, overrides, data, valid, **options):
       mlx-dpo train --config config/granite_dpo.yaml --set beta.value=0.2 --output runs/beta-0.2
       mlx-dpo train --model models/mine --data my_pairs.jsonl --valid my_valid.jsonl --output runs/mine
 
-    A run that was stopped, killed or cut off goes on from its last checkpoint when the same command is given
-    again, without --overwrite. With --accept-changes it goes on with other settings or data; one that had
-    ended early goes on from its best checkpoint.
+    To continue a run that was stopped or killed, give the same command again, without --overwrite: the run
+    continues from its last checkpoint. With --accept-changes you can change settings or data; a run that had
+    ended early then continues from its best checkpoint.
     """
 
     def following(config, folder):

@@ -1,1 +1,1 @@
-"""The demo and the small models it, the tests and the benchmarks are run on."""
+"""The demo, and the small models of the demo, the tests and the benchmarks."""

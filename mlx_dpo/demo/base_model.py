@@ -1,4 +1,4 @@
-"""The demo's base model: taught to speak from plain answers, from random weights, in a minute or two."""
+"""Train the demo's base model from random weights on plain answers, in a minute or two."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ from ..records import Curated
 
 _PEAK, _WARMUP, _BATCH, _BUCKET = 5e-3, 20, 12, 16
 _PROMPT_WEIGHT = 0.2
-"""Questions are learned too, a little: it is what teaches a small model the words early."""
+"""Weight of the questions in the loss: they teach a small model the words early."""
 
 
 def teach(folder: Path, rows: Sequence[Curated], epochs: int, seed: int = 0) -> None:
     """Train all weights of the model in `folder` on prompt and answer, and write them back.
 
-    Next-token cross-entropy, AdamW with a cosine schedule. mlx_lm's trainer is not used: it always compiles,
-    and on a CPU building those kernels takes as long as several epochs.
+    Next-token cross-entropy, AdamW with a cosine schedule. mlx_lm's trainer always compiles, which takes as
+    long as several epochs on a CPU.
     """
     model, _ = load_model(folder)
     sequences = _tokenize(load_tokenizer(folder), rows)
@@ -59,7 +59,7 @@ def _tokenize(tokenizer: Any, rows: Sequence[Curated]) -> list[tuple[list[int], 
 
 
 def _batches(sequences: list[tuple[list[int], list[int]]], order: np.random.Generator):
-    """One epoch in random order, rows of like length together: tokens (B, T) and weights of the targets."""
+    """One epoch in random order, with rows of similar length together: tokens (B, T) and target weights."""
     lengths = [len(p) + len(c) for p, c in sequences]
     rows = sorted(order.permutation(len(sequences)), key=lambda i: lengths[i] // 8)
     groups = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]

@@ -1,4 +1,4 @@
-"""The main job from start to end, offline: base model, pairs, training, evaluation, fused model."""
+"""Every step from start to end, offline: base model, pairs, training, evaluation, fused model."""
 
 import sys
 import time
@@ -29,10 +29,10 @@ _SHOWN = 4
 
 
 def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) -> None:
-    """Run the whole story in folder `output` and print its table and where everything lies.
+    """Run all steps in folder `output`, and print a table of results and the list of folders.
 
     Raises:
-        DpoError: the folder holds something, or adapter and fused model answer differently.
+        DpoError: the folder contains a demo already, or adapter and fused model answer differently.
     """
     start, folder = time.monotonic(), Path(output)
     config = demo_config(folder, beta_rule)
@@ -40,10 +40,10 @@ def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) 
 
     say("1/5 base model: a tiny Granite hybrid learns to answer plainly")
     make_base(folder / "base", _EPOCHS)
-    say("2/5 pairs: curated answers are chosen, the base model's own are rejected")
+    say("2/5 pairs: curated answers are chosen, sampled answers of the base model are rejected")
     counts = generate_pairs(config)
     say(str(counts))
-    say("3/5 training: DPO with adapters against the frozen base")
+    say("3/5 training: DPO with an adapter; the reference is the frozen base model")
     train_run(config)
     say("4/5 evaluation on held-out questions")
     result = evaluate_run(config.run.output, samples=0)
@@ -58,14 +58,14 @@ def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) 
 
 
 def shipped(name: str) -> Path:
-    """A file of data/ or config/: beside the package in a checkout, inside it when installed."""
+    """A file of data/ or config/: beside the package in a checkout, inside the package when installed."""
     package = Path(__file__).resolve().parents[1]
     inside = package / f"_{name}"  # as pyproject.toml puts them into the wheel
     return inside if inside.exists() else package.parent / name
 
 
 def demo_config(folder: Path, beta_rule: str | None = None) -> RunConfig:
-    """config/demo.yaml with this demo's paths and, where it is given, another rule for beta."""
+    """config/demo.yaml with this demo's paths and, if given, another beta rule."""
     return load_config(
         shipped("config/demo.yaml"),
         [
@@ -89,7 +89,7 @@ def _prepare(folder: Path, overwrite: bool) -> None:
     if any(part.exists() for part in parts):
         if not overwrite:
             raise DpoError(
-                "holds a demo already",
+                "contains a demo already",
                 where=folder,
                 hint="choose another folder with --output, or replace it with --overwrite",
             )
@@ -124,7 +124,7 @@ def answer_all(config: RunConfig, fused: Path, rows: list[Curated]) -> dict[str,
 
 
 def in_house_style(answer: str) -> bool:
-    """Whether an answer has the shape of the curated ones: greeting, two steps, one closing sentence."""
+    """Whether an answer has the form of the curated ones: greeting, two steps, one closing sentence."""
     if not answer.startswith("Gladly! First, ") or not answer.endswith("."):
         return False
     return answer.count(". Then, ") == 1 and answer.split(". Then, ")[1].count(". ") == 1
@@ -151,7 +151,7 @@ def story_text(
         f"Held-out: {plural(result.pairs, 'pair')}, {plural(n, 'question')}".ljust(44) + "base    tuned",
         f"  preference accuracy (against the base)      -  {m['rewards/accuracies']:7.3f}"
         f"   95 % interval {low:.3f} to {high:.3f}",
-        f"  chosen answer likelier than rejected    {result.preferred_base:.3f}"
+        f"  chosen answer more likely than rejected {result.preferred_base:.3f}"
         f"  {result.preferred_tuned:7.3f}",
         f"  answers in the house style            {style['base']:3d}/{n}  {style['adapter']:4d}/{n}",
         f"  the curated answer, word for word     {right['base']:3d}/{n}  {right['adapter']:4d}/{n}",
@@ -180,20 +180,23 @@ def _whereabouts(folder: Path, seconds: float) -> list[str]:
     ]
     activate = Path(sys.prefix) / "bin" / "activate"
     return [
-        f"Done in {seconds:.0f} s. Everything lies in {folder}:",
+        f"Done in {seconds:.0f} s. All results are in {folder}:",
         "  base/   the base model      pairs/  train.jsonl, valid.jsonl",
         "  run/    adapter, metrics    fused/  the tuned model, ready for mlx_lm",
         "",
-        *([f"For the commands below: {command_line(['.', _from_here(activate)])}", ""] * activate.exists()),
+        *(
+            [f"Before the commands below: {command_line(['.', _from_here(activate)])}", ""]
+            * activate.exists()
+        ),
         "Ask it something else:",
         f"  {command_line(ask)}",
         "",
-        "The same with Granite 4.0 H-Micro; --source takes your own answers, a JSONL of prompt and answer:",
+        "The same with Granite 4.0 H-Micro; --source can name your own JSONL file of prompt and answer:",
         *(f"  {command_line(['mlx-dpo', *words])}" for words in same),
     ]
 
 
 def _from_here(path: Path) -> str:
-    """A path as it is typed in the folder where one works: short where it lies below."""
+    """A path for a command in the current folder: relative if it is below that folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

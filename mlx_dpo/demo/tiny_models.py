@@ -1,7 +1,7 @@
 """Small models of real mlx_lm architectures, in hub layout, made from a seed.
 
 Each folder has config.json, model.safetensors and a byte-level BPE tokenizer trained on given texts, with the
-chat template and the special tokens of the family. They load through the same code as a model from the Hub.
+chat template and the special tokens of the family. The same code loads them as models from the Hub.
 """
 
 import json
@@ -165,8 +165,8 @@ def make_model(
     Args:
         architecture: granite (Mamba-2/attention hybrid, tied, scaled logits, no positions), llama or qwen3.
         hidden: width, a multiple of 32.
-        vocab: upper bound of the vocabulary; fewer texts give fewer entries.
-        bits: quantise the weights to so many bits, in groups of 32.
+        vocab: maximum number of vocabulary entries; fewer texts give fewer entries.
+        bits: quantise the weights to this number of bits, in groups of 32.
     """
     from mlx_lm.utils import quantize_model, save_config
 
@@ -188,7 +188,7 @@ def make_model(
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Normal weights of deviation 1/sqrt(inputs) from `seed`; norms, biases and Mamba's own vectors stay."""
+    """Normal weights with deviation 1/sqrt(inputs) from `seed`; norms, biases and Mamba's vectors stay."""
     keys = iter(mx.random.split(mx.random.key(seed), len(tree_flatten(model.parameters()))))
 
     def draw(path: str, value: mx.array) -> mx.array:
@@ -206,7 +206,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 
 def write_tokenizer(folder: Path, chat: ChatFormat, texts: Iterable[str], vocab: int) -> int:
-    """Train a byte-level BPE tokenizer and write it with its chat template; the vocabulary's size."""
+    """Train a byte-level BPE tokenizer and write it with its chat template; returns the vocabulary size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

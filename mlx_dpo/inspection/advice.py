@@ -1,4 +1,4 @@
-"""What to do with a set of pairs: advice that follows from its figures by fixed thresholds."""
+"""Advice about a set of pairs, from its figures and fixed thresholds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,52 +12,52 @@ from .defects import ERROR, WARNING, of_severity
 from .measures import Figures
 
 MUCH_WARNED = 0.1
-"""Share of the rows with a warning of one kind above which the rows are to be mended first."""
+"""Share of rows with a warning of one kind above which the rows should be fixed first."""
 OF_THE_SET = 0.5
-"""Share of the rows above which unlike lengths describe the set, and no single row is at fault."""
+"""Share of rows above which unequal lengths are a property of the whole set, not of single rows."""
 _LENGTHS = ("far-longer", "far-shorter")
 FAR_OFF_POLICY = 1.0
-"""Nats a token by which chosen answers are less likely than rejected ones; above it, fine-tune first."""
+"""Nats per token by which chosen answers are less likely than rejected ones; above it, fine-tune first."""
 OFF_POLICY = 0.3
-"""The same; above it, DPO may lower the chosen answers with the rejected ones unless something holds them."""
+"""The same; above it, DPO may make the chosen answers less likely too, unless an extra term prevents it."""
 BY_HEART = -0.2
-"""Log-probability a token of chosen answers, nats; above it, the model knows them by heart."""
+"""Log-probability per token of chosen answers, nats; above it, the model knows them by heart."""
 FOREIGN = -2.5
-"""Log-probability a token of rejected answers, nats; below it, the model itself would not say them."""
+"""Log-probability per token of rejected answers, nats; below it, the model would not write them itself."""
 NOT_OWN = 0.5
-"""Nats a token by which rejected answers are less likely than the model's own answers to the same prompts, or
-than answers that it knows by heart."""
+"""Nats per token by which rejected answers are less likely than sampled answers to the same prompts, or than
+answers that the model knows by heart."""
 TOLD_APART = 0.95
-"""Accuracy from which on chosen and rejected answers are told apart by style alone."""
+"""Accuracy at which style alone tells chosen from rejected answers."""
 TOLD_BY_LENGTH = 0.9
-"""Accuracy from which on they are told apart by length alone."""
+"""Accuracy at which length alone tells chosen from rejected answers."""
 MOST_EPOCHS, MOST_EPOCHS_TOLD_APART = 3, 1
-"""Passes over the pairs after which more only raise the margins; the same where style tells all."""
+"""Passes after which further passes only raise the margins; the same if style alone is enough."""
 
 ADVICE = {
-    "mend": "mend the rows, then inspect again",
-    "sft_first": "fine-tune on the chosen answers, then inspect again from that adapter",
+    "mend": "fix the rows, then inspect again",
+    "sft_first": "fine-tune on the chosen answers, then inspect again with that adapter",
     "learnt": "stop here, or train on prompts whose answers the model has not learnt",
-    "on_policy": "sample the rejected answers from the model that is trained",
-    "anchor": "add the supervised loss, which holds the chosen answers up",
+    "on_policy": "sample new rejected answers from the model to be trained",
+    "anchor": "add the supervised loss, which keeps the chosen answers likely",
     "fewer_epochs": "train for fewer epochs",
-    "train": "train as it is",
+    "train": "train with these pairs and settings",
 }
-"""Every advice there is, in the order in which it is given."""
+"""All kinds of advice, in the order in which they are given."""
 
 
 class Step(NamedTuple):
-    """A command, and the settings that it needs besides those of the file."""
+    """A command, and the settings that it needs besides those in the settings file."""
 
     command: str
     settings: tuple[str, ...] = ()
 
 
 class Advice(NamedTuple):
-    """A key of ADVICE, the figure it follows from, settings for `train`, and commands that come before it.
+    """A key of ADVICE, the figure it follows from, settings for `train`, and commands to run before `train`.
 
-    `ends`: what comes after it can be known only when it was followed, and these rows as they are cannot or
-    need not be trained on.
+    `ends`: these rows cannot or need not be trained on as they are, and the next step is known only after
+    this advice was followed.
     """
 
     code: str
@@ -68,10 +68,10 @@ class Advice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The settings that advice depends on: training.epochs, loss, run.output, data.train, data.valid.
+    """The settings on which advice depends: training.epochs, loss, run.output, data.train, data.valid.
 
-    `adapter`: model.adapter. `usual`: epochs that a run of these pairs has where none are set. `limit`:
-    pairs.limit. `ours`: a run in this folder is about to begin.
+    `adapter`: model.adapter. `usual`: epochs of a run on these pairs if none are set. `limit`: pairs.limit.
+    `ours`: a run in this folder is about to begin.
     """
 
     epochs: int
@@ -85,12 +85,12 @@ class Plan(NamedTuple):
     ours: bool = False
 
     def beside(self, what: str) -> str:
-        """An unused folder beside the run's for what comes before it."""
+        """An unused folder beside the run's folder, for a step before the run."""
         return beside(self.output, what, self._read)
 
     @property
     def run(self) -> tuple[str, ...]:
-        """The setting that a run needs where another one lies in its folder."""
+        """The setting that a run needs if its folder already contains another run."""
         output = unused_folder(self.output, [*self._read, *([self.output] if self.ours else [])])
         return () if output == self.output else (assignment("run.output", output),)
 
@@ -101,10 +101,10 @@ class Plan(NamedTuple):
 
 
 def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:
-    """All advice that applies, in the order of ADVICE; never none.
+    """All advice that applies, in the order of ADVICE; at least one.
 
     Args:
-        found: defects by code, as `counted`, in so many `rows`.
+        found: number of defects by code, as from `counted`, in `rows` rows.
     """
     advice = [
         *_mend(found, rows, figures),
@@ -113,15 +113,15 @@ def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -
     ]
     if not any(a.code in ("sft_first", "learnt") for a in advice):
         advice += [*_on_policy(figures, plan), *_anchor(figures, plan.loss), *_fewer_epochs(figures, plan)]
-    unasked = "" if figures.likelihood else "; the model was not asked how likely the answers are"
+    unasked = "" if figures.likelihood else "; the likelihood of the answers was not measured"
     return advice or [Advice("train", f"no figure is beyond its threshold (n {figures.pairs:,}){unasked}")]
 
 
 def commands(advice: Sequence[Advice], run: Sequence[str] = ()) -> list[Step]:
-    """What to run to follow the advice, as far as is known now; of settings with one name the last counts.
+    """The commands that follow the advice, as far as they are known; the last setting of a name counts.
 
     Args:
-        run: settings that `train` needs besides, `Plan.run`.
+        run: further settings that `train` needs, `Plan.run`.
     """
     steps: list[Step] = []
     for a in advice:
@@ -133,10 +133,10 @@ def commands(advice: Sequence[Advice], run: Sequence[str] = ()) -> list[Step]:
 
 
 def of_the_set(found: Mapping[str, int], rows: int, figures: Figures) -> dict[str, int]:
-    """The warnings of length by code that describe the whole set, and are nothing to mend row by row.
+    """The warnings about length that are a property of the whole set, by code: no single row needs a fix.
 
-    They are those of most rows, and those of any row where length tells the chosen answers apart. Other
-    warnings of most rows have a cause where the rows were made, and are to be mended there.
+    These are length warnings of most rows, and of any row if length alone tells which answer is chosen. Other
+    warnings of most rows come from how the rows were made, and should be fixed there.
     """
     lengths = figures.lengths
     told = f"far-{lengths.rule}" if lengths and lengths.accuracy >= TOLD_BY_LENGTH else ""
@@ -172,15 +172,15 @@ def _learnt(figures: Figures) -> Iterator[Advice]:
     if likely and likely.chosen > BY_HEART and likely.off_policy < -NOT_OWN:
         yield Advice(
             "learnt",
-            f"chosen answers have {likely.chosen:.2f} nats a token (n {likely.n:,}), above {BY_HEART}, and "
-            f"rejected ones {-likely.off_policy:.2f} less: the model knows the chosen ones by heart",
+            f"chosen answers have {likely.chosen:.2f} nats per token (n {likely.n:,}), above {BY_HEART}, and "
+            f"rejected answers {-likely.off_policy:.2f} less: the model knows the chosen answers by heart",
             ends=True,
         )
 
 
 def _off_policy(figures: Figures, threshold: float) -> str:
     likely = figures.likelihood
-    less = f"{likely.off_policy:.2f} nats a token less likely than rejected ones"
+    less = f"{likely.off_policy:.2f} nats per token less likely than rejected answers"
     return f"chosen answers are {less} (n {likely.n:,}), above {threshold}"
 
 
@@ -191,7 +191,7 @@ def _on_policy(figures: Figures, plan: Plan) -> Iterator[Advice]:
 
 
 def sampling(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Settings to sample rejected answers to the prompts of these files, and to train on those pairs."""
+    """Settings to sample rejected answers to the prompts of these files, and settings to train on them."""
     folder, held = plan.beside("pairs"), plan.valid is not None
     source = (
         assignment("pairs.source", plan.train),
@@ -205,31 +205,31 @@ def sampling(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _not_its_own(figures: Figures) -> str:
-    """Why the rejected answers are not what the model to be trained says, or nothing."""
+    """Why the rejected answers are not what the model would write; "" if they are."""
     likely = figures.likelihood
     if figures.own and figures.own.less_likely > NOT_OWN:
         own = figures.own
         return (
-            f"rejected answers have {own.rejected:.2f} nats a token, the model's own answers to the same "
-            f"prompts {own.sampled:.2f} (n {own.n:,}): a difference above {NOT_OWN}"
+            f"rejected answers have {own.rejected:.2f} nats per token, sampled answers of the model to the "
+            f"same prompts {own.sampled:.2f} (n {own.n:,}): a difference above {NOT_OWN}"
         )
     if likely and not figures.own and likely.rejected < FOREIGN:
         return (
-            f"rejected answers have {likely.rejected:.2f} nats a token (n {likely.n:,}), below {FOREIGN}: "
-            "the model would not say them"
+            f"rejected answers have {likely.rejected:.2f} nats per token (n {likely.n:,}), below {FOREIGN}: "
+            "the model would not write them itself"
         )
     return ""
 
 
 def _anchor(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
-    """Advice on the loss, as far as the other settings of its section allow it."""
+    """Advice about the loss, if the other settings of its section allow it."""
     lengths, likely, why = figures.lengths, figures.likelihood, []
     if likely and likely.off_policy > OFF_POLICY:
         why.append(_off_policy(figures, OFF_POLICY))
     if lengths and lengths.accuracy >= TOLD_BY_LENGTH and loss.ld_alpha is None and not loss.per_token:
         why.append(
-            f'"the {lengths.rule} one is chosen" is right in {lengths.accuracy:.0%} of the pairs '
-            f"(n {lengths.n:,}), from {TOLD_BY_LENGTH:.0%} on"
+            f"picking the {lengths.rule} answer is right in {lengths.accuracy:.0%} of the pairs "
+            f"(n {lengths.n:,}), at least {TOLD_BY_LENGTH:.0%}"
         )
     if _told_apart(figures):
         why.append(_by_style(figures))
@@ -239,7 +239,7 @@ def _anchor(figures: Figures, loss: LossConfig) -> Iterator[Advice]:
 
 
 def _named(loss: LossConfig, names: list[str]) -> LossConfig | None:
-    """The section with other losses; None where its other settings do not go with them."""
+    """The section with other losses; None if its other settings cannot be used with them."""
     try:
         return replace(loss, name=names)
     except ValueError:
@@ -256,8 +256,8 @@ def _told_apart(figures: Figures) -> bool:
 
 def _by_style(figures: Figures) -> str:
     style = figures.style
-    picks = f"style alone picks the chosen answer in {style.accuracy:.0%}"
-    return f"{picks} (n {style.n:,}), from {TOLD_APART:.0%} on"
+    picks = f"style alone identifies the chosen answer in {style.accuracy:.0%} of the pairs"
+    return f"{picks} (n {style.n:,}), at least {TOLD_APART:.0%}"
 
 
 def _fewer_epochs(figures: Figures, plan: Plan) -> Iterator[Advice]:

@@ -1,15 +1,16 @@
-"""Checks of one answer's text: what a model should not learn to write, or what would give the label away."""
+"""Checks of one answer's text: what a model should not learn to write, or what reveals the label."""
 
 import re
 
+from ..console import plural
 from ..metrics import distinct_n
 from .row_checks import AnswerCheck, answer_check
 from .words import RUN, words
 
 LEAST_DISTINCT = 0.5
-"""Different runs of four words, as a share of all, below which an answer repeats itself."""
+"""Distinct runs of four words, as a share of all, below which an answer repeats itself."""
 FEWEST_RUNS = 24
-"""Runs of four words that it takes to say so."""
+"""Least number of runs of four words for this check."""
 
 _FEWEST_WORDS = 4
 _SHOWN = 20
@@ -17,10 +18,10 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 
 
 def _holds(pattern: str, flags: int = 0, *, in_code: bool = True) -> AnswerCheck:
-    """A check that shows the first place where `pattern` is found, and what stands around it.
+    """A check that shows the first match of `pattern`, with the text around it.
 
     Args:
-        in_code: look into code too, in which much is right that is wrong in prose.
+        in_code: search code too; much that is wrong in prose is right in code.
     """
     searched = re.compile(pattern, flags)
 
@@ -32,37 +33,37 @@ def _holds(pattern: str, flags: int = 0, *, in_code: bool = True) -> AnswerCheck
     return check
 
 
-# UTF-8 that was read as Windows-1252: its second bytes, after the first ones of Latin letters, signs,
-# emoji and Cyrillic. First bytes that are letters people write before such signs (ß“, é») are left out.
+# UTF-8 that was read as Windows-1252: its second bytes, after first bytes of Latin letters, signs, emoji and
+# Cyrillic. First bytes that are letters which people write before such signs (ß“, é») are left out.
 _SECOND = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 
 answer_check(
     "mojibake",
-    "UTF-8 was read as another encoding",
-    "make the row again from its source, read as UTF-8",
+    "UTF-8 text was read in another encoding",
+    "read the source as UTF-8 and make the row again",
 )(_holds(rf"[ÂÃ]{_SECOND}|â{_SECOND}{_SECOND}|ðŸ{_SECOND}|ï¿½|(?:[ÐÑ]{_SECOND}){{2}}"))
 
 answer_check(
     "replacement-character",
     "a character was lost when the text was decoded",
-    "make the row again from its source, read as UTF-8",
+    "read the source as UTF-8 and make the row again",
 )(_holds("\ufffd"))
 
 answer_check(
     "control-characters",
-    "signs that nobody sees become tokens that are learnt",
+    "invisible characters become tokens that the model learns",
     "remove them from the text",
 )(_holds("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]"))
 
 answer_check(
     "carriage-return",
-    "line ends of Windows are other tokens than those that models write",
-    r"write \n for \r\n in all answers",
+    "Windows line ends are not the tokens that models write",
+    r"replace \r\n by \n in all answers",
 )(_holds("\r"))
 
 answer_check(
     "double-escaped",
-    "line ends or characters are spelt out, as in JSON within JSON",
+    "line ends or characters are written as escapes, as in JSON within JSON",
     "decode the text once more",
 )(_holds(r'\\n(?=\\n|[A-Z0-9*-])|\\u[0-9a-fA-F]{4}|\\"', in_code=False))
 
@@ -76,7 +77,7 @@ answer_check(
 
 answer_check(
     "role-header-in-answer",
-    "the answer goes on to speak for others, or holds marks of another chat format",
+    "the answer continues with other speakers' turns, or contains markers of another chat format",
     "cut the answer where its first turn ends",
 )(
     _holds(
@@ -89,13 +90,13 @@ answer_check(
 
 answer_check(
     "reasoning-left-over",
-    "thoughts before the answer were kept in it",
+    "reasoning before the answer was left in the text",
     "remove everything up to the closing tag",
 )(_holds(r"</?(?:think|thinking|reasoning|scratchpad)>", re.I))
 
 answer_check(
     "placeholder",
-    "the answer is what tables and programs say where there is none",
+    "the answer is only a placeholder for a missing value",
     "write the answer, or remove the row",
 )(_holds(r"\A\W*(?:nan|null|none|n/?a|todo|tbd|undefined|no answer|lorem ipsum\b.*)\W*\Z", re.I | re.S))
 
@@ -115,15 +116,15 @@ _DECLINES = (
 
 answer_check(
     "refusal",
-    "the chosen answer declines, and the model would learn to decline",
-    "keep the row only if this is to be declined",
+    "the chosen answer is a refusal, and the model would learn to refuse",
+    "keep the row only if the model should refuse here",
     ("chosen",),
 )(_holds(_DECLINES, re.I))
 
 answer_check(
     "mentions-being-an-ai",
-    "the chosen answer speaks of itself as a model",
-    "keep the row only if the model is to say so",
+    "the chosen answer says that it comes from an AI",
+    "keep the row only if the model should say so",
     ("chosen",),
 )(
     _holds(
@@ -136,16 +137,16 @@ answer_check(
 
 @answer_check(
     "repeats",
-    "the answer repeats itself: chosen, it teaches that; rejected, little else tells the pair apart",
+    "the answer repeats itself: a chosen one teaches repetition, a rejected one is recognised by it",
     "cut the answer before it repeats itself, or remove the row",
 )
 def repeats(text: str) -> str | None:
-    """Fewer than LEAST_DISTINCT of its runs of four words are different."""
+    """Fewer than LEAST_DISTINCT of the runs of four words are distinct."""
     found = words(text)
     share = distinct_n(found, RUN)
     if share is None or share >= LEAST_DISTINCT or len(found) - RUN + 1 < FEWEST_RUNS:
         return None
-    return f"only {share:.0%} of its runs of {RUN} words are different"
+    return f"only {share:.0%} of its {RUN}-word sequences are distinct"
 
 
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]*_]*(?:\s|\Z)")
@@ -155,14 +156,14 @@ _OPEN_END = re.compile(r"(?:[^\W_]|[,;(–—-])\Z")
 
 @answer_check(
     "ends-mid-sentence",
-    "the answer was cut off: chosen, it teaches to stop there; rejected, its end gives the label away",
-    "let the answer end, or mark it as cut off (data/README.md): then no end is scored",
+    "the answer was cut off: a chosen one teaches to stop early, a rejected one is recognised by it",
+    "complete the answer, or mark it as cut off (data/README.md), so that no end is scored",
     of_ends=True,
 )
 def ends_mid_sentence(text: str) -> str | None:
     """The answer has sentences, and its last line ends in the middle of one.
 
-    Lists, titles, links, names (a last word with a capital) and options of commands are left aside.
+    Lists, titles, links, names (a last word with a capital) and command options are ignored.
     """
     last = text.rpartition("\n")[2]
     ending = last.split()
@@ -178,10 +179,10 @@ def ends_mid_sentence(text: str) -> str | None:
 @answer_check(
     "open-code-block",
     "a code block begins and does not end: the answer was cut off",
-    "let the answer end, or mark it as cut off (data/README.md): then no end is scored",
+    "complete the answer, or mark it as cut off (data/README.md), so that no end is scored",
     of_ends=True,
 )
 def open_code_block(text: str) -> str | None:
     """An odd number of fences."""
     fences = len(re.findall(r"^[ \t]*```", text, re.M))
-    return f"{fences} of the lines that open or close code" if fences % 2 else None
+    return f"{plural(fences, 'line')} with a code fence" if fences % 2 else None

@@ -1,4 +1,4 @@
-"""What can be wrong with a row: every kind has a code, a meaning and a remedy."""
+"""The kinds of defects of a row: each has a code, a meaning and a remedy."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ ERROR, WARNING = "error", "warning"
 class Kind(NamedTuple):
     """`severity`: a run refuses or drops a row with an ERROR, and trains on a row with a WARNING.
 
-    `remedy` is empty where the run's own message has one.
+    `remedy` is "" if the run's own message has one.
     """
 
     severity: str
@@ -19,7 +19,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {}
-"""By code. The files that find the defects fill it, `answer_checks.py` for one."""
+"""All kinds by code. The files that find the defects fill it, for example `answer_checks.py`."""
 
 
 class Defect(NamedTuple):
@@ -36,13 +36,13 @@ class Defect(NamedTuple):
 
 
 def defect(where: str, code: str, what: str, remedy: str = "") -> Defect:
-    """A finding at "file:line"; the remedy is that of its kind where none is given."""
+    """A finding at "file:line"; by default with the remedy of its kind."""
     file, _, line = where.rpartition(":")
     return Defect(file, int(line), code, what, remedy or KINDS[code].remedy)
 
 
 def counted(defects: Iterable[Defect]) -> dict[str, int]:
-    """How many defects of each kind, the most frequent first."""
+    """The number of defects of each kind, the most frequent kind first."""
     found = Counter(d.code for d in defects)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 

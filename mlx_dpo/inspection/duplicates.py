@@ -1,4 +1,4 @@
-"""Rows against each other: ids, pairs and prompts that stand twice, found by hashes."""
+"""Comparison of rows: ids, pairs and prompts that occur twice, found by hashes."""
 
 import hashlib
 
@@ -8,21 +8,21 @@ from .defects import ERROR, KINDS, WARNING, Kind
 
 DUPLICATE_PAIR, CONTRADICTS, LEAK = "duplicate-pair", "contradicts", "leak"
 KINDS[DUPLICATE_PAIR] = Kind(
-    WARNING, "the same pair stands twice: it counts double", "keep one of the two rows"
+    WARNING, "the same pair occurs twice, so it counts double", "keep one of the two rows"
 )
 KINDS[CONTRADICTS] = Kind(
-    WARNING, "two rows prefer opposite answers to one prompt", "decide for one of the two rows"
+    WARNING, "two rows prefer opposite answers to the same prompt", "keep one of the two rows"
 )
 KINDS[LEAK] = Kind(ERROR, "held-out numbers would be too good", "remove the row from one of the two files")
 
 
 def text_hash(*texts: str, size: int = 8) -> bytes:
-    """Bytes that differ where the texts do; by chance, eight are alike once in 10^7 files of 10^6 rows."""
+    """Bytes that differ if the texts differ; eight bytes collide once in 10^7 files of 10^6 rows."""
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=size).digest()
 
 
 def first_with(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each value the place of the first of `others` that equals it, int64; -1 where none does.
+    """For each value, the place of the first equal value in `others`, int64; -1 if there is none.
 
     values [7 8 9], others [9 7 7]  ->  [1 -1 0]
     """
@@ -35,6 +35,6 @@ def first_with(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def repeated(values: np.ndarray, others: np.ndarray) -> list[tuple[int, int]]:
-    """(place, earlier place) of the values that stand earlier in `others`, an array of the same length."""
+    """(place, earlier place) of the values that occur earlier in `others`, an array of the same length."""
     first = first_with(values, others)
     return [(row, int(first[row])) for row in np.flatnonzero((first >= 0) & (first < np.arange(len(first))))]

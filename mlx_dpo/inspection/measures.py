@@ -1,4 +1,4 @@
-"""Figures of a set of pairs, each with its n: arrays and texts in, numbers out."""
+"""Figures of a set of pairs, each with its n."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from .style import Separability, separability
 from .words import RUN, words
 
 SAMPLE = 2_000
-"""Pairs whose texts are looked at, spread evenly over the file."""
+"""Number of pairs whose texts are examined, spread evenly over the file."""
 
 
 @dataclass(frozen=True)
 class LengthBias:
-    """Whether length alone tells which answer is chosen, in tokens.
+    """Whether length in tokens alone tells which answer is chosen.
 
     `chosen_longer`: share of pairs whose chosen answer has more tokens than the rejected one. `median_ratio`:
     chosen to rejected, from the median of its logarithm. `accuracy`: share of pairs in which `rule`, "longer"
-    or "shorter", names the chosen answer; answers of one length count half.
+    or "shorter", finds the chosen answer; answers of equal length count half.
     """
 
     n: int
@@ -32,7 +32,7 @@ class LengthBias:
 
 
 def length_bias(sizes: np.ndarray) -> LengthBias | None:
-    """Of pairs whose prompt, chosen and rejected have so many tokens, int (n, 3); None where n is 0."""
+    """For pairs with these tokens in prompt, chosen and rejected, int (n, 3); None if n is 0."""
     chosen, rejected = sizes[:, 1].astype(np.float64), sizes[:, 2].astype(np.float64)
     if not len(sizes):
         return None
@@ -49,7 +49,7 @@ def length_bias(sizes: np.ndarray) -> LengthBias | None:
 
 @dataclass(frozen=True)
 class Repetition:
-    """Share of runs of four words that are different, distinct-4: means over n pairs."""
+    """Share of distinct runs of four words, distinct-4: means over n pairs."""
 
     n: int
     chosen: float
@@ -57,7 +57,7 @@ class Repetition:
 
 
 def repetition(texts: Sequence[Preference]) -> Repetition | None:
-    """Of the pairs both of whose answers have a run of four words; None where none has."""
+    """For the pairs in which both answers have at least four words; None if there are none."""
     shares = [[distinct_n(words(answer), RUN) for answer in (text.chosen, text.rejected)] for text in texts]
     known = np.array([pair for pair in shares if None not in pair], np.float64)
     return Repetition(len(known), *map(float, known.mean(axis=0))) if len(known) else None
@@ -65,10 +65,10 @@ def repetition(texts: Sequence[Preference]) -> Repetition | None:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely the answers are to the reference, in nats a token: means over n pairs.
+    """Log-probability of the answers under the reference, in nats per token: means over n pairs.
 
     `off_policy`: how much less likely the chosen answers are than the rejected ones. `chosen_less_likely`:
-    share of pairs whose chosen answer is less likely a token than the rejected one.
+    share of pairs whose chosen answer is less likely per token than the rejected one.
     """
 
     n: int
@@ -79,7 +79,7 @@ class Likelihood:
 
 
 def likelihood(scores: np.ndarray, sizes: np.ndarray) -> Likelihood | None:
-    """Of log-probabilities (n, 2), nats, chosen and rejected, and sizes (n, 3); None where n is 0."""
+    """From log-probabilities (n, 2), nats, of chosen and rejected, and sizes (n, 3); None if n is 0."""
     if not len(scores):
         return None
     mean = scores.astype(np.float64) / sizes[:, 1:]
@@ -90,9 +90,9 @@ def likelihood(scores: np.ndarray, sizes: np.ndarray) -> Likelihood | None:
 
 @dataclass(frozen=True)
 class OwnAnswers:
-    """How likely rejected answers are to the model against answers that it gives itself to n of the prompts.
+    """Log-probability of rejected answers, and of answers that the model itself gives to n of the prompts.
 
-    `rejected`, `sampled`: log-probability a token, nats, means over the prompts.
+    `rejected`, `sampled`: nats per token, means over the prompts.
     """
 
     n: int
@@ -101,13 +101,13 @@ class OwnAnswers:
 
     @property
     def less_likely(self) -> float:
-        """Nats a token by which the rejected answers are less likely."""
+        """Nats per token by which the rejected answers are less likely."""
         return self.sampled - self.rejected
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a set of so many pairs; None: nothing is, as of an empty set or without a model."""
+    """Figures of a set of `pairs` pairs; None where there is no figure, as for an empty set or no model."""
 
     pairs: int
     lengths: LengthBias | None
@@ -118,7 +118,7 @@ class Figures:
 
 
 class Pairs(Protocol):
-    """What `PairStore` and `FoundPairs` are: pairs with their sizes, int32 (n, 3), and their rows of text."""
+    """`PairStore` or `FoundPairs`: pairs with their sizes, int32 (n, 3), and their rows of text."""
 
     @property
     def sizes(self) -> np.ndarray: ...
@@ -133,9 +133,9 @@ def figures(
     """Lengths of all pairs; style and repetition of a sample of them.
 
     Args:
-        likely: as it was measured, or None where no model was asked.
-        sample: at most so many pairs, spread evenly.
-        own: as it was measured, or None where no model was asked.
+        likely: as measured; None without a model.
+        sample: largest number of pairs in the sample, spread evenly.
+        own: as measured; None without a model.
     """
     count = len(pairs)
     rows = np.linspace(0, count - 1, min(sample, count)).round().astype(int).tolist()

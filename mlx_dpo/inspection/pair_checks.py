@@ -1,4 +1,4 @@
-"""Checks of a row as a whole: its two answers against each other and against the prompt."""
+"""Checks of a whole row: its two answers compared with each other and with the prompt."""
 
 import re
 
@@ -8,30 +8,30 @@ from .row_checks import BRANCHES, Row, named, row_check
 from .words import words
 
 FAR = 4.0
-"""Times as long, in tokens, as the other answer: nothing but the length would be learnt."""
+"""Ratio of lengths, in tokens, above which the model would learn nothing but the length."""
 FEWEST_TOKENS = 32
-"""Tokens by which the answers must differ for that."""
+"""Least difference of the lengths, in tokens, for this check."""
 
 _FEWEST_WORDS = 4
 
 
 @row_check(
     "near-identical",
-    "the answers are so alike that there is next to nothing to prefer",
-    "let the answers differ, or remove the row; gen-pairs drops such pairs (pairs.max_similarity)",
+    "the answers are so similar that there is almost no difference to learn",
+    "make the answers more different, or remove the row; gen-pairs drops such pairs (pairs.max_similarity)",
 )
 def near_identical(row: Row) -> str | None:
-    """As alike as pairs.max_similarity, but not the same."""
+    """At least as similar as pairs.max_similarity, but not identical."""
     least = row.context.max_similarity
     if alike(row.text.chosen, row.text.rejected, least):
-        return f"the answers are {least:.0%} alike or more"
+        return f"the answers are at least {least:.0%} similar"
     return None
 
 
 @row_check(
     "one-continues-other",
-    "one answer is the start of the other: only going on or stopping could be learnt",
-    "remove the row, or let the shorter answer end in its own way",
+    "one answer is the start of the other, so the model could learn only to continue or to stop",
+    "remove the row, or rewrite the end of the shorter answer",
 )
 def one_continues_other(row: Row) -> str | None:
     """The shorter answer is the start of the longer one, word by word."""
@@ -42,7 +42,9 @@ def one_continues_other(row: Row) -> str | None:
 
 
 @row_check(
-    "far-longer", "the chosen answer is many times as long", "shorten it, or write a longer rejected one"
+    "far-longer",
+    "the chosen answer is many times longer than the rejected one",
+    "shorten it, or write a longer rejected answer",
 )
 def far_longer(row: Row) -> str | None:
     """FAR times the tokens of the rejected one."""
@@ -50,7 +52,9 @@ def far_longer(row: Row) -> str | None:
 
 
 @row_check(
-    "far-shorter", "the chosen answer is many times as short", "lengthen it, or shorten the rejected one"
+    "far-shorter",
+    "the chosen answer is many times shorter than the rejected one",
+    "lengthen it, or shorten the rejected answer",
 )
 def far_shorter(row: Row) -> str | None:
     """FAR times fewer tokens than the rejected one."""
@@ -59,14 +63,14 @@ def far_shorter(row: Row) -> str | None:
 
 @row_check(
     "earlier-reasoning-left-out",
-    "the chat template leaves out the reasoning of earlier turns, as it does when the model is asked",
-    "nothing, if the model is asked with the same template; else remove the reasoning from earlier turns",
+    "the chat template leaves out the reasoning of earlier turns, as it also does in use",
+    "nothing to do if the model is used with this template; otherwise remove that reasoning from the row",
 )
 def earlier_reasoning_left_out(row: Row) -> str | None:
-    """Reasoning of a turn of the prompt that is not in the rendered prompt."""
+    """Reasoning in a turn of the prompt that is missing from the rendered prompt."""
     reasoning = earlier_reasoning(row.text.prompt)
     if reasoning and reasoning not in row.context.tokenizer.decode(row.pair.prompt.tolist()):
-        return f"not in the prompt: {reasoning[:60]!r}"
+        return f"missing from the rendered prompt: {reasoning[:60]!r}"
     return None
 
 
@@ -76,7 +80,7 @@ def _far(long: int, short: int) -> str | None:
 
 @row_check(
     "cut",
-    "the answer is cut at data.max_length, and how it ends is not learnt",
+    "the answer is cut at data.max_length, so the model does not learn how it ends",
     "raise data.max_length, or shorten the answer",
 )
 def cut(row: Row) -> str | None:
@@ -88,7 +92,7 @@ def cut(row: Row) -> str | None:
 
 @row_check(
     "special-token-in-answer",
-    "a special token is spelt out: it becomes that token, or the model learns to spell it",
+    "the text contains a special token: it becomes that token, or the model learns to write it out",
     "remove it from the text",
 )
 def special_token_in_answer(row: Row) -> str | None:
@@ -98,7 +102,7 @@ def special_token_in_answer(row: Row) -> str | None:
 
 @row_check(
     "special-token-in-prompt",
-    "a special token is spelt out: it becomes that token, or the model learns to spell it",
+    "the text contains a special token: it becomes that token, or the model learns to write it out",
     "remove it from the text",
 )
 def special_token_in_prompt(row: Row) -> str | None:
@@ -113,7 +117,7 @@ def _special(row: Row, text: str) -> str | None:
 
 @row_check("prompt-echo", "the answer begins with the question", "remove the question from the answer")
 def prompt_echo(row: Row) -> str | None:
-    """All of the last user turn stands at the start of an answer."""
+    """An answer begins with the whole last user turn."""
     question = normalised(row.text.prompt[-1]["content"])
     if len(words(question)) < _FEWEST_WORDS:
         return None
@@ -129,7 +133,7 @@ _BLANK = re.compile(
 @row_check(
     "unfilled-placeholder",
     "a prompt template was not filled in",
-    "fill it in where the rows are made",
+    "fill in the template when making the rows",
 )
 def unfilled_placeholder(row: Row) -> str | None:
     """{question}, {{ input }} and the like in the prompt."""

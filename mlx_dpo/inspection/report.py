@@ -1,4 +1,4 @@
-"""An inspection as a person reads it, as a script reads it, and in the few lines a run says at its start."""
+"""An inspection as text, as JSON, and as the few lines that a run prints at its start."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,20 +16,20 @@ from .measures import Figures, Pairs, figures, likelihood
 from .scored_text import Masked
 
 _NAMED = 10
-"""Defects of a kind that the text names; the others are counted."""
+"""Number of defects of a kind that the text lists; the others are counted."""
 _SAMPLE = 500
-"""Pairs whose texts are looked at when a run starts."""
+"""Number of pairs whose texts are examined when a run starts."""
 
 Shell = Callable[[Step], str]
-"""A step as it is typed into a shell."""
+"""Gives a step as a shell command."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read: its rows that are not blank, and those of them that a run would train on.
+    """A file that was read: the number of its rows that are not blank, and of pairs that a run would use.
 
-    `cut_off`: pairs with an answer that is marked as cut off, of which no end is scored. `unused`: columns
-    that are not used, and how many rows have them.
+    `cut_off`: pairs with an answer that is marked as cut off, so that no end is scored. `unused`: unused
+    columns, and how many rows have them.
     """
 
     path: str
@@ -41,9 +41,9 @@ class File:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found: defects in the order of files and lines, figures of the training pairs, advice.
+    """All findings: defects in the order of files and lines, figures of the training pairs, advice.
 
-    `commands`: what to run if the advice is followed.
+    `commands`: the commands that follow the advice.
     """
 
     files: list[File]
@@ -73,13 +73,17 @@ def as_json(found: Inspection, shell: Shell) -> dict[str, Any]:
 
 
 def as_text(found: Inspection, shell: Shell) -> str:
-    """For a person: defects by kind, figures, some rows as the model gets them, advice and its commands."""
+    """For people: defects by kind, figures, some rows as the model gets them, advice and its commands."""
     files = [
         f"{file.path}: {plural(file.rows, 'row')}, {plural(file.pairs, 'pair')} to {use}{_cut_off(file)}"
-        for file, use in zip(found.files, ("train on", "judge by"), strict=False)
+        for file, use in zip(found.files, ("train on", "evaluate on"), strict=False)
     ]
     files += [unused_text(file.path, file.unused) for file in found.files if file.unused]
-    shown = ["what is scored, between bars", *(row.text() for row in found.shown)] if found.shown else []
+    shown = (
+        ["rows as the model gets them; scored tokens are between bars", *(row.text() for row in found.shown)]
+        if found.shown
+        else []
+    )
     advice = [f"  {a.code}: {ADVICE[a.code]}\n    {a.why}" for a in found.advice]
     measured = [f"  {line}" for line in figure_lines(found.figures)]
     then = [f"  {shell(step)}" for step in found.commands]
@@ -91,7 +95,7 @@ def as_text(found: Inspection, shell: Shell) -> str:
         files,
         _named(single, ERROR, "errors: a run refuses or drops these rows"),
         _named(single, WARNING, "warnings: a run trains on these rows"),
-        ["the set as a whole: nothing to mend row by row", *common] if common else [],
+        ["properties of the whole set: no single row needs a fix", *common] if common else [],
         ["figures", *measured] if measured else [],
         shown,
         ["advice", *advice],
@@ -105,11 +109,11 @@ def _of_the_set(found: Inspection) -> dict[str, int]:
 
 
 def _cut_off(file: File) -> str:
-    return f", {file.cut_off:,} with a cut-off answer, scored without an end" if file.cut_off else ""
+    return f", {file.cut_off:,} with a cut-off answer, scored without an end token" if file.cut_off else ""
 
 
 def _named(defects: Sequence[Defect], severity: str, title: str) -> list[str]:
-    """The defects of one severity, kind by kind, with meaning and remedy."""
+    """The lines about defects of one severity, kind by kind, with meaning and remedy."""
     lines = []
     for code, count in of_severity(counted(defects), severity).items():
         some = [d for d in defects if d.code == code]
@@ -117,49 +121,49 @@ def _named(defects: Sequence[Defect], severity: str, title: str) -> list[str]:
         lines.append(f"    {KINDS[code].remedy or some[0].remedy}")
         lines += [f"      {defect}" for defect in some[:_NAMED]]
         if count > _NAMED:
-            lines.append(f"      and {count - _NAMED:,} more; --json names them all")
+            lines.append(f"      and {count - _NAMED:,} more; --json lists them all")
     return [title, *lines] if lines else [f"no {severity}s"]
 
 
 def figure_lines(found: Figures) -> list[str]:
-    """Each figure with its n, a line each; those that are not known are left out."""
+    """One line per figure, with its n; unknown figures are left out."""
     lines = []
     if bias := found.lengths:
         lines.append(
             f"length      chosen longer in {bias.chosen_longer:.0%}, median ratio {bias.median_ratio:.2f}; "
-            f'the rule "the {bias.rule} one" is right in {bias.accuracy:.0%}  n {bias.n:,}'
+            f"picking the {bias.rule} answer is right in {bias.accuracy:.0%}  n {bias.n:,}"
         )
     if style := found.style:
         low, high = style.interval
         lines.append(
-            f"style       alone picks the chosen answer in {style.accuracy:.0%}, 95 % interval {low:.0%} to "
+            f"style       identifies the chosen answer in {style.accuracy:.0%}, 95 % interval {low:.0%} to "
             f"{high:.0%}; chance: 50%  n {style.n:,}"
         )
     if same := found.repetition:
         lines.append(
-            f"repetition  different runs of 4 words: chosen {same.chosen:.2f}, rejected {same.rejected:.2f}  "
+            f"repetition  distinct 4-word sequences: chosen {same.chosen:.2f}, rejected {same.rejected:.2f}  "
             f"n {same.n:,}"
         )
     if own := found.own:
         lines.append(
-            f"own         rejected {own.rejected:.2f} nats a token, the model's own sampled answers "
+            f"own         rejected {own.rejected:.2f} nats per token, sampled answers of the model "
             f"{own.sampled:.2f}  n {own.n:,}"
         )
     if likely := found.likelihood:
         than = "less" if likely.off_policy > 0 else "more"
         lines.append(
-            f"likelihood  chosen {likely.chosen:.2f}, rejected {likely.rejected:.2f} nats a token: chosen "
-            f"answers are {than} likely by {abs(likely.off_policy):.2f} a token on average, and less likely "
-            f"in {likely.chosen_less_likely:.0%} of the pairs  n {likely.n:,}"
+            f"likelihood  chosen {likely.chosen:.2f}, rejected {likely.rejected:.2f} nats per token: chosen "
+            f"answers are {than} likely by {abs(likely.off_policy):.2f} per token on average, and less "
+            f"likely in {likely.chosen_less_likely:.0%} of the pairs  n {likely.n:,}"
         )
     return lines
 
 
 def sampled(pairs: Pairs, reference: np.ndarray, plan: Plan) -> tuple[Figures, list[Advice]]:
-    """Figures of pairs whose reference is scored, float32 (n, 2) nats, and what follows from them.
+    """Figures of pairs with these reference scores, float32 (n, 2) nats, and the advice that follows.
 
-    Style and repetition are those of 500 pairs; rows are not looked at one by one. With loss.ld_alpha the
-    scores are not of whole answers, and say nothing of a token's likelihood.
+    Style and repetition are measured on 500 pairs; single rows are not checked. With loss.ld_alpha the scores
+    are not of whole answers, so there is no likelihood per token.
     """
     whole = plan.loss.ld_alpha is None
     found = figures(pairs, likelihood(reference, pairs.sizes) if whole else None, _SAMPLE)
@@ -167,10 +171,10 @@ def sampled(pairs: Pairs, reference: np.ndarray, plan: Plan) -> tuple[Figures, l
 
 
 def as_facts(found: Figures, advice: Sequence[Advice], plan: Plan, settings: Path) -> dict[str, Any]:
-    """What a run keeps of its pairs in inspection.json, for its report.
+    """The content of a run's inspection.json, for its report.
 
     Args:
-        settings: the run's own settings file, with which commands can be given from any folder.
+        settings: the run's settings file, with which the commands work in any folder.
     """
     measures = {name: value for name, value in asdict(found).items() if value is not None}
     told = [
@@ -181,7 +185,7 @@ def as_facts(found: Figures, advice: Sequence[Advice], plan: Plan, settings: Pat
 
 
 def _typed(steps: Sequence[Step], settings: Path) -> str:
-    # The file holds what the run of pairs settled; how long answers rehearse is for sft to settle.
+    # The file has the run's weight of the rehearsal; sft has its own default.
     own = {"sft": ("training.rehearsal=null",)}
     return "; then ".join(
         command_line(
@@ -193,11 +197,11 @@ def _typed(steps: Sequence[Step], settings: Path) -> str:
 
 
 def short_report(found: Figures, advice: Sequence[Advice]) -> str:
-    """What a run says of its pairs before the first update: at most five lines."""
+    """What a run prints about its pairs before the first update: at most five lines."""
     lines = figure_lines(replace(found, repetition=None))
     lines.append(f"advice      {'; '.join(f'{a.code}: {ADVICE[a.code]}' for a in advice)}")
-    # Of advice with commands, the settings name files that these commands are still to write.
+    # The settings of advice with commands name files that these commands have yet to write.
     settings = {s.partition("=")[0]: s for a in advice if not a.before for s in a.settings}
     if settings and not any(a.ends for a in advice):
-        lines.append(f"settings    {', '.join(settings.values())}; mlx-dpo inspect says more")
+        lines.append(f"settings    {', '.join(settings.values())}; mlx-dpo inspect explains them")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The registry of what a run would train on although it should not, and the look at one row."""
+"""The registry of checks for rows that a run would train on but should not, and the check of one row."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -13,10 +13,10 @@ from .refused_rows import refused
 
 
 class Context(NamedTuple):
-    """What rows are looked at with.
+    """What the checks of rows need.
 
-    `max_length`: tokens of prompt and answer; `max_similarity`: 0 to 1, of answers that are still worth
-    comparing; `end`: the end-of-turn token; `special`: finds a special token that is spelt out.
+    `max_length`: tokens of prompt and answer; `max_similarity`: 0 to 1, above which two answers are too
+    similar; `end`: the end-of-turn token; `special`: matches the text of a special token.
     """
 
     tokenizer: Any
@@ -34,18 +34,18 @@ class Row(NamedTuple):
     context: Context
 
     def cut_off(self, branch: str) -> bool:
-        """Whether this answer is marked as cut off where it was made: it has no end to look at."""
+        """Whether this answer is marked as cut off, so that it has no end to check."""
         return getattr(self.text, f"{branch}_cut")
 
 
 Check = Callable[[Row], str | None]
-"""What is wrong with the row, in words; None where nothing is."""
+"""Says what is wrong with the row; None if nothing is."""
 
 CHECKS: dict[str, Check] = {}
 
 
 def row_check(code: str, meaning: str, remedy: str) -> Callable[[Check], Check]:
-    """Register a check of rows under its code, with what a find means and what to do about it."""
+    """Register a check of rows under its code, with the meaning of a finding and its remedy."""
 
     def register(check: Check) -> Check:
         KINDS[code] = Kind(WARNING, meaning, remedy)
@@ -67,10 +67,10 @@ def answer_check(
     *,
     of_ends: bool = False,
 ) -> Callable[[AnswerCheck], AnswerCheck]:
-    """As `row_check`, for a check of one answer's text, which is made of the answers named in `branches`.
+    """As `row_check`, for a check of one answer's text; it runs on the answers named in `branches`.
 
     Args:
-        of_ends: the check is of how answers end; those that are marked as cut off are left out.
+        of_ends: the check is about how answers end, so answers that are marked as cut off are not checked.
     """
 
     def register(check: AnswerCheck) -> AnswerCheck:
@@ -85,16 +85,16 @@ def answer_check(
 
 
 def named(found: Iterator[tuple[str, str | None]]) -> str | None:
-    """Answers with what was found in them, in words: "chosen and rejected: ends with 'and the'"."""
+    """The answers with a finding, in words: "chosen and rejected: ends with 'and the'"."""
     wrong = [(name, what) for name, what in found if what]
     return f"{' and '.join(name for name, _ in wrong)}: {wrong[0][1]}" if wrong else None
 
 
 def build_context(tokenizer: Any, max_length: int, max_similarity: float) -> Context:
-    """What rows are looked at with, for this tokenizer.
+    """What the checks of rows need, for this tokenizer.
 
     Raises:
-        DpoError: it has no end-of-turn token.
+        DpoError: the tokenizer has no end-of-turn token.
     """
     end = end_of_turn(tokenizer)
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -113,7 +113,7 @@ def tokenised(text: Preference, context: Context) -> TokenizedPair:
 
 
 def inspected(text: Preference, where: str, context: Context) -> tuple[TokenizedPair | None, list[Defect]]:
-    """The tokens of the pair at `where`, with its warnings; or None with why a run refuses or drops it."""
+    """The tokens of the pair at `where` with its warnings; or None with the reason to refuse or drop it."""
     try:
         row = Row(text, tokenised(text, context), context)
     except DpoError as error:

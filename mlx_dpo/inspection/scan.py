@@ -1,4 +1,4 @@
-"""A file of pairs read to its end: every row that is good, and every defect of those that are not."""
+"""Read a file of pairs to its end: every good row, and every defect of the others."""
 
 from array import array
 from collections import Counter
@@ -28,9 +28,9 @@ from .score_columns import of_scores
 
 
 class FoundPairs(Lazy[TokenizedPair]):
-    """The pairs of a file that a run would train on; text and tokens are made when they are asked for.
+    """The pairs of a file that a run would train on; text and tokens are made on demand.
 
-    As of a `PairStore`: `sizes`, tokens of prompt, chosen and rejected, int32 (n, 3), and `texts`.
+    As in a `PairStore`: `sizes`, tokens of prompt, chosen and rejected, int32 (n, 3), and `texts`.
     """
 
     def __init__(self, index: RowIndex, rows: np.ndarray, sizes: np.ndarray, context: Context):
@@ -40,7 +40,7 @@ class FoundPairs(Lazy[TokenizedPair]):
 
     @property
     def texts(self) -> Sequence[Preference]:
-        """The rows of text that the pairs are made of."""
+        """The rows of text from which the pairs are made."""
         return Lazy(len(self), lambda i: self._index.read(int(self._rows[i])))
 
     def _tokens(self, i: int) -> TokenizedPair:
@@ -48,10 +48,10 @@ class FoundPairs(Lazy[TokenizedPair]):
 
 
 class Scan(NamedTuple):
-    """A whole file: how many rows it has, what is wrong with them, those that a run could read, its pairs.
+    """The content of a file: the number of rows, their defects, the rows that a run could read, the pairs.
 
-    `cut_off` of the pairs have an answer that is marked as cut off; `unused`: columns that are not used, and
-    how many rows have them.
+    `cut_off`: number of pairs with an answer that is marked as cut off; `unused`: columns that are not used,
+    and how many rows have them.
     """
 
     rows: int
@@ -63,10 +63,10 @@ class Scan(NamedTuple):
 
 
 def scan(path: Path | str, context: Context) -> Scan:
-    """Read all rows as a run would, but go on where a run would stop; some 70 bytes a pair stay in memory.
+    """Read all rows as a run would, but continue after errors; about 70 bytes per pair stay in memory.
 
     Raises:
-        DpoError: the file cannot be read, changes meanwhile, or has no rows.
+        DpoError: the file cannot be read, changes while it is read, or has no rows.
     """
     path = Path(path)
     reader = RowReader(path, to_pairs)
@@ -95,7 +95,7 @@ def scan(path: Path | str, context: Context) -> Scan:
 
 
 class _Columns:
-    """What is kept of every pair that a run could read: its place, hashes, and sizes where it is kept."""
+    """Data about every pair that a run could read: its place, its hashes, and its sizes (0 if dropped)."""
 
     def __init__(self):
         self._lines, self._numbers, self._places, self._sizes = (array(kind) for kind in "iiqi")
@@ -124,7 +124,7 @@ class _Columns:
         return FoundPairs(index, rows, self._all_sizes()[rows], context)
 
     def repeats(self, index: RowIndex) -> list[Defect]:
-        """Ids that stand twice; among the pairs, the same one twice, or with its answers exchanged."""
+        """Ids that occur twice; pairs that occur twice, or once more with exchanged answers."""
         ids, pairs, swapped = (
             np.frombuffer(column, np.uint64) for column in (self._ids, self._pairs, self._swapped)
         )
@@ -133,7 +133,7 @@ class _Columns:
             found.append(refused(doubled_id(index.read(first), index.read(row)), index.where(row)))
         kept = self._kept()
         for code, others, what in (
-            (DUPLICATE_PAIR, pairs, "the pair stands at {} too"),
+            (DUPLICATE_PAIR, pairs, "the same pair is at {}"),
             (CONTRADICTS, swapped, "{} prefers the other answer"),
         ):
             for row, first in repeated(pairs[kept], others[kept]):
@@ -149,9 +149,9 @@ class _Columns:
 
 
 def leaks(train: RowIndex, held: RowIndex) -> list[Defect]:
-    """Held-out rows whose prompt is trained on."""
+    """Held-out rows whose prompt is in the training file."""
     first = first_with(np.array(held.prompts), np.array(train.prompts))
     return [
-        defect(held.where(row), LEAK, f"the prompt stands at {train.where(first[row])} too")
+        defect(held.where(row), LEAK, f"the same prompt is at {train.where(first[row])}")
         for row in np.flatnonzero(first >= 0)
     ]

@@ -1,4 +1,4 @@
-"""Columns of scores beside a pair's answers: whether they say that the chosen one is better."""
+"""Score columns of a row: whether they agree that the chosen answer is better."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,16 @@ from ..errors import cut_short
 from .defects import KINDS, WARNING, Defect, Kind, defect
 
 TIE, AGAINST = "scores-tie", "scores-against"
-_MEND = "remove the row, or let the answer with the higher score be the chosen one"
-KINDS[TIE] = Kind(WARNING, "the row's own scores prefer neither answer: the label is chance", _MEND)
-KINDS[AGAINST] = Kind(WARNING, "the row's own scores prefer the rejected answer", _MEND)
+_MEND = "remove the row, or make the answer with the higher score the chosen one"
+KINDS[TIE] = Kind(WARNING, "both answers have the same score, so the label is arbitrary", _MEND)
+KINDS[AGAINST] = Kind(WARNING, "the rejected answer has the higher score", _MEND)
 
 _SCORE = re.compile("score|rating|reward|grade|quality")
-"""In the names of columns in which more is better; counts, ranks and log-probabilities are none."""
+"""Parts of the names of columns in which more is better; not counts, ranks or log-probabilities."""
 
 
 def of_scores(row: Mapping[str, Any], where: str) -> list[Defect]:
-    """What is wrong with the scores of a row as it is in the file, or in its `meta`; each kind at most once.
+    """Defects of the scores in a row of the file, or in its `meta`; each kind at most once.
 
     {"score_chosen": 4, "score_rejected": 4}  ->  scores-tie
     """
@@ -34,7 +34,7 @@ def of_scores(row: Mapping[str, Any], where: str) -> list[Defect]:
 
 
 def _scores(columns: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Two columns of numbers that belong together: of the chosen and of the rejected answer."""
+    """Pairs of score columns: one for the chosen and one for the rejected answer."""
     names = {name.lower(): name for name in columns}
     for low, name in names.items():
         other = names.get(low.replace("chosen", "rejected"))

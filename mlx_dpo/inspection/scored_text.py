@@ -1,4 +1,4 @@
-"""Rows as a model gets them: what it is shown, and what is scored."""
+"""Rows as a model gets them: its input, and the scored part."""
 
 from typing import Any, NamedTuple
 
@@ -10,14 +10,14 @@ from ..data.tokenize import TokenizedPair
 from ..records import Preference
 
 _BEFORE, _SCORED = 100, 160
-"""Characters that are shown of what stands before the answer, and of the answer."""
+"""Characters shown of the text before the answer, and of the answer."""
 
 
 class Masked(NamedTuple):
-    """One pair, decoded: the tokens before the answers, and those of each answer that are scored.
+    """One pair as decoded text: the tokens before the answers, and the scored tokens of each answer.
 
-    `tokens`: how many of each. Special tokens are spelt out; an answer that was cut ends without one.
-    `cut_off`: whether chosen and rejected are marked as cut off where they were made.
+    `tokens`: number of each. Special tokens are written out; an answer that was cut ends without one.
+    `cut_off`: whether chosen and rejected are marked as cut off.
     """
 
     where: str
@@ -28,7 +28,7 @@ class Masked(NamedTuple):
     cut_off: tuple[bool, bool]
 
     def text(self) -> str:
-        """Scored tokens between bars; the middle of long answers is left out."""
+        """The pair as lines, with scored tokens between bars and without the middle of long answers."""
         before = _line(self.prompt)
         lines = [
             f"{self.where}",
@@ -45,7 +45,7 @@ class Masked(NamedTuple):
 
 
 def masked(pair: TokenizedPair, row: Preference, tokenizer: Any) -> Masked:
-    """The pair of this row as training lays it out, read back from the arrays that the model is given."""
+    """The pair of this row, decoded from the arrays that the model gets in training."""
     batch = build_batch([pair])
     targets, mask = np.array(batch.targets), np.array(batch.mask)
     first = int(np.array(batch.positions)[0, 0]) + 1

@@ -1,7 +1,7 @@
-"""Can a few surface features tell the chosen answer from the rejected one, without its prompt?
+"""Can surface features alone, without the prompt, tell the chosen answer from the rejected one?
 
-If so, a model may learn these features and nothing else, and its margins grow without end. The judge is a
-logistic regression on differences of two answers' features, held against prompts it was not fitted on.
+If so, a model may learn only these features, and its margins grow without limit. The test is a logistic
+regression on differences of the two answers' features, evaluated on prompts that it was not fitted on.
 """
 
 import re
@@ -19,20 +19,20 @@ from .duplicates import text_hash
 from .words import words
 
 FEWEST_PROMPTS = 20
-"""Different prompts that it takes to say anything."""
+"""Least number of different prompts for this measure."""
 
 _FOLDS = 5
 _CHARACTERS, _WORDS, _SHAPES = 1024, 2048, 1024
-"""Columns that runs of three bytes, words and pairs of words, and shapes of lines are hashed into."""
+"""Number of columns for hashes of three-byte runs, of words and pairs of words, and of line shapes."""
 _DECAY, _STEPS = 1e-3, 150
 _LINE = re.compile(r"[ \t]*(#+|[-*•+>|]|\d+[.)]|```|)")
 
 
 @dataclass(frozen=True)
 class Separability:
-    """How often the chosen answer is told from the rejected one by its style, on n pairs of unseen prompts.
+    """Share of n pairs in which style alone finds the chosen answer, on prompts not used for fitting.
 
-    `interval`: 95 %, Wilson. One half is chance.
+    `interval`: 95 %, Wilson. Chance gives one half.
     """
 
     n: int
@@ -52,7 +52,7 @@ def separability(texts: Sequence[Preference]) -> Separability | None:
 
 
 def prompt_folds(texts: Sequence[Preference]) -> np.ndarray:
-    """The fold 0 to 4 of each pair, int (n,): pairs of one prompt are in one; all 0 where prompts are few."""
+    """The fold 0 to 4 of each pair, int (n,): pairs of a prompt share a fold; all 0 if prompts are few."""
     keys = [text_hash(prompt_key(text.prompt)) for text in texts]
     ordered = sorted(set(keys))
     folds = _FOLDS if len(ordered) >= FEWEST_PROMPTS else 1
@@ -61,7 +61,7 @@ def prompt_folds(texts: Sequence[Preference]) -> np.ndarray:
 
 
 def features(text: str) -> np.ndarray:
-    """Surface features of an answer, float32 (4096,), at most 1 long, so that long answers weigh no more."""
+    """Surface features of an answer, float32 (4096,), of norm at most 1, so that length does not matter."""
     content = np.frombuffer(text.encode(), np.uint8).astype(np.uint32)
     runs = (content[:-2] << 16 | content[1:-1] << 8 | content[2:]) * np.uint32(2654435761) >> 22
     found = words(text)
@@ -77,12 +77,12 @@ def features(text: str) -> np.ndarray:
 
 
 def _hashed(names: Iterable[str], size: int) -> np.ndarray:
-    """How often each column is met, int (size,)."""
+    """Count of each column, int (size,)."""
     return np.bincount(np.array([zlib.crc32(name.encode()) % size for name in names], int), minlength=size)
 
 
 def _shapes(text: str, found: Sequence[str]) -> Iterator[str]:
-    """How the answer begins and ends, how its lines begin, and its signs."""
+    """How the answer begins and ends, how its lines begin, and its punctuation."""
     yield f"begins {' '.join(found[:2])}"
     yield f"begins {text[:1]}"
     yield f"ends {text[-1:]}"
@@ -94,12 +94,12 @@ def _shapes(text: str, found: Sequence[str]) -> Iterator[str]:
 
 
 def held_out_margins(differences: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Margin of each pair under the weights fitted without its fold: float32 (n,), above 0 where right.
+    """Margin of each pair under the weights fitted without its fold: float32 (n,), above 0 if right.
 
-    All folds are fitted at once, a column of weights each, by Nesterov's gradient steps on the mean logistic
-    loss with a little decay. Rows (n, D) are at most 2 long, so its curvature is at most 1 + decay.
+    All folds are fitted together, with a column of weights each, by Nesterov's gradient steps on the mean
+    logistic loss with a little decay. Rows (n, D) have norm at most 2, so the curvature is at most 1 + decay.
 
-    Exchanging the answers of all pairs turns the weights' sign and leaves the margins as they are.
+    Exchanging the answers of all pairs changes the weights' sign and does not change the margins.
     """
     fitted = (folds[:, None] != np.arange(_FOLDS)).astype(np.float32)
     shares = fitted / fitted.sum(axis=0)

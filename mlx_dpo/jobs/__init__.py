@@ -1,1 +1,1 @@
-"""The long commands whole: each puts the rooms together, and nothing below it imports it."""
+"""The long commands: each puts the rooms together, and no room imports it."""

@@ -1,4 +1,4 @@
-"""Which attention a run takes, settled before any weight is loaded."""
+"""Which attention a run uses, decided before any weight is loaded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ from ..training.layout import Layout
 def attention_of(
     config: RunConfig, base: Path, pairs: Sequence[TokenizedPair], before: Layout | None = None
 ) -> str:
-    """BLOCKS or FUSED: as set, as an earlier start of the run settled it, or as measured on a GPU and said.
+    """BLOCKS or FUSED: as set, as an earlier start of the run decided, or as measured on a GPU.
 
-    On a CPU MLX has no kernel: it forms all scores at once and keeps them for the backward pass.
+    On a CPU, MLX has no kernel: it computes all scores at once and keeps them for the backward pass.
     """
     asked = config.training.attention
     if asked != "auto":
@@ -44,5 +44,9 @@ def measured_attention(config: RunConfig, base: Path, pairs: Sequence[TokenizedP
             model, pairs, training.micro_batch, training.forward, separate=training.branches == "separate"
         )
     except Exception as error:  # a model's own code may raise anything
-        return BLOCKS, f"own blocks: this model's attention could not be looked at ({first_line(error)})"
-    return settle(calls) if calls else (BLOCKS, "own blocks: no plain causal attention was found to measure")
+        return BLOCKS, f"blocks, because this model's attention cannot be traced ({first_line(error)})"
+    return (
+        settle(calls)
+        if calls
+        else (BLOCKS, "blocks, because this model has no plain causal attention to measure")
+    )

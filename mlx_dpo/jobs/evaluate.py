@@ -1,4 +1,4 @@
-"""Preference accuracy and margins of a finished run, and answers of base and tuned model."""
+"""Preference accuracy and margins of a run, and answers of the base model and the tuned model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..training.trainer import Data, evaluation_metrics
 from .runs import open_run, say_if_unfinished
 
 SAMPLE_TOKENS = 256
-"""Longest sampled answer, in tokens, where none is asked for; long ones take minutes on a small machine."""
+"""Default maximum length of a sampled answer, in tokens; long ones take minutes on a small machine."""
 
 
 def evaluate_run(
@@ -45,13 +45,13 @@ def evaluate_run(
     """Score held-out pairs with the run's reference and with its adapter, from one set of weights.
 
     Args:
-        data: pairs to judge by; the run's own held-out pairs by default.
-        samples: how many prompts both models answer, greedily, as with the command of `ask_run`; 0 for none.
-        model: where the base model lies now; by default where it lay when the run was made.
-        max_tokens: longest of these answers; by default the run's generate.max_tokens, at most SAMPLE_TOKENS.
+        data: pairs to evaluate on; by default the held-out pairs of the run.
+        samples: number of prompts that both models answer, greedily, as the command of `ask_run` does.
+        model: where the base model is now; by default where it was when the run was made.
+        max_tokens: their maximum length; by default the run's generate.max_tokens, at most SAMPLE_TOKENS.
 
     Raises:
-        DpoError: no held-out pairs, or files that do not fit.
+        DpoError: no held-out pairs, or files that do not belong together.
     """
     config = open_run(folder, model)
     say_if_unfinished(folder, config)
@@ -70,9 +70,9 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     rows = index_rows(source)
     if config.model.adapter and not is_there(config.model.adapter):
         raise DpoError(
-            "is not there: the adapter that this run started from, its reference",
+            "is missing: the adapter that this run started from",
             where=config.model.adapter,
-            hint=f"put it back, or say where it lies now: model.adapter in {Path(folder) / 'config.yaml'}",
+            hint=f"restore it, or set model.adapter in {Path(folder) / 'config.yaml'} to its new place",
         )
     trained_on = _trained_on(config, rows)
     base = find_model(config.model.path)
@@ -87,7 +87,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     if rows.unused:
         say(unused_text(rows.path, rows.unused))
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
-    say(f"judged by: {pairs.counts}")
+    say(f"evaluated on: {pairs.counts}")
     first = np.sort(np.unique(rows.prompts, return_index=True)[1])
     chosen = np.linspace(0, len(first) - 1, min(samples, len(first))).round().astype(int)
     spread = [rows.read(int(row)) for row in first[chosen]]
@@ -96,12 +96,12 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
     policy, _ = load_model(base)
     if config.model.adapter:
         load_adapter(policy, config.model.adapter)
-    attach_like(policy, folder)  # not its weights yet; one that does not fit is refused before the slow part
+    attach_like(policy, folder)  # without weights yet: a misfit is refused before the slow part
     separate = config.training.branches == "separate"
     forward = choose_forward(policy, pairs, config.training.forward, separate=separate)
     forward = desensitised(forward, config.loss.ld_alpha)
 
-    # The key of the run's own reference: its held-out pairs were scored when it started.
+    # The key of the run's reference, so that the scores of its held-out pairs come from the cache.
     key = reference_key(policy, base, config.model.adapter, pairs, forward)
     reference = checked_reference(policy, pairs, forward, key, "evaluated pairs")
     before = _answer("answers of the base model", policy, tokenizer, prompts, config)
@@ -112,7 +112,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
 
     if not np.isfinite(tuned).all():
         raise DpoError(
-            "the tuned model gives no finite log-probabilities",
+            "the tuned model's log-probabilities are not finite",
             where=folder,
             hint="the run diverged; train again with a lower optimizer.learning_rate",
         )
@@ -145,7 +145,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
 
 
 def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
-    """How many rows have a prompt of the run's training file; None where that is gone."""
+    """How many rows have a prompt of the run's training file; None if that file is gone."""
     if not is_there(config.data.train):
         return None
     return len(shared_prompts(rows, index_rows(config.data.train, answers=config.loss.answers_only)))

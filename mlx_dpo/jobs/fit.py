@@ -1,4 +1,4 @@
-"""Training in a run's folder, from its beginning or from a checkpoint to its end."""
+"""Training in a run's folder, from the beginning or from a checkpoint to the end."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,7 +37,7 @@ from .run_folder import restored, save, start_folder
 
 
 class TrainResult(NamedTuple):
-    """Where the run lies, and the held-out metrics of its adapter, if there were held-out pairs."""
+    """The run's folder, and the held-out metrics of its adapter if there were held-out pairs."""
 
     folder: Path
     held_out: Mapping[str, float] | None
@@ -46,7 +46,7 @@ class TrainResult(NamedTuple):
 def fit(
     run: Prepared, folder: Path, checkpoint: Sealed | None, callback: Callback | None = None
 ) -> TrainResult:
-    """Train in `folder`, from a checkpoint or from the beginning; on an interrupt save and pass it on."""
+    """Train in `folder`, from a checkpoint or from the beginning; an interrupt is passed on after saving."""
     config, policy, amounts = run.config, run.policy, run.amounts
     steps = config.training.updates(len(run.data.pairs), amounts.epochs)
     log = RunLog(folder, steps)
@@ -91,11 +91,11 @@ def fit(
                 ended=lambda: listener.ended,
             )
         except KeyboardInterrupt as stop:
-            held = "all of it" if isinstance(stop, Stop) else "what was saved before"
+            saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
             tell(
                 stop,
-                f"interrupted: {folder / CHECKPOINTS} holds {held}; "
-                "the same command goes on from there (without --overwrite)",
+                f"interrupted: {saved} in {folder / CHECKPOINTS}; "
+                "run the same command again, without --overwrite, to continue",
             )
             raise
         _say_end(state, steps, config, log)
@@ -106,19 +106,19 @@ def fit(
 def selected(
     best: Mapping[str, Any] | None, last: Mapping[str, float] | None, config: RunConfig
 ) -> Mapping[str, float] | None:
-    """The held-out metrics of the adapter that the run folder ends with."""
+    """The held-out metrics of the adapter that the run folder keeps."""
     return best["row"] if best and config.training.select == "best" else last
 
 
 def _evaluation(
     run: Prepared, folder: Path, watch: Watch, check_interrupt: Callable[[], None]
 ) -> Callable[[int], tuple[Mapping[str, float] | None, str]]:
-    """How held-out pairs are judged: a function of the step, see `training.trainer.train`."""
+    """How held-out pairs are evaluated: a function of the step, see `training.trainer.train`."""
     config, policy, held_out = run.config, run.policy, run.held_out
     if held_out is None:
         return lambda step: (None, "")
     loss, asked = build_loss(config.loss), _asked(held_out, config.training.samples)
-    beta = mx.array(config.beta.value)  # also where it moves: held-out losses stay comparable
+    beta = mx.array(config.beta.value)  # also if a rule changes beta: held-out losses stay comparable
     forward, singly = run.forward, singles(held_out.pairs)
 
     def evaluate(step: int) -> tuple[Mapping[str, float], str]:
@@ -137,7 +137,7 @@ def _evaluation(
 
 
 def _asked(held_out: Data, count: int) -> Asked:
-    """The prompts that are answered as the run goes on: spread over the held-out rows, each once."""
+    """The prompts that are answered at every evaluation: different ones, spread over the held-out rows."""
     if not count:
         return Asked([], [])
     rows: dict[bytes, int] = {}
@@ -166,9 +166,9 @@ def _about(run: Prepared, steps: int, start: int) -> About:
 
 
 def _say_end(state: TrainState, steps: int, config: RunConfig, log: RunLog) -> None:
-    """Say why a run ended early, and which adapter it ends with where that is not the last."""
+    """Say why a run ended early, and which adapter it keeps if that is not the last one."""
     if state.step < steps:
         log.note(state.step, "stopped", f"the run ends at step {state.step} of {steps}: {state.stopped}")
     if state.best and state.best.step < state.step and config.training.select == "best":
-        what = f"the run folder's adapter is that of step {state.best.step}, of the lowest held-out loss"
+        what = f"the run folder keeps the adapter of step {state.best.step}, with the lowest held-out loss"
         log.note(state.best.step, "best", what)

@@ -1,4 +1,4 @@
-"""The whole of gen-pairs: check everything cheap, load, answer, apply the rules, write."""
+"""The command gen-pairs: make every cheap check, load, answer, apply the rules, write."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     """Read curated rows, answer their prompts with the base model, write train.jsonl and valid.jsonl.
 
     Raises:
-        DpoError: anything a user can mend, before slow work where it can be known before.
+        DpoError: anything a user can fix; before slow work, if it can be known before.
     """
     check_run_settings(config)
     settings = config.pairs
@@ -52,7 +52,7 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     forgotten = sum(forgets(tokenizer, row.prompt, requests[request_key(row)]) for row in asked)
     if forgotten:
         prompts = plural(forgotten, "prompt")
-        say(f"{prompts} without the reasoning of earlier turns, which the chat template leaves out")
+        say(f"the chat template leaves the reasoning of earlier turns out of {prompts}")
     origin = pairs_origin(config.model, base, tokenizer, config.generate)
     log = completions_log(output, origin)
     log.check()
@@ -73,14 +73,11 @@ def generate_pairs(config: RunConfig) -> PairCounts:
     if counts.cut_off:
         say(
             f"{plural(counts.cut_off, 'answer was', 'answers were')} cut off at "
-            f"{plural(config.generate.max_tokens, 'token')}, to be scored without an end; a larger "
-            "generate.max_tokens goes on from there"
+            f"{plural(config.generate.max_tokens, 'token')} and will be scored without an end token; after "
+            "raising generate.max_tokens, the same command continues them"
         )
     if not counts.valid:
-        anew = "; another pairs.output splits them anew" if trained else ""
-        say(
-            "no held-out pairs are left: nothing will tell whether training helps; more curated rows would"
-            + anew
-        )
+        split = ", or choose another pairs.output to split the rows again" if trained else ""
+        say(f"no pairs are held out, so nothing will show whether training helps: add curated rows{split}")
     say(f"wrote {output / 'train.jsonl'} and {output / 'valid.jsonl'}")
     return counts

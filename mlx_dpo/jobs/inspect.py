@@ -1,4 +1,4 @@
-"""The whole of inspect: read both files to their ends, measure, ask the model on some pairs, advise."""
+"""The command inspect: read both files to the end, measure, score some pairs with the model, advise."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,24 +33,24 @@ from .output_folder import check_run_settings
 from .run_inputs import amounts_of, check_memory_limit, check_rule, say_if_small_beta, say_without_template
 
 SCORED = 64
-"""Pairs that the model is asked about, from the shortest to the longest."""
+"""Pairs that the model scores, from the shortest to the longest."""
 OWN, OWN_TOKENS = 8, 64
-"""Prompts that the model answers itself, and the most tokens of an answer that are compared."""
+"""Prompts that the model answers, and how many tokens of an answer are compared at most."""
 
 
 def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) -> Inspection:
-    """Inspect the files that a run with these settings would train on and be judged by.
+    """Inspect the files that a run with these settings would train and be evaluated on.
 
     Args:
-        shown: show so many of the pairs as the model gets them.
-        ask_model: load the weights and score some pairs; else only the tokenizer is loaded.
+        shown: number of pairs shown as the model gets them.
+        ask_model: load the weights and score some pairs; otherwise only the tokenizer is loaded.
 
     Raises:
-        DpoError: files, rows apart, or a model that cannot be used; or settings of `sft`, which has no pairs.
+        DpoError: a file or a model cannot be used, or the settings are those of `sft`, which needs no pairs.
     """
     if config.loss.answers_only:
-        hint = f"give the settings of mlx-dpo train, or --set loss.name={LossConfig().name}"
-        raise DpoError("learns answers alone; inspect looks at pairs", where="loss.name", hint=hint)
+        hint = f"use the settings of mlx-dpo train, or add --set loss.name={LossConfig().name}"
+        raise DpoError("is a loss of single answers, but inspect checks pairs", where="loss.name", hint=hint)
     check_run_settings(config)
     say_if_small_beta(config)
     paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
@@ -93,7 +93,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
 
 
 def plan_of(config: RunConfig, pairs: int) -> Plan:
-    """The settings that advice on so many pairs depends on."""
+    """The settings on which advice about this number of pairs depends."""
     data, model = config.data, config.model
     usual = config.training.epochs_for(max(1, pairs), answers_only=False)
     epochs = config.training.epochs or usual
@@ -104,12 +104,12 @@ def plan_of(config: RunConfig, pairs: int) -> Plan:
 def asked(
     config: RunConfig, base: Path, tokenizer: Any, pairs: FoundPairs
 ) -> tuple[Likelihood | None, OwnAnswers]:
-    """Likelihood of some answers to the model that a run would start from, and of its own answers.
+    """How likely the model that a run would start from finds some of the answers, and its own answers.
 
-    Both are scored as a run scores them; its own answers are to a few of the prompts.
+    Both are scored as a run scores them; the model answers a few of the prompts itself.
 
     Raises:
-        DpoError: the model cannot be loaded, or gives no finite log-probabilities.
+        DpoError: the model cannot be loaded, or its log-probabilities are not finite.
     """
     policy, _ = load_model(base)
     policy.freeze()
@@ -133,7 +133,7 @@ def own_answers(
     forward: Forward,
     config: GenerateConfig,
 ) -> OwnAnswers:
-    """Rejected answers to a few prompts against answers sampled as gen-pairs samples them, all cut short."""
+    """Compare the start of rejected answers to a few prompts with answers sampled as gen-pairs does."""
     few = [pairs[row] for row in np.linspace(0, len(pairs) - 1, min(OWN, len(pairs))).round().astype(int)]
     config = replace(config, max_tokens=OWN_TOKENS, batch_size=len(few))
     end = end_of_turn(tokenizer)

@@ -1,4 +1,4 @@
-"""The learning rate of answers alone, where none is set."""
+"""The learning rate of sft if none is set."""
 
 import mlx.nn as nn
 
@@ -16,7 +16,7 @@ from ..training.step import pair_gradient
 def found_learning_rate(
     config: RunConfig, policy: nn.Module, pairs: PairStore, forward: Forward, *, compiled: bool
 ) -> float:
-    """The learning rate that a short test on rows of `pairs` finds.
+    """The learning rate that a short test on some rows of `pairs` finds.
 
     Raises:
         DpoError: no rate lowers the loss.
@@ -30,11 +30,11 @@ def found_learning_rate(
         raise DpoError(
             f"no learning rate from {RATES[0]:g} to {RATES[-1]:g} lowers the loss on these rows",
             where="optimizer.learning_rate",
-            hint="look at the rows (mlx-dpo inspect), or set optimizer.learning_rate",
+            hint="check the rows (mlx-dpo inspect), or set optimizer.learning_rate",
         )
     rows = plural(min(ROWS, len(pairs)), "row")
     say(
-        f"learning rate: {rate:.1e}, at which the loss of {rows} had fallen half-way "
-        f"from {losses[0]:.2f} to {min(losses):.2f} (optimizer.learning_rate sets another)"
+        f"learning rate: {rate:.1e}, found in a test that lowered the loss of {rows} from {losses[0]:.2f} "
+        f"to {min(losses):.2f} (set optimizer.learning_rate to choose another)"
     )
     return rate

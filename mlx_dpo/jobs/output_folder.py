@@ -1,4 +1,4 @@
-"""The folder of a run: whether one may begin there, and where one goes on."""
+"""The folder of a run: whether a run may start there, and from which checkpoint one continues."""
 
 import os
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ from .runs import SETTINGS
 
 
 def check_run_settings(config: RunConfig) -> None:
-    """Check what a run needs besides model and rows; the commands before `train` check it too.
+    """Check what a run needs besides model and rows; the commands that come before `train` check it too.
 
     Raises:
-        DpoError: its folder cannot be written, or a tracker's library is missing.
+        DpoError: the folder cannot be written, or a tracker's library is missing.
     """
     check_writable(Path(config.run.output), need_bytes=50_000_000)
     check_trackers(config.run.report_to)
@@ -40,13 +40,13 @@ def output_folder(config: RunConfig) -> Path:
     """The run's folder.
 
     Raises:
-        DpoError: as `check_run_settings`, or it is the adapter that the run starts from.
+        DpoError: as `check_run_settings`, or the folder is the adapter that the run starts from.
     """
     check_run_settings(config)
     folder = Path(config.run.output)
     if config.model.adapter and _real(config.model.adapter).is_relative_to(_real(folder)):
         raise DpoError(
-            "is or holds the adapter that the run starts from, its reference",
+            "is or contains the adapter that the run starts from",
             where=folder,
             hint="choose another folder with --output",
         )
@@ -60,10 +60,10 @@ def _real(path: Path | str) -> Path:
 
 
 def checkpoint_in(folder: Path) -> Sealed | None:
-    """The checkpoint that a run in this folder goes on from; None where it holds no run.
+    """The checkpoint from which a run in this folder continues; None if the folder contains no run.
 
     Raises:
-        DpoError: it holds something else that a run would replace, or cannot be read.
+        DpoError: the folder contains something else that a run would replace, or cannot be read.
     """
     remove_leftovers(folder)
     if checkpoint := newest_checkpoint(folder):
@@ -71,13 +71,13 @@ def checkpoint_in(folder: Path) -> Sealed | None:
     files = [name for name in (WEIGHTS, *FILES, SETTINGS) if is_there(folder / name)]
     folders = [name for name in (MARGINS, *TRACKERS) if is_there(folder / name)]
     held = [*files, *folders, *([CHECKPOINTS] if holds_others(folder) else [])]
-    # A process that ended before its first checkpoint has left nothing that took time.
+    # If a process ended before its first checkpoint, nothing that took time is lost.
     begun = is_folder(folder / CHECKPOINTS) and not RunLog(folder, 0).reported()
     if held and not (begun and WEIGHTS in files and held == [*files, *folders]):
         raise DpoError(
-            "holds a run without checkpoints, which cannot go on"
+            "contains a run without checkpoints, which cannot be continued"
             if {WEIGHTS, METRICS} & {*files}
-            else f"holds {', '.join(held)}, which a run would replace",
+            else f"contains {', '.join(held)}, which a run would replace",
             where=folder,
             hint="choose another folder with --output, or replace it with --overwrite",
         )
@@ -85,12 +85,12 @@ def checkpoint_in(folder: Path) -> Sealed | None:
 
 
 def is_finished(facts: Mapping[str, Any], steps: int) -> bool:
-    """Whether a checkpoint with these facts is the end of a run of so many updates."""
+    """Whether a checkpoint with these facts is the end of a run with this number of updates."""
     return bool(facts["stopped"]) or facts["step"] == facts["evaluated"] >= steps
 
 
 def last_good(folder: Path, newest: Sealed) -> Sealed:
-    """Where a run goes on with other settings: where it ended early, that is its best checkpoint."""
+    """The checkpoint from which a run continues with other settings: the best one if the run ended early."""
     facts = newest.facts
     best = (
         checkpoint_of(folder, int(facts["best"]["row"]["step"]))
@@ -98,5 +98,5 @@ def last_good(folder: Path, newest: Sealed) -> Sealed:
         else None
     )
     if best and best.folder != newest.folder:
-        say(f"the run ended early ({facts['stopped']}): it goes on from the best checkpoint, {best.folder}")
+        say(f"the run ended early ({facts['stopped']}): it continues from the best checkpoint, {best.folder}")
     return as_of_today(best) if best else newest

@@ -1,4 +1,4 @@
-"""What a run will need, and which settings follow from it, before any weight is loaded."""
+"""What a run will need, and which settings follow from that, before any weight is loaded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from .run_inputs import amounts_of, check_rule, read_rows, say_if_slow, starting
 
 
 class Start(NamedTuple):
-    """What a run starts from: the base model's folder, the pairs it trains on and perhaps held-out ones."""
+    """What a run starts from: the base model's folder, the training pairs and perhaps held-out pairs."""
 
     base: Path
     pairs: PairStore
@@ -41,12 +41,12 @@ class Start(NamedTuple):
 
 
 class _Untraceable(Exception):
-    """A model's own code does not run on arrays without values; in its words."""
+    """A model's own code does not run on arrays without values; with its error message."""
 
 
 @contextmanager
 def _model_code() -> Iterator[None]:
-    """Whatever a model's own code raises, a plan is a service and must not stop a run: `_Untraceable`."""
+    """Turn any error of a model's own code into `_Untraceable`: a failed plan must not stop a run."""
     try:
         yield
     except UpstreamError as error:
@@ -61,10 +61,10 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     """Plan a run as configured; no weight is loaded.
 
     Args:
-        memory: plan for a Mac with so many GiB; by default for this machine.
+        memory: plan for a Mac with this many GiB; by default for this machine.
 
     Raises:
-        DpoError: settings or training pairs that a run would refuse too, or a model that cannot be planned.
+        DpoError: a run would refuse these settings or pairs too, or the model cannot be planned.
     """
     output_folder(config)
     rows, held_rows = read_rows(config)
@@ -94,9 +94,9 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         raise DpoError(what, where=config.model.adapter, hint=hint) from None
     except _Untraceable as error:
         raise DpoError(
-            f"this model cannot be planned: {error}",
+            f"the memory need of this model cannot be planned: {error}",
             where=base,
-            hint="train runs without one; training.gradient_checkpointing=on needs the least memory",
+            hint="train works without a plan; training.gradient_checkpointing=on needs the least memory",
         ) from None
     sizes = sum(pair_sizes(some).astype(np.int64).sum(axis=0) for some in run.all())
     blocks, head = run.model.work
@@ -113,32 +113,32 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
 def planned_layout(
     config: RunConfig, start: Start, attention: str, before: Layout | None, forward: str | None = None
 ) -> tuple[Layout | None, int | None]:
-    """The fastest layout that fits this machine, and the bytes planned; says both.
+    """The fastest layout that fits this machine, and the bytes planned; prints both.
 
-    A model that cannot be planned is left to the rule of thumb, with None for layout and bytes.
+    Both are None if the model cannot be planned; a rule of thumb then chooses the layout.
 
     Args:
         attention: BLOCKS or FUSED.
-        before: the layout that an earlier start of the run settled, if one did.
-        forward: the only one that is exact on this model, where that is known.
+        before: the layout that an earlier start of the run chose, if there was one.
+        forward: the only exact forward on this model, if that is known.
 
     Raises:
-        DpoError: nothing fits; with the nearest setting that does.
+        DpoError: nothing fits; the hint names the nearest setting that does.
     """
     known = replace(config, training=replace(config.training, forward=forward or config.training.forward))
     try:
         with _model_code():
             try:
                 model = skeleton(start.base, config.adapter)
-            except DpoError:  # an adapter that does not go with the model: loading it says so
+            except DpoError:  # the adapter does not fit the model: loading it says so
                 return None, None
             run = start.run(model, attention, before)
             plan = plan_memory(run, known, run_limit(config))
             if plan.chosen is None:
                 plan = replace(plan, hint=nearest(plan, run, known))
     except _Untraceable as error:
-        unheld = "; training.memory_limit is not held" if config.training.memory_limit else ""
-        say(f"plan: none, this model cannot be planned: {error}{unheld}")
+        unchecked = "; training.memory_limit is not checked" if config.training.memory_limit else ""
+        say(f"plan: none, because this model cannot be planned: {error}{unchecked}")
         return None, None
     if plan.chosen is None:
         raise plan.refusal()
@@ -147,7 +147,7 @@ def planned_layout(
 
 
 def less_memory(config: RunConfig, start: Start, attention: str) -> str:
-    """The nearest setting that needs a fifth less than the run was planned to need, in words."""
+    """The nearest setting that needs at least a fifth less memory than planned, in words."""
     try:
         with _model_code():
             run = start.run(skeleton(start.base, config.adapter), attention)
@@ -155,11 +155,11 @@ def less_memory(config: RunConfig, start: Start, attention: str) -> str:
             what = nearest(plan_memory(run, config, limit, every=True), run, config)
     except (DpoError, _Untraceable):
         what = "set training.gradient_checkpointing=on and training.micro_batch=1, or shorten data.max_length"
-    going_on = "; --accept-changes then goes on from the last checkpoint"
+    going_on = "; then continue from the last checkpoint with --accept-changes"
     return what + (going_on if what.startswith(("set training.", "set data.", "set adapter.")) else "")
 
 
 def run_limit(config: RunConfig, memory: float | None = None) -> int:
-    """Bytes that a run may use: as set, else what a Mac with `memory` GiB, or this machine, lets it."""
+    """Bytes that a run may use: as set, or else what a Mac with `memory` GiB, or this machine, allows."""
     limit = config.training.memory_limit
     return int(limit * 1e9) if limit else memory_limit(memory)

@@ -1,4 +1,4 @@
-"""The slow part of a run's start: load the policy, prove its forward, score the reference."""
+"""The slow part of starting a run: load the policy, check its forward, score the reference."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,23 +52,23 @@ from .run_inputs import say_if_slow
 from .runs import SETTINGS
 
 _CHECKPOINTING_BYTES = 1e9
-"""Weights above which blocks are checkpointed where no plan says whether they must be."""
+"""Size of the weights above which blocks are checkpointed if there is no plan."""
 _CACHE_BYTES = 2**30
-"""Freed memory that MLX may keep for reuse; without a cap it grows with every new shape."""
+"""Freed memory that MLX may keep for reuse; without a limit it grows with every new shape."""
 
 
 class Memory(NamedTuple):
-    """Bytes: planned for the run, None where the model cannot be planned; and held before it began."""
+    """Bytes planned for the run (None if the model cannot be planned), and bytes in use before it began."""
 
     planned: int | None
     before: int
 
     def row(self) -> dict[str, float]:
-        """What a report says of the plan."""
+        """The plan as a part of a row of metrics."""
         return {} if self.planned is None else {"planned_memory_gb": self.planned / 1e9}
 
     def summary(self, start: int, training: int) -> str:
-        """Planned beside measured, from the peaks (bytes) of the start-up checks and of training."""
+        """Planned and measured memory, from the peaks (bytes) of the start-up checks and of training."""
         peak = max(start, training) - self.before
         measured = f"the peak memory was {peak / 1e9:.3f} GB"
         if self.planned is None:
@@ -82,10 +82,10 @@ class Memory(NamedTuple):
 class Prepared:
     """A run whose start-up checks have passed: the policy is loaded, the reference is scored.
 
-    `config`: as asked; `layout` and `amounts`: what the start made of settings left open. `key`: all that
-    decides what the run computes, see `jobs.resume`. `base_sums`: see `models.base_of_adapter`.
-    `inspection`: what was found of the pairs, where they are pairs. `rehearsal`: texts of the model's own,
-    where the settings want them.
+    `config`: as asked; `layout` and `amounts`: what the start chose for settings left open. `key`: everything
+    that decides what the run computes, see `jobs.resume`. `base_sums`: see `models.base_of_adapter`.
+    `inspection`: findings about the pairs; None for sft. `rehearsal`: texts that the model wrote, if the
+    settings ask for them.
     """
 
     config: RunConfig
@@ -113,13 +113,13 @@ def prepared(
     key: Mapping[str, Any],
     before: Layout | None,
 ) -> Iterator[Prepared]:
-    """The run, from its first weight to the end of its training: out of memory is explained, the Mac awake.
+    """The prepared run; within it, running out of memory is explained and the Mac is kept awake.
 
     Args:
-        before: the layout that an earlier start of the run settled, if one did.
+        before: the layout that an earlier start of the run chose, if there was one.
 
     Raises:
-        DpoError: it does not fit, or a start-up check failed.
+        DpoError: the run does not fit into memory, or a start-up check failed.
     """
     attention = attention_of(config, start.base, start.pairs, before)
     with (
@@ -149,7 +149,7 @@ def _prepare(
         checkpoint_layers(policy)
     forward = choose_forward(policy, pairs, config.training.forward, separate=layout.separate)
     if config.training.forward != "plain" and forward in (COMPLETION, PLAIN):
-        # Prompts cannot be shared after all, which needs more.
+        # Prompts cannot be shared after all, and the forward needs more memory.
         again, planned = planned_layout(config, start, attention, before, forward.name)
         if again and again.checkpointing and not layout.checkpointing:
             checkpoint_layers(policy)
@@ -191,7 +191,7 @@ def _prepare(
 
 
 def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) -> tuple[nn.Module, Before]:
-    """The model with its adapter, and what it gave before a fresh adapter was attached."""
+    """The model with its adapter, and its output before a fresh adapter was attached."""
     from mlx_lm.utils import maybe_set_recommended_wired_limit
 
     maybe_set_recommended_wired_limit()  # on Metal only: keeps weights from being paged out
@@ -211,8 +211,8 @@ def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) 
 
 
 def _usual_layout(config: RunConfig, model: nn.Module, attention: str, before: Layout | None) -> Layout:
-    """The layout of a model that cannot be planned: as set or as before; else blocks are checkpointed above
-    1 GB of weights, and branches joint."""
+    """The layout of a model that cannot be planned: as set or as before; otherwise blocks are checkpointed
+    above 1 GB of weights, and branches are joint."""
     checkpointing, branches = config.training.gradient_checkpointing, config.training.branches
     usual = before or Layout(
         weight_bytes(model) > _CHECKPOINTING_BYTES and not config.adapter.dropout, separate=False
@@ -243,9 +243,9 @@ def _with_reference(
     forward: Forward,
     config: RunConfig,
 ) -> Data:
-    """Pairs with the scores of the policy as it is now, which is the reference; see `checked_reference`.
+    """Pairs with the scores of the present policy, which is the reference; see `checked_reference`.
 
-    Where only answers are learnt, nothing looks at them, and they are 0.
+    For sft the scores are not used, and they are 0.
     """
     if config.loss.answers_only:
         return Data(pairs, np.zeros((len(pairs), 2), np.float32), answers_only=True)

@@ -1,4 +1,4 @@
-"""The commands that put a question to a run's model."""
+"""The commands that ask a run's model a question."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,17 @@ from .runs import open_run
 def ask_run(folder: Path | str, model: str | None = None) -> str:
     """How to ask a run's model: the `mlx_lm generate` command for its base and adapter.
 
-    mlx_lm takes no chat template beside a model: with one of its own, a run is fused before it is asked.
+    mlx_lm takes no chat template besides the model's, so a run with its own template must be fused first.
 
     Args:
-        model: where the base model lies now; by default where it lay when the run was made.
+        model: where the base model is now; by default where it was when the run was made.
 
     Raises:
         DpoError: not a run folder, or its base model is gone.
     """
     config = open_run(folder, model)
     if config.model.chat_template:
-        return f"fuse it first, because of its chat template: {fuse_command(folder, model)}"
+        return f"this run has its own chat template, so fuse it first: {fuse_command(folder, model)}"
     base = find_model(config.model.path, weights=False)
     return generate_command(
         config.model.path, base, load_tokenizer(base, config.model), config.generate.max_tokens, folder
@@ -31,10 +31,10 @@ def ask_run(folder: Path | str, model: str | None = None) -> str:
 
 
 def ask_fused(folder: Path, config: RunConfig) -> str:
-    """The `mlx_lm generate` command for a fused model; its chat template is its own, options are given.
+    """The `mlx_lm generate` command for a fused model, with the options of its chat template.
 
     Args:
-        config: of the run that it was made of.
+        config: of the run from which the model was made.
     """
     tokenizer = load_tokenizer(folder, replace(config.model, chat_template=None))
     return generate_command(str(folder), folder, tokenizer, config.generate.max_tokens)

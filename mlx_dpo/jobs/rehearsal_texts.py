@@ -1,4 +1,4 @@
-"""The texts that hold a policy to the model it starts from: from the cache, or made and put there."""
+"""The texts that keep a policy close to its starting model: read from the cache, or made and cached."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -21,24 +21,24 @@ from ..training.reference import precision_hash
 from ..training.rehearsal import Rehearsal, Rehearsed, rehearsed
 
 _VERSION = 1
-"""Raise it when the same model would write other texts, or they are written in another form."""
+"""Raise this number when the same model would write other texts, or their file format changes."""
 TEXTS, _TOGETHER = 96, 16
-"""Texts of a run, and how many of them make an entry of the cache: at most these are lost to a kill."""
+"""Number of texts of a run, and of one cache entry: a killed run loses at most one entry."""
 _FILE, _LABEL = "texts.npz", "rehearsal"
 
 
 def rehearsal(
     policy: nn.Module, base: Path, tokenizer: Any, pairs: PairStore, config: RunConfig, weight: float
 ) -> Rehearsal | None:
-    """Texts of the policy as it is now, and what it gives there; None where their weight is 0.
+    """Texts that the present policy writes, with its log-probabilities; None if their weight is 0.
 
     Args:
         policy: before its first update.
-        pairs: of the run; its key tells tokenizer and template.
-        weight: of the divergence on them, beside the loss.
+        pairs: of the run; their key identifies tokenizer and template.
+        weight: of the divergence on these texts, which is added to the loss.
 
     Raises:
-        DpoError: the model writes nothing, or the cache cannot be written.
+        DpoError: the model wrote nothing, or the cache cannot be written.
     """
     if not weight:
         return None
@@ -60,13 +60,13 @@ def rehearsal(
             advance(_TOGETHER)
     if not texts:
         raise DpoError(
-            "the model writes no text of its own to be held to",
+            "the model wrote no text for the rehearsal",
             where=config.model.path,
             hint="set training.rehearsal=0 to train without it",
         )
     places = sum(len(text.ids) for text in texts)
-    texts_of_its_own = f"{plural(len(texts), 'text')} of the model's own, {plural(places, 'token')}"
-    say(f"rehearsal: {texts_of_its_own} (training.rehearsal=0: none)")
+    written = f"{plural(len(texts), 'text')} that the model wrote, {plural(places, 'token')}"
+    say(f"rehearsal: {written} (training.rehearsal=0 turns this off)")
     return Rehearsal(texts, weight)
 
 

@@ -1,4 +1,4 @@
-"""report.html of a run, from what its folder holds."""
+"""report.html of a run, from the files of its folder."""
 
 import os
 from importlib.util import find_spec
@@ -17,21 +17,21 @@ from ..storage.reading import is_there, read_json
 REPORT = "report.html"
 _LARGEST = 2**53
 """Whole numbers below it are exact as a float."""
-_BROKEN = "mlx-dpo train wrote no such line; remove it"
+_BROKEN = "mlx-dpo train does not write such a line; remove it"
 _WITH = {
     "loss": ["epoch"],
     "eval/loss": ["eval/pairs"],
     "eval/rewards/accuracies": ["eval/rewards/margins"],
 }
-"""What stands beside a metric in each line of metrics.jsonl that has it."""
+"""Metrics that must be in every line of metrics.jsonl that has the first one."""
 
 
 def report_run(folder: Path | str) -> Path:
-    """Write `folder`/report.html, whole; nothing but files of the folder is read, no model is loaded.
+    """Write `folder`/report.html; only files of the folder are read, and no model is loaded.
 
     Raises:
-        DpoError: not a run's folder, an adapter that is not what the run wrote, a broken line of a file with
-            its place, or a missing library.
+        DpoError: the folder is not a run, the adapter is not the one that the run wrote, a line of a file is
+            broken (with its place), or a library is missing.
     """
     for library in missing_libraries():
         raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
@@ -44,7 +44,7 @@ def report_run(folder: Path | str) -> Path:
 
 
 def current_report(folder: Path) -> Path | None:
-    """The run's report, where it is there and younger than what it is made of."""
+    """The run's report if it exists and is newer than the metrics."""
     report, metrics = folder / REPORT, folder / "metrics.jsonl"
     made = is_there(report) and is_there(metrics)
     made = made and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
@@ -52,12 +52,12 @@ def current_report(folder: Path) -> Path | None:
 
 
 def missing_libraries() -> list[str]:
-    """What a report needs and is not installed."""
+    """Libraries that a report needs and that are not installed."""
     return [library for library in ("matplotlib", "jinja2") if not find_spec(library)]
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The files of a run that a report is made of; events, samples and inspection may be absent.
+    """The files of a run from which a report is made; events, samples and inspection may be missing.
 
     Raises:
         DpoError: with file and line.
@@ -97,17 +97,17 @@ def _metrics(path: Path) -> list[dict[str, float]]:
         if wrong:
             raise DpoError(f"not a number: {first_ten(wrong)}", where=where, hint=_BROKEN)
         if not 0 <= row.get("eval/rewards/accuracies", 0) <= 1 or row.get("eval/pairs", 1) < 1:
-            raise DpoError("has an accuracy that is no share of pairs", where=where, hint=_BROKEN)
+            raise DpoError("has an impossible accuracy or number of pairs", where=where, hint=_BROKEN)
         lacking = [name for kind in _WITH if kind in row for name in _WITH[kind] if name not in row]
         if lacking:
             raise DpoError(f"has no {first_ten(lacking)}", where=where, hint=_BROKEN)
     if not rows:
-        raise DpoError("has no line yet", where=path, hint="train first: the run wrote no metrics")
+        raise DpoError("has no lines yet", where=path, hint="train first: the run has written no metrics")
     return [row for _, row in rows]
 
 
 def _is_number(value: Any) -> bool:
-    """A number of a size that can be computed with: JSON has whole numbers of any length."""
+    """Whether this is a number that a float can represent: JSON has whole numbers of any length."""
     return isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
 
 
@@ -130,7 +130,7 @@ def _samples(path: Path) -> list[Sample] | None:
 
 
 def _inspection(path: Path) -> Any:
-    return read_json(path, "remove it, or write it again") if is_there(path) else None
+    return read_json(path, "remove the file; the report is written without it") if is_there(path) else None
 
 
 def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any]]]:

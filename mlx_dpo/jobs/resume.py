@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint: what it was made of must be what there is now."""
+"""Whether a run may continue from a checkpoint: settings, data and model must be the same as before."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,10 +17,10 @@ from ..training.layout import Amounts, Layout
 
 _PARTS = {
     "base": "the base model (model.path)",
-    "adapter": "the adapter that it starts from (model.adapter)",
+    "adapter": "the adapter that the run starts from (model.adapter)",
     "tokenizer": "the tokenizer",
     "template": "the chat template",
-    "rendered": "what the chat template renders (does it print the date?)",
+    "rendered": "the output of the chat template (does it print the date?)",
     "train": "the pairs (data.train)",
     "valid": "the held-out pairs (data.valid)",
 }
@@ -32,14 +32,14 @@ _FACTS = {
     **dict.fromkeys(("step", "evaluated"), int),
     "stopped": str,
 }
-"""Facts of every checkpoint that a run goes on from, and what each is."""
+"""Facts that every checkpoint has, and their types."""
 
 
 def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | None) -> dict[str, Any]:
-    """All that decides what a run computes, as plain values.
+    """Everything that decides what a run computes, as plain values.
 
     Args:
-        config: as asked for, before a plan settles it.
+        config: as asked for, before a plan fills it in.
     """
     return {
         "settings": deciding(config),
@@ -51,31 +51,30 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What tells two keys apart, in words; nothing where they are the same."""
-    old, new = before["settings"], now["settings"]
-    found = [f"{name} is {new.get(name)}, was {old.get(name)}" for name in changed_settings(before, now, "")]
+    """The differences of two keys, in words; an empty list if they are equal."""
+    found = [_change(name, before, now) for name in changed_settings(before, now, "")]
     return found + [f"{what} changed" for part, what in _PARTS.items() if before[part] != now[part]]
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Check that a run of key `before` may go on as one of key `now`.
+    """Check that a run of key `before` may continue as a run of key `now`.
 
     Raises:
-        DpoError: with all that differs.
+        DpoError: with all differences.
     """
     if changed := differences(before, now):
         raise DpoError(
-            f"the run in this folder is another one: {first_ten(changed)}",
+            f"the run in this folder was started differently: {first_ten(changed)}",
             where=folder,
-            hint="undo it to go on, go on all the same with --accept-changes, or start anew with --overwrite",
+            hint="undo the change to continue, continue with --accept-changes, or restart with --overwrite",
         )
 
 
 def as_asked(now: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Key `now` with what the run was asked for where it names what the start made of that, or names nothing.
+    """Key `now`, with settings as first asked wherever it has the value that the start chose, or null.
 
-    So config.yaml, which holds the settled values, repeats its run; and a default that has become null goes
-    on with a run that had a number.
+    So config.yaml, which contains the chosen values, continues its run; and so does a setting that is null
+    now and was a number then.
     """
     settings, before = dict(now["settings"]), facts["key"]
     layout, amounts = Layout(**facts["layout"]), Amounts(**facts["amounts"])
@@ -88,7 +87,7 @@ def as_asked(now: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]
 
 
 def as_settings(layout: Layout, amounts: Amounts) -> dict[str, Any]:
-    """What a start made of settings that were left open, as settings by their dotted names."""
+    """What a start chose for settings that were left open, by their dotted names."""
     return {
         "training.gradient_checkpointing": "on" if layout.checkpointing else "off",
         "training.branches": "separate" if layout.separate else "joint",
@@ -100,7 +99,7 @@ def as_settings(layout: Layout, amounts: Amounts) -> dict[str, Any]:
 
 
 def filled_in(config: RunConfig, layout: Layout, amounts: Amounts) -> RunConfig:
-    """The settings with what the start made of those that were left open: for the run's config.yaml."""
+    """The settings, with the start's choices for those that were left open: for the run's config.yaml."""
     for name, value in as_settings(layout, amounts).items():
         section, key = name.split(".")
         own = getattr(config, section)
@@ -110,10 +109,10 @@ def filled_in(config: RunConfig, layout: Layout, amounts: Amounts) -> RunConfig:
 
 
 def as_of_today(checkpoint: Sealed) -> Sealed:
-    """A checkpoint with its facts as today's version writes them.
+    """A checkpoint with its facts as this version writes them.
 
     Raises:
-        DpoError: they are not the facts of a run.
+        DpoError: these are not the facts of a run.
     """
     with told_damaged(checkpoint.folder):
         facts = checkpoint.facts
@@ -133,9 +132,9 @@ def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
 
 
 def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's facts as today's version writes them.
+    """A checkpoint's facts as this version writes them.
 
-    Settings that the version which wrote it did not know have their defaults.
+    Settings that are newer than the checkpoint have their defaults.
     """
     asked = facts["key"]["settings"].items()
     known = {MOVED.get(name, name): value for name, value in asked if value is not None or name not in MOVED}
@@ -144,10 +143,10 @@ def up_to_date(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_earlier(settled: Mapping[str, Any]) -> dict[str, Any]:
-    """Layout and amounts of a checkpoint of version 0.1, which kept both as settings.
+    """Layout and amounts of a checkpoint of version 0.1, which stored both as settings.
 
-    A run of a version without training.rehearsal goes on without it, one without training.attention on the
-    blocks that were all there was.
+    A run from before training.rehearsal continues without it; a run from before training.attention
+    continues with blocks, the only attention at that time.
     """
     own = {name.rpartition(".")[2]: value for name, value in settled.items()}
     layout = Layout(
@@ -158,29 +157,33 @@ def _of_earlier(settled: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled_before(facts: Mapping[str, Any], key: Mapping[str, Any]) -> tuple[Layout, Amounts | None]:
-    """The layout of a checkpoint, and its amounts if a run of this key can go on with them.
+    """The layout of a checkpoint, and its amounts if a run of this key can continue with them.
 
-    With another loss, the old one's learning rate, number of passes and rehearsal do not count.
+    With another loss, the old learning rate, number of passes and rehearsal do not count.
     """
     same_loss = not changed_settings(facts["key"], key, "loss.")
     return Layout(**facts["layout"]), Amounts(**facts["amounts"]) if same_loss else None
 
 
 def check_acceptable(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Check that a run of key `before` can go on as one of key `now` where changes are accepted.
+    """Check that a run of key `before` can continue as a run of key `now` if changes are accepted.
 
     Raises:
-        DpoError: the adapter would have another form.
+        DpoError: the adapter would have another shape.
     """
     form = [name for name in changed_settings(before, now, "adapter.") if name != "adapter.dropout"]
     if form:
-        old, new = before["settings"], now["settings"]
         raise DpoError(
-            "an adapter keeps its form: "
-            + ", ".join(f"{name} is {new.get(name)}, was {old.get(name)}" for name in form),
+            "the shape of the adapter cannot change during a run: "
+            + ", ".join(_change(name, before, now) for name in form),
             where=folder,
-            hint="undo it to go on, or train another run with --output",
+            hint="undo the change to continue, or start another run with --output",
         )
+
+
+def _change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    new, old = (key["settings"].get(name) for key in (now, before))
+    return f"{name} is {'null' if new is None else new}, was {'null' if old is None else old}"
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], *prefixes: str) -> list[str]:
@@ -191,7 +194,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], *prefixe
 
 
 def same_measure(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether held-out figures of both can be compared: same pairs, reference, tokens and loss."""
+    """Whether the held-out figures of both can be compared: same pairs, reference, tokens and loss."""
     parts = [part for part in _PARTS if part != "train"]
     return all(before[part] == now[part] for part in parts) and not changed_settings(
         before, now, "loss.", "beta.value", "data."

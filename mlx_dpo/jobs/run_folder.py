@@ -1,4 +1,4 @@
-"""A run's folder: begun, gone on with from a checkpoint, and saved to as the run goes on."""
+"""A run's folder: start it, restore it from a checkpoint, and save to it during the run."""
 
 import json
 import shutil
@@ -48,20 +48,20 @@ from .runs import INSPECTION, SETTINGS, TEMPLATE
 
 
 def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
-    """Make the folder ready: a new run replaces what is there, one that goes on keeps it.
+    """Make the folder ready: a new run replaces the files in it, a run that continues keeps them.
 
     Raises:
         DpoError: the disk has no room for the checkpoints.
     """
     config, policy = run.config, run.policy
     remove_leftovers(folder)
-    kept = config.training.keep_checkpoints + 2  # the best one, and one that is being written
+    kept = config.training.keep_checkpoints + 2  # plus the best one, and the one being written
     adapter = sum(value.nbytes for value in trainable(policy).values())
     there = sum(file.stat().st_size for file in (folder / CHECKPOINTS).glob("*/*"))
     check_writable(folder, need_bytes=max(0, (3 * kept + 1) * adapter - there))
-    make_folder(folder / CHECKPOINTS)  # first: it says that this is a run, however soon the process ends
+    make_folder(folder / CHECKPOINTS)  # first: marks the folder as a run, even if the process ends soon
     if anew:
-        # The largest: where there is no room, an older run is whole.
+        # The largest file first: if the disk is full, an older run is still intact.
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
     _save_adapter_config(run, folder)
     save_config(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
@@ -71,7 +71,7 @@ def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
 
 
 def write_template(config: RunConfig, tokenizer: Any, folder: Path) -> None:
-    """Keep the chat template that the settings name; the base's own is not kept."""
+    """Save the chat template that the settings name; the base model's own template is not saved."""
     if config.model.chat_template:
         write_text(folder / TEMPLATE, tokenizer.chat_template)
     else:
@@ -84,7 +84,7 @@ def _save_adapter_config(run: Prepared, folder: Path) -> None:
 
 
 def _remove_run(folder: Path) -> None:
-    """Remove an older run but for the files that are about to be replaced."""
+    """Remove an older run, except the files that are about to be replaced."""
     remove_checkpoints(folder)
     for old in (MARGINS, *TRACKERS):
         shutil.rmtree(folder / old, ignore_errors=True)
@@ -93,13 +93,13 @@ def _remove_run(folder: Path) -> None:
 
 
 def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> None:
-    """Put the adapter that the run ends with back from its checkpoint where it is gone or damaged.
+    """If the adapter of the run folder is missing or damaged, restore it from its checkpoint.
 
     Args:
         checkpoint: the newest one.
 
     Raises:
-        DpoError: it is damaged, and so is the checkpoint that it was taken from.
+        DpoError: the adapter is damaged, and so is its checkpoint.
     """
     facts = checkpoint.facts
     best = facts["best"] if config.training.select == "best" else None
@@ -111,7 +111,7 @@ def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> Non
             raise
         for name in (WEIGHTS, CONFIG):
             with_replacement(folder / name, partial(shutil.copyfile, kept.folder / name))
-        say(f"{error.where}: {error.what}; the adapter is put back from {kept.folder}")
+        say(f"{error.where}: {error.what}; the adapter is restored from {kept.folder}")
 
 
 def restored(
@@ -121,10 +121,10 @@ def restored(
     first: TrainState,
     log: RunLog,
 ) -> TrainState:
-    """The state of the checkpoint, with policy, optimiser and the folder's files as they were then.
+    """The state of the checkpoint; sets policy, optimiser and the folder's files back to that state.
 
     Raises:
-        DpoError: policy, optimiser or beta's rule are of another kind than when it was written.
+        DpoError: the checkpoint has another kind of policy, optimiser or beta rule.
     """
     facts, policy = checkpoint.facts, run.policy
     load_adapter(policy, checkpoint.folder, run.config.adapter.dropout)
@@ -135,32 +135,32 @@ def restored(
             state = from_snapshot(arrays, facts, optimizer, parameters, first, same_beta=same_beta)
         except KeyError as error:
             raise DpoError(
-                f"holds no {error.args[0]}: it is of a run with other settings",
+                f"has no {error.args[0]}, so it belongs to a run with other settings",
                 where=checkpoint.folder,
                 hint="start anew with --overwrite",
             ) from None
     if facts["versions"] != _versions():
-        say(f"begun with {facts['versions']}, going on with {_versions()}: rounding may differ")
+        say(f"started with {facts['versions']}, continuing with {_versions()}: rounding may differ")
     log.check(facts["sizes"])
     put_back_adapter(log.folder, checkpoint, run.config)
     remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
     rewind_margins(log.folder, state.step)
-    log.note(state.step, "resumed", f"going on from {checkpoint.folder}")
+    log.note(state.step, "resumed", f"continuing from {checkpoint.folder}")
     return state if facts["key"] == run.key else _with_changes(state, facts["key"], run.key, log)
 
 
 def _with_changes(
     state: TrainState, before: Mapping[str, Any], now: Mapping[str, Any], log: RunLog
 ) -> TrainState:
-    """The state after changes were accepted: what ended the run need not, what was best may not be."""
+    """The state after changes were accepted: the run may go on, and another checkpoint may be the best."""
     past = sum("eval/loss" in row for row in log.rows())
     if changed_settings(before, now, "training.sample"):
         state = replace(state, forgotten=past)
     kept = state.best and checkpoint_of(log.folder, state.best.step)
     if not kept or not same_measure(before, now):
         return replace(state, stopped="", best=None, evaluated=-1, held_out=None, forgotten=past)
-    if now["settings"]["training.select"] == "best":  # the folder's may be a later one
+    if now["settings"]["training.select"] == "best":  # the run folder may have a later adapter
         with_replacement(log.folder / WEIGHTS, lambda beside: shutil.copyfile(kept.folder / WEIGHTS, beside))
     return replace(state, stopped="", best=state.best._replace(since=0))
 
@@ -172,7 +172,7 @@ def _versions() -> str:
 def save(
     run: Prepared, folder: Path, optimizer: optimizers.Optimizer, log: RunLog, state: TrainState
 ) -> None:
-    """Write a checkpoint and, where it is the one to end with so far, the run folder's adapter."""
+    """Write a checkpoint, and the run folder's adapter if this is the one to keep so far."""
     config, policy = run.config, run.policy
     best = state.best if config.training.select == "best" else None
     if best is None or best.step == state.step:

@@ -1,4 +1,4 @@
-"""What a run is given, checked before anything slow: rows, the adapter it starts from, the model's types."""
+"""Checks of a run's inputs before anything slow: rows, starting adapter, the model's types."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,9 @@ from ..storage.reading import files_in
 from ..training.layout import Amounts
 
 _FEW = 8
-"""Pairs a window below which the share of margins above a threshold says little."""
+"""Pairs per window below which the share of margins above a threshold is too coarse."""
 SFT_REHEARSAL = 1.0
-"""Weight of the divergence on the model's own texts, where only answers are learnt."""
+"""Weight of the divergence on the model's own texts, for sft."""
 
 
 def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
@@ -59,12 +59,12 @@ def _read_held_out(path: str, answers: bool) -> RowIndex:
 
 
 def amounts_of(config: RunConfig, rows: int, before: Amounts | None = None) -> Amounts:
-    """How much is trained on so many rows: as set; where left open, as before or as usual.
+    """How much is trained on this number of rows: as set; settings left open are as before, or the default.
 
-    The learning rate of answers alone may stay None: a test with the model finds it.
+    The learning rate of sft may stay None: a test with the model finds it.
 
     Args:
-        before: what an earlier start of the run settled.
+        before: what an earlier start of the run chose.
     """
     answers = config.loss.answers_only
     usual = before or Amounts(
@@ -77,7 +77,7 @@ def amounts_of(config: RunConfig, rows: int, before: Amounts | None = None) -> A
 
 
 def check_rule(config: RunConfig, steps: int) -> None:
-    """Whether a beta or a reference that is to move would in so many updates.
+    """Check that the run is long enough for its beta rule and its moving reference.
 
     Raises:
         DpoError: the run is too short for it.
@@ -86,43 +86,43 @@ def check_rule(config: RunConfig, steps: int) -> None:
     sync = config.training.reference_sync_steps
     if sync and sync >= steps:
         raise DpoError(
-            f"the reference would move after {plural(sync, 'update')}, the run has {steps}",
+            f"the reference would move after {plural(sync, 'update')}, but the run has only {steps}",
             where="training.reference_sync_steps",
             hint="set a smaller number, or more training.epochs",
         )
     if BETA_RULES[name].moves and config.training.window < _FEW:
         few = plural(config.training.window, "pair")
-        say(f"beta.rule={name}: a window of {few} tells it little")
+        say(f"beta.rule={name} needs more than {few} per update: set training.accumulation to 16")
     if rule.warmup_steps is not None and rule.first_move > steps:
         raise DpoError(
-            f"the warm-up takes {plural(rule.warmup_steps, 'update')}, the run has {steps}: "
-            "beta would never move",
+            f"the warm-up takes {plural(rule.warmup_steps, 'update')}, but the run has only {steps}: "
+            "beta would never change",
             where=f"beta.{name}.warmup_steps",
             hint=f"set beta.{name}.warmup_steps={steps // 4}, or more training.epochs",
         )
 
 
 def check_memory_limit(config: RunConfig, base: Path) -> None:
-    """Check that the memory a run may use holds the model's weights; a plan looks at the rest.
+    """Check that the model's weights fit into the memory that a run may use; a plan checks the rest.
 
     Raises:
-        DpoError: it does not.
+        DpoError: they do not fit.
     """
     limit = config.training.memory_limit
     weights = sum(file.stat().st_size for file in files_in(base, "model*.safetensors"))
     if limit and weights > limit * 1e9:
         raise DpoError(
-            f"is {limit} GB, and the model's weights alone take {weights / 1e9:.3f} GB",
+            f"is {limit} GB, but the model's weights alone take {weights / 1e9:.3f} GB",
             where="training.memory_limit",
             hint="set a larger number, or train a quantised copy of the model",
         )
 
 
 def starting_adapter(config: RunConfig) -> AdapterConfig:
-    """The settings of the adapter that the run starts from; of them only dropout can be chosen again.
+    """The settings of the adapter that the run starts from; only dropout can be changed.
 
     Raises:
-        DpoError: a setting of this run that is neither that adapter's nor the default.
+        DpoError: a setting of this run is neither the adapter's value nor the default.
     """
     asked, default = config.adapter, AdapterConfig()
     own = replace(read_adapter_config(config.model.adapter), dropout=asked.dropout)
@@ -139,7 +139,7 @@ def starting_adapter(config: RunConfig) -> AdapterConfig:
 
 
 def say_without_template(tokenizer: Any) -> None:
-    """Say how a model is asked that has no chat template."""
+    """Say how prompts are given to a model without a chat template."""
     if not tokenizer.has_chat_template:
         say(
             "the model has no chat template: prompts are given as plain text that ends in a blank line; "
@@ -148,16 +148,16 @@ def say_without_template(tokenizer: Any) -> None:
 
 
 def say_if_small_beta(config: RunConfig) -> None:
-    """Say at the start where beta is of another scale than the loss's."""
+    """Warn at the start if beta does not suit the scale of the loss."""
     if note := config.loss.beta_note(config.beta.value):
         say(f"WARNING: {note}")
 
 
 def say_if_slow(model: nn.Module, path: str) -> None:
-    """Say at the start where this device is slow in the model's own types, and what to do.
+    """Say at the start if this device is slow with the model's data types, and what to do.
 
     Args:
-        path: the model's.
+        path: of the model.
     """
     if slow := slow_products(model, path):
         say(slow)

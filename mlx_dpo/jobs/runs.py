@@ -1,4 +1,4 @@
-"""The folder of a run, opened again by the commands that come after its training."""
+"""Open the folder of a run, for the commands after training."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -17,10 +17,10 @@ SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_templat
 
 
 def say_if_unfinished(folder: Path | str, config: RunConfig) -> None:
-    """Say where a run was stopped before its end, with the command that goes on."""
+    """Say if a run was stopped before its end, with the command that continues it."""
     folder = Path(folder)
     log, epochs = RunLog(folder, 0), config.training.epochs
-    with suppress(DpoError):  # damaged metrics are no matter of the adapter
+    with suppress(DpoError):  # damaged metrics do not matter for the adapter
         rows = [row for row in log.rows() if "epoch" in row]
         early = [event["step"] for event in log.events() if event["event"] == "stopped"]
         if (
@@ -33,18 +33,18 @@ def say_if_unfinished(folder: Path | str, config: RunConfig) -> None:
         words = ["mlx-dpo", "train", "--config", str(folder / SETTINGS), "--output", str(folder)]
         say(
             f"WARNING: {folder} is not finished: its last report is of update {rows[-1]['step']}, epoch "
-            f"{rows[-1]['epoch']:.4g} of {epochs}; to go on: {command_line(words)}"
+            f"{rows[-1]['epoch']:.4g} of {epochs}; to continue: {command_line(words)}"
         )
 
 
 def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
-    """The settings a run was made with.
+    """The settings of a run.
 
     Args:
-        model: where the base model lies now; by default where it lay then.
+        model: where the base model is now; by default where it was when the run was made.
 
     Raises:
-        DpoError: not a run folder, or its base model is gone.
+        DpoError: the folder is not a run, or its base model is missing.
     """
     path = Path(folder) / SETTINGS
     if not is_there(path):
@@ -60,8 +60,8 @@ def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
         config = replace(config, model=replace(config.model, chat_template=str(template)))
     if config.model.path.startswith(("/", ".", "~")) and not is_there(expanded(config.model.path)):
         raise DpoError(
-            "is not there: the base model of this run",
+            "is missing: the base model of this run",
             where=config.model.path,
-            hint="say where it lies now: --model FOLDER",
+            hint="say where the model is now: --model FOLDER",
         )
     return config

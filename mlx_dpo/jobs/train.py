@@ -1,4 +1,4 @@
-"""A whole training run: check everything cheap, load, score the reference, train, save."""
+"""A whole training run: make every cheap check, load, score the reference, train, save."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -44,19 +44,19 @@ def train_run(
     accept_changes: bool = False,
     callback: Callback | None = None,
 ) -> TrainResult:
-    """Train as configured, or go on with the run that the folder holds, from its newest checkpoint.
+    """Train as configured, or continue the run in the folder from its newest checkpoint.
 
-    The run folder holds a loadable adapter from the first update to the last.
+    The run folder contains a loadable adapter from the first update to the last.
 
     Args:
-        overwrite: a run that is there is replaced.
-        resume: there must be one to go on with.
-        accept_changes: go on although data, template, model or settings are not those of the run.
-        callback: takes every row of metrics; where it returns False, the run ends.
+        overwrite: replace an existing run.
+        resume: fail if there is no run to continue.
+        accept_changes: continue although data, template, model or settings have changed.
+        callback: called with every row of metrics; if it returns False, the run ends.
 
     Raises:
-        DpoError: anything a user can mend, before slow work where it can be known before.
-        KeyboardInterrupt: a stop was asked for, after a checkpoint was written; or asked for twice.
+        DpoError: anything a user can fix; before slow work, if it can be known before.
+        KeyboardInterrupt: a stop was requested, and a checkpoint was written; or it was requested twice.
     """
     folder = output_folder(config)
     if config.run.short_gpu_work:
@@ -74,16 +74,18 @@ def _run(
     locked: bool,
     callback: Callback | None,
 ) -> TrainResult:
-    """All that can be known before the first weight is loaded; then the rest.
+    """Make all checks that need no weights, then train.
 
     Args:
-        locked: the folder is this process's; it was not there else.
+        locked: this process has locked the folder; False if the folder did not exist.
     """
     if overwrite:
-        remove_leftovers(folder)  # what cannot be read cannot be replaced either: said before the slow part
+        remove_leftovers(folder)  # fails before the slow part if the folder cannot be read
     checkpoint = None if overwrite else checkpoint_in(folder)
     if resume and not checkpoint:
-        raise DpoError("holds no checkpoint to go on from", where=folder, hint="leave out --resume to begin")
+        raise DpoError(
+            "has no checkpoint to resume from", where=folder, hint="leave out --resume to start a run"
+        )
     rows, held_rows = read_rows(config)
     if config.model.adapter:
         config = replace(config, adapter=starting_adapter(config))
@@ -112,7 +114,7 @@ def _run(
         if facts["key"] == key and is_finished(facts, updates):
             put_back_adapter(folder, checkpoint, config)
             write_template(config, tokenizer, folder)
-            say(f"{folder}: this run is finished; to train on, start another from it with model.adapter")
+            say(f"{folder}: this run is finished; to train further, start another one with model.adapter")
             return TrainResult(folder, selected(facts["best"], facts["held_out"], config))
         if facts["key"] != key:
             check_acceptable(facts["key"], key, folder)
@@ -124,12 +126,12 @@ def _run(
         with nullcontext() if locked else only_process(folder):
             if not locked and checkpoint_in(folder):
                 hint = "choose another folder with --output"
-                raise DpoError("holds a run that was begun meanwhile", where=folder, hint=hint)
+                raise DpoError("contains a run that was started meanwhile", where=folder, hint=hint)
             return fit(run, folder, checkpoint, callback)
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Local files by their full names, so that eval and fuse work from any folder."""
+    """The settings with full paths of local files, so that eval and fuse work from any folder."""
 
     def full(path: str | None) -> str | None:
         return str(expanded(path).absolute()) if path and is_there(expanded(path)) else path
@@ -147,9 +149,9 @@ def _tokenize(name: str, rows: RowIndex, tokenizer: Any, max_length: int) -> Pai
     say(f"{name}: {pairs.counts}")
     if pairs.counts.same:
         say(
-            f"  the answers of {plural(pairs.counts.same, 'dropped row')} are the same within "
-            "data.max_length: give other rejected answers, raise data.max_length or remove the rows; "
-            "mlx-dpo inspect names them"
+            f"  the answers of {plural(pairs.counts.same, 'dropped row')} are the same up to "
+            "data.max_length: change the rejected answers, raise data.max_length or remove the rows; "
+            "mlx-dpo inspect lists them"
         )
     check_masks(pairs.texts, pairs, tokenizer, max_length)
     return pairs

@@ -1,1 +1,1 @@
-"""What this machine is and does: its BLAS, its memory, its GPU, its signals."""
+"""This machine: its BLAS, its memory, its GPU, its signals."""

@@ -1,4 +1,4 @@
-"""A fast BLAS for MLX on Linux CPUs, loaded before `mlx.core` is.
+"""A fast BLAS for MLX on Linux CPUs, loaded before `mlx.core`.
 
 `import mlx_dpo` runs this, so it imports little: no pathlib and no typing.
 """
@@ -11,18 +11,18 @@ import sys
 LIBRARIES = ("libopenblas.so.0", "libopenblas.so")
 CORE_TYPE = "OPENBLAS_CORETYPE"
 _UNKNOWN = b"Prescott"
-"""The kernels that OpenBLAS takes on an x86 processor newer than itself: SSE3, about 10 times slower."""
+"""The kernels that OpenBLAS uses on an x86 processor that it does not know: SSE3, about 10 times slower."""
 _REMEDY = "apt-get install libopenblas0-pthread, or: pip install mkl"
 
 
 def preload() -> str | None:
-    """Load OpenBLAS or MKL where MLX would otherwise use the reference BLAS of its Linux wheel.
+    """Load OpenBLAS or MKL if MLX would otherwise use the reference BLAS of its Linux wheel.
 
-    Symbols of a library loaded globally answer first, so this must run before `mlx.core` is
+    Symbols of a library that is loaded globally are found first, so this must run before `mlx.core` is
     imported; float32 products are then about 40 times faster.
 
     Returns:
-        What a user should know and do, or None when all is well (always on macOS).
+        What a user should know and do, or None if nothing is wrong (always on macOS).
     """
     if sys.platform != "linux":
         return None

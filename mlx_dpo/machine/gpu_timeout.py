@@ -1,4 +1,4 @@
-"""macOS ends programs whose GPU work holds up the display; long training steps do."""
+"""macOS stops programs whose GPU work blocks the display, as long training steps do."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ VARIABLE = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
 
 def relax() -> None:
-    """Ask Apple's GPU driver to be patient with this process; it looks at this before its first work.
+    """Ask Apple's GPU driver for longer timeouts; it reads the variable before the first GPU work.
 
-    What MLX's maintainers advise (ml-explore/mlx, issue 3267). A value that is set stays.
+    As MLX's maintainers advise (ml-explore/mlx, issue 3267). A value that the user has set stays.
     """
     if sys.platform == "darwin":
         os.environ.setdefault(VARIABLE, "1")

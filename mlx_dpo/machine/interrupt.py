@@ -10,7 +10,7 @@ from ..console import say
 
 
 class Stop(KeyboardInterrupt):
-    """A stop that was asked for and comes between two micro-batches: no update is half-done."""
+    """A requested stop that comes between two micro-batches: no update is half-done."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -18,19 +18,19 @@ class Terminated(KeyboardInterrupt):
 
 
 def tell(stop: KeyboardInterrupt, text: str) -> None:
-    """Say what an interrupt leaves behind, and that this was said."""
+    """Say what was kept at an interrupt, and remember that it was said."""
     say(text)
     stop.told = True
 
 
 def was_told(stop: BaseException | None) -> bool:
-    """Whether `tell` has said what this interrupt leaves behind."""
+    """Whether `tell` was called for this interrupt."""
     return getattr(stop, "told", False)
 
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises Terminated inside, so that it is answered as Ctrl-C is."""
+    """Within it, SIGTERM raises Terminated, so that it is handled like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,7 +47,7 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 @contextmanager
 def between_micro_batches() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises Stop if a stop was asked for since the last call."""
+    """Yield a function that raises Stop if a stop was requested since the last call."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread may set handlers
         return

@@ -1,4 +1,4 @@
-"""What MLX and macOS say when memory or the GPU's time runs out, and what to do then."""
+"""Errors of MLX and macOS when memory or the GPU's time runs out, and what to do."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from ..errors import DpoError, first_line
 _MEMORY = ("malloc", "Unable to allocate", "Insufficient Memory", "OutOfMemory", "out of memory")
 _WATCHDOG = ("GPU Timeout", "ErrorTimeout", "Interactivity", "GPU Hang", "0000000e:Internal Error")
 SHORTER = (
-    "macOS ended a piece of GPU work that held up the display: set run.short_gpu_work=true, close other "
-    "programs that draw, or let the display sleep; the same command, without --overwrite, then goes on from "
-    "the last checkpoint"
+    "macOS stopped GPU work that blocked the display for too long: set run.short_gpu_work=true, close other "
+    "programs that use the GPU, or let the display sleep; then run the same command again, without "
+    "--overwrite, to continue from the last checkpoint"
 )
 
 
 def refused_by_the_system(error: Exception) -> bool:
-    """Whether memory or the GPU's time ran out; else the code that ran is at fault."""
+    """Whether memory or the GPU's time ran out; otherwise the code is at fault."""
     return _memory_ran_out(error) or _time_ran_out(error)
 
 
@@ -33,10 +33,10 @@ def _says(error: Exception, signs: tuple[str, ...]) -> bool:
 
 @contextmanager
 def explained(remedy: Callable[[], str]) -> Iterator[None]:
-    """Turn the system's refusals of memory or GPU time into what a user can do; other errors pass.
+    """Turn errors about memory or GPU time into a DpoError with a remedy; other errors pass.
 
     Args:
-        remedy: what needs less memory, asked for only when memory ran out.
+        remedy: gives settings that need less memory; called only if memory ran out.
 
     Raises:
         DpoError: in place of MLX's RuntimeError, or of MemoryError.
@@ -46,9 +46,9 @@ def explained(remedy: Callable[[], str]) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if _time_ran_out(error):
             raise DpoError(
-                f"the GPU's watchdog: {first_line(error)}", where="training", hint=SHORTER
+                f"the GPU watchdog stopped the run: {first_line(error)}", where="training", hint=SHORTER
             ) from None
         if _memory_ran_out(error):
-            what = f"the memory ran out: {first_line(error)}"
+            what = f"out of memory: {first_line(error)}"
             raise DpoError(what, where="training", hint=remedy()) from None
         raise

@@ -1,4 +1,4 @@
-"""What a long run asks of the machine: to stay awake, GPU work in short pieces, how much memory there is."""
+"""What a long run needs from the machine: staying awake, short pieces of GPU work, and enough memory."""
 
 import ctypes
 import os
@@ -13,14 +13,14 @@ import mlx.core as mx
 
 _GIB = 2**30
 _OPERATIONS = "8"
-"""Operations in one piece of GPU work where it is to be short; MLX puts some tens into one."""
+"""Operations in one short piece of GPU work; by default MLX puts several tens into one piece."""
 _FOOTPRINT = 72
-"""Place of ri_phys_footprint in macOS's struct rusage_info_v0 (sys/resource.h), bytes."""
+"""Offset of ri_phys_footprint in macOS's struct rusage_info_v0 (sys/resource.h), bytes."""
 
 
 @contextmanager
 def awake(wanted: bool) -> Iterator[None]:
-    """Keep a Mac from sleeping while this process lives; its display may."""
+    """Keep a Mac awake while this process lives; the display may sleep."""
     helper = None
     if wanted and sys.platform == "darwin":
         with suppress(OSError):
@@ -33,15 +33,15 @@ def awake(wanted: bool) -> Iterator[None]:
 
 
 def shorten_gpu_work() -> None:
-    """Have MLX hand work to the GPU in short pieces; it looks at this before its first one only.
+    """Make MLX give the GPU short pieces of work; MLX reads the variable only before the first piece.
 
-    The watchdog of macOS ends a process whose pieces keep the display waiting.
+    The watchdog of macOS ends a process whose pieces block the display.
     """
     os.environ.setdefault("MLX_MAX_OPS_PER_BUFFER", _OPERATIONS)
 
 
 def process_memory() -> int:
-    """Bytes that the system counts as this process's own: its footprint on macOS, else what is resident."""
+    """Memory of this process in bytes: its footprint on macOS, elsewhere its resident memory."""
     if sys.platform == "darwin":
         with suppress(OSError, AttributeError):
             facts = ctypes.create_string_buffer(512)
@@ -53,9 +53,9 @@ def process_memory() -> int:
 
 
 def memory_limit(memory: float | None = None) -> int:
-    """Bytes a run may use: of a Mac with `memory` GiB, or of this machine.
+    """Bytes that a run may use on a Mac with `memory` GiB, or on this machine.
 
-    macOS lets the GPU use two thirds of 36 GiB or less, and three quarters of more.
+    macOS lets the GPU use two thirds of up to 36 GiB, and three quarters of more.
     """
     if memory:
         return int(memory * _GIB * (2 / 3 if memory <= 36 else 0.75))
@@ -68,7 +68,7 @@ def memory_limit(memory: float | None = None) -> int:
 
 
 def _group_limits() -> list[int]:
-    """What a container or a batch system lets this process use (Linux)."""
+    """Memory limits of a container or a batch system (Linux), bytes."""
     found = []
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):

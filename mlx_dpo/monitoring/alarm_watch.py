@@ -1,4 +1,4 @@
-"""A run's rows, looked at as they come: each alarm is told once."""
+"""Checks a run's rows for alarms as they come; each alarm is reported once."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ from .alarms import About, Alarm, Row, alarms
 from .run_log import ALARM, RunLog
 
 _REPORTS = 64
-"""Reports that alarms look back on at most."""
+"""Number of earlier reports that alarms use at most."""
 
 
 class Watch:
-    """Writes the rows of a run, hands them on, and looks for alarms; rows that are there already count.
+    """Writes the rows of a run, hands them on, and checks for alarms; earlier rows of the run count too.
 
-    But for the first so many evaluations that are `forgotten`.
+    The first `forgotten` evaluations do not count.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Watch:
         self._look()
 
     def evaluation(self, row: Row) -> str:
-        """Take a row about held-out pairs; what is ruining the policy, or nothing."""
+        """Take a row about held-out pairs; give what is damaging the policy, or ""."""
         self._log.row(row)
         self._also(row)
         self._evaluations.append(row)

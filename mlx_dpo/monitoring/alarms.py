@@ -1,4 +1,4 @@
-"""What goes wrong in preference training, seen early in a run's own figures: what it means, what to do."""
+"""Problems of preference training, found early in a run's figures: what they mean and what to do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -10,36 +10,37 @@ from ..training.config import PAIRS_LENGTH
 Row = Mapping[str, float]
 
 UNMOVED = 0.01
-"""Held-out margin, times beta, below which a policy has not moved; the loss is within 0.005 of ln 2."""
+"""Held-out margin, times beta, below which the policy has not moved; the loss is within 0.005 of ln 2."""
 UNMOVED_SHARE = 0.4
-"""Share of the run after which it should have, and after which answers alone should be learnt."""
+"""Share of the run after which the policy should have changed; for sft, after which a style is learnt."""
 RAISED = 3.0
-"""Times the learning rate that is advised then."""
+"""Factor by which to raise the learning rate if the policy has not changed."""
 FALLEN = 0.7
-"""Nats a token by which chosen answers may become less likely than they were."""
+"""Nats per token that chosen answers may lose."""
 LARGE = 10.0
-"""Mean held-out margin, times beta, beyond which the loss is flat and the policy only drifts."""
+"""Mean held-out margin, times beta, above which the loss is flat and the policy only drifts."""
 EXPLODING = 5.0
-"""The same where every pair is right already and the margin grew by half since the last evaluation."""
+"""The same if every pair is right already and the margin has grown by half since the last evaluation."""
 APART = 1.0
-"""The same, beyond which the policy should answer otherwise than at the start."""
+"""The same, above which the policy should answer differently from the start."""
 VANISHED, VANISHED_REPORTS = 0.01, 5
-"""Training loss, and reports in a row, below which nothing is left to learn."""
+"""If the training loss is below the first number in so many reports in a row, nothing is left to learn."""
 SPIKE, SPIKE_REPORTS = 20.0, 20
-"""Times the median of the last so many gradient norms."""
+"""Factor over the median of so many earlier gradient norms."""
 REPEATING = 0.8
-"""Share of the first samples' distinct 4-grams below which answers have begun to repeat themselves."""
+"""Distinct 4-grams as a share of those at the start; below it, answers have begun to repeat themselves."""
 SPEAKS, ENOUGH = 0.7, 32
-"""Distinct 4-grams of first samples, and tokens a sample now, below which that says nothing."""
+"""Least share of distinct 4-grams at the start, and least tokens per sample now, for this alarm."""
 GROWN = 2.0
-"""Times the tokens of first samples, or of longer chosen answers, beyond which answers run on."""
+"""Factor over the tokens of the first samples (or of chosen answers, if longer) above which answers are too
+long."""
 
 UNPLANNED = 0.001
-"""GB that a plan leaves out: token ids, masks, scalars."""
+"""GB that a plan does not count: token ids, masks, scalars."""
 
 
 class Alarm(NamedTuple):
-    """What was seen; what it means; what to do. `ruin`: the policy is being damaged."""
+    """What was seen; what it means; what to do. `ruin`: training is damaging the policy."""
 
     name: str
     seen: str
@@ -49,13 +50,13 @@ class Alarm(NamedTuple):
 
 
 class About(NamedTuple):
-    """What is known of a run besides its rows.
+    """Facts about a run besides its rows.
 
-    `chosen_tokens`, `rejected_tokens`: means of held-out answers. `per_token`: the loss divides by lengths
-    before it compares. `vanishes`: the loss does, as margins grow.
-    `epochs`, `learning_rate`: as settled.
-    `answers_only`: one answer a prompt is learnt; its held-out loss then says all, and nothing is ruin.
-    `held_gb`: memory that the process held before the run. `start_gb`: peak memory of the start-up checks.
+    `chosen_tokens`, `rejected_tokens`: mean lengths of held-out answers. `per_token`: the loss divides by
+    lengths before it compares. `vanishes`: the loss approaches 0 as margins grow.
+    `epochs`, `learning_rate`: as chosen at the start.
+    `answers_only`: the run is sft; its held-out loss says everything, and no alarm counts as ruin.
+    `held_gb`: memory in use before the run. `start_gb`: peak memory of the start-up checks.
     """
 
     steps: int
@@ -71,7 +72,7 @@ class About(NamedTuple):
 
 
 class Check(NamedTuple):
-    """`look(reports, evaluations, about)` gives what is wrong after the last row, or nothing."""
+    """`look(reports, evaluations, about)` says what is wrong after the last row; "" if nothing is."""
 
     look: Callable[[Sequence[Row], Sequence[Row], About], str]
     meaning: str
@@ -91,7 +92,7 @@ def _check(name: str, meaning: str, remedy: str | Callable[[About], str], *, rui
 
 
 def alarms(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> list[Alarm]:
-    """What is wrong after the last of these rows of metrics.jsonl, in training and held-out."""
+    """The alarms after the last of these rows of metrics.jsonl, for training and held-out pairs."""
     found = [(name, check, check.look(reports, evaluations, about)) for name, check in CHECKS.items()]
     spared = about.answers_only
     return [
@@ -108,19 +109,19 @@ def alarms(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> 
 
 
 def _moved(about: About) -> str:
-    """How the policy would move: by more updates where there are few, else by larger ones."""
+    """The remedy for an unchanged policy: more updates if there are few, otherwise larger ones."""
     if about.steps < PAIRS_LENGTH[0]:
         epochs = -(-PAIRS_LENGTH[0] * about.epochs // about.steps)
         updates = epochs * about.steps // about.epochs
         few = plural(about.steps, "update")
-        return f"the run has only {few}: set training.epochs={epochs}, for {updates} of them"
+        return f"the run has only {few}: set training.epochs={epochs}, which makes {updates}"
     rate = RAISED * about.learning_rate
-    return f"set optimizer.learning_rate={rate:.1e}, {RAISED:g} times as much, or lower beta.value"
+    return f"set optimizer.learning_rate={rate:.1e} ({RAISED:g} times the present rate), or lower beta.value"
 
 
 @_check(
     "unmoved",
-    "the loss stays at ln 2: the policy is still the model that it began as",
+    "the loss stays at ln 2: the policy is still the same as at the start",
     _moved,
 )
 def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
@@ -133,10 +134,10 @@ def unmoved(reports: Sequence[Row], evaluations: Sequence[Row], about: About) ->
 
 @_check(
     "answers unchanged",
-    "the margins grow, and the policy still gives the answers that it gave at first: it already tells chosen "
-    "from rejected answers, so these pairs teach it nothing",
-    "if the rejected answers were sampled from this very model, run mlx-dpo sft first; else sample new ones "
-    "from it; mlx-dpo inspect prints the commands",
+    "the margins grow, but the policy still gives the same answers as at the start: the model could already "
+    "tell chosen from rejected answers, so these pairs teach it nothing",
+    "if the rejected answers were sampled from this model, run mlx-dpo sft first; otherwise sample new "
+    "rejected answers from this model; mlx-dpo inspect prints the commands",
 )
 def answers_unchanged(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     last = evaluations[-1] if evaluations else {}
@@ -145,12 +146,13 @@ def answers_unchanged(reports: Sequence[Row], evaluations: Sequence[Row], about:
     margin = _compared(last, about)
     if margin <= APART:
         return ""
-    return f"the held-out margin is {margin:+.1f}, and every sampled answer is word for word as at first"
+    return f"the held-out margin is {margin:+.1f}, but every sampled answer is the same as at the start"
 
 
 @_check(
     "chosen falls",
-    "the chosen answers become less likely: the policy moves away from both, and soon from all it could say",
+    "the chosen answers become less likely: the policy moves away from both answers of a pair, and soon from "
+    "everything it has learnt",
     "add the supervised term (loss.name=[sigmoid, sft]), run mlx-dpo sft first, or lower "
     "optimizer.learning_rate",
     ruin=True,
@@ -161,22 +163,22 @@ def chosen_falls(reports: Sequence[Row], evaluations: Sequence[Row], about: Abou
     lost = (evaluations[0]["eval/logps/chosen"] - evaluations[-1]["eval/logps/chosen"]) / about.chosen_tokens
     if lost <= FALLEN:
         return ""
-    return f"held-out chosen answers lost {lost:.2f} nats a token since the start, more than {FALLEN}"
+    return f"held-out chosen answers lost {lost:.2f} nats per token since the start, more than {FALLEN}"
 
 
 @_check(
     "margins too large",
-    "beta times the margin is so large that the loss is flat: every further update only drifts",
+    "beta times the margin is so large that the loss is flat: further updates only make the policy drift",
     "stop earlier (training.epochs), lower optimizer.learning_rate, or raise beta.value",
     ruin=True,
 )
 def margins_too_large(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     margin = _compared(evaluations[-1], about) if evaluations else 0.0
-    return f"the mean held-out margin is {margin:+.1f}, beyond {LARGE:g}" if abs(margin) > LARGE else ""
+    return f"the mean held-out margin is {margin:+.1f}, beyond ±{LARGE:g}" if abs(margin) > LARGE else ""
 
 
 def _compared(row: Row, about: About) -> float:
-    """The mean held-out margin, times beta, that the loss sees; 0 where there are no pairs."""
+    """The mean held-out margin, times beta, as the loss uses it; 0 without pairs."""
     if "eval/rewards/margins" not in row:
         return 0.0
     if not about.per_token:
@@ -187,9 +189,9 @@ def _compared(row: Row, about: About) -> float:
 
 @_check(
     "all right and growing",
-    "every held-out pair is right and margins still grow fast: the pairs are told apart by something simple, "
-    "such as length or style",
-    "see mlx-dpo inspect; stop earlier (training.epochs), or raise beta.value",
+    "every held-out pair is right and the margins still grow fast: the policy tells the answers apart by "
+    "something simple, such as length or style",
+    "check the pairs with mlx-dpo inspect; stop earlier (training.epochs), or raise beta.value",
 )
 def all_right_and_growing(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     if len(evaluations) < 2 or evaluations[-1].get("eval/rewards/accuracies") != 1:
@@ -214,39 +216,41 @@ def loss_vanished(reports: Sequence[Row], evaluations: Sequence[Row], about: Abo
 
 @_check(
     "gradient spike",
-    "single pairs pull far harder than the others: often a wrong label, or an answer that is cut or foreign",
-    "look at the pairs of this update (mlx-dpo inspect); optimizer.grad_clip keeps the update itself small",
+    "a few pairs have a far larger gradient than the others, often because of a wrong label or an answer "
+    "that is cut off or unlike the others",
+    "check the pairs of this update (mlx-dpo inspect); optimizer.grad_clip keeps the update itself small",
 )
 def gradient_spike(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     norms = [row["grad_norm"] for row in reports]
     before = norms[-SPIKE_REPORTS - 1 : -1]
     if len(before) < SPIKE_REPORTS or norms[-1] <= SPIKE * median(before):
         return ""
-    return f"the gradient's norm is {norms[-1]:.3g}, the median before it {median(before):.3g}"
+    return f"the gradient norm is {norms[-1]:.3g}; the median of the norms before is {median(before):.3g}"
 
 
 @_check(
     "answers repeat",
-    "the policy's own answers repeat themselves: it is losing its language",
-    "lower optimizer.learning_rate or raise training.rehearsal; with pairs also beta.value, or add the "
-    "supervised term (loss.name=[sigmoid, sft])",
+    "the policy's answers repeat themselves: it is losing its language",
+    "lower optimizer.learning_rate or raise training.rehearsal; with pairs you can also raise beta.value or "
+    "add the supervised term (loss.name=[sigmoid, sft])",
     ruin=True,
 )
 def answers_repeat(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/distinct_4"
     rows = [row for row in evaluations if name in row]
     if len(rows) < 2 or (about.answers_only and rows[-1]["step"] < UNMOVED_SHARE * about.steps):
-        return ""  # a style that is half learnt may repeat itself
+        return ""  # a half-learnt style may repeat itself
     first, now = rows[0][name], rows[-1][name]
     if first < SPEAKS or rows[-1]["eval/samples/tokens"] < ENOUGH or now >= REPEATING * first:
         return ""
-    return f"of 4-grams in sampled answers {now:.0%} are distinct; it was {first:.0%} at the start"
+    return f"{now:.0%} of the 4-grams in sampled answers are distinct; at the start {first:.0%} were"
 
 
 @_check(
     "answers grow",
-    "the policy's own answers run on: length has been learnt as what is preferred",
-    "take log-probabilities a token (loss.name=sigmoid_norm) or set loss.ld_alpha; see mlx-dpo inspect",
+    "the policy's answers become too long: it has learnt to prefer length",
+    "use log-probabilities per token (loss.name=sigmoid_norm) or set loss.ld_alpha; check the pairs with "
+    "mlx-dpo inspect",
 )
 def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     name = "eval/samples/tokens"
@@ -256,14 +260,14 @@ def answers_grow(reports: Sequence[Row], evaluations: Sequence[Row], about: Abou
     usual, now = max(rows[0][name], about.chosen_tokens), rows[-1][name]
     if now <= GROWN * usual:
         return ""
-    return f"sampled answers have {plural(round(now), 'token')}, expected were {usual:.0f}"
+    return f"sampled answers have {plural(round(now), 'token')}; {usual:.0f} were expected"
 
 
 @_check(
     "memory above the plan",
     "the plan is too low for this model and these rows: a run that should fit can run out of memory",
     "if memory is short, set training.gradient_checkpointing=on and training.branches=separate, or shorten "
-    "data.max_length; --accept-changes then goes on from the last checkpoint",
+    "data.max_length; then continue from the last checkpoint with --accept-changes",
 )
 def memory_above_the_plan(reports: Sequence[Row], evaluations: Sequence[Row], about: About) -> str:
     planned = reports[-1].get("planned_memory_gb") if reports else None

@@ -1,4 +1,4 @@
-"""A user's own function that hears of a run's metrics."""
+"""A user's function that is called with a run's metrics."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ Callback = Callable[[int, dict[str, float]], bool | None]
 
 
 class Listener:
-    """Hands every row to the trackers and to a callback; `ended` says why the run is to end, if it is."""
+    """Hands every row to the trackers and to a callback; `ended` says why the run should end, or is ""."""
 
     def __init__(self, callback: Callback | None, trackers: Callable[[Row], None]):
         self._callback, self._trackers, self.ended = callback, trackers, ""
 
     def row(self, row: Row) -> None:
-        """Hand on a row; what the callback raises is passed on."""
+        """Hand on a row; errors of the callback are passed on."""
         self._trackers(row)
         answer = self._callback(int(row["step"]), dict(row)) if self._callback else None
         if isinstance(answer, (bool, np.bool_)) and not answer:

@@ -16,7 +16,7 @@ _SAMPLE = 32
 def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> None:
     """Keep one window's margins, float32 (n,), without beta, below `folder`/margins.
 
-    epoch_000/step_00001.npy holds all of them, epoch_000/margins.jsonl one line a window about them.
+    epoch_000/step_00001.npy contains all of them, epoch_000/margins.jsonl a summary line per window.
 
     Raises:
         DpoError: the folder cannot be written.
@@ -33,7 +33,7 @@ def write_margins(folder: Path, epoch: int, step: int, margins: np.ndarray) -> N
 
 
 def rewind_margins(folder: Path, step: int) -> None:
-    """Remove what was kept of windows after `step`."""
+    """Remove the files and lines of windows after `step`."""
     for below in files_in(folder / MARGINS, "epoch_*") if is_there(folder / MARGINS) else []:
         for path in files_in(below, "step_*.npy"):
             number = path.stem.removeprefix("step_")
@@ -52,7 +52,9 @@ def _lines_until(index: Path, step: int) -> list[str]:
             where = f"{index}:{number}"
             row = parse_line(line, where)
             if not isinstance(row.get("step"), int):
-                raise DpoError("has no step", where=where, hint="remove the line: training did not write it")
+                raise DpoError(
+                    "has no step", where=where, hint="mlx-dpo train does not write such a line; remove it"
+                )
             kept += [line.decode()] if row["step"] <= step else []
     return kept
 

@@ -1,4 +1,4 @@
-"""What a run writes as it goes: a console line and a row of metrics.jsonl a report, and events.jsonl."""
+"""What a run writes: for each report, a console line and a row of metrics.jsonl; also events.jsonl."""
 
 import errno
 import os
@@ -20,23 +20,23 @@ ALARM = "alarm"
 
 
 class RunLog:
-    """Appends rows to a run folder's files and says the gist of them on stderr."""
+    """Appends rows to a run folder's files and prints the main figures on stderr."""
 
     def __init__(self, folder: Path, steps: int):
         self.folder, self.steps = folder, steps
 
     def row(self, metrics: dict[str, float]) -> None:
-        """Write one report: keys as in DESIGN, held-out ones with eval/ before them."""
+        """Write one report; keys of held-out metrics begin with eval/."""
         append_jsonl(self.folder / METRICS, [metrics])
         say(self._train_line(metrics) if "loss" in metrics else self._eval_line(metrics))
 
     def note(self, step: int, event: str, what: str) -> None:
-        """Write what happened besides, and say it."""
+        """Write an event, and print it."""
         append_jsonl(self.folder / EVENTS, [{"step": step, "event": event, "what": what}])
         say(what)
 
     def alarm(self, step: int, alarm: Alarm) -> None:
-        """Write an alarm, and say it."""
+        """Write an alarm, and print it."""
         told = {"name": alarm.name, "what": alarm.seen, "meaning": alarm.meaning, "remedy": alarm.remedy}
         append_jsonl(self.folder / EVENTS, [{"step": step, "event": ALARM, **told}])
         say(f"ALARM, {alarm.name}: {alarm.seen}\n  {alarm.meaning}\n  {alarm.remedy}")
@@ -46,7 +46,7 @@ class RunLog:
         return self._read(METRICS)
 
     def events(self) -> list[dict[str, Any]]:
-        """All that was noted so far."""
+        """All events so far."""
         return self._read(EVENTS)
 
     def _read(self, name: str) -> list[dict[str, Any]]:
@@ -54,12 +54,12 @@ class RunLog:
         return [row for _, row in read_jsonl(path)] if is_there(path) else []
 
     def reported(self) -> bool:
-        """Whether the file of metrics holds a report of training."""
+        """Whether metrics.jsonl contains a report about training."""
         path = self.folder / METRICS
         return is_there(path) and any(b'"loss"' in line for _, _, line in read_lines(path))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, all of which are on the disk now."""
+        """Size of each file in bytes, after writing everything to disk."""
         found = {}
         for path in (self.folder / name for name in FILES):
             if is_there(path):
@@ -68,30 +68,30 @@ class RunLog:
         return found
 
     def check(self, sizes: Mapping[str, int]) -> None:
-        """Check that a run can go on with the files: they have at least these sizes, and can be written.
+        """Check that a run can continue with the files: each has at least its size here and can be written.
 
         Raises:
-            DpoError: one does not, or cannot.
+            DpoError: a file is shorter, or cannot be written.
         """
         for path in (self.folder / name for name in FILES):
             size, now = sizes.get(path.name, 0), 0
             if is_there(path):
-                with opened(path, "put the file back, or start anew with --overwrite") as file:
+                with opened(path, "restore the file, or start anew with --overwrite") as file:
                     now = os.fstat(file.fileno()).st_size
                 if not os.access(path, os.W_OK):
                     raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             if now < size:
                 raise DpoError(
-                    f"has {plural(now, 'byte')}, and had {size:,} when the checkpoint was written",
+                    f"has {plural(now, 'byte')}, but had {size:,} when the checkpoint was written",
                     where=path,
-                    hint="put the file back, or start anew with --overwrite",
+                    hint="restore the file, or start anew with --overwrite",
                 )
 
     def rewind(self, sizes: Mapping[str, int]) -> None:
-        """Cut the files to these sizes: what they held when a checkpoint was written.
+        """Cut the files to these sizes, which they had when a checkpoint was written.
 
         Raises:
-            DpoError: as `check`, before any is cut.
+            DpoError: as `check`, before any file is cut.
         """
         self.check(sizes)
         for path in (self.folder / name for name in FILES):
@@ -114,13 +114,13 @@ class RunLog:
 
 
 def _of_texts(m: dict[str, float]) -> str:
-    """What is reported of rehearsed texts."""
+    """The part of a line about rehearsed texts."""
     name = "rehearsal/divergence"
     return f"drift {m[name]:.3f}  " if name in m else ""
 
 
 def _of_pairs(m: dict[str, float], prefix: str) -> str:
-    """What is reported of pairs; accuracy is a dash before the policy has moved, when pairs tie."""
+    """The part of a line about pairs; accuracy is a dash while the policy is unmoved and all pairs tie."""
     if f"{prefix}rewards/margins" not in m:
         return ""
     unmoved = m["step"] == (0 if prefix else 1)

@@ -1,4 +1,4 @@
-"""Answers of the policy to a few held-out prompts, as training goes on: does it still speak?"""
+"""Answers of the policy to a few held-out prompts during training: is its language still intact?"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
 
 def sample_answers(policy: nn.Module, tokenizer: Any, asked: Asked, most: int) -> list[Answer]:
-    """The likeliest answers, at most so many tokens each, in the order of the prompts."""
+    """Greedy answers of at most `most` tokens, in the order of the prompts."""
     greedy = GenerateConfig(max_tokens=most, temperature=0.0, batch_size=len(asked.tokens))
     training = policy.training
     try:
@@ -34,7 +34,7 @@ def sample_answers(policy: nn.Module, tokenizer: Any, asked: Asked, most: int) -
 
 
 def first_answers(folder: Path) -> dict[str, str]:
-    """The first answer to every prompt in samples.jsonl; empty where there is no such file."""
+    """The first answer to every prompt in samples.jsonl; empty if there is no such file."""
     rows = [row for _, row in read_jsonl(folder / SAMPLES)] if is_there(folder / SAMPLES) else []
     return {row["prompt"]: row["answer"] for row in reversed(rows)}
 
@@ -42,14 +42,14 @@ def first_answers(folder: Path) -> dict[str, str]:
 def sample_metrics(
     asked: Asked, answers: Sequence[Answer], first: Mapping[str, str], tokenizer: Any
 ) -> dict[str, float]:
-    """How varied, how long and how new answers are: means over all of them.
+    """How varied, how long and how new the answers are: means over all answers.
 
     Args:
         first: the first answer to each prompt, see `first_answers`.
 
-    `samples/distinct_4`: share of an answer's runs of four tokens that are different ones, 1 where all are
-    shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off; `samples/unchanged`:
-    share of answers that are the same as the first ones, word for word.
+    `samples/distinct_4`: distinct runs of four tokens as a share of all runs in an answer, 1 if all answers
+    are shorter; `samples/tokens`; `samples/capped`: share of answers that were cut off;
+    `samples/unchanged`: share of answers that are identical to the first ones.
     """
     same = [answer.text == first[text] for text, answer in zip(asked.texts, answers, strict=True)]
     ids = [tokenizer.encode(answer.text, add_special_tokens=False) for answer in answers]
@@ -63,10 +63,10 @@ def sample_metrics(
 
 
 def write_samples(folder: Path, step: int, texts: Iterable[str], answers: Iterable[Answer]) -> None:
-    """Append a row an answer to samples.jsonl.
+    """Append one row per answer to samples.jsonl.
 
     Raises:
-        DpoError: it cannot be written.
+        DpoError: the file cannot be written.
     """
     asked = zip(texts, answers, strict=True)
     rows = [{"step": step, "prompt": text, "answer": answer.text} for text, answer in asked]

@@ -1,7 +1,7 @@
-"""Where else a run's metrics go: wandb, trackio and tensorboard, each through its project's own library.
+"""Experiment trackers for a run's metrics: wandb, trackio and tensorboard, each through its own library.
 
-A tracker's series are those of metrics.jsonl, whichever process opens it: what an earlier one left in the
-run's folder is replaced, the rows that metrics.jsonl holds are written again, and new ones follow.
+A tracker always shows the same series as metrics.jsonl: when a process opens a tracker, the tracker's older
+files in the run's folder are replaced, the rows of metrics.jsonl are written again, and new rows follow.
 """
 
 import io
@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 class Sink(NamedTuple):
-    """An open tracker: `row` takes a line of metrics.jsonl, `close` whether the run ended as it should."""
+    """An open tracker: `row` takes a line of metrics.jsonl, `close` whether the run ended without error."""
 
     row: Callable[[Row], None]
     close: Callable[[bool], None]
@@ -56,23 +56,23 @@ def _wandb(folder: Path, config: dict[str, Any]) -> Sink:
         settings=settings,
         reinit="create_new",
     )
-    # Every row is a line of wandb's history, with `step` in it as the axis. By wandb's own step, rows of the
-    # same step would be one line, which is written when the next step comes, and lost where none does.
+    # Every row is a line of wandb's history, with `step` in it as the axis. With wandb's step, rows of the
+    # same step would be merged and written only when the next step comes: the last one would be lost.
     run.define_metric("*", step_metric="step")
     place = shlex.join(["wandb", "sync", run.settings.sync_dir]) if run.offline else run.url
-    if place:  # with WANDB_MODE=disabled there is none
+    if place:  # there is none with WANDB_MODE=disabled
         say(f"wandb: {place}")
     return Sink(run.log, lambda exit_ok: run.finish(exit_code=0 if exit_ok else 1))
 
 
 def _trackio(folder: Path, config: dict[str, Any]) -> Sink:
-    """A new run in a SQLite file of the folder, or where TRACKIO_SPACE_ID says; no server is started."""
+    """A new run in a SQLite file of the folder, or in TRACKIO_SPACE_ID; no server is started."""
     place = (folder / "trackio").absolute()
     # It looks for its folder once, when it is imported; a process may have several runs.
     os.environ["TRACKIO_DIR"] = str(place)
     for module in [name for name in sys.modules if name.split(".")[0] == "trackio"]:
         del sys.modules[module]
-    with redirect_stdout(io.StringIO()):  # where results go, and it prints what it does
+    with redirect_stdout(io.StringIO()):  # trackio prints to stdout, which is for results
         import trackio
 
         run = trackio.init(_PROJECT, name=folder.name, config=config, embed=False)
@@ -96,8 +96,7 @@ def _tensorboard(folder: Path, config: dict[str, Any]) -> Sink:
 
     place = folder / "tensorboard"
     place.mkdir(parents=True)
-    # Not by EventFileWriter, whose own thread does the writing: once that has died of a full disk, rows wait
-    # for it for ever.
+    # Not EventFileWriter, which writes in a thread: if that thread dies of a full disk, rows wait for ever.
     file = open(place / f"events.out.tfevents.{int(time.time())}.mlx_dpo", "wb")  # noqa: SIM115
     writer = RecordWriter(file)
 
@@ -119,14 +118,14 @@ TRACKERS: dict[str, Callable[[Path, dict[str, Any]], Sink]] = {
     "trackio": _trackio,
     "tensorboard": _tensorboard,
 }
-"""(run's folder, settings) to a new run, by the name of the library and of the folder that it writes to."""
+"""Functions (run's folder, settings) -> Sink, by the name of the library and of its folder."""
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Check, before slow work, that the libraries of these trackers are there; other names are no trackers.
+    """Check, before slow work, that the libraries of these trackers are installed; ignore other names.
 
     Raises:
-        DpoError: one is not installed, or wandb would ask who is there.
+        DpoError: a library is not installed, or wandb has no login.
     """
     for name in names:
         if name in TRACKERS and not is_installed(name):
@@ -138,7 +137,7 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def is_installed(library: str) -> bool:
-    """Whether Python finds it; a mere folder of that name, as wandb leaves where it has run, is none."""
+    """Whether Python finds the library; a folder of its name, such as wandb/ after a run, does not count."""
     found = find_spec(library)
     return found is not None and found.origin is not None
 
@@ -149,17 +148,17 @@ def _check_login() -> None:
     if wandb.setup().settings.mode != "online":
         return
     try:
-        wandb.login()  # on a terminal it asks for the key: here, not in the middle of a run
+        wandb.login()  # on a terminal this asks for the key now, not in the middle of a run
     except wandb.Error as error:
         raise DpoError(
             f"wandb: {first_line(error)}",
             where="run.report_to",
-            hint="wandb login, or WANDB_MODE=offline in front of the command",
+            hint="run wandb login, or put WANDB_MODE=offline in front of the command",
         ) from None
 
 
 class Trackers:
-    """Open trackers by name, as a context manager. One that fails is said once and switched off."""
+    """Open trackers by name, as a context manager. A tracker that fails is switched off, with a message."""
 
     def __init__(self, sinks: dict[str, Sink]):
         self._sinks = sinks
@@ -187,11 +186,11 @@ class Trackers:
 def open_trackers(
     names: Iterable[str], folder: Path, config: dict[str, Any], earlier: Sequence[Row]
 ) -> Trackers:
-    """Begin a run in each of these trackers with the rows that metrics.jsonl holds already.
+    """Begin a run in each of these trackers, with the rows that metrics.jsonl already has.
 
     Args:
-        names: as in `run.report_to`; those that are no trackers are left to others.
-        folder: the run's; what a tracker left in it is replaced.
+        names: as in `run.report_to`; names that are not trackers are ignored.
+        folder: the run's folder; older files of a tracker in it are replaced.
         config: the run's settings, nested and plain.
     """
     sinks: dict[str, Sink] = {}
@@ -207,9 +206,9 @@ def open_trackers(
 
 @contextmanager
 def _switched_off_by_failure(name: str, sinks: dict[str, Sink]) -> Iterator[None]:
-    """Whatever a tracker's library raises, the run goes on without it: metrics.jsonl has every row."""
+    """After any error of a tracker's library, continue the run without it: metrics.jsonl has every row."""
     try:
         yield
     except Exception as error:
         sinks.pop(name, None)
-        say(f"{name} failed and is switched off, metrics.jsonl goes on: {first_line(error)}")
+        say(f"{name} failed and is switched off; metrics.jsonl is still written: {first_line(error)}")

@@ -1,4 +1,4 @@
-"""Which attention a run takes, the toolkit's blocks or MLX's kernel: measured on the run's own shapes."""
+"""Choose the attention of a run, the toolkit's blocks or MLX's kernel, by measuring the run's shapes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +19,11 @@ from .step_memory import first_possible, forward_of, largest
 from .weightless import Skeleton
 
 _SECONDS = 0.2
-"""Spent on repeating one measurement; the fastest repetition counts."""
+"""Time for repeating one measurement; the fastest repetition counts."""
 _SAMPLED = 256
-"""Queries with a cotangent: as many softmax rows in float64 take a host a moment."""
+"""Number of queries with a cotangent: their softmax rows in float64 take the host only a moment."""
 _KINDS = 4
-"""Kinds of calls that are measured, the most expensive first."""
+"""Number of kinds of calls that are measured, the most expensive first."""
 
 _AS_GOOD, _NOISE, _FAR = 2.0, 1e-6, 0.02
 _MORE, _SLOWER, _HALF, _MUCH_SLOWER = 1.25, 1.05, 0.5, 1.5
@@ -32,9 +32,9 @@ _MORE, _SLOWER, _HALF, _MUCH_SLOWER = 1.25, 1.05, 0.5, 1.5
 class Measured(NamedTuple):
     """One way of attention on a run's shapes.
 
-    `error`: the largest of outputs and gradients, as a share of the truth's norm; infinite where it does not
-    run. `seconds`, `peak`: of forward and backward; the calls of one layer added up, bytes of the largest.
-    `failure`: why it does not run.
+    `error`: the largest relative error of outputs and gradients; infinite if the attention fails. `seconds`:
+    of forward and backward, summed over the calls of one layer. `peak`: bytes, of the largest call.
+    `failure`: the error message if the attention fails.
     """
 
     error: float
@@ -46,38 +46,38 @@ class Measured(NamedTuple):
 def choose(own: Measured, fused: Measured) -> tuple[str, str]:
     """FUSED or BLOCKS, and why in words.
 
-    MLX's kernel is taken where all of this holds:
-    - exact: its error is at most twice that of the own blocks plus 1e-6, and at most 2 % in any precision;
-    - lean: its peak is at most 1.25 times that of the blocks;
-    - quick: its time is at most 1.05 times that of the blocks, or 1.5 times where it halves the peak.
+    MLX's kernel is chosen if all of this is true:
+    - exact: its error is at most twice the blocks' error plus 1e-6, and at most 2 % in any precision;
+    - lean: its peak is at most 1.25 times the blocks' peak;
+    - quick: its time is at most 1.05 times the blocks' time, or 1.5 times if it halves the peak.
     """
     figures = (
-        f"{fused.seconds * 1e3:.1f} ms and {fused.peak / 1e6:,.0f} MB a layer, own blocks "
+        f"{fused.seconds * 1e3:.1f} ms and {fused.peak / 1e6:,.0f} MB per layer, blocks "
         f"{own.seconds * 1e3:.1f} ms and {own.peak / 1e6:,.0f} MB"
     )
     if fused.failure:
-        return BLOCKS, f"own blocks, because MLX's kernel does not run here ({fused.failure})"
+        return BLOCKS, f"blocks, because MLX's kernel fails on this device ({fused.failure})"
     if own.failure and fused.error <= _FAR:
-        return FUSED, f"MLX's kernel, because the own blocks do not run here ({own.failure})"
+        return FUSED, f"MLX's kernel, because blocks fail on this device ({own.failure})"
     if not fused.error <= min(_FAR, _AS_GOOD * own.error + _NOISE):
         return BLOCKS, (
-            f"own blocks, because MLX's kernel is not exact here: off by {fused.error:.2g} of its size, "
-            f"own blocks by {own.error:.2g}"
+            f"blocks, because MLX's kernel is not exact here: relative error {fused.error:.2g}, "
+            f"blocks {own.error:.2g}"
         )
     if fused.peak > _MORE * own.peak:
-        return BLOCKS, f"own blocks, because MLX's kernel needs more memory: {figures}"
+        return BLOCKS, f"blocks, because MLX's kernel needs more memory: {figures}"
     if fused.seconds <= _SLOWER * own.seconds:
         return FUSED, f"MLX's kernel, which is as exact and no slower: {figures}"
     if fused.peak <= _HALF * own.peak and fused.seconds <= _MUCH_SLOWER * own.seconds:
         return FUSED, f"MLX's kernel, which is as exact and needs half the memory: {figures}"
-    return BLOCKS, f"own blocks, because MLX's kernel is slower: {figures}"
+    return BLOCKS, f"blocks, because MLX's kernel is slower: {figures}"
 
 
 def settle(calls: Iterable[Call], measure: Callable[[Call, str], Measured] | None = None) -> tuple[str, str]:
-    """`choose` on these calls, of which there is at least one.
+    """`choose` for these calls, at least one.
 
     Args:
-        measure: of one call and way; by default `measured`.
+        measure: measures one call with one kind of attention; by default `measured`.
     """
     kinds = sorted(Counter(calls).items(), key=lambda item: -item[1] * _work(item[0]))[:_KINDS]
     ways = [
@@ -92,7 +92,7 @@ def _work(call: Call) -> int:
 
 
 def _together(found: Sequence[tuple[Measured, int]]) -> Measured:
-    """A layer's: some kinds come several times in one."""
+    """The measurements of a layer, in which some kinds of calls occur several times."""
     layers = min(n for _, n in found)
     return Measured(
         max((m.error for m, _ in found), key=lambda e: np.inf if np.isnan(e) else e),
@@ -108,7 +108,7 @@ def attention_calls(
     """Every call of causal attention in the forward pass of the largest micro-batch.
 
     Args:
-        forward: the setting; of auto, the first that the model's own code allows.
+        forward: the setting; for auto, the first forward that the model's own code allows.
         separate: prompts are shared branch by branch.
     """
     model, batch = skeleton.model, largest(pairs, micro_batch)[0]
@@ -127,7 +127,7 @@ def attention_calls(
 
 
 def measured(call: Call, how: str) -> Measured:
-    """Values, gradients, time and peak memory of one call, `how` being FUSED or BLOCKS."""
+    """Error, time and peak memory of one call; `how` is FUSED or BLOCKS."""
     given = _inputs(call)
     cotangent, rows = _cotangent(call)
 
@@ -159,7 +159,7 @@ def measured(call: Call, how: str) -> Measured:
 
 
 def attended(call: Call, arrays: Sequence[mx.array]) -> mx.array:
-    """Attention as a model calls it: queries, own keys and values, then the prompts' where there are any."""
+    """Attention as a model calls it: queries, own keys and values, then those of prompts, if any."""
     queries, keys, values, *prompt = arrays
     cache = Keys(prompt=tuple(prompt) if prompt else None)
     fetched = cache.update_and_fetch(keys, values)
@@ -188,7 +188,7 @@ def _inputs(call: Call) -> list[mx.array]:
 
 
 def _cotangent(call: Call) -> tuple[mx.array, np.ndarray]:
-    """Random at some queries, spread from the first to the last, and 0 elsewhere; and which these are."""
+    """A cotangent that is random at some queries, evenly spread, and 0 elsewhere; and these queries."""
     n, heads, length, _ = call.queries
     rows = np.unique(np.linspace(0, length - 1, min(length, _SAMPLED)).round().astype(int))
     mask = np.zeros((length, 1), np.float32)
@@ -200,7 +200,7 @@ def _cotangent(call: Call) -> tuple[mx.array, np.ndarray]:
 def _error(
     call: Call, given: Sequence[mx.array], cotangent: mx.array, rows: np.ndarray, found: Sequence[mx.array]
 ) -> float:
-    """How far outputs and gradients are from float64, for the first prompt's answers and one key head."""
+    """Relative error against float64 of outputs and gradients, for one prompt's answers and one key head."""
     answers = len(given[0]) // call.prompts
     group = call.queries[1] // call.keys[1]
     heads = (group, *(1 for _ in given[1:]))
@@ -224,12 +224,12 @@ def _float64(array: mx.array) -> np.ndarray:
 def exact(
     given: Sequence[np.ndarray], cotangent: np.ndarray, rows: np.ndarray, scale: float
 ) -> list[np.ndarray]:
-    """Causal attention and its gradients in float64 on the host, of one key head.
+    """Causal attention and its gradients in float64 on the host, for one key head.
 
     Args:
-        given: queries (N, R, L, D), keys and values (N, 1, T, ...), then perhaps those of one prompt
-            (1, 1, P, ...), which come before them.
-        cotangent: (N, R, L, E), 0 but for the queries `rows`.
+        given: queries (N, R, L, D), keys and values (N, 1, T, ...), then perhaps keys and values of one
+            prompt (1, 1, P, ...), which come first in the sequence.
+        cotangent: (N, R, L, E), 0 except for the queries `rows`.
 
     Returns:
         Outputs of these rows (N, R, rows, E), and the gradient of each of `given`.

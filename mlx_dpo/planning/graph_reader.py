@@ -1,4 +1,4 @@
-"""What mlx records of a trace, read back: operations over numbered arrays, and the calls that left marks."""
+"""Read mlx's records of a trace: operations over numbered arrays, and the calls that left marks."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 FIRST_MARK = 1_000_003
-"""Marks are products with whole numbers from here on: exact in float32, and no model multiplies by them."""
+"""Marks are products with whole numbers from this one on: exact in float32, and unused by models."""
 _TRANSPARENT = {"Broadcast", "ExpandDims", "Squeeze", "Reshape", "Flatten", "Unflatten", "AsType", "Copy"}
 
 
@@ -20,12 +20,12 @@ class Array(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a copy of its own."""
+        """Bytes of the array in memory of its own."""
         return prod(self.shape) * self.itemsize
 
 
 class Call(NamedTuple):
-    """One call of a function with a backward pass of its own."""
+    """One call of a function with a custom backward pass."""
 
     fun: Callable[..., Any]
     vjp: Callable[..., Any] | None
@@ -56,9 +56,9 @@ class Step(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A traced function: steps over local arrays, what goes in and out, and if the results need each step.
+    """A traced function: steps over local arrays, inputs and results, and whether a result needs each step.
 
-    `outside`: arrays that calls outside of the function made, by call and slot.
+    `outside`: arrays made by calls outside the function, as call and slot.
     """
 
     arrays: list[Array]
@@ -75,7 +75,7 @@ def described(array: mx.array) -> Array:
 
 
 def ancestors(part: Part, results: Sequence[int]) -> list[bool]:
-    """For every step, whether one of `results` needs it."""
+    """For every step, whether any of `results` needs it."""
     before, used = _before(part.steps), [False] * len(part.steps)
     wanted = set(results)
     stack = [n for n, step in enumerate(part.steps) if not wanted.isdisjoint(_outputs(step))]
@@ -88,7 +88,7 @@ def ancestors(part: Part, results: Sequence[int]) -> list[bool]:
 
 
 def in_order(steps: Sequence[Any]) -> list[Any]:
-    """The steps, each after those that it needs."""
+    """The steps in an order in which each comes after those that it needs."""
     before, done, ordered = _before(steps), [False] * len(steps), []
     for number in range(len(steps)):
         stack = [number]
@@ -107,8 +107,8 @@ def in_order(steps: Sequence[Any]) -> list[Any]:
 def _before(steps: Sequence[Any]) -> list[list[int]]:
     """For every step, the numbers of the steps that it needs.
 
-    A backward pass needs its forward pass, whether or not its cotangents come from there: those of a sum, or
-    of a loss that is linear in the scores, do not.
+    A backward pass always needs its forward pass, even if its cotangents do not come from there, as with a
+    sum or a loss that is linear in the scores.
     """
     makers = {local: number for number, step in enumerate(steps) for local in _outputs(step)}
     forward = {s.call: n for n, s in enumerate(steps) if isinstance(s, Marked) and not s.backward}
@@ -126,7 +126,7 @@ def _outputs(step: Any) -> Collection[int]:
 
 
 class Reader:
-    """mlx's records of a trace to a part; marks to calls."""
+    """Turns mlx's records of a trace into a part, and marks into calls."""
 
     def __init__(self, marks: dict[int, tuple[int, str, int]], calls: Sequence[Call], first: int):
         self._marks, self._calls, self._first = marks, calls, first
@@ -142,7 +142,7 @@ class Reader:
         self._outside: dict[int, tuple[int, int]] = {}
 
     def read(self, records: Sequence[dict[str, Any]], count: int) -> Part:
-        """The part, with the first `count` results; steps that none of them needs are left out."""
+        """The part with the first `count` results; steps that none of these needs are left out."""
         given, results = [], []
         for record in records:
             kind = record["type"]

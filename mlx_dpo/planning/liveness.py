@@ -1,4 +1,4 @@
-"""Memory while MLX computes a graph, from shapes alone: how long each array lives. No array is made."""
+"""Memory while MLX computes a graph, from shapes and lifetimes of arrays alone. No array is made."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -7,25 +7,25 @@ from typing import NamedTuple
 
 from .operations import Graph, Operation
 
-# What MLX's source says: order, time and size of its allocations.
+# From MLX's source: order, time and size of its allocations.
 _WIDTH = 20
-"""MLX walks a graph breadth first from its results, as long as no more than this many operations wait."""
+"""MLX walks a graph breadth first from its results while at most this many operations wait."""
 _BEHIND = 40
-"""Operations by which a CPU may be behind MLX, which allocates for those to come: 80 tasks, two each."""
+"""How many operations MLX may allocate ahead of a CPU: 80 tasks, two per operation."""
 _COMMANDS, _COMMAND_BYTES, _COMMANDS_BEHIND = 40, 40 * 2**20, 11
-"""On a GPU: operations of a command buffer, bytes of inputs that end one sooner, and buffers under way."""
+"""On a GPU: operations per command buffer, bytes of inputs that end it sooner, and buffers in progress."""
 _SPARE = 2 * PAGESIZE
-"""A free buffer may hold a smaller array: smaller by less than this, and more than half as large."""
+"""A free buffer may be reused for an array that is smaller by less than this, and more than half as large."""
 
 _VIEWS = {"Broadcast", "ExpandDims", "Squeeze", "Transpose", "Slice", "Split", "AsStrided", "StopGradient"}
 _VIEWS |= {"Copy", "Depends", "CustomTransforms", "View", "Reshape", "Flatten", "Unflatten", "Contiguous"}
-"""Their results lie in the memory of an input."""
+"""Operations whose results use the memory of an input."""
 _PRODUCTS = {"Matmul", "AddMM", "QuantizedMatmul", "GatherMM", "GatherQMM", "BlockMaskedMM"}
-"""Their results never do."""
+"""Operations whose results never use the memory of an input."""
 
 
 class Moment(NamedTuple):
-    """Bytes alive while one operation runs, by the block that made them; and the operation's block."""
+    """Bytes in use while one operation runs, by the block that made them; and the operation's block."""
 
     block: int | None
     blocks: dict[int | None, int]
@@ -76,7 +76,7 @@ def moments(graph: Graph, *, gpu: bool = False) -> list[Moment]:
 
 
 def spare(size: int) -> int:
-    """Bytes by which the buffer of an array of so many bytes may be larger than it."""
+    """Bytes by which the buffer of an array of `size` bytes may be larger than the array."""
     return min(size, _SPARE)
 
 
@@ -92,7 +92,7 @@ def _command_buffers(tape: Sequence[Operation], sizes: Sequence[int]) -> list[in
 
 
 def _viewed(operation: Operation) -> Iterable[tuple[int, int]]:
-    """Each result of a view with the input in whose memory it lies."""
+    """Each result of a view with the input whose memory it uses."""
     inputs, outputs = operation.inputs, operation.outputs
     if operation.name == "CustomTransforms":  # its last inputs are what it gives
         inputs = inputs[-len(outputs) :]
@@ -127,7 +127,7 @@ def order(graph: Graph) -> list[Operation]:
 
 
 def _readers(last: Operation, made: dict[int, Operation]) -> Counter[int]:
-    """How often each operation that `last` needs is read, by its first result."""
+    """The number of readers of each operation that `last` needs, by its first result."""
     count: Counter[int] = Counter()
     stack = [last]
     while stack:

@@ -1,8 +1,8 @@
-"""Every operation of a computation with its shapes, without computing any: custom backward passes included.
+"""All operations of a computation with their shapes, without computing them; custom backward passes too.
 
-mlx names the operations of a graph only where each is of its own kinds. A function with a backward pass of
-its own (see `custom_gradients.py`) is none; in a trace its calls leave marks, which differentiation carries
-into the backward pass, and what the calls do is put in place of the marks afterwards.
+mlx can list the operations of a graph only if all are built-in operations. A function with a custom backward
+pass (see `custom_gradients.py`) is not one: in a trace its calls leave marks instead, differentiation carries
+the marks into the backward pass, and afterwards the operations of the calls replace the marks.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Operation(NamedTuple):
 
 
 class Graph:
-    """All operations of a computation; its results, and what it was given to use up."""
+    """All operations of a computation; its results, and the given arrays, whose memory it may reuse."""
 
     def __init__(self) -> None:
         self.arrays: list[Array] = []
@@ -48,7 +48,7 @@ class Graph:
 
 
 def placeholders(tree: Any) -> Any:
-    """Arrays of the same shapes and types that hold one element each."""
+    """Arrays of the same shapes and types, with one element each in memory."""
     return tree_map(_placeholder, tree)
 
 
@@ -69,10 +69,10 @@ def trace(
     """The graph of all arrays in what `fun(*given)` gives.
 
     Args:
-        given: arrays that nothing else holds: their memory is free once they were used.
+        given: arrays without other references: their memory is free after their last use.
         blocks: modules whose operations are marked with their place in this list.
         recomputed: the blocks' forward pass runs again in the backward pass.
-        forget: called after each part; has to remove what `fun` leaves behind in a model.
+        forget: called after each part; must remove what `fun` leaves in a model.
     """
     return _Tracer(blocks, recomputed, forget).graph(fun, given)
 
@@ -92,7 +92,7 @@ class _Tracer:
         self._awaited: set[tuple[int, int]] = set()
 
     def graph(self, fun: Callable[..., Any], given: Sequence[mx.array]) -> Graph:
-        """All of it."""
+        """The whole graph."""
         first = len(self._calls)
         part = self._trace(lambda arrays: arrays_of(fun(*arrays[1:])), [mx.zeros(()), *given], first)
         graph = Graph()
@@ -105,7 +105,7 @@ class _Tracer:
     # Marks
 
     def _observe(self, fun: Callable[..., Any], vjp: Callable[..., Any] | None, args: Any, owner: Any) -> Any:
-        """Run by each call while a trace is made: marked arrays of the right shapes, not its results."""
+        """Replaces each call during a trace: returns marked arrays of the right shapes instead of results."""
         primals = arrays_of(args)
         block = self._blocks.get(id(owner)) if owner is not None else None
         key = self._key(fun, primals) if block is None else None
@@ -149,7 +149,7 @@ class _Tracer:
 
     @staticmethod
     def _key(fun: Callable[..., Any], arrays: Sequence[mx.array]) -> Any:
-        """What makes two calls alike; None where the function may hold anything."""
+        """A key that equal calls share; None if the function may hold arbitrary objects."""
         held = tuple(cell.cell_contents for cell in fun.__closure__ or ())
         if not all(isinstance(value, int) for value in held):
             return None
@@ -158,7 +158,7 @@ class _Tracer:
     # One function
 
     def _trace(self, fun: Callable[..., Any], given: Sequence[mx.array], first: int) -> Part:
-        """`fun` over flat arrays. Calls before number `first` are another trace's and count as constants."""
+        """`fun` over flat arrays. Calls before number `first` belong to another trace and are constants."""
         count = 0
 
         def recorded(*arrays):
@@ -170,7 +170,7 @@ class _Tracer:
             return [*results, *self._made]
 
         try:
-            # Dropout leaves a key that hangs on all that was traced: the next trace would hold it, too.
+            # Dropout leaves a key that depends on the whole trace: the next trace would contain it too.
             with random_untouched(), observed(self._observe):
                 records = recorded_trace(recorded, given)
         finally:
@@ -195,7 +195,7 @@ class _Tracer:
             def forward(*flat):
                 result[:] = [call.fun(*filled(call.arguments, flat))]
                 seen[:] = arrays_of(result)
-                # Where nothing is computed again, nothing flows through results without a cotangent.
+                # If nothing is computed again, results without a cotangent need no backward pass.
                 return seen if call.recomputed else [seen[j] for j in wanted]
 
             given, again, slopes = list(arrays[:count]), list(arrays[count:first]), iter(arrays[first:])
@@ -223,7 +223,7 @@ class _Tracer:
 
         given = [_placeholder(a) for a in call.primals]
         if call.vjp is not None:
-            # Its backward pass gets inputs and results anew: what both passes compute alike, both do compute.
+            # The backward pass gets new inputs and results: work that both passes share is done in both.
             given += [_placeholder(a) for a in call.primals]
             given += [_like(a, dtype) for a, dtype in zip(call.outputs, call.dtypes, strict=True)]
         first = len(given)
@@ -246,7 +246,7 @@ class _Tracer:
         block: int | None,
         scope: dict[int, Any],
     ) -> None:
-        """Add some of a part's steps to the graph."""
+        """Add some steps of a part to the graph."""
         wanted: dict[int, set[int]] = {}
         for step in part.steps:
             if isinstance(step, Marked) and step.backward:
@@ -298,7 +298,7 @@ class _Tracer:
             self._outside.setdefault(place, result)
 
     def _from_outside(self, graph: Graph, part: Part) -> dict[int, int]:
-        """Arrays that a function holds from outside of it: they may be made later than it is placed here."""
+        """Arrays from outside that a function uses; they may be made after the function's place here."""
         for call, slot in part.outside.values():
             if (call, slot) not in self._outside:
                 self._outside[call, slot] = graph.array(self._calls[call].outputs[slot])
@@ -330,7 +330,7 @@ class _Tracer:
 
 
 class _Places(dict[int, int]):
-    """Local array -> its number in the graph; made when first asked for."""
+    """Local array -> its number in the graph; made on first use."""
 
     def __init__(self, graph: Graph, part: Part):
         super().__init__()

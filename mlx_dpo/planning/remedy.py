@@ -1,4 +1,4 @@
-"""The nearest settings under which a run fits that does not."""
+"""For a run that does not fit: the nearest settings with which it does."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,11 @@ from .run_memory import Plan, Run, need_of_scoring, need_of_step, plan_memory
 from .weightless import skeleton
 
 _SHARES = (0.75, 0.5, 0.375, 0.25)
-"""Of the longest row: lengths that are tried when nothing fits."""
+"""Shares of the longest row's length that are tried when nothing fits."""
 
 
 def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
-    """The smallest change of settings under which the run fits, in words."""
+    """The smallest change of settings with which the run fits, in words."""
     free = replace(config, training=replace(config.training, gradient_checkpointing="auto", branches="auto"))
     run = run._replace(before=None)
     tried = [(run, free, "")]
@@ -77,7 +77,7 @@ def _as_settings(layout: Layout) -> str:
 
 
 def _one_pair_at_a_time(config: RunConfig) -> RunConfig | None:
-    """The same window in micro-batches of one pair; None if it has them or other settings forbid it."""
+    """The same window in micro-batches of one pair; None if it already is or other settings forbid it."""
     training = config.training
     try:
         single = replace(config, training=replace(training, micro_batch=1, accumulation=training.window))

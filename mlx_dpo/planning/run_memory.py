@@ -1,4 +1,4 @@
-"""What a run needs in each layout of its steps, and the fastest that fits."""
+"""What a run needs in each layout, and the fastest layout that fits."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,10 +27,10 @@ from .weightless import Skeleton
 class Plan:
     """What a run will need.
 
-    `needs`: the layouts that the settings allow, from the fastest, as far as they were looked at. `chosen`:
-    the first that fits into `limit` bytes, or None; then `hint` names the nearest setting that does.
-    `disk`, `shapes`, `flops`: bytes that the run writes, shapes of the batches where a step may be traced
-    (else 0), operations of one forward pass over all pairs; None where they were not asked for.
+    `needs`: the layouts that the settings allow, from the fastest, as far as they were examined. `chosen`:
+    the first that fits into `limit` bytes, or None; then `hint` names the nearest settings that fit.
+    `disk`, `shapes`, `flops`: bytes that the run writes, number of batch shapes if the step may be traced
+    (else 0), operations of one forward pass over all pairs; None if they were not computed.
     """
 
     limit: int
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def need(self) -> Need:
-        """What the chosen layout needs; if none fits, the least."""
+        """What the chosen layout needs; if none fits, the smallest need."""
         if self.chosen is None:
             return min((n for _, n in self.needs), key=lambda n: n.peak)
         return dict(self.needs)[self.chosen]
@@ -54,13 +54,13 @@ class Plan:
         return f"{self.need.peak / 1e9:.1f} GB of {self.limit / 1e9:.1f} GB: {parts}{layout}"
 
     def refusal(self) -> DpoError:
-        """What to raise where nothing fits."""
+        """The error if nothing fits."""
         overruled = f"training.memory_limit={self.need.peak / 1e9 + 0.1:.1f}"
-        hint = f"{self.hint}; if you know better, {overruled} lets it run"
+        hint = f"{self.hint}; to run it anyway, set {overruled}"
         return DpoError(f"does not fit: {self}", where="training", hint=hint)
 
     def as_json(self) -> dict[str, Any]:
-        """For a script: bytes throughout."""
+        """The plan for a script; all sizes in bytes."""
         return {
             "limit": self.limit,
             "fits": self.chosen is not None,
@@ -76,7 +76,7 @@ class Plan:
         }
 
     def text(self) -> str:
-        """For a person."""
+        """The plan for people."""
         names = ["peak", *Need._fields]
         lines = [f"{'GB':44}" + "".join(f"{name:>12}" for name in names)]
         for layout, n in self.needs:
@@ -97,10 +97,10 @@ def _names(layout: Layout) -> dict[str, bool]:
 
 
 class Run(NamedTuple):
-    """What is planned: a model, its folder, the pairs it trains on and perhaps held-out ones, and where.
+    """The run to plan: a model, its folder, the training pairs, perhaps held-out pairs, and the device.
 
-    `amounts`: how much is trained. `attention`: BLOCKS, FUSED, or "auto" where a GPU that is not here has yet
-    to settle it. `before`: the layout that an earlier start of the run settled, if one did.
+    `amounts`: how much is trained. `attention`: BLOCKS, FUSED, or "auto" if the GPU that decides it is on
+    another machine. `before`: the layout that an earlier start of the run chose, if there was one.
     """
 
     model: Skeleton
@@ -117,7 +117,7 @@ class Run(NamedTuple):
         return [self.pairs, self.held] if self.held else [self.pairs]
 
     def shortened(self, length: int) -> "Run | None":
-        """The longest pairs, cut as `data.max_length` would; None where a prompt leaves no room."""
+        """The longest pairs, cut as with `data.max_length=length`; None if a prompt leaves no room."""
         cut = [_shortened(some, length) for some in self.all()]
         return self._replace(pairs=cut[0], held=cut[1] if self.held else None) if all(cut) else None
 
@@ -139,10 +139,10 @@ def plan_memory(run: Run, config: RunConfig, limit: int, *, every: bool = False)
 
 
 def allowed(config: RunConfig, before: Layout | None = None) -> list[Layout]:
-    """The layouts that the settings leave open, from the fastest.
+    """The layouts that the settings allow, from the fastest.
 
     Args:
-        before: what an earlier start made of the settings that are open; it stays.
+        before: what an earlier start chose for open settings; it is kept.
     """
     training = config.training
     checkpointing, separate = [False, True], [False, True]
@@ -151,7 +151,7 @@ def allowed(config: RunConfig, before: Layout | None = None) -> list[Layout]:
     elif before:
         checkpointing = [before.checkpointing]
     elif config.adapter.dropout:
-        checkpointing = [False]  # dropout excludes it
+        checkpointing = [False]  # not possible with dropout
     if training.forward not in ("auto", "shared"):
         separate = [False]  # branches are separate only where their prompt is shared
     elif training.branches != "auto":
@@ -193,7 +193,7 @@ def _longest_text(base: Path, chat_template: str | None, options: str) -> OwnTex
 
 
 def _with_any_attention(run: Run, look: Callable[[], Need]) -> Need:
-    """What a run needs with its attention; the most, where a GPU that is not here has yet to settle it."""
+    """What a run needs with its attention; the maximum if a GPU on another machine will decide it."""
     ways = [BLOCKS, FUSED] if run.attention == "auto" and run.device == mx.gpu else [run.attention]
     found = []
     for how in ways:
@@ -203,12 +203,12 @@ def _with_any_attention(run: Run, look: Callable[[], Need]) -> Need:
 
 
 def _kept(config: RunConfig, amounts: Amounts) -> int:
-    """Copies of what is trained that are held beside it and the gradient being computed."""
+    """Copies of the trained parameters in memory, besides these and the gradient being computed."""
     training = config.training
     gradients = int(training.accumulation > 1 or bool(amounts.rehearsal))
     if config.passes == "deferred":
         gradients = training.window
-    finds_rate = amounts.learning_rate is None  # and goes back after it
+    finds_rate = amounts.learning_rate is None  # the test keeps a copy to restore
     return gradients + bool(training.reference_sync_steps) + finds_rate
 
 
@@ -229,7 +229,7 @@ def need_of_scoring(run: Run, config: RunConfig) -> Need:
 
 
 def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPair] | None:
-    """The longest pairs, cut as `data.max_length` would; None where a prompt leaves no room."""
+    """The longest pairs, cut as with `data.max_length=length`; None if a prompt leaves no room."""
     sizes = pair_sizes(pairs)
     if length < 64 or sizes[:, 0].max() > length - 2:
         return None
@@ -242,7 +242,7 @@ def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPai
 
 
 def traced_layout(config: RunConfig, run: Run, layout: Layout) -> tuple[Layout, int]:
-    """The layout with its tracing settled where the run will be, and the number of shapes."""
+    """The layout with its tracing decided for the device of the run, and the number of shapes."""
     unshared = {forward.name: forward for forward in (PLAIN, COMPLETION)}
     shared = SEPARATE if layout.separate else SHARED
     forward = unshared.get(config.training.forward, shared)

@@ -1,4 +1,4 @@
-"""What a run will need, before weights are loaded: traced from the step itself, without weights."""
+"""Memory of a run before weights are loaded: traced from the training step itself, without weights."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -35,18 +35,18 @@ from .weightless import Skeleton
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""
 _FACTOR = 1.1
-"""On what is not weights, adapter or optimiser state: in the 74 combinations of docs/plan.md up to 1.08
-times what `liveness.py` counts was measured."""
+"""Factor on everything except weights, adapter and optimiser state: in the 74 combinations of docs/plan.md,
+up to 1.08 times the count of `liveness.py` was measured."""
 
 _SEARCHED = 64
-"""Times as many rows as a micro-batch has are looked at for the ones that need the most."""
+"""This many times the micro-batch size is the number of rows searched for the most demanding ones."""
 
 
 class Need(NamedTuple):
     """Peak memory of a training step by part, in bytes.
 
-    `adapter`: what is trained and its gradients; `activations`: what blocks keep and compute with; `head`:
-    embedding, logits and loss; `state`: what prompts hand on to their answers.
+    `adapter`: trained parameters and their gradients; `activations`: arrays of the blocks; `head`: embedding,
+    logits and loss; `state`: what prompts pass on to their answers.
     """
 
     weights: int
@@ -58,12 +58,12 @@ class Need(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return sum(self)
 
 
 def forward_of(setting: str, layout: Layout, bucket: int = 1) -> list[Forward]:
-    """The forwards that a run would try, best first; `setting` may also be "completion"."""
+    """The forwards that a run would try, the best first; `setting` may also be "completion"."""
     if setting in (PLAIN.name, COMPLETION.name):
         return [PLAIN if setting == PLAIN.name else COMPLETION]
     build = partial(build_shared, separate=layout.separate, bucket=bucket)
@@ -88,11 +88,11 @@ def need(
     """Peak memory of an update, over the micro-batches that need the most.
 
     Args:
-        forward: the setting; of auto, the first that the model's own code allows.
-        kept: as much again as is trained, held beside the gradient being computed.
-        bucket: to whose multiples lengths are filled up.
-        rehearsal: the longest of the model's own texts that updates also take.
-        device: where the run will be; by default here.
+        forward: the setting; for auto, the first forward that the model's own code allows.
+        kept: number of copies of the trained parameters, besides the gradient being computed.
+        bucket: lengths are padded to multiples of this.
+        rehearsal: the longest rehearsal text that updates use.
+        device: of the run; by default the present device.
 
     Raises:
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
@@ -123,7 +123,7 @@ def scoring_need(
     optimizer: OptimizerConfig,
     device: mx.DeviceType,
 ) -> Need:
-    """Peak memory of what comes without an update: checks at the start, longer held-out pairs.
+    """Peak memory of the work outside updates: checks at the start, longer held-out pairs.
 
     Raises:
         TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError: the model cannot be traced.
@@ -156,7 +156,7 @@ def scoring_need(
 def _scored(
     skeleton: Skeleton, forwards: Sequence[Forward], pairs: Sequence[TokenizedPair], device: mx.DeviceType
 ) -> tuple[int, int]:
-    """Bytes at the peak of scoring a batch, in the blocks and elsewhere."""
+    """Peak bytes of scoring a batch, in the blocks and elsewhere."""
     model = skeleton.model
     model.eval()
 
@@ -174,7 +174,7 @@ def _scored(
 
 
 def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tuple[int, int]:
-    """Bytes at the peak of the gradient that proves a forward, in the blocks and elsewhere."""
+    """Peak bytes of the gradient that checks a forward, in the blocks and elsewhere."""
     model = skeleton.model
     return _traced(skeleton, lambda: block_gradient(model, lambda: own_logps(model, pair, 0).sum()), device)
 
@@ -182,16 +182,16 @@ def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tu
 def _own_call(
     skeleton: Skeleton, tokens: int, device: mx.DeviceType, end: int | None = None
 ) -> list[tuple[int, int]]:
-    """Bytes at the peak of the model's own call on so many tokens: of its trunk, and of its head after it.
+    """Peak bytes of the model's own call on `tokens` tokens: of its body, and of its head after that.
 
     Args:
-        end: the head sees the last so many tokens only.
+        end: the head uses only this number of last tokens.
     """
     model, inputs = skeleton.model, mx.zeros((1, tokens), mx.int32)
     model.eval()
     try:
         hidden = placeholders(hidden_states(model, inputs)[0, -(end or tokens) :])
-    except TypeError:  # it is not in two parts
+    except TypeError:  # the model is not in two parts
         return [_traced(skeleton, lambda: token_logps(model(inputs), inputs), device)]
     targets = inputs[0, : len(hidden)]
     return [
@@ -201,7 +201,7 @@ def _own_call(
 
 
 def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceType) -> tuple[int, int]:
-    """Bytes at the peak of what a check computes, in the blocks and elsewhere."""
+    """Peak bytes of what a check computes, in the blocks and elsewhere."""
     model = skeleton.model
     with chunks_as_on(device):
         graph = trace(computed, blocks=model.layers, forget=lambda: model.update(skeleton.parameters))
@@ -209,7 +209,7 @@ def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceTy
 
 
 def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) -> Any:
-    """What `look` finds for the first forward that the model's own code allows."""
+    """The result of `look` for the first forward that the model's own code allows."""
     for forward in forwards:
         try:
             return look(forward)
@@ -219,7 +219,7 @@ def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) 
 
 
 def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
-    """Micro-batches that may need the most: those of the most tokens, and of the longest rows."""
+    """Micro-batches that may need the most: with the most tokens, and with the longest rows."""
     sizes = pair_sizes(pairs).astype(np.int64)
     orders = (-sizes.sum(axis=1), -(sizes[:, 0] + sizes[:, 1:].max(axis=1)))
     found = {
@@ -229,7 +229,7 @@ def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[Token
 
 
 def _under_own_prompts(pairs: Sequence[TokenizedPair], order: np.ndarray, count: int) -> list[int]:
-    """The first so many rows with prompts of their own, filled up with others: shared prompts count once."""
+    """The first `count` rows with different prompts, filled up with others: a shared prompt counts once."""
     first: dict[bytes, int] = {}
     for row in map(int, order[: _SEARCHED * count]):
         first.setdefault(pairs[row].prompt.tobytes(), row)
@@ -245,7 +245,7 @@ def _step(
     loss: LossFunction,
     device: mx.DeviceType,
 ) -> tuple[int, int, int]:
-    """Bytes at the peak of one micro-batch: in the blocks, elsewhere, and of that the prompts' state."""
+    """Peak bytes of one micro-batch: in the blocks, elsewhere, and the part that is the prompts' state."""
     model = skeleton.model
     gradient = pair_gradient(model, loss, forward)
     model.train()
@@ -270,7 +270,7 @@ def _step(
 def _rehearsal(
     skeleton: Skeleton, longest: OwnText, layout: Layout, device: mx.DeviceType
 ) -> tuple[int, int]:
-    """Bytes at the peak of the gradient on one of the model's own texts, in the blocks and elsewhere."""
+    """Peak bytes of the gradient on one rehearsal text, in the blocks and elsewhere."""
     model, kept = skeleton.model, np.zeros((len(longest.tokens) - longest.start, KEPT))
     text = Rehearsed(*longest, kept.astype(np.int32), kept.astype(np.float32))
     model.train()
@@ -285,7 +285,7 @@ def _rehearsal(
 
 
 def _top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, int]:
-    """Bytes at the peak, in all real blocks and elsewhere."""
+    """Peak bytes, in all real blocks and elsewhere."""
     seen = moments(graph, gpu=device == mx.gpu)
     inside, outside = max(
         (
@@ -298,13 +298,13 @@ def _top(skeleton: Skeleton, graph: Graph, device: mx.DeviceType) -> tuple[int, 
 
 
 def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
-    """At every moment, what left-out blocks hold: each what the idlest of its kind holds."""
+    """At every moment, the bytes of left-out blocks: each as much as the idlest block of its kind."""
     extra = [0] * len(seen)
     for places, number in skeleton.alike:
         if number == len(places):
             continue
         least = [min(m.blocks.get(place, 0) for place in places) for m in seen]
-        if len(places) == 1:  # it may be at work itself: no more than what it holds while the head is
+        if len(places) == 1:  # it may be running itself: at most what it holds while the head runs
             most = max((n for n, m in zip(least, seen, strict=True) if m.block is None), default=0)
             least = [min(n, most) for n in least]
         extra = [more + (number - len(places)) * n for more, n in zip(extra, least, strict=True)]
@@ -312,7 +312,7 @@ def _left_out(skeleton: Skeleton, seen: Sequence[Moment]) -> list[int]:
 
 
 def _state_bytes(skeleton: Skeleton, batch: SharedBatch) -> int:
-    """What all real blocks hand on from the prompts of one family."""
+    """Bytes that all real blocks pass on from the prompts of one family."""
     most = 0
     for family in batch.families:
         with lean():
@@ -325,9 +325,9 @@ def _state_bytes(skeleton: Skeleton, batch: SharedBatch) -> int:
 
 
 def _spare(skeleton: Skeleton) -> int:
-    """By how much buffers of what is trained, its gradients and optimiser state are larger than these.
+    """By how much the buffers of trained parameters, gradients and optimiser state exceed the arrays.
 
-    As much as those of one copy may be: of all copies, about a quarter of the most was measured.
+    The maximum for one copy: for all copies, about a quarter of their maximum was measured.
     """
     sizes = [v.nbytes for _, v in tree_flatten(skeleton.model.trainable_parameters())]
     return skeleton.trained * sum(map(spare, sizes)) // max(1, sum(sizes))
@@ -343,7 +343,7 @@ def _optimizer_bytes(skeleton: Skeleton, config: OptimizerConfig) -> int:
 
 
 def _update(skeleton: Skeleton, config: OptimizerConfig, held: int, device: mx.DeviceType) -> Need:
-    """Peak of the optimiser's part, the mean gradient at hand."""
+    """Peak of the optimiser's part, with the mean gradient in memory."""
     model, optimizer = skeleton.model, optimizer_at(config, PAIRS_RATE)
     parameters = model.trainable_parameters()
     optimizer.init(parameters)

@@ -1,4 +1,4 @@
-"""A model without its weights: every array has its shape and type, and one element in memory."""
+"""A model without its weights: every array has its shape and type, but only one element in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ from .operations import placeholders
 
 
 class Skeleton(NamedTuple):
-    """The model, its blocks marked for a trace.
+    """The model, with its blocks marked for a trace.
 
-    `model` may have fewer blocks than the real one: of many alike only a few. `alike` has the places of the
-    blocks of one kind in it, and how many the real model has. `weights`, `trained`: bytes, of all blocks.
-    `work`: products of a forward pass over one token, in the blocks and in the head.
+    `model` may have fewer blocks than the real one: of many equal blocks only a few. `alike`: for each kind
+    of block, its places in `model` and its number in the real model. `weights`, `trained`: bytes of all
+    blocks. `work`: products of a forward pass over one token, in the blocks and in the head.
     """
 
     model: nn.Module
@@ -39,7 +39,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     """The model of a folder, or of a config alone, with an adapter.
 
     Raises:
-        DpoError: the adapter does not go with the model.
+        DpoError: the adapter does not fit the model.
     """
     speed_up_products()
     model = _from_config(source) if isinstance(source, dict) else _from_folder(source)
@@ -49,7 +49,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     active = getattr(getattr(model, "args", None), "num_experts_per_tok", None)
     inside = sum(_products(layer, active) for layer in model.layers)
     outside = _products(model, active) - inside
-    if hasattr(model, "lm_head"):  # the embedding is then looked up, not multiplied with
+    if hasattr(model, "lm_head"):  # then the embedding is only looked up, not multiplied
         outside -= sum(m.weight.size for m in model.modules() if isinstance(m, nn.Embedding))
     work = (inside, max(0, outside))
     alike = _shorten(model)
@@ -68,7 +68,7 @@ def _from_folder(folder: Path) -> nn.Module:
 
 
 def _from_config(config: dict[str, Any]) -> nn.Module:
-    """As mlx_lm would load it, in the config's own type."""
+    """The model as mlx_lm would load it, in the config's dtype."""
     kind, arguments = model_classes(config)
     model = kind(arguments.from_dict(config))
     name = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
@@ -86,7 +86,7 @@ def _from_config(config: dict[str, Any]) -> nn.Module:
 
 
 def _products(module: nn.Module, active: int | None) -> int:
-    """Multiplications of matrices with one token's vector; of (E, out, in) experts, `active` are used."""
+    """Multiplications of the matrices with one token's vector; of experts (E, out, in), `active` are used."""
     total = 0.0
     for part in module.modules():
         for name, value in part.items():
@@ -102,12 +102,12 @@ def _products(module: nn.Module, active: int | None) -> int:
 
 
 def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
-    """Leave out most of the blocks that are like others; (their places, their real number), a row a kind."""
+    """Leave out most of the equal blocks; give (places, real number) for each kind of block."""
     layers = list(model.layers)
     own, adapted = _kinds(model, layers, trained=False), _kinds(model, layers, trained=True)
-    # Of a prompt the last block computes only what it remembers, so it holds less than others of its kind.
+    # For a prompt, the last block computes only its state, so it needs less than others of its kind.
     adapted[-1] = ("last", adapted[-1])
-    # Models look at their first blocks for what masks they need, so a beginning stays as it is.
+    # Models choose their masks by their first blocks, so the beginning stays unchanged.
     start = max(own.index(kind) for kind in set(own)) + 1
     start = max(start, next((i + 1 for i in range(len(own)) if own[: i + 1].count(own[0]) == 3), start))
     kept = list(range(min(start, len(layers))))
@@ -128,7 +128,7 @@ def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
 
 
 def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> list[Any]:
-    """What tells one block from another: class, parameters, memory."""
+    """The kind of each block: class, parameters, memory."""
     try:
         memories = [_remembers(memory) for memory in empty_state(model)]
     except (TypeError, AttributeError):

@@ -14,7 +14,7 @@ Row = dict[str, float]
 
 
 class Series(NamedTuple):
-    """One line of a chart: a metric by step. Held-out ones are few, so that their points are marked."""
+    """One line of a chart: a metric by step. Held-out metrics have few points, so these are marked."""
 
     metric: str
     label: str
@@ -23,7 +23,7 @@ class Series(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """What is drawn into one picture; `name` is the front of all its ids."""
+    """What is drawn into one picture; all its ids begin with `name`."""
 
     name: str
     title: str
@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A chart ready for the page: `svg` has no id, reference or colour that another could clash with."""
+    """A chart ready for the page: ids, references and colours of its `svg` cannot clash with others."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Drawing(NamedTuple):
 
 
 COLOURS = {"ink": "#000001", "rule": "#000002", "blue": "#000003", "orange": "#000004", "red": "#000005"}
-"""What matplotlib draws with in place of the page's CSS variables: the page has a light and a dark set."""
+"""Colours that stand for the page's CSS variables in matplotlib: the page has a light and a dark set."""
 
 MARKS = {
     "alarm": ("red", "solid"),
@@ -61,7 +61,7 @@ MARKS = {
 _OTHER_MARK = ("ink", "dotted")
 
 _TIES = {"rewards/accuracies": 1, "eval/rewards/accuracies": 0}
-"""Until which step accuracies are none: the policy has not moved, and every pair is a tie."""
+"""Last step without an accuracy: the policy has not moved yet, and every pair is a tie."""
 
 _BOTH = ("train", "blue"), ("held-out", "orange")
 _KNOWN = (
@@ -80,7 +80,7 @@ _KNOWN = (
     ),
     Chart(
         "rewards",
-        "Rewards, against the reference",
+        "Rewards, relative to the reference",
         "beta · nats",
         (
             Series("rewards/chosen", "chosen", "blue"),
@@ -103,7 +103,7 @@ _KNOWN = (
     Chart("grad-norm", "Gradient norm, before clipping", "", (Series("grad_norm", "train", "blue"),)),
     Chart("learning-rate", "Learning rate", "", (Series("learning_rate", "train", "blue"),)),
     Chart("beta", "Beta", "", (Series("beta", "train", "blue"),)),
-    Chart("speed", "Speed", "tokens a second", (Series("tokens_per_second", "train", "blue"),)),
+    Chart("speed", "Speed", "tokens per second", (Series("tokens_per_second", "train", "blue"),)),
     Chart("memory", "Peak memory", "GB", (Series("peak_memory_gb", "train", "blue"),)),
 )
 
@@ -130,16 +130,16 @@ _STYLE = {
     "legend.frameon": False,
 }
 _INCHES = (4.4, 2.5)
-"""Narrow: on a phone the picture is about as wide as here, and its letters stay as large."""
+"""Narrow: a phone shows the picture at about this width, so that its letters stay readable."""
 
 
 def drawings(rows: Sequence[Row], marks: Sequence[Mark] = ()) -> list[Drawing]:
-    """Every chart that these rows have something for, in the order of the page."""
+    """Every chart for which these rows have data, in the order of the page."""
     return [Drawing(c.name, c.title, c.unit, draw(c, rows, marks)) for c in charts(rows)]
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
-    """What there is to draw: known metrics, beta if it moves, numbers of its rule and of sampled answers."""
+    """The charts to draw: known metrics, beta if it changes, metrics of its rule and of sampled answers."""
     found = []
     for chart in _KNOWN:
         series = tuple(s for s in chart.series if points(rows, s.metric)[0])
@@ -160,20 +160,20 @@ def _slug(metric: str) -> str:
 
 
 def points(rows: Sequence[Row], metric: str) -> tuple[list[float], list[float]]:
-    """Steps at which a metric says something, and what."""
+    """Steps at which a metric has a value, and the values."""
     found = [(row["step"], row[metric]) for row in rows if metric in row]
     found = [(step, value) for step, value in found if step > _TIES.get(metric, -1)]
     return [step for step, _ in found], [value for _, value in found]
 
 
 def mark_words(kind: str) -> str:
-    """How marks of this kind look: "best: blue, dashed"."""
+    """A legend for marks of this kind: "best: blue, dashed"."""
     colour, dashes = MARKS.get(kind, _OTHER_MARK)
     return f"{kind}: {dashes}" if colour == "ink" else f"{kind}: {colour}, {dashes}"
 
 
 def described(chart: Chart, rows: Sequence[Row]) -> str:
-    """A chart in words, for those who do not see it."""
+    """A chart in words, for people who cannot see it."""
     parts = []
     for series in chart.series:
         steps, values = points(rows, series.metric)
@@ -187,9 +187,9 @@ def described(chart: Chart, rows: Sequence[Row]) -> str:
 
 
 def draw(chart: Chart, rows: Sequence[Row], marks: Sequence[Mark] = ()) -> str:
-    """One chart as SVG, where the line of a metric is a group with the id "<chart>-<metric>".
+    """One chart as SVG; the line of a metric is a group with the id "<chart>-<metric>".
 
-    Equal rows give equal text. A line of more than 127 points is drawn without those that cannot be seen.
+    Equal rows give equal text. In a line of more than 127 points, points that cannot be seen are left out.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -225,14 +225,14 @@ def draw(chart: Chart, rows: Sequence[Row], marks: Sequence[Mark] = ()) -> str:
 
 
 def _draw_marks(axes: Any, marks: Sequence[Mark]) -> None:
-    """One group of vertical lines a kind, its id ending in "mark-<kind>"."""
+    """One group of vertical lines per kind; its id ends in "mark-<kind>"."""
     for kind in dict.fromkeys(mark.kind for mark in marks):
         colour, dashes = MARKS.get(kind, _OTHER_MARK)
         axes.vlines(
             [mark.step for mark in marks if mark.kind == kind],
             0,
             1,
-            transform=axes.get_xaxis_transform(),  # from the bottom to the top, whatever the curves
+            transform=axes.get_xaxis_transform(),  # from the bottom to the top of the chart
             colors=COLOURS[colour],
             linestyles=dashes,
             linewidth=0.8,
@@ -241,7 +241,7 @@ def _draw_marks(axes: Any, marks: Sequence[Mark]) -> None:
 
 
 def _inline(svg: str, name: str, label: str) -> str:
-    """A whole SVG file as an element of a page: without namespaces, with own ids and the page's colours."""
+    """An SVG file as an element of a page: without namespaces, with unique ids and the page's colours."""
     box, body = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>(.*)', svg, re.S).groups()
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.S)
     body = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", body)

@@ -1,4 +1,4 @@
-"""What a run's folder holds, as one self-contained page of HTML."""
+"""A run's folder as one self-contained HTML page."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Event(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the policy answered at a step; step 0 is before training."""
+    """An answer of the policy at a step; step 0 is before training."""
 
     step: int
     prompt: str
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder, read. What may be absent is None where it was: `events`, `samples`, `inspection`."""
+    """The content of a run's folder. `events`, `samples`, `inspection` are None if their file is missing."""
 
     name: str
     settings: list[Setting]
@@ -81,7 +81,7 @@ def page(run: RunRecord) -> str:
 
 
 def plain(value: Any) -> str:
-    """A setting or measure as text: numbers short, text as it is, the rest as JSON."""
+    """A setting or a measure as text: numbers shortened, text unchanged, other values as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -100,7 +100,7 @@ def heading(run: RunRecord) -> str:
 
 
 def summary(run: RunRecord) -> list[str]:
-    """The run in sentences: how far it went, what held-out pairs say, how it ended."""
+    """The run in sentences: its length, its held-out figures, its events."""
     return [_extent(run), *_held_out(run), *_events(run)]
 
 
@@ -112,15 +112,15 @@ def _extent(run: RunRecord) -> str:
     epochs = next(setting.value for setting in run.settings if setting.name == "training.epochs")
     extent = f"{plural(last['step'], 'update')}, epoch {last['epoch']:.4g} of {epochs}"
     loss = f"{last['loss']:.4f}" if last is first else f"from {first['loss']:.4f} to {last['loss']:.4f}"
-    unfinished = ", so that the run did not see all of its pairs" if last["epoch"] < epochs else ""
+    unfinished = ", so the run did not see all of its pairs" if last["epoch"] < epochs else ""
     return f"{extent}{unfinished}; training loss {loss}."
 
 
 def _held_out(run: RunRecord) -> list[str]:
-    """Figures of the last held-out evaluation, the loss of the first, and what is known of the best."""
+    """Figures of the last held-out evaluation, the loss of the first, and figures of the best."""
     evaluated = [row for row in run.rows if "eval/loss" in row]
     if not evaluated:
-        return ["No pairs were held out: nothing here tells how the model does on what it has not seen."]
+        return ["No pairs were held out, so this report cannot say how the model does on new prompts."]
     first, last = evaluated[0], evaluated[-1]
     if first is last:
         return [f"At step {last['step']:,}, {_figures(last)}."]
@@ -140,7 +140,7 @@ def _held_out(run: RunRecord) -> list[str]:
 
 
 def _figures(row: Row) -> str:
-    """Loss, accuracy with its interval, and margin; fine-tuning on answers has a loss only."""
+    """Loss, accuracy with its interval, and margin; sft has only a loss."""
     pairs, accuracy = int(row["eval/pairs"]), row.get("eval/rewards/accuracies")
     loss = f"{row['eval/loss']:.4f}"
     if accuracy is None or not row["step"]:
@@ -148,7 +148,7 @@ def _figures(row: Row) -> str:
     low, high = wilson_interval(round(accuracy * pairs), pairs)
     count = plural(pairs, "held-out pair")
     return (
-        f"of {count} {_percent(accuracy)} have the chosen answer ahead (95 % interval "
+        f"the chosen answer has the higher reward in {_percent(accuracy)} of {count} (95 % interval "
         f"{_percent(low)} to {_percent(high)}), with a mean reward margin of "
         f"{row['eval/rewards/margins']:+.3f} and a mean loss of {loss}"
     ).replace(" %", "\N{NO-BREAK SPACE}%")
@@ -174,7 +174,7 @@ def _events(run: RunRecord) -> list[str]:
 
 
 def split_inspection(inspection: Any) -> tuple[list[dict[str, str]], Any]:
-    """What an inspection advises, each with advice, why and remedy, and all else that it found."""
+    """The advice of an inspection (each with advice, why and remedy), and its other findings."""
     if not isinstance(inspection, dict):
         return [], inspection
     verdicts = inspection.get("verdict")
@@ -187,14 +187,14 @@ def split_inspection(inspection: Any) -> tuple[list[dict[str, str]], Any]:
 
 
 class Comparison(NamedTuple):
-    """A prompt with its first and last answer: a title and the text each."""
+    """A prompt with its first and its last answer, each as title and text."""
 
     prompt: str
     answers: list[tuple[str, str]]
 
 
 def comparisons(samples: Sequence[Sample]) -> list[Comparison]:
-    """The answers before training and the last ones, prompt by prompt in the order of the file."""
+    """The answers before training and the last answers, prompt by prompt in the order of the file."""
     by_prompt: dict[str, dict[int, str]] = {}
     for sample in samples:
         by_prompt.setdefault(sample.prompt, {})[sample.step] = sample.answer

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders run/checkpoints/000200, whole or not there; a run goes on from the newest.
+"""Checkpoints of a run: folders run/checkpoints/000200, complete or absent; a run resumes the newest.
 
 adapters.safetensors, adapter_config.json    the adapter, as mlx_lm loads it
 state.npz                                    all other arrays
@@ -32,7 +32,7 @@ from ..storage.reading import entries, is_there, readable, unreadable
 CHECKPOINTS = "checkpoints"
 _FACTS, _ARRAYS = "state.json", "state.npz"
 _LEFT = re.compile(rf"\.(adapters|adapter_config|config|inspection|report|\d{{6,}}){MARK}(\.\w+)?")
-"""Names of what is written beside its place in a run's folder, see `files`: name, process, suffix."""
+"""Names of temporary files in a run's folder, see `storage.files`: name, process, suffix."""
 
 
 def save_checkpoint(
@@ -42,10 +42,10 @@ def save_checkpoint(
     facts: Mapping[str, Any],
     write_adapter: Callable[[Path], None],
 ) -> Sealed:
-    """Write the checkpoint of `step`, whole; one of the same step is replaced.
+    """Write the checkpoint of `step` completely; an older one of the same step is replaced.
 
     Raises:
-        DpoError: the disk refused; all other checkpoints are untouched.
+        DpoError: the disk refused; all other checkpoints are unchanged.
     """
 
     def write(folder: Path) -> Mapping[str, Any]:
@@ -57,10 +57,10 @@ def save_checkpoint(
 
 
 def newest_checkpoint(run: Path) -> Sealed | None:
-    """The newest checkpoint that is whole; of damaged ones it is said that an earlier one is taken.
+    """The newest intact checkpoint; damaged ones are skipped with a message.
 
     Raises:
-        DpoError: there are some, and all are damaged; or they cannot be read.
+        DpoError: all checkpoints are damaged, or they cannot be read.
     """
     damaged: list[str] = []
     for step in sorted(_steps(run), reverse=True):
@@ -74,18 +74,18 @@ def newest_checkpoint(run: Path) -> Sealed | None:
             raise unreadable(error.filename or folder, error) from None
     if damaged:
         raise DpoError(
-            f"holds no whole checkpoint: damaged are {', '.join(damaged)}",
+            f"has no intact checkpoint (damaged: {', '.join(damaged)})",
             where=run / CHECKPOINTS,
-            hint="put them back from a backup, or start anew with --overwrite",
+            hint="restore them from a backup, or start anew with --overwrite",
         )
     return None
 
 
 def read_arrays(checkpoint: Sealed) -> dict[str, np.ndarray]:
-    """What `save_checkpoint` was given.
+    """The arrays that `save_checkpoint` was given.
 
     Raises:
-        DpoError: what lies there are no arrays of numbers, although its checksum is right.
+        DpoError: the file contains no arrays of numbers, although its checksum is right.
     """
     with told_damaged(checkpoint.folder), np.load(checkpoint.folder / _ARRAYS) as file:
         return dict(file)
@@ -93,10 +93,10 @@ def read_arrays(checkpoint: Sealed) -> dict[str, np.ndarray]:
 
 @contextmanager
 def told_damaged(folder: Path) -> Iterator[None]:
-    """Refuse a checkpoint whose content is not what we write, although its checksum is right.
+    """Within it, errors from a checkpoint with wrong content but the right checksum become a DpoError.
 
     Raises:
-        DpoError: in place of what using such content raises.
+        DpoError: the content is wrong.
     """
     try:
         yield
@@ -104,15 +104,15 @@ def told_damaged(folder: Path) -> Iterator[None]:
         raise DpoError(
             f"is damaged: {first_line(error)}",
             where=folder,
-            hint="remove this folder to go on from the checkpoint before it, or start anew with --overwrite",
+            hint="remove this folder to continue from an earlier checkpoint, or start anew with --overwrite",
         ) from None
 
 
 def checkpoint_of(run: Path, step: int) -> Sealed | None:
-    """The checkpoint of `step`, where it is there and whole.
+    """The checkpoint of `step`; None if it is missing or damaged.
 
     Raises:
-        DpoError: it cannot be read.
+        DpoError: the checkpoint cannot be read.
     """
     folder = _folder(run, step)
     with readable(folder):
@@ -123,7 +123,7 @@ def checkpoint_of(run: Path, step: int) -> Sealed | None:
 
 
 def remove_checkpoints(run: Path, after: int = -1) -> None:
-    """Remove those of steps beyond `after`, the last one first.
+    """Remove the checkpoints of steps after `after`, the last one first.
 
     Raises:
         DpoError: the disk refused.
@@ -137,13 +137,13 @@ def remove_checkpoints(run: Path, after: int = -1) -> None:
 
 
 def holds_others(run: Path) -> bool:
-    """Whether the folder of checkpoints holds what is none, hidden files aside."""
+    """Whether the folder of checkpoints contains anything else, except hidden files."""
     names = [found.name for found in entries(run / CHECKPOINTS)]
     return not all(_is_step(name) for name in names if not name.startswith("."))
 
 
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and that of step `best`."""
+    """Remove all checkpoints except the newest `keep` and the one of step `best`."""
     steps = sorted(_steps(run))
     for step in steps[:-keep]:
         if step != best:
@@ -151,9 +151,9 @@ def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a process that was killed has left half-written in the run's folder.
+    """Remove half-written files that a killed process has left in the run's folder.
 
-    A checkpoint that was set aside for one of the same step is put back where that one did not come.
+    A checkpoint that was set aside for a new one of the same step is put back if the new one is missing.
 
     Raises:
         DpoError: the folder cannot be read, or the disk refused.
@@ -184,19 +184,19 @@ def _is_step(name: str) -> bool:
 
 @contextmanager
 def only_process(run: Path) -> Iterator[bool]:
-    """Hold the run's folder, True; the system lets go of it when the process ends, however it ends.
+    """Lock the run's folder, and give True; the system removes the lock when the process ends in any way.
 
     Raises:
-        DpoError: another process holds it, or it may not be read.
+        DpoError: another process has locked the folder, or the folder cannot be read.
     """
     entries(run)
     with ExitStack() as stack:
         try:
-            with suppress(OSError):  # nothing can be written here: whatever is to be, says so
+            with suppress(OSError):  # the folder is read-only: the first write reports it
                 stack.enter_context(locked(run / ".lock"))
         except BusyError:
             raise DpoError(
-                "another process is training here",
+                "another process is training in this folder",
                 where=run,
                 hint="wait for it, or choose another folder with --output",
             ) from None
@@ -204,15 +204,15 @@ def only_process(run: Path) -> Iterator[bool]:
 
 
 def flattened(tree: Any) -> dict[str, np.ndarray]:
-    """Every array of a tree of dicts, lists and (named) tuples by its dotted name; float64 stays so."""
+    """Every array of a tree of dicts, lists and (named) tuples by its dotted name; float64 stays float64."""
     return {name: np.array(value) for name, value in tree_flatten(tree)}
 
 
 def refilled(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
-    """A tree of the structure of `like` with the arrays that `flattened` named below `name`.
+    """A tree with the structure of `like`, filled with the arrays that `flattened` named below `name`.
 
     Raises:
-        KeyError: there is no such array.
+        KeyError: an array is missing.
     """
     if isinstance(like, dict):
         return {key: refilled(value, arrays, f"{name}.{key}") for key, value in like.items()}
@@ -226,19 +226,19 @@ def refilled(like: Any, arrays: Mapping[str, np.ndarray], name: str) -> Any:
 
 
 def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
-    """Whether the adapter in `folder`, read back by our loader and by mlx_lm's, is the live one, bit for bit.
+    """Check that the adapter in `folder`, read by our loader and by mlx_lm's, is the live one, bit for bit.
 
-    The base model's weights are not brought into memory.
+    The base model's weights are not loaded into memory.
 
     Raises:
-        DpoError: it is not.
+        DpoError: the adapters differ.
     """
     from mlx_lm.tuner.utils import load_adapters
     from mlx_lm.utils import load_model
 
     live = trainable(model)
     try:
-        with random_untouched():  # a fresh adapter draws its first values
+        with random_untouched():  # a fresh adapter draws random initial values
             read, _ = load_model(base, lazy=True)
             read = dict(tree_flatten(load_adapters(read, str(folder)).parameters()))
         wrong = [n for n, value in live.items() if n not in read or not _same(read[n], value)]
@@ -246,9 +246,9 @@ def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
         wrong = [first_line(error)]
     if wrong:
         raise DpoError(
-            f"what was read back is not what was saved: {wrong[0]}",
+            f"the adapter read back from disk differs from the saved one: {wrong[0]}",
             where=folder / WEIGHTS,
-            hint="the disk may be failing: choose an output folder on another one",
+            hint="the disk may be failing: choose an output folder on another disk",
         )
     read_adapter_config(folder)
 

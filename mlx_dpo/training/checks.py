@@ -1,4 +1,4 @@
-"""Five things that must hold before the first update, checked on real rows of the run, every time."""
+"""Five invariants that must hold before the first update, checked on real rows at every start."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -49,11 +49,11 @@ from .proof import (
 )
 from .reference import forget_reference, reference_scores
 
-_REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
+_REPORT = "this is a bug in mlx_dpo or in the model's files: please report it with this message"
 
 
 def spread_rows(pairs: Sequence[TokenizedPair], count: int) -> list[int]:
-    """Row numbers of the shortest, some between and the longest, in this order, without repeats."""
+    """Row numbers from the shortest row to the longest, evenly spread, without repeats."""
     order = np.argsort(pair_lengths(pairs), kind="stable")
     return list(
         dict.fromkeys(int(order[round(k * (len(order) - 1) / max(1, count - 1))]) for k in range(count))
@@ -61,30 +61,30 @@ def spread_rows(pairs: Sequence[TokenizedPair], count: int) -> list[int]:
 
 
 def sample_rows(pairs: Sequence[TokenizedPair]) -> list[int]:
-    """Three rows of the shorter half, the shortest first: a batch of them must fit where training does."""
+    """Three rows of the shorter half, the shortest first: a batch of them fits wherever training fits."""
     order = np.argsort(pair_lengths(pairs), kind="stable")
     return list(dict.fromkeys(int(order[k * (len(order) - 1) // 4]) for k in range(3)))
 
 
 def sample_pairs(pairs: Sequence[TokenizedPair]) -> list[TokenizedPair]:
-    """These rows as the checks compute them: the end of their prompts and the start of their answers."""
+    """The sample rows, shortened to the end of their prompts and the start of their answers."""
     return [shortened(pairs[row], answer=32) for row in sample_rows(pairs)]
 
 
 def shortened(pair: TokenizedPair, prompt: int = 76, answer: int = 16) -> TokenizedPair:
-    """The end of its prompt and the start of its answers; by default what any proof has room for."""
+    """The pair with the end of its prompt and the start of its answers; the defaults suit every check."""
     return replace(
         pair, prompt=pair.prompt[-prompt:], chosen=pair.chosen[:answer], rejected=pair.rejected[:answer]
     )
 
 
 def short_row(pairs: Sequence[TokenizedPair]) -> TokenizedPair:
-    """A little of the shortest row: enough where any token tells."""
+    """A part of the shortest row, for checks that any token can decide."""
     return shortened(pairs[sample_rows(pairs)[0]], 24, 12)
 
 
 def longest_row(pairs: Sequence[TokenizedPair], room: int) -> TokenizedPair:
-    """The longest row: its longer answer is chosen, two tokens of it rejected; at most `room` + 2 tokens."""
+    """The longest row: its longer answer as chosen, two tokens of it as rejected; `room` + 2 tokens."""
     pair = pairs[spread_rows(pairs, 2)[-1]]
     answer = max(pair.chosen, pair.rejected, key=len)[: max(END, room // 2)]
     prompt = pair.prompt[-max(2, room - len(answer)) :]
@@ -92,18 +92,18 @@ def longest_row(pairs: Sequence[TokenizedPair], room: int) -> TokenizedPair:
 
 
 END = 32
-"""Of the longest row, so many tokens are compared: the last ones, which see all that came before."""
+"""Number of tokens of the longest row that are compared: the last ones, which depend on all others."""
 
 
 def check_masks(
     rows: Sequence[Preference], pairs: Sequence[TokenizedPair], tokenizer: Any, max_length: int
 ) -> None:
-    """Invariants 2 and 3: what is scored decodes to the answer and one end-of-turn, after the shared prompt.
+    """Invariants 2 and 3: scored tokens decode to the answer and one end-of-turn, after the shared prompt.
 
-    An answer that is marked as cut off has no end-of-turn; one that reaches max_length may have none.
+    An answer that is marked as cut off has no end-of-turn; an answer that reaches max_length may have none.
 
     Args:
-        rows: the row of text that each pair was made of.
+        rows: the row of text from which each pair was made.
 
     Raises:
         DpoError: naming the row.
@@ -114,7 +114,9 @@ def check_masks(
         batch = build_batch([pair])
         prompt = np.array(batch.inputs)[:, : len(pair.prompt)]
         if not (prompt == pair.prompt).all():
-            raise DpoError("the branches do not share the prompt", where=pair.where, hint=_REPORT)
+            raise DpoError(
+                "the two answers do not have the same prompt tokens", where=pair.where, hint=_REPORT
+            )
         text = render(tokenizer, row.prompt, generation_prompt=True, tools=row.tools)
         if _decode(tokenizer, pair.prompt) != _decode(
             tokenizer, tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)
@@ -131,7 +133,7 @@ def check_masks(
 def _check_completion(
     tokenizer: Any, scored: list[int], said: str, end: int, where: str, *, cut: bool, full: bool
 ) -> None:
-    """Check one answer's scored tokens; those of one that is `full`, up to max_length, may stop anywhere."""
+    """Check one answer's scored tokens; an answer that is `full` (reaches max_length) may stop anywhere."""
     ends = [t for t in scored if t in tokenizer.eos_token_ids]
     ended = scored[-1:] == [end]
     text = _decode(tokenizer, scored[:-1] if ended else scored).strip()
@@ -142,7 +144,7 @@ def _check_completion(
     if len(ends) != ended or not same:
         what = "the cut-off answer without an end-of-turn" if cut else "the answer and one end-of-turn"
         raise DpoError(
-            f"what would be scored is not {what}: {_decode(tokenizer, scored)[-60:]!r}",
+            f"the scored tokens are not {what}: {_decode(tokenizer, scored)[-60:]!r}",
             where=where,
             hint="the chat template adds or changes text around answers; " + _REPORT,
         )
@@ -155,13 +157,13 @@ def _decode(tokenizer: Any, tokens: Any) -> str:
 def choose_forward(
     model: nn.Module, pairs: Sequence[TokenizedPair], setting: str, *, separate: bool = False
 ) -> Forward:
-    """Invariant 4: the fastest forward that agrees with the model's own call, in scores and gradients.
+    """Invariant 4: the fastest forward whose scores and gradients agree with the model's own call.
 
     Args:
-        separate: prompts are to be shared branch by branch.
+        separate: share prompts branch by branch.
 
     Raises:
-        DpoError: `setting` is "shared", and that one does not agree.
+        DpoError: `setting` is "shared", and the shared forward does not agree.
     """
     _check_causal(model, pairs)
     fast = () if setting == "plain" else (SEPARATE if separate else SHARED, COMPLETION)
@@ -177,43 +179,43 @@ def choose_forward(
         if forward is not PLAIN and not exact_on_known_model(forward):
             blameless.append(forward.name)
         if setting == "shared":
-            why = "is lost, and the model is not the reason" if blameless else "is not exact on this model"
-            hint = "set training.forward=auto; it falls back to one that is"
+            why = "is broken, not only on this model" if blameless else "is not exact on this model"
+            hint = "set training.forward=auto, which uses an exact forward instead"
             raise DpoError(
                 f"the shared forward {why}: {problem}",
                 where="training.forward",
                 hint=f"{hint}. {versions()}" if blameless else hint,
             )
-        say(f"forward: not {forward.name}: {problem}")
+        say(f"forward: {forward.name} is not used: {problem}")
     raise DpoError(
         f"this model cannot be trained: {problem}",
         where="training.gradient_checkpointing",
-        hint="set training.gradient_checkpointing=off; if it is, mlx_lm's code has no gradient for it",
+        hint="set training.gradient_checkpointing=off; if it is off, mlx_lm has no gradient for it",
     )
 
 
 def _warning(lost: Sequence[str], forward: Forward) -> str:
     return (
-        f"WARNING: this run has lost the fast forward ({', '.join(lost)}), and the model is not the reason: "
-        f"it fails on a small Granite model too. The {forward.name} forward takes its place; it is exact, "
-        f"but slower, and needs more memory. {versions()}"
+        f"WARNING: the fast forward ({', '.join(lost)}) cannot be used, and the model is not the reason: "
+        f"a small Granite model fails too. The {forward.name} forward is used; it is exact, but slower "
+        f"and needs more memory. {versions()}"
     )
 
 
 def exact_on_known_model(forward: Forward) -> bool:
-    """Whether nothing tells `forward` from the own call of `known_model`, its blocks checkpointed or not."""
+    """Whether `forward` agrees with the own call of `known_model`, with and without checkpointing."""
     try:
         with random_untouched():
             model = known_model()
             exact = disagreement(model, known_pairs(), forward) is None
             checkpoint_layers(model)
             return exact and disagreement(model, known_pairs(), forward) is None
-    except Exception:  # the proof itself fails, on what is not the user's
+    except Exception:  # the check itself fails, although the user's model is not involved
         return False
 
 
 def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
-    """Another last token must not change what came out for those before it.
+    """Check that another last token does not change the logits of the tokens before it.
 
     Raises:
         DpoError: it does.
@@ -226,25 +228,26 @@ def _check_causal(model: nn.Module, pairs: Sequence[TokenizedPair]) -> None:
     with _computing(model, dtype):
         before, after = (model(t)[:, :-1].astype(mx.float32) for t in (tokens, other))
         off = mx.where(before == after, 0.0, mx.abs(before - after)).max().item()
-    if off > (1e-3 if dtype == mx.float32 else 0.5):  # NaN is named with its row, later
+    if off > (1e-3 if dtype == mx.float32 else 0.5):  # a later check reports NaN with its row
         raise DpoError(
-            f"this model looks ahead: a later token changes earlier logits by {off:.3g}",
+            f"this model is not causal: a later token changes earlier logits by {off:.3g}",
             where="model.path",
-            hint="mlx_lm's own code of this architecture is at fault; choose another model",
+            hint="the cause is mlx_lm's code for this architecture; choose another model",
         )
 
 
 def _computing(model: nn.Module, dtype: mx.Dtype) -> AbstractContextManager[None]:
-    """A context in which activations have this dtype, which is float32 or the model's own."""
+    """A context in which activations have this dtype: float32 or the model's own dtype."""
     return in_float32(model) if dtype != compute_dtype(model) else nullcontext()
 
 
 def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> str | None:
-    """What tells `forward` from the model's own call on some of these pairs; None where nothing does.
+    """How `forward` differs from the model's own call on some of these pairs; None if it does not.
 
-    Compared are every answer token of three short rows, the last tokens of the longest row, and the gradient
-    of one block's trainable parameters on the shortest row: in float32 whatever the weights are, so that no
-    rounding hides a fault. A model in half precision is compared in its own dtype too, on the shortest row.
+    The check compares every answer token of three short rows, the last tokens of the longest row, and the
+    gradient of one block's trainable parameters on the shortest row: in float32 whatever the weights are, so
+    that rounding hides no error. A model in half precision is also compared in its own dtype, on the shortest
+    row.
     """
     first, *others = precisions(model)
     try:
@@ -257,17 +260,17 @@ def disagreement(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forw
         return problem
     except UpstreamError as error:
         return error.what
-    except Exception as error:  # a model's own code may raise anything where it is continued
+    except Exception as error:  # a model's own code may raise any error
         if isinstance(error, DpoError) or refused_by_the_system(error):
             raise
         return f"the architecture does not allow it ({first_line(error)})"
 
 
 def proof_rows(model: nn.Module, pairs: Sequence[TokenizedPair]) -> tuple[list[TokenizedPair], int]:
-    """Rows to prove a forward on, and how many tokens of the longest row; fewer of both on a slow device."""
+    """Rows on which to check a forward, and how many tokens of the longest row; fewer on a slow device."""
     rows = sample_pairs(pairs)
     tokens = mx.zeros((1, 16), mx.int32)
-    mx.eval(model(tokens))  # what is only done once does not count
+    mx.eval(model(tokens))  # the first call also compiles
     start = time.perf_counter()
     mx.eval(model(tokens))
     pace = (time.perf_counter() - start) / tokens.size
@@ -278,7 +281,7 @@ def proof_rows(model: nn.Module, pairs: Sequence[TokenizedPair]) -> tuple[list[T
 
 
 _PATIENCE_SECONDS = 20.0
-"""How long the model's own call on all rows of a proof may take, and again on the longest row."""
+"""How long the model's own call may take on all rows of a check, and again on the longest row."""
 
 
 def _problem(
@@ -286,14 +289,14 @@ def _problem(
 ) -> str | None:
     rows, room = proof_rows(model, pairs)
     if not room:
-        say(f"forward: this device is slow on this model, so {forward.name} is proved on one short row only")
+        say(f"forward: this device is slow with this model: {forward.name} is checked on one short row only")
         rows = rows[:1]
     problem = _scores_problem(model, rows, forward, dtype)
     if not problem and (dtype == compute_dtype(model) or widens_cheaply(model)):
         problem = _slope_problem(
             model, shortened(rows[0]) if room else shortened(rows[0], 12, 6), forward, dtype
         )
-    if problem or forward is PLAIN or room < 2 * END:  # whose whole logits would be large
+    if problem or forward is PLAIN or room < 2 * END:  # the plain forward's logits would be large
         return problem
     return _long_problem(model, longest_row(pairs, room), forward, dtype)
 
@@ -317,11 +320,11 @@ def _slope_problem(model: nn.Module, row: TokenizedPair, forward: Forward, dtype
         with rounded_otherwise(model):
             return relative_error(own_gradient(model, row), truth)
 
-    return None if slopes_agree(error, floor, dtype) else f"gradients differ by {error:.3g} of their size"
+    return None if slopes_agree(error, floor, dtype) else f"gradients have a relative error of {error:.3g}"
 
 
 def _floor(model: nn.Module, row: TokenizedPair) -> Callable[[], Apart]:
-    """How far rounding puts this row from itself, measured when it is first asked for."""
+    """How far rounding alone changes the scores of this row; measured on first use."""
     return cache(partial(rounding, model, partial(own_tokens, model, [row])))
 
 
@@ -336,11 +339,11 @@ def _long_problem(model: nn.Module, row: TokenizedPair, forward: Forward, dtype:
 
 def _scores_differ(ours: Tokens, theirs: Tokens) -> str:
     found = apart(ours, theirs)
-    return f"scores differ by up to {found.most:.3g} nats a token"
+    return f"scores differ by up to {found.most:.3g} nats per token"
 
 
 def check_batching(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> None:
-    """Invariant 5: a batch of pairs scores as the pairs do one by one.
+    """Invariant 5: pairs have the same scores in a batch as one by one.
 
     Raises:
         DpoError: with the difference.
@@ -387,16 +390,16 @@ def check_unmoved(
 
 
 class Before(NamedTuple):
-    """What `short_row` had before an adapter was attached; in half precision, how far rounding put it off."""
+    """Scores of `short_row` before an adapter was attached; in half precision, also their rounding error."""
 
     tokens: Tokens
     floor: Apart | None
 
 
 def before_attaching(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Before:
-    """To be compared by `check_as_before`.
+    """The scores for `check_as_before`.
 
-    Full training makes weights float32, so that the floor of half precision must be measured before it.
+    Full training makes the weights float32, so the rounding of half precision is measured before that.
     """
     row = short_row(pairs)
     tokens = own_tokens(model, [row])
@@ -407,14 +410,14 @@ def before_attaching(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Before
 def check_as_before(
     model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, before: Before
 ) -> None:
-    """Of invariant 1: a fresh adapter changes nothing.
+    """Part of invariant 1: a fresh adapter changes nothing.
 
     Raises:
         DpoError: with the largest margin.
     """
     tokens, floor = before
     if not np.isfinite(np.concatenate(tokens)).all():
-        return  # the check of the reference names the row
+        return  # the check of the reference reports the row
     row = short_row(pairs)
     now = forward_tokens(model, [row], forward)
     if not agree(now, tokens, (lambda: floor) if floor else _floor(model, row), compute_dtype(model)):
@@ -422,9 +425,9 @@ def check_as_before(
 
 
 def _refuse_moved(moved: np.ndarray) -> None:
-    """moved (n, 2): how far scores are from where they were."""
+    """moved (n, 2): change of the scores."""
     raise DpoError(
-        f"the unmoved policy is not its reference: margins up to {np.abs(moved @ [1, -1]).max():.3g} nats",
+        f"policy and reference differ at the start: margins up to {np.abs(moved @ [1, -1]).max():.3g} nats",
         where="model",
         hint=_REPORT,
     )
@@ -437,9 +440,9 @@ def checked_reference(
     key: dict[str, Any],
     label: str,
 ) -> np.ndarray:
-    """Scores (n, 2) of the policy as it is now, kept or computed, that passed `check_unmoved`.
+    """Scores (n, 2) of the present policy, cached or computed, that passed `check_unmoved`.
 
-    Kept ones that do not pass, although their key is the same, are computed again, which is said.
+    Cached scores that do not pass although their key is the same are computed again, with a message.
 
     Raises:
         DpoError: as `check_unmoved`.
@@ -450,7 +453,7 @@ def checked_reference(
     except DpoError:
         if not reference.found:
             raise
-        say(f"reference, {label}: what the cache held is not what the model gives; it is scored again")
+        say(f"reference, {label}: the cached scores are not those of the model; the pairs are scored again")
         forget_reference(key)
         reference = reference_scores(policy, pairs, forward, key, label)
         check_unmoved(policy, pairs, forward, reference.scores)

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from ..settings import LARGEST_SEED, LARGEST_WEIGHT, Section, setting
 
 SFT_LENGTH = (100, 2, 10)
-"""Updates after which a style has been learnt from curated answers, if they can teach it; least and most
-passes over them."""
+"""For sft: updates in which a style can be learnt from curated answers; fewest and most passes."""
 PAIRS_LENGTH = (24, 1, 6)
-"""The same of pairs: fewer updates leave the policy where it was."""
+"""The same for pairs: with fewer updates the policy hardly changes."""
 
 MOST_STEPS = 10**9
-"""More updates than any run makes."""
+"""More updates than any run has."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig(Section):
-    """How long, in what portions, and how memory is saved."""
+    """Length of a run, size of its batches, and how it saves memory."""
 
     epochs: int | None = setting(
         None,
@@ -27,7 +26,7 @@ class TrainingConfig(Section):
         most=10_000,
         also={
             "num_epochs num_train_epochs n_epochs epoch": "",
-            "iters max_steps num_steps num_iters train_steps steps": "epochs = updates · pairs an update "
+            "iters max_steps num_steps num_iters train_steps steps": "epochs = updates · pairs per update "
             "(micro_batch · accumulation) / pairs.",
         },
     )
@@ -85,8 +84,8 @@ class TrainingConfig(Section):
     )
     reference_sync_steps: int | None = setting(
         None,
-        "TR-DPO: after every so many updates the current adapter becomes the reference; every pair then "
-        "needs one more forward pass; null: the reference stays the same",
+        "TR-DPO: number of updates after which the current adapter becomes the reference, again and again; "
+        "every pair then needs one more forward pass; null: the reference stays the same",
         least=1,
         most=MOST_STEPS,
         also="ref_model_sync_steps sync_ref_model",
@@ -140,8 +139,8 @@ class TrainingConfig(Section):
     )
     patience: int | None = setting(
         3,
-        "the run ends after so many evaluations in a row without a lower held-out loss; null: it never ends "
-        "early",
+        "number of evaluations in a row without a lower held-out loss after which the run ends; null: never "
+        "ends early",
         least=1,
         most=MOST_STEPS,
         also="early_stopping early_stopping_patience",
@@ -181,23 +180,23 @@ class TrainingConfig(Section):
     )
     max_skipped: int = setting(
         3,
-        "the run stops after so many windows in a row whose loss or gradient is not finite; such windows "
-        "are skipped",
+        "number of windows in a row with a loss or gradient that is not finite after which the run stops; "
+        "such windows are skipped",
         least=1,
         most=MOST_STEPS,
     )
 
     @property
     def window(self) -> int:
-        """Pairs an update."""
+        """Pairs per update."""
         return self.micro_batch * self.accumulation
 
     def updates(self, pairs: int, epochs: int) -> int:
-        """Updates of a whole run; a part-filled last window is one too."""
+        """Updates of a whole run; a partly filled last window counts as one."""
         return epochs * self._windows(pairs)
 
     def epochs_for(self, rows: int, *, answers_only: bool) -> int:
-        """Passes over so many pairs, or answers alone, by PAIRS_LENGTH or SFT_LENGTH."""
+        """Passes over this number of pairs, by PAIRS_LENGTH, or of answers, by SFT_LENGTH."""
         updates, least, most = SFT_LENGTH if answers_only else PAIRS_LENGTH
         return min(most, max(least, -(-updates // self._windows(rows))))
 

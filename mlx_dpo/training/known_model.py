@@ -1,4 +1,4 @@
-"""A small model that every forward is exact on: where one fails on it, no user's model is the reason."""
+"""A small model on which every forward is exact: if one fails here, the user's model is not the reason."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -41,7 +41,7 @@ _CONFIG = {
 
 
 def known_model() -> nn.Module:
-    """A Granite hybrid with LoRA, float32, the same each time: attention, a Mamba-2 scan, gated units."""
+    """A Granite hybrid with LoRA in float32, always the same: attention, a Mamba-2 scan, gated units."""
     mx.random.seed(0)
     kind, arguments = model_classes(_CONFIG)
     model = kind(arguments.from_dict(_CONFIG))
@@ -50,7 +50,7 @@ def known_model() -> nn.Module:
 
 
 def known_pairs() -> list[TokenizedPair]:
-    """Three pairs for it."""
+    """Three pairs for `known_model`."""
     rng = np.random.default_rng(0)
     sizes = ((11, 6, 5), (12, 4, 7), (20, 9, 3))
     return [TokenizedPair(*(rng.integers(1, _TOKENS, n).astype(np.int32) for n in s), "") for s in sizes]

@@ -1,4 +1,4 @@
-"""What the start of a run makes of settings that are left open (`auto`, null); the settings stay as asked."""
+"""What the start of a run chooses for settings left open (`auto`, null); the settings stay as asked."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,19 +15,19 @@ from ..forward.pair_logps import SEPARATE, SHARED, Forward
 from .config import TrainingConfig
 
 _SAMPLE = 512
-"""Micro-batches whose shapes are counted; an epoch of more is judged by its first."""
+"""Number of micro-batches whose shapes are counted: the first of an epoch."""
 _USES = 8
-"""A trace takes longer than a step: it pays where each shape comes so often."""
+"""A trace takes longer than a step: it pays if each shape occurs this often."""
 
 
 class Layout(NamedTuple):
     """How every batch is computed.
 
     checkpointing: blocks keep only their input for the backward pass.
-    separate: the two answers of a pair come one after the other.
+    separate: the two answers of a pair are computed one after the other.
     attention: BLOCKS or FUSED, see `forward.mlx_attention`.
-    compiled: the step is traced, once a shape of batch.
-    bucket: lengths are filled up to its multiples, in tokens.
+    compiled: the step is traced once per batch shape.
+    bucket: lengths are padded to multiples of this number of tokens.
     """
 
     checkpointing: bool
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
 class Amounts(NamedTuple):
     """How much is trained: passes over the pairs, weight of the rehearsal, and the peak learning rate.
 
-    The rate is None until a test on the rows has found it.
+    The learning rate is None until a test on the rows has found it.
     """
 
     epochs: int
@@ -69,13 +69,13 @@ def traced(
     pairs: Sequence[TokenizedPair],
     device: mx.DeviceType | None = None,
 ) -> tuple[Layout, int]:
-    """The layout with `training.compile` settled, and the number of shapes; 0 where none were counted.
+    """The layout with `training.compile` decided, and the number of shapes; 0 if they were not counted.
 
-    Traced steps need few shapes, so lengths are filled up to a bucket chosen from the data; untraced ones are
-    computed at their own lengths. On a CPU tracing does not pay: it calls a C++ compiler.
+    Traced steps need few shapes, so lengths are padded to a bucket chosen from the data; other steps use the
+    real lengths. On a CPU tracing does not pay: it calls a C++ compiler.
 
     Args:
-        device: where the run will be; by default here.
+        device: of the run; by default the present device.
     """
     if forward not in (SHARED, SEPARATE):
         return layout._replace(compiled=config.compile == "on", bucket=1), 0

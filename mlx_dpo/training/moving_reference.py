@@ -12,10 +12,10 @@ from .window import Window
 
 
 class MovingReference:
-    """The reference's log-probs of all pairs: as before the run and, from each sync on, the policy's of then.
+    """The reference's log-probs of all pairs: those before the run; after a sync, those of the synced policy.
 
-    A mixture of two adapters is not the mixture of their models, so the policy takes the reference's place
-    whole. It is kept as its trainable parameters, and scores a window's pairs when they are trained on.
+    The average of two adapters is not the average of their models, so a sync replaces the whole reference by
+    the policy. Its trainable parameters are kept, and score a window's pairs when they are trained on.
     """
 
     def __init__(
@@ -26,19 +26,19 @@ class MovingReference:
         scores: np.ndarray,
         kept: Any = None,
     ):
-        """`kept`: the parameters of the last sync, where there was one."""
+        """`kept`: the parameters of the last sync, if there was one."""
         self._policy, self._gradient, self._pairs = policy, gradient, pairs
         self._scores = scores if kept is None else scores.copy()
         self.kept = kept
 
     def sync(self) -> None:
-        """Take the policy as it is now."""
+        """Make the present policy the reference."""
         if self.kept is None:
             self._scores = self._scores.copy()
         self.kept = self._policy.trainable_parameters()
 
     def of(self, window: Window, check_interrupt: Callable[[], None]) -> np.ndarray:
-        """Scores, float32 (n, 2), nats, right for the rows of this window."""
+        """Scores, float32 (n, 2), nats; up to date for the rows of this window only."""
         if self.kept is None:
             return self._scores
         now = self._policy.trainable_parameters()

@@ -1,4 +1,4 @@
-"""One answer computed in two ways: how far apart they are, a token, and how far rounding alone puts them."""
+"""Compare two computations of the same answer, token by token, with the effect of rounding alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,29 +19,29 @@ from ..logps import token_logps
 from ..models.load import compute_dtype
 
 Tokens = list[np.ndarray]
-"""Log-probabilities of answer tokens in nats, one float64 array (C,) a branch: chosen ones first."""
+"""Log-probabilities of answer tokens in nats, one float64 array (C,) per branch, chosen first."""
 
 
 class Apart(NamedTuple):
-    """How far two `Tokens` are apart, in nats a token: root of the mean square, and the most."""
+    """The difference of two `Tokens`, in nats per token: root mean square, and maximum."""
 
     rms: float
     most: float
 
 
 _LEAST = Apart(2e-5, 1e-4)
-"""Never refused: what float32 logits of about 30 and their log-sum are rounded to."""
+"""Differences always allowed: the rounding of float32 logits of about 30 and of their log-sum."""
 _MOST = {mx.float32: Apart(1e-3, 1e-2), mx.float16: Apart(0.1, 0.5), mx.bfloat16: Apart(0.5, 2.5)}
-"""Never allowed, however unsteady the model is."""
+"""Larger differences are never allowed, however large the rounding is."""
 _LEAST_SLOPE = 1e-4
 _MOST_SLOPE = {mx.float32: 1e-2, mx.float16: 0.1, mx.bfloat16: 0.5}
-"""The same for gradients, as a share of their size."""
+"""The same for gradients, as relative errors."""
 _FACTOR = 4
-"""Exact forwards are up to 1.3 floors apart in docs/checks.md; kernels of other devices may round more."""
+"""Exact forwards differ by up to 1.3 times the rounding in docs/checks.md; other devices may round more."""
 
 
 def apart(ours: Tokens, theirs: Tokens) -> Apart:
-    """How far these are apart; infinitely where they have unlike numbers of tokens. NaN agrees with NaN."""
+    """The difference of these; infinite if the numbers of tokens differ. NaN agrees with NaN."""
     if [len(a) for a in ours] != [len(b) for b in theirs]:
         return Apart(np.inf, np.inf)
     a, b = np.concatenate(ours), np.concatenate(theirs)
@@ -53,10 +53,10 @@ def apart(ours: Tokens, theirs: Tokens) -> Apart:
 
 
 def agree(ours: Tokens, theirs: Tokens, floor: Callable[[], Apart], dtype: mx.Dtype) -> bool:
-    """Whether they are no further apart than four times the floor, within fixed bounds.
+    """Whether the difference is at most four times the floor, within fixed bounds.
 
     Args:
-        floor: how far rounding puts one token from itself; asked for only where it decides.
+        floor: the difference by rounding alone; called only if needed.
         dtype: of the activations.
     """
     found = apart(ours, theirs)
@@ -64,7 +64,7 @@ def agree(ours: Tokens, theirs: Tokens, floor: Callable[[], Apart], dtype: mx.Dt
 
 
 def allowed(floor: Apart, dtype: mx.Dtype) -> Apart:
-    """How far apart two exact computations may be."""
+    """The largest allowed difference of two exact computations."""
     bounds = zip(floor, _LEAST, _MOST[dtype], strict=True)
     return Apart(*(max(least, min(_FACTOR * value, most)) for value, least, most in bounds))
 
@@ -76,24 +76,24 @@ def _within(found: Apart, limit: Apart) -> bool:
 def sums_agree(
     ours: np.ndarray, theirs: np.ndarray, tokens: np.ndarray, floor: Callable[[], Apart], dtype: mx.Dtype
 ) -> bool:
-    """Whether scores, each a sum over so many tokens, are as near: rounding adds up as a random walk."""
+    """The same for scores, each a sum over `tokens` tokens: rounding adds up like a random walk."""
     found = np.abs(ours - theirs) / np.sqrt(tokens)
     return bool((found <= _LEAST.most).all() or (found <= allowed(floor(), dtype).rms).all())
 
 
 def slopes_agree(error: float, floor: Callable[[], float], dtype: mx.Dtype) -> bool:
-    """As `agree`, of a gradient's relative error."""
+    """As `agree`, for the relative error of a gradient."""
     return error <= _LEAST_SLOPE or error <= allowed_slope(floor(), dtype)
 
 
 def allowed_slope(floor: float, dtype: mx.Dtype) -> float:
-    """As `allowed`, of a gradient's relative error."""
+    """As `allowed`, for the relative error of a gradient."""
     return max(_LEAST_SLOPE, min(_FACTOR * floor, _MOST_SLOPE[dtype]))
 
 
 @contextmanager
 def _blocks_called(model: nn.Module, instead: Callable[..., Any]) -> Iterator[None]:
-    """Calls of blocks go to `instead(the block's own call, *args, **kwargs)`, by a change of their class."""
+    """Within it, calls of blocks become `instead(the block's own call, *args, **kwargs)`."""
     kinds = {id(block): (block, type(block)) for block in model.layers}
 
     def standing_in(kind):
@@ -158,23 +158,20 @@ def rounded_otherwise(model: nn.Module) -> Iterator[None]:
 
 
 def own_logps(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
-    """Of one branch's tokens (C,), by the model's own call on prompt and answer alone."""
+    """Log-probabilities of one branch's tokens (C,), by the model's own call on prompt and answer alone."""
     answer = (pair.chosen, pair.rejected)[branch]
     tokens = mx.array(np.concatenate([pair.prompt, answer])[None])
     return token_logps(model(tokens[:, :-1])[:, -len(answer) :], tokens[:, -len(answer) :])[0]
 
 
 def own_tokens(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Tokens:
-    """The same of all branches, in evaluation mode."""
+    """The same for all branches, in evaluation mode."""
     with _evaluating(model), trunk_first(model):
         return [_known(own_logps(model, pair, branch)) for branch in (0, 1) for pair in pairs]
 
 
 def end_tokens(model: nn.Module, pair: TokenizedPair, count: int) -> Tokens:
-    """Of the last `count` tokens of the chosen answer, by the model's own blocks on it alone.
-
-    Logits of these tokens only are formed.
-    """
+    """The same for the last `count` tokens of the chosen answer; only their logits are computed."""
     tokens = mx.array(np.concatenate([pair.prompt, pair.chosen])[None])
     with _evaluating(model):
         hidden = hidden_states(model, tokens[:, :-1])[0, -count:]
@@ -183,10 +180,10 @@ def end_tokens(model: nn.Module, pair: TokenizedPair, count: int) -> Tokens:
 
 
 def forward_tokens(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward) -> Tokens:
-    """Of all branches, as `forward` scores them in one batch, in evaluation mode.
+    """The same for all branches, as `forward` scores them in one batch, in evaluation mode.
 
-    A score is a sum over its mask, so a token's log-probability is the score's gradient in the mask. Where a
-    score is not the sum of its own tokens, they are NaN.
+    A score is a sum over its mask, so a token's log-probability is the score's gradient in the mask. If a
+    score is not the sum of its tokens, they are NaN.
     """
     batch = forward.build(pairs)
     shared = isinstance(batch, SharedBatch)
@@ -221,7 +218,7 @@ def forward_tokens(model: nn.Module, pairs: Sequence[TokenizedPair], forward: Fo
 
 
 def rounding(model: nn.Module, tokens: Callable[[], Tokens]) -> Apart:
-    """How far rounding in the blocks alone puts `tokens()` from itself."""
+    """How far rounding in the blocks alone changes `tokens()`."""
     exact = tokens()
     with rounded_otherwise(model):
         return apart(tokens(), exact)
@@ -243,11 +240,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 SHARES = mx.array([1.0, -0.5])
-"""Of the chosen and the rejected score in what is differentiated: unlike ones tell the branches apart."""
+"""Weights of the chosen and rejected scores in the gradient; they differ, to tell the branches apart."""
 
 
 def own_gradient(model: nn.Module, pair: TokenizedPair) -> list[mx.array]:
-    """Of the block that `block_gradient` looks at, by the model's own call, never checkpointed."""
+    """The gradient of `block_gradient` by the model's own call, never checkpointed."""
     total: list[mx.array] = []
     with suspended():
         for branch, share in enumerate(SHARES.tolist()):  # one at a time: half the memory
@@ -266,16 +263,16 @@ def forward_gradient(model: nn.Module, pair: TokenizedPair, forward: Forward) ->
 
 
 def relative_error(ours: list[mx.array], theirs: list[mx.array]) -> float:
-    """Size of the difference as a share of the size of `theirs`; 0 where that is not finite."""
+    """Norm of the difference as a share of the norm of `theirs`; 0 if that norm is not finite."""
     size = sum((mx.square(g).sum() for g in theirs), mx.array(0.0))
     if not theirs or not mx.isfinite(size).item():
-        return 0.0  # a check of the reference names the row
+        return 0.0  # a check of the reference reports the row
     difference = sum(mx.square(a - b).sum() for a, b in zip(ours, theirs, strict=True))
     return float(mx.sqrt(difference / mx.maximum(size, 1e-30)).item())
 
 
 def block_gradient(model: nn.Module, score: Callable[[], mx.array]) -> list[mx.array]:
-    """Gradient in the first block that is trained, float32: what reaches it came through all others.
+    """Gradient in the first trained block, float32, which depends on all later blocks.
 
     Without dropout. Not evaluated.
     """
@@ -300,13 +297,13 @@ def block_gradient(model: nn.Module, score: Callable[[], mx.array]) -> list[mx.a
 
 
 def precisions(model: nn.Module) -> list[mx.Dtype]:
-    """What a forward is proved in: float32 wherever the model's code can, and the model's own dtype."""
+    """Dtypes in which a forward is checked: float32 if the model's code allows it, and the model's own."""
     own = compute_dtype(model)
     return [mx.float32, own] if own != mx.float32 and runs_in_float32(model) else [own]
 
 
 def widens_cheaply(model: nn.Module) -> bool:
-    """Whether a gradient in float32 has room: it holds weights of half precision once more, in float32."""
+    """Whether memory allows a gradient in float32, which needs a float32 copy of half-precision weights."""
     half = (mx.float16, mx.bfloat16)
     return sum(w.nbytes for _, w in tree_flatten(model.parameters()) if w.dtype in half) <= _WIDENED
 

@@ -1,4 +1,4 @@
-"""A learning rate for supervised fine-tuning, found in a short test on the user's own rows."""
+"""A learning rate for supervised fine-tuning, found in a short test on the user's rows."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,26 +13,26 @@ from ..optimizers import OptimizerConfig, optimizer_at
 from .step import PairGradient, update
 
 RATES = np.geomspace(1e-5, 1e-1, 25)
-"""Learning rates of the test's updates, one after the other: each is 1.47 times the one before."""
+"""Learning rates of the test's updates: each is 1.47 times the one before."""
 BROKEN = 1.5
-"""Times the first loss at which a rate is known to be too high."""
+"""A rate is too high if the loss is above this factor times the first loss."""
 CLEARLY = 0.98
-"""Times the first loss below which it has fallen; half precision rounds the loss by thousandths."""
+"""The loss has fallen if it is below this times the first loss; half precision rounds by thousandths."""
 ROWS = 4
-"""Rows of every update, always the same: then only the rate changes what the loss does."""
+"""Rows of every update, always the same, so that only the rate changes the loss."""
 
 
 def found_rate(losses: Sequence[float]) -> float | None:
-    """The rate that had brought the loss half of the way from the first value to the lowest.
+    """The rate at which the loss has fallen half-way from the first value to the lowest.
 
-    It lies in the steep part of the curve, far below the rates that break the model (Smith 2017,
+    This rate is in the steep part of the curve, far below the rates that break the model (Smith 2017,
     arXiv:1506.01186, section 3.3).
 
     Args:
         losses: the loss before each update of RATES and, last, after all of them; or fewer, from the first.
 
     Returns:
-        The rate, interpolated between two updates by its logarithm. None where the loss did not fall clearly.
+        The rate, interpolated between two updates by its logarithm; None if the loss did not fall clearly.
     """
     first, lowest = losses[0], min(losses)
     if not lowest < CLEARLY * first:
@@ -55,8 +55,8 @@ def rate_test(
 ) -> list[float]:
     """The mean loss of a few rows before every update at a rising rate, for `found_rate`.
 
-    The test ends when the loss is BROKEN times its first value, or not finite. The policy's parameters are as
-    before when it ends.
+    The test ends when the loss is BROKEN times its first value, or not finite. It restores the policy's
+    parameters.
 
     Args:
         gradient: of the loss, see `training.step.PairGradient`.
@@ -69,7 +69,7 @@ def rate_test(
     mean_length = mx.array(np.mean([len(pairs[row].chosen) for row in rows]), mx.float32)
     start = tree_map(lambda array: array + 0, policy.trainable_parameters())
     training = policy.training
-    policy.train()  # some models choose code by it that has no gradient otherwise
+    policy.train()  # in evaluation mode, some models use code without a gradient
     rates = mx.array(RATES, mx.float32)
     optimizer = optimizer_at(config, lambda step: rates[step])
     optimizer.init(policy.trainable_parameters())

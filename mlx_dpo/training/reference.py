@@ -1,4 +1,4 @@
-"""The reference's log-probabilities, computed once and kept on the disk: key, build, read, refuse."""
+"""The reference's log-probabilities, computed once and cached on disk."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ from ..storage.reading import open_plain
 
 _KIND, _SCORES = "reference", "scores"
 _VERSION = 1
-"""Raise it when the same model and tokens get other scores, or are written in another form."""
+"""Raise this number when the same model and tokens get other scores, or the file format changes."""
 
 _RECORD = np.dtype([("scores", "<f4", 2), ("check", "<u4")])
-"""One pair of a pass that is under way: its scores, and a CRC-32 of its number and them."""
+"""One pair of an unfinished pass: its scores, and a CRC-32 of its number and its scores."""
 
 
 class Reference(NamedTuple):
-    """Scores of all pairs, float32 (n, 2) nats, chosen and rejected; how many are of an earlier run."""
+    """Scores of all pairs, float32 (n, 2) nats, chosen and rejected; how many come from an earlier run."""
 
     scores: np.ndarray
     found: int
@@ -42,7 +42,7 @@ class Reference(NamedTuple):
 def reference_key(
     policy: nn.Module, base: Path, adapter: Path | str | None, pairs: PairStore, forward: Forward
 ) -> dict[str, Any]:
-    """Everything that the reference's scores depend on, and nothing that only the training depends on.
+    """Everything on which the reference's scores depend, and nothing else.
 
     So runs that differ in seed, learning rate, loss, beta, rank or batches share one reference.
 
@@ -66,7 +66,7 @@ def reference_key(
 
 
 def precision_hash(model: nn.Module) -> str:
-    """16 hex digits that change when the unmoved model computes in another way: dtypes, DoRA's magnitudes.
+    """16 hex digits that change if the untrained model computes differently: dtypes, DoRA's magnitudes.
 
     The low-rank parts of an adapter are left out: before the first update they add exactly 0.
     """
@@ -81,14 +81,14 @@ def precision_hash(model: nn.Module) -> str:
 def reference_scores(
     policy: nn.Module, pairs: PairStore, forward: Forward, key: dict[str, Any], label: str
 ) -> Reference:
-    """Scores of the policy as it is now: from the cache, or computed and put there; which is said.
+    """Scores of the present policy: from the cache, or computed and cached; prints which.
 
-    Every pair is scored in a batch of its own, so that a score does not depend on other pairs, their order or
-    the size of batches. Each is written at once: a pass that was stopped goes on where it was.
+    Every pair is scored in its own batch, so that a score does not depend on other pairs, their order or the
+    size of batches. Each score is written at once: a pass that was stopped can continue.
 
     Raises:
         DpoError: the cache cannot be written.
-        KeyboardInterrupt: after what was scored is written.
+        KeyboardInterrupt: all scores so far are written.
     """
     what, count = f"reference, {label}", len(pairs)
     entry = find(_KIND, key, what)
@@ -97,12 +97,12 @@ def reference_scores(
             entry = find(_KIND, key, what)
             if entry is None:
                 return _scored(policy, pairs, forward, key, what)
-    say(f"{what}: {plural(count, 'pair')} from the cache, no forward")
+    say(f"{what}: {plural(count, 'pair')} from the cache, without a forward pass")
     return Reference(np.fromfile(entry.folder / _SCORES, "<f4").reshape(count, 2), count)
 
 
 def forget_reference(key: dict[str, Any]) -> None:
-    """Remove what the cache holds under `key`, so that it is computed again."""
+    """Remove the cache entry of `key`, so that it is computed again."""
     remove(_KIND, key)
     _partial(key).unlink(missing_ok=True)
 
@@ -127,11 +127,11 @@ def _scored(
     except OSError as error:
         raise unwritable_cache(partial, error) from None
     except KeyboardInterrupt as stop:
-        tell(stop, f"{what}: interrupted; the same command goes on from where it was")
+        tell(stop, f"{what}: interrupted; run the same command again to continue")
         raise
-    earlier = f", {len(done):,} of them by a run that was stopped" if len(done) else ""
+    earlier = f", {len(done):,} of them by an earlier run" if len(done) else ""
     say(f"{what}: {plural(count, 'pair')} scored{earlier}")
-    if np.isfinite(scores).all():  # else the start-up checks name the pair
+    if np.isfinite(scores).all():  # otherwise the start-up checks report the pair
         keep(_KIND, key, _writer(scores))
         partial.unlink()
     return Reference(scores, len(done))

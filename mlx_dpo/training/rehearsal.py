@@ -1,9 +1,9 @@
-"""Holding a policy to the model that it starts from, on text that this model wrote itself.
+"""Keep a policy close to its starting model on texts that this model wrote itself.
 
-Curated answers of one kind teach a small model that kind and cost it the rest. So every update also takes
-some texts that the model drew before the first one, and lowers the divergence of the policy from what it was
-there: knowledge distillation from oneself (Li & Hoiem 2016, arXiv:1606.09282) on rehearsed samples of one's
-own (Huang et al. 2024, arXiv:2403.01244).
+A small model that learns curated answers of one kind forgets other things. So every update also uses some
+texts that the model sampled before the first update, and lowers the policy's divergence from the starting
+model on them: self-distillation (Li & Hoiem 2016, arXiv:1606.09282) on self-synthesised rehearsal (Huang et
+al. 2024, arXiv:2403.01244).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +19,17 @@ from ..logps import log_sum
 from ..models.free_text import OwnText
 
 KEPT = 64
-"""Likeliest tokens of a place whose probabilities are kept; all others count as one event."""
+"""Number of most likely tokens per position that are kept; all others count as one event."""
 _TOGETHER = 16
-"""Places whose tokens are sorted at a time: all of them would take as much memory as a step."""
+"""Number of positions sorted at a time: all at once would take as much memory as a training step."""
 _LEAST = 1e-6
-"""Probabilities of that event below this are rounding."""
+"""A smaller probability of the other tokens is only rounding."""
 _SHARE = 0.25
-"""Texts an update, as a share of its pairs."""
+"""Texts per update, as a share of its pairs."""
 
 
 class Rehearsed(NamedTuple):
-    """A text and what the model gave there: `ids` int32 and `logps` float32 nats, (n - start, KEPT)."""
+    """A text with the model's most likely tokens: `ids` int32 and `logps` float32 nats, (n - start, KEPT)."""
 
     tokens: np.ndarray
     start: int
@@ -38,7 +38,7 @@ class Rehearsed(NamedTuple):
 
 
 def rehearsed(model: nn.Module, text: OwnText) -> Rehearsed:
-    """The text with the likeliest tokens of the model as it is now, at every place from `start` on."""
+    """The text with the present model's most likely tokens at every position from `start` on."""
     model.eval()
     logits = _logits(model, text.tokens, text.start)
     found = [_likeliest(logits[first : first + _TOGETHER]) for first in range(0, len(logits), _TOGETHER)]
@@ -47,7 +47,7 @@ def rehearsed(model: nn.Module, text: OwnText) -> Rehearsed:
 
 
 def _likeliest(logits: mx.array) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probabilities of the likeliest tokens of some places."""
+    """Ids and log-probabilities of the most likely tokens at some positions."""
     logits = logits.astype(mx.float32)
     logps = np.array(logits - log_sum(logits)[:, None])
     count = min(KEPT, logps.shape[1] - 1)
@@ -56,16 +56,16 @@ def _likeliest(logits: mx.array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def divergence(logits: mx.array, ids: mx.array, logps: mx.array) -> mx.array:
-    """Kullback-Leibler divergence of what was kept from the policy, nats, at every place.
+    """Kullback-Leibler divergence of the kept probabilities from the policy, nats, at every position.
 
-    Tokens that were not kept are taken together, which makes it a lower bound of that over all tokens.
+    Tokens that were not kept count as one event, so the result is a lower bound of the full divergence.
 
     Args:
         logits: (m, V), any float dtype, of the policy.
-        ids, logps: (m, k), of the k likeliest tokens then, as in Rehearsed.
+        ids, logps: (m, k), of the k most likely tokens, as in Rehearsed.
 
     Returns:
-        float32 (m,), at least 0, and 0 where the policy gives what was kept.
+        float32 (m,), at least 0, and 0 where the policy still has the kept probabilities.
     """
     logits = logits.astype(mx.float32)
     own = mx.take_along_axis(logits, ids, axis=-1) - log_sum(logits)[:, None]
@@ -75,7 +75,7 @@ def divergence(logits: mx.array, ids: mx.array, logps: mx.array) -> mx.array:
 
 
 def divergence_gradient(policy: nn.Module, text: Rehearsed) -> tuple[Any, mx.array]:
-    """Gradient of the mean divergence over a text's places in the trainable parameters, and that mean, ()."""
+    """Gradient of a text's mean divergence in the trainable parameters, and the mean, ()."""
 
     def mean(model):
         logits = _logits(model, text.tokens, text.start)
@@ -90,7 +90,7 @@ def divergence_gradient(policy: nn.Module, text: Rehearsed) -> tuple[Any, mx.arr
 
 
 class Rehearsal(NamedTuple):
-    """Texts, and the weight of the mean divergence on them beside the mean loss of the pairs."""
+    """Texts, and the weight of their mean divergence, which is added to the mean loss of the pairs."""
 
     texts: Sequence[Rehearsed]
     weight: float
@@ -103,14 +103,14 @@ class Rehearsal(NamedTuple):
         pairs: int,
         check_interrupt: Callable[[], None] = lambda: None,
     ) -> tuple[Any, list[float]]:
-        """The gradient of an update with that of its texts, and their divergences.
+        """The gradient of an update with the gradient of its texts added, and the texts' divergences.
 
-        Every update takes the texts after those of the one before, so that a resumed run takes the same.
+        Every update uses the texts after those of the update before, so a resumed run uses the same texts.
 
         Args:
-            gradient: that of the pairs, in a list that gives it up: a second copy would take as much memory.
-            step: updates before this one.
-            pairs: of a full window.
+            gradient: the pairs' gradient in a list, which is emptied, to avoid a second copy in memory.
+            step: number of updates before this one.
+            pairs: number of pairs of a full window.
         """
         total, count, found = gradient.pop(), max(1, round(_SHARE * pairs)), []
         for number in range(step * count, (step + 1) * count):
@@ -124,9 +124,9 @@ class Rehearsal(NamedTuple):
 
 
 def _logits(model: nn.Module, tokens: np.ndarray, start: int) -> mx.array:
-    """What the model's own call gives for the tokens from `start` on: (n - start, V)."""
+    """The model's logits for the tokens from `start` on: (n - start, V)."""
     inputs = mx.array(tokens[None, :-1])
     try:
         return head(model, hidden_states(model, inputs)[0, start - 1 :])
-    except TypeError:  # it is not in two parts
+    except TypeError:  # the model is not in two parts
         return model(inputs)[0, start - 1 :]

@@ -1,4 +1,4 @@
-"""A run's state as arrays and facts that a checkpoint can hold, and back."""
+"""A run's state as arrays and facts for a checkpoint, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ _COLUMNS = ("policy", "reference", "losses", "betas", "divergences")
 def to_snapshot(
     state: TrainState, optimizer: optimizers.Optimizer
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and facts: all but the policy's weights."""
+    """The state as arrays and facts, without the policy's weights."""
     seen = state.interval
     arrays = {
         "optimizer": optimizer.state,
@@ -45,21 +45,21 @@ def from_snapshot(
     *,
     same_beta: bool = True,
 ) -> TrainState:
-    """The state that was saved; the optimiser's and MLX's random key are set to theirs.
+    """The saved state; also sets the optimiser's state and MLX's random key.
 
     Args:
-        parameters: the policy's trainable ones, for their names.
+        parameters: the policy's trainable parameters, for their names.
         first: the state before the first update, for its structure.
-        same_beta: beta's rule goes on; else it begins anew.
+        same_beta: restore the state of the beta rule; otherwise the rule starts anew.
 
     Raises:
-        KeyError: the policy, the optimiser or beta's rule are of another kind.
+        KeyError: the policy, the optimiser or the beta rule is of another kind.
     """
     optimizer.init(parameters)
     optimizer.state = refilled(optimizer.state, arrays, "optimizer")
     random = mx.array(arrays["random"])
     set_random_key(random)
-    names = [name for name in _COLUMNS if f"interval.{name}" in arrays]  # an older version knew fewer
+    names = [name for name in _COLUMNS if f"interval.{name}" in arrays]  # older versions have fewer
     interval = {name: arrays[f"interval.{name}"] for name in names}
     return TrainState(
         beta=refilled(first.beta, arrays, "beta") if same_beta else first.beta,

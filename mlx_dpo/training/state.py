@@ -1,4 +1,4 @@
-"""Where a run stands between two updates: all that it needs to go on, bit for bit."""
+"""The state of a run between two updates: everything that it needs to continue, bit for bit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,10 +19,10 @@ def _none(*shape: int, dtype: type = np.float32) -> Any:
 
 @dataclass(frozen=True)
 class Interval:
-    """What was seen since the last report, pair by pair, so that its means are exact.
+    """The pairs since the last report, one by one, so that their means are exact.
 
-    float32 `policy`, `reference` (n, 2), `losses` (n,); float64 `betas` (n,). `said`: what beta's rule made
-    of the last window. `tokens` in so many `seconds`. float64 `divergences` (m,): of rehearsed texts.
+    float32 `policy`, `reference` (n, 2), `losses` (n,); float64 `betas` (n,). `said`: the beta rule's metrics
+    for the last window. `tokens`, `seconds`: amount of work. float64 `divergences` (m,): of rehearsed texts.
     """
 
     policy: np.ndarray = _none(0, 2)
@@ -42,7 +42,7 @@ class Interval:
         tokens: int,
         seconds: float,
     ) -> "Interval":
-        """With one window more, and what beta's rule made of it."""
+        """The interval with one more window, and the beta rule's metrics for it."""
         return Interval(
             np.concatenate([self.policy, result.policy]),
             np.concatenate([self.reference, result.reference]),
@@ -55,7 +55,7 @@ class Interval:
         )
 
     def metrics(self) -> dict[str, float]:
-        """Means over all pairs of the interval, what beta's rule said last, and the rates of work."""
+        """Means over all pairs of the interval, the last metrics of the beta rule, and the speed."""
         means = pair_metrics(self.policy, self.reference, self.losses, self.betas)
         return means | {
             "beta": float(self.betas[-1]),
@@ -67,25 +67,25 @@ class Interval:
 
 
 class Best(NamedTuple):
-    """The evaluation of the lowest held-out loss: its row of metrics, and how many came after it."""
+    """The evaluation with the lowest held-out loss: its metrics, and the number of evaluations after it."""
 
     row: Mapping[str, float]
     since: int = 0
 
     @property
     def step(self) -> int:
-        """After how many updates it was."""
+        """Number of updates before this evaluation."""
         return int(self.row["step"])
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Updates done, pairs and tokens seen, and what the next update depends on besides the weights.
+    """Updates done, pairs and tokens seen, and everything besides the weights that the next update needs.
 
-    `beta`: the state of beta's rule. `random`: MLX's own key. `reference`: the parameters that a moving
-    reference took last. `skipped`: windows skipped in a row. `evaluated`: the step of the last evaluation,
-    `held_out` its row of metrics. `forgotten`: the run's first evaluations, with which later ones cannot be
-    compared, because what they measure was changed. `stopped`: why the run ended before its last update.
+    `beta`: the state of the beta rule. `random`: MLX's random key. `reference`: the parameters of a moving
+    reference at its last sync. `skipped`: windows skipped in a row. `evaluated`: the step of the last
+    evaluation, `held_out` its metrics. `forgotten`: number of first evaluations that later ones cannot be
+    compared with, because settings have changed. `stopped`: why the run ended before its last update.
     """
 
     beta: Any
@@ -105,12 +105,12 @@ class TrainState:
     def after_evaluation(
         self, row: Mapping[str, float] | None, patience: int | None, ruin: str = ""
     ) -> "TrainState":
-        """With the evaluation of this step.
+        """The state after an evaluation at this step.
 
         Args:
-            row: its metrics; None where there are no held-out pairs.
-            patience: evaluations in a row without a lower loss after which the run ends.
-            ruin: what is damaging the policy: then this adapter is not the best.
+            row: its metrics; None without held-out pairs.
+            patience: the run ends after this many evaluations in a row without a lower loss.
+            ruin: what is damaging the policy, or ""; with a damaged policy, this adapter is not the best.
         """
         state = replace(self, evaluated=self.step, held_out=row)
         if row is None or (ruin and self.best is None):

@@ -13,16 +13,17 @@ from ..data.tokenize import TokenizedPair
 from ..forward.pair_logps import Forward
 from ..losses import LossFunction, PairLogps
 
-DIVERGED = "lower optimizer.learning_rate; the run folder holds the last good adapter"
+DIVERGED = "lower optimizer.learning_rate; the run folder still has the last good adapter"
 
 
 class PairGradient(NamedTuple):
-    """How B pairs, laid out by `build(pairs)`, are scored and differentiated.
+    """How B pairs, as a batch from `build(pairs)`, are scored and differentiated.
 
     `compute(batch, reference, beta, mean_length)`, float32 (B, 2), () and (), gives the gradient of the *sum*
     of the pairs' losses, so that micro-batches of any size add up exactly, the losses (B,) and the policy's
     log-probs (2B,), chosen ones first. `weigh(batch, weights)`, float32 (2B,), gives the gradient of the
-    weighted sum of log-probs, and these; `score(batch, agreement)` these only, or (2B, 2), see `Forward`.
+    weighted sum of log-probs, and the log-probs; `score(batch, agreement)` gives the log-probs only, or
+    (2B, 2), see `Forward`.
     """
 
     build: Callable[[Sequence[TokenizedPair]], Any]
@@ -37,7 +38,7 @@ def pair_gradient(
     """The gradient of `loss` in the policy's trainable parameters.
 
     Args:
-        compiled: trace once a shape of batch (`mx.compile`); pays where many batches share a shape.
+        compiled: trace once per batch shape (`mx.compile`); useful if many batches share a shape.
     """
 
     def differentiate(batch, total):
@@ -72,7 +73,7 @@ def pair_gradient(
 
 
 def pair_logps(logps: mx.array, reference: mx.array, lengths: mx.array, mean_length: mx.array) -> PairLogps:
-    """What a loss takes of B pairs: log-probs and lengths (2B,), chosen ones first, reference (B, 2)."""
+    """The input of a loss for B pairs: log-probs and lengths (2B,), chosen first, reference (B, 2)."""
     pairs = len(reference)
     return PairLogps(
         logps[:pairs],
@@ -116,9 +117,9 @@ def _filled(like: Any, arrays: Iterator[mx.array]) -> Any:
 
 
 def cap_cache() -> None:
-    """Let MLX keep as much freed memory for reuse as a step has needed at most, and no more.
+    """Let MLX keep only as much freed memory for reuse as a step has needed at most.
 
-    Without a cap, unequal lengths leave ever more buffers of sizes that no other batch asks for.
+    Without this limit, unequal lengths leave more and more buffers of sizes that no other batch needs.
     """
     mx.set_cache_limit(max(0, mx.get_peak_memory() - mx.get_active_memory()))
 
@@ -126,7 +127,7 @@ def cap_cache() -> None:
 def update(policy: nn.Module, optimizer: optimizers.Optimizer, gradient: Any, grad_clip: float) -> float:
     """Clip the gradient, update the trainable parameters, and give the norm before clipping.
 
-    Where the norm is not finite, nothing is updated.
+    If the norm is not finite, nothing is updated.
     """
     gradient, norm = optimizers.clip_grad_norm(gradient, grad_clip if grad_clip else float("inf"))
     if math.isfinite(norm.item()):

@@ -11,6 +11,7 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 
+from ..console import plural
 from ..data.batches import epoch_windows
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError, first_ten
@@ -28,9 +29,9 @@ from .window import Objective, Window, WindowResult, take_window
 
 
 class Data(NamedTuple):
-    """Pairs and what the reference thinks of them: float32 (n, 2) nats, chosen and rejected.
+    """Pairs with the reference's scores: float32 (n, 2) nats, chosen and rejected.
 
-    With `answers_only` there is one answer a prompt, its own counterpart: figures of pairs are not reported.
+    With `answers_only` (sft) both answers of a pair are the same, and figures of pairs are not reported.
     """
 
     pairs: Sequence[TokenizedPair]
@@ -42,7 +43,7 @@ class Data(NamedTuple):
         return pair_sizes(self.pairs)[:, : 2 if self.answers_only else 3].sum(axis=1)
 
     def reported(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Those of these metrics that mean something here."""
+        """The metrics that are meaningful for this data."""
         names = [name for name in metrics if not name.removeprefix("eval/").startswith(_OF_PAIRS)]
         return {name: metrics[name] for name in names} if self.answers_only else metrics
 
@@ -51,7 +52,7 @@ _OF_PAIRS = ("rewards/", "logps/rejected", "beta")
 
 
 def first_state(objective: Objective, config: TrainingConfig) -> TrainState:
-    """Where a run begins."""
+    """The state before the first update."""
     return TrainState(beta=objective.init(config.seed), random=random_key())
 
 
@@ -75,21 +76,21 @@ def train(
     check_interrupt: Callable[[], None] = lambda: None,
     ended: Callable[[], str] = lambda: "",
 ) -> TrainState:
-    """Update the policy until every epoch is done; every pair is used exactly once an epoch.
+    """Update the policy until every epoch is done; every pair is used exactly once per epoch.
 
     Args:
         epochs: passes over the pairs.
-        state: where to begin; policy, optimiser and MLX's random key are as they were there.
-        rehearsal: texts that hold the policy to where it started.
-        evaluate: called with the step at the start, every `eval_steps` updates and after the last; the row of
-            held-out metrics, or None where there are no held-out pairs, and what is ruining the policy.
+        state: where to begin; policy, optimiser and MLX's random key must be in the same state.
+        rehearsal: texts that keep the policy close to its starting model.
+        evaluate: called with the step at the start, every `eval_steps` updates and after the last; gives the
+            held-out metrics, or None without held-out pairs, and what is damaging the policy, or "".
         save: called after every evaluation, when `save_minutes` have passed, and before a Stop is passed on.
         log: takes one row of metrics.
-        note: takes step, kind and text of what happened besides.
+        note: takes step, kind and text of an event.
         keep_margins: takes the epoch, from 0, the step and the margins (n,) of each window.
         advance: called with the pairs of each window.
         check_interrupt: called before every micro-batch; may raise Stop.
-        ended: why the run is to end now, after one more evaluation; or nothing.
+        ended: gives the reason to end the run now, after one more evaluation; or "".
 
     Raises:
         DpoError: too many windows in a row had no finite loss and gradient.
@@ -101,7 +102,7 @@ def train(
     windows, saved = _windows(data, config, epochs, state.step), time.monotonic()
     try:
         while True:
-            done = state.step >= steps  # more where settings that end it earlier were accepted
+            done = state.step >= steps  # more if changed settings end the run earlier
             due = done or bool(ended()) or state.step % eval_steps == 0 or state.evaluated < 0
             if due and state.evaluated < state.step:
                 row, ruin = evaluate(state.step)
@@ -127,7 +128,7 @@ def train(
                 given, mean = [mean], None
                 mean, divergences = rehearsal.added(policy, given, state.step, config.window, check_interrupt)
             norm = update(policy, optimizer, mean, grad_clip) if finite else math.nan
-            del mean  # else it is held while the next window's is computed
+            del mean  # otherwise it stays in memory while the next one is computed
             cap_cache()
             tokens = int(pair_tokens[result.rows].sum())
             state = replace(
@@ -189,22 +190,22 @@ def _skip(
     config: TrainingConfig,
     note: Callable[[int, str, str], None],
 ) -> None:
-    """Say which rows' window was left out; the policy, the optimiser and beta are as before it.
+    """Report the rows of a skipped window; the policy, the optimiser and beta do not change.
 
     Raises:
-        DpoError: it is one too many.
+        DpoError: too many windows in a row were skipped.
     """
     bad = [row for row, loss in zip(result.rows, result.losses, strict=True) if not np.isfinite(loss)]
     what = "the loss is not finite" if bad else "the gradient is not finite"
-    hint = f"look at these rows, or {DIVERGED}"
+    hint = f"check these rows, or {DIVERGED}"
     if not np.isfinite(divergences).all():
-        what = "the divergence on the model's own texts is not finite"
+        what = "the divergence on the rehearsal texts is not finite"
         hint = f"set training.rehearsal=0, or {DIVERGED}"
     places = first_ten([data.pairs[row].where for row in bad or result.rows])
     note(state.step, "skipped", f"{what} at step {state.step}, which is skipped: {places}")
     if state.skipped >= config.max_skipped:
         raise DpoError(
-            f"{what} at step {state.step}, nor was it in the {state.skipped - 1} before"
+            f"{what} at step {state.step}, nor in the {plural(state.skipped - 1, 'step')} before"
             if state.skipped > 1
             else f"{what} at step {state.step}",
             where=places,
@@ -218,8 +219,8 @@ def evaluation_metrics(
     """Metrics of held-out pairs with these scores, under eval/ names, and their number as eval/pairs.
 
     Args:
-        scores: float32 (n, 2), nats, of the policy; scored one by one as the reference was, a policy that has
-            not moved has margins of exactly 0.
+        scores: float32 (n, 2), nats, of the policy; scored one by one like the reference, so that an unmoved
+            policy has margins of exactly 0.
     """
     lengths = [mx.array(column) for column in pair_sizes(data.pairs).T[1:]]
     columns = [mx.array(a) for s in (scores, data.reference) for a in (s[:, 0], s[:, 1])]

@@ -1,4 +1,4 @@
-"""One window of pairs: its gradient, in one pass where losses are of pairs, else in two."""
+"""The gradient of one window of pairs: in one pass if every pair has its own loss, otherwise in two."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from ..losses import BetaRule, BetaStep, LossFunction
 from .step import PairGradient, pair_logps
 
 Window = Sequence[Sequence[int]]
-"""Row numbers, one list a micro-batch."""
+"""Row numbers, one list per micro-batch."""
 
 
 def _never() -> None:
@@ -20,10 +20,10 @@ def _never() -> None:
 
 
 class WindowResult(NamedTuple):
-    """What a window showed, pairs in the window's order; float32 arrays on the host.
+    """Scores and losses of a window, with pairs in the window's order; float32 arrays on the host.
 
-    `policy`, `reference` (n, 2): log-probs, chosen and rejected. `losses` (n,): of each pair, times its
-    weight; their mean is what was minimised.
+    `policy`, `reference` (n, 2): log-probs, chosen and rejected. `losses` (n,): loss of each pair times its
+    weight; the mean of these is minimised.
     """
 
     rows: list[int]
@@ -40,11 +40,12 @@ class WindowResult(NamedTuple):
 class Objective(NamedTuple):
     """What is minimised over a window of pairs.
 
-    `passes`: "one", where the loss of a pair depends on no other; "two": all pairs are scored before any is
-    differentiated; "deferred": each pair's gradient of its margin is kept until all are scored, which needs a
-    loss of margins and micro-batches of one pair. `agreement`: each pair counts by how likely both its
-    answers are to the policy (WPO, Zhou et al. 2024, arXiv:2406.11827). `shift`: the running mean of rewards
-    is taken off them (`bco_pair`, Jung et al. 2024, arXiv:2404.04656). Both need two passes.
+    `passes`: "one": the loss of a pair does not depend on other pairs; "two": all pairs are scored before the
+    first gradient; "deferred": the gradient of each pair's margin is kept until all pairs are scored, which
+    needs a loss of the margin and micro-batches of one pair. `agreement`: each pair is weighted by the
+    probability of its answers under the policy (WPO, Zhou et al. 2024, arXiv:2406.11827). `shift`: the
+    running mean of the rewards is subtracted (`bco_pair`, Jung et al. 2024, arXiv:2404.04656). Both need two
+    passes.
     """
 
     gradient: PairGradient
@@ -61,7 +62,7 @@ class Objective(NamedTuple):
 
 
 class ShiftedState(NamedTuple):
-    """The rule's state, and the mean of `windows` windows' mean rewards, ()."""
+    """The rule's state, and the mean reward over `windows` windows, ()."""
 
     rule: Any
     mean: mx.array
@@ -76,7 +77,7 @@ def take_window(
     state: Any,
     check_interrupt: Callable[[], None] = _never,
 ) -> tuple[Any, WindowResult, BetaStep, Any]:
-    """The mean gradient over a window's pairs, what they showed, and beta's step and next state.
+    """The mean gradient over a window's pairs, their results, the step of beta and its next state.
 
     Args:
         reference: float32 (n, 2) of all `pairs`.
@@ -99,7 +100,7 @@ def window_gradient(
     beta: mx.array,
     check_interrupt: Callable[[], None] = _never,
 ) -> tuple[Any, WindowResult]:
-    """Mean gradient over all pairs of a window, whatever its micro-batches and however full it is."""
+    """Mean gradient over all pairs of a window; independent of its micro-batches."""
     total, rows, logps, losses = None, [row for micro in window for row in micro], [], []
     mean_length = _mean_length(_sizes(pairs, rows))
     for micro in window:
@@ -110,7 +111,7 @@ def window_gradient(
         )
         total = _added(total, more)
         del more
-        mx.eval(total, micro_losses, micro_logps)  # memory stays that of one micro-batch
+        mx.eval(total, micro_losses, micro_logps)  # memory for only one micro-batch
         losses.append(np.array(micro_losses))
         logps.append(_by_pair(micro_logps))
     result = WindowResult(rows, np.concatenate(logps), reference[rows], np.concatenate(losses))
@@ -125,7 +126,7 @@ def _twice(
     state: Any,
     check_interrupt: Callable[[], None],
 ) -> tuple[Any, WindowResult, BetaStep, Any]:
-    """Score all pairs; then differentiate those that count, weighed by what their scores mean to the loss."""
+    """Score all pairs; then compute gradients of the pairs that count, with weights from the loss."""
     gradient, rows, logps = objective.gradient, [row for micro in window for row in micro], []
     for micro in window:
         check_interrupt()
@@ -156,7 +157,7 @@ def _deferred(
     state: Any,
     check_interrupt: Callable[[], None],
 ) -> tuple[Any, WindowResult, BetaStep, Any]:
-    """Differentiate every pair's margin, keep the gradients, and weigh them once all margins are known."""
+    """Compute the gradient of every pair's margin, and weight the gradients when all margins are known."""
     gradient, rows, logps, kept = objective.gradient, [row for (row,) in window], [], []
     for row in rows:
         check_interrupt()
@@ -181,7 +182,7 @@ def _slopes(
     state: Any,
     counts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, BetaStep, Any]:
-    """The weighted losses' derivatives in each pair's log-probs (n, 2), these losses (n,), step and state."""
+    """Derivatives of the weighted losses in the log-probs (n, 2), these losses (n,), step and state."""
     sizes, reference = _sizes(pairs, rows), reference[rows]
     own = state.rule if objective.shift else state
     step, own = objective.rule.update(mx.array(margins_of(policy, reference)), own)

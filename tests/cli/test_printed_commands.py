@@ -231,7 +231,7 @@ def test_commands_in_a_run_folder_can_be_given_from_anywhere(shell, models, pair
     shell(["mlx-dpo", "train", *given, "--output", "run 1"])
     advice = json.loads(Path("run 1/inspection.json").read_text())["verdict"]
     monkeypatch.chdir(tmp_path)
-    (remedy,) = [told["remedy"] for told in advice if "sample the rejected" in told["advice"]]
+    (remedy,) = [told["remedy"] for told in advice if told["advice"] == verdict.ADVICE["on_policy"]]
     sample, train = remedy.split("; then ")
     shell(sample)
     config = trained(after("run", shell(train)))

@@ -240,7 +240,7 @@ def test_a_model_that_reasons_makes_pairs_and_trains_on_them(family, pairs_setti
     asked = open_run(folder).model
     fused = fuse_run(config.model.path, folder, tmp_path / "fused", asked)
     assert load_tokenizer(fused).chat_template == tokenizer.chat_template
-    assert "fuse it first, because of its chat template: mlx-dpo fuse --run" in ask_run(folder)
+    assert "so fuse it first: mlx-dpo fuse --run" in ask_run(folder)
     train_run(replace(config, model=replace(config.model, chat_template=None)), overwrite=True)
     assert open_run(folder).model.chat_template is None
 

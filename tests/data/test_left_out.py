@@ -344,7 +344,7 @@ def test_gen_pairs_says_before_it_samples_that_earlier_reasoning_is_left_out(
     template = f"model.chat_template={TEMPLATES / 'qwen3.jinja'}"
     generate_pairs(load_config(None, [*pairs_settings("qwen3", pairs__source=source), template]))
     said = capsys.readouterr().err
-    note = "1 prompt without the reasoning of earlier turns, which the chat template leaves out"
+    note = "the chat template leaves the reasoning of earlier turns out of 1 prompt"
     assert re.search(f"{note}\n.*sampled", said, re.DOTALL)
     write_rows("own.jsonl", plain)
     settings = pairs_settings("qwen3", "others", pairs__source=source)

@@ -269,7 +269,7 @@ def test_the_check_of_masks_finds_each_fault(fault, tokenizer):
     (pair,), _ = tokenize_pairs([row], tokenizer, 256)
     check_masks([row], [pair], tokenizer, 256)
     wrong = FAULTS[fault](pair, end_of_turn(tokenizer))
-    with pytest.raises(DpoError, match="what would be scored is not the"):
+    with pytest.raises(DpoError, match="the scored tokens are not the"):
         check_masks([row], [wrong], tokenizer, 256)
 
 

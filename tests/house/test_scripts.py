@@ -52,9 +52,7 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path,
     # Other settings in the same folder are refused, not passed off as trained.
     other = run_script(command, "--set", "beta.value=0.5", **environment)
     assert other.returncode == 1
-    assert (
-        f"Error: {out}/run: the run in this folder is another one: beta.value is 0.5, was 0.1" in other.stderr
-    )
+    assert f"Error: {out}/run: " in other.stderr and "beta.value is 0.5, was 0.1" in other.stderr
 
 
 def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models, command):
@@ -70,7 +68,7 @@ def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models
     assert (out / "fused" / "config.json").exists()
     other = run_script(command, *quick, METHOD="dpo", **environment)
     assert other.returncode == 1
-    assert f"{out} was begun with METHOD=sft; for METHOD=dpo choose another folder with OUT" in other.stderr
+    assert f"{out} was started with METHOD=sft" in other.stderr and "OUT" in other.stderr
     (out / "method").unlink()  # as in a folder of an earlier version: the run itself tells
     again = run_script(command, *quick, **environment)
     assert (again.returncode, "method: sft" in again.stdout) == (0, True), again.stderr

@@ -116,10 +116,8 @@ def test_short_chosen_answers_are_no_defects_where_shorter_ones_are_chosen():
 def test_own_answers_are_believed_before_a_fixed_figure():
     assert codes(of(rejected=-3.0, less_likely=0.1)) == ["train"]
     (advice,) = verdict({}, N, of(rejected=-1.5, less_likely=0.8), plan())
-    assert advice.why == (
-        "rejected answers have -1.50 nats a token, the model's own answers to the same prompts -0.70 (n 8): "
-        "a difference above 0.5"
-    )
+    assert advice.code == "on_policy"
+    assert all(figure in advice.why for figure in ("-1.50", "-0.70", "(n 8)", "above 0.5"))
 
 
 def test_epochs_are_many_above_three_or_above_one_where_style_tells():
@@ -134,7 +132,7 @@ def test_nothing_to_say_is_train_as_it_is():
     assert (advice.code, advice.why) == ("train", "no figure is beyond its threshold (n 100)")
     assert commands([advice]) == [Step("train")]
     (unasked,) = verdict({}, N, of(likely=False), plan())
-    assert unasked.why.endswith("; the model was not asked how likely the answers are")
+    assert "likelihood" in unasked.why and "likelihood" not in advice.why
     nothing = Figures(0, None, None, None, None)
     assert [a.code for a in verdict({}, 0, nothing, plan())] == ["train"]
 
@@ -143,7 +141,7 @@ def test_the_failed_run_of_the_published_attempt_is_told_to_fine_tune_first():
     """300 curated answers at -5.2 nats a token against -0.8, told by their style; several epochs."""
     advice = verdict({}, 300, of(off_policy=4.4, rejected=-0.8, style=1.0), plan(epochs=16))
     assert [a.code for a in advice] == ["sft_first"]
-    assert "4.40 nats a token less likely" in advice[0].why
+    assert "4.40 nats per token less likely" in advice[0].why
 
 
 def test_after_fine_tuning_the_figures_are_others_and_are_looked_at_again():
@@ -220,7 +218,7 @@ def test_a_second_round_writes_into_folders_that_it_does_not_read_from():
 def test_an_anchor_names_all_that_asks_for_it():
     (advice,) = verdict({}, N, of(off_policy=0.5, style=1.0, length=0.95), plan())
     assert advice.code == "anchor"
-    assert [why.split()[0] for why in advice.why.split("; ")] == ["chosen", '"the', "style"]
+    assert [why.split()[0] for why in advice.why.split("; ")] == ["chosen", "picking", "style"]
     assert commands([advice]) == [Step("train", ("loss.name=[sigmoid, sft]",))]
 
 

@@ -57,21 +57,21 @@ errors: a run refuses or drops these rows
       rows.jsonl:3: 'chosen' is missing
 
 warnings: a run trains on these rows
-  refusal (1): the chosen answer declines, and the model would learn to decline
-    keep the row only if this is to be declined
+  refusal (1): the chosen answer is a refusal, and the model would learn to refuse
+    keep the row only if the model should refuse here
       rows.jsonl:2: chosen: 'I cannot help.'
 
 figures
-  length      chosen longer in 50%, median ratio 1.00; the rule "the longer one" is right in 50%  n 2
+  length      chosen longer in 50%, median ratio 1.00; picking the longer answer is right in 50%  n 2
 
-what is scored, between bars
+rows as the model gets them; scored tokens are between bars
 rows.jsonl:1
   <|start_of_role|>user<|end_of_role|>How?<|end_of_text|>⏎<|start_of_role|>assistant<|end_of_role|>  16 tokens
   chosen   |So.<|end_of_text|>|  4 tokens
   rejected |Thus.<|end_of_text|>|  6 tokens
 
 advice
-  mend: mend the rows, then inspect again
+  mend: fix the rows, then inspect again
     errors: 1 in 3 rows; refusal: 1 in 3 rows, above 10%
 
 then
@@ -127,7 +127,7 @@ def test_more_than_ten_of_a_kind_are_counted(told, models, write_rows):
     text = told(*command)
     assert "\n  replacement-character (12): a character was lost" in text
     assert "rows.jsonl:10: " in text and "rows.jsonl:11: " not in text
-    assert "\n      and 2 more; --json names them all\n" in text
+    assert "\n      and 2 more; --json lists them all\n" in text
     defects = json.loads(told(*command, "--json"))["defects"]
     assert [d["line"] for d in defects if d["code"] == "replacement-character"] == list(range(1, 13))
 
@@ -156,39 +156,30 @@ def test_the_files_are_those_of_the_settings_or_those_that_are_named(told, model
     assert files("--set", "data.train=b.jsonl", "--valid", "a.jsonl") == ["b.jsonl", "a.jsonl"]
 
 
-NOT_THERE = "check the path, relative to this folder"
-
-
 @pytest.mark.parametrize(
-    ("command", "what", "remedy"),
+    ("command", "place", "phrase", "remedy"),
     [
-        ("--data rows.jsonl", "rows.jsonl: no such file", NOT_THERE),
-        ("--data good.jsonl --valid rows.jsonl", "rows.jsonl: no such file", NOT_THERE),
-        ("--data .", ".: is a folder, not a file", "name the file inside it"),
+        ("--data rows.jsonl", "rows.jsonl", "no such file", "check the path"),
+        ("--data good.jsonl --valid rows.jsonl", "rows.jsonl", "no such file", "check the path"),
+        ("--data .", ".", "is a folder", "file inside it"),
         (
             "--set data.max_length=1",
-            "--set data.max_length: data.max_length must be at least 8, got 1",
+            "--set data.max_length",
+            "at least 8, got 1",
             next(help_text for name, _, help_text, _ in described(RunConfig) if name == "data.max_length"),
         ),
-        (
-            "--data good.jsonl --model ./no-model",
-            "./no-model: no such folder, and not a Hub name (organisation/model)",
-            "set model.path to a model folder, or to a name like ibm-granite/granite-4.0-h-micro",
-        ),
+        ("--data good.jsonl --model ./no-model", "./no-model", "no such folder", "set model.path"),
     ],
 )
-def test_mistakes_are_refused(command, what, remedy, refused, write_rows):
+def test_mistakes_are_refused(command, place, phrase, remedy, refused_at, write_rows):
     write_rows("good.jsonl", [pair()])
-    refused(f"inspect {command}", what, remedy)
+    refused_at(f"inspect {command}", place, phrase, remedy)
 
 
-def test_a_file_without_rows_is_refused(refused, write_rows, models):
+def test_a_file_without_rows_is_refused(refused_at, write_rows, models):
     write_rows("rows.jsonl", [])
-    refused(
-        f"inspect --data rows.jsonl --model {models('granite')} --no-model",
-        "rows.jsonl: has no rows",
-        "see data/README.md for what a row looks like",
-    )
+    command = f"inspect --data rows.jsonl --model {models('granite')} --no-model"
+    refused_at(command, "rows.jsonl", "no rows", "data/README.md")
 
 
 def test_what_a_run_says_of_its_pairs_is_what_inspect_finds(tokenizer, write_rows, pair_rows):
@@ -204,5 +195,5 @@ def test_what_a_run_says_of_its_pairs_is_what_inspect_finds(tokenizer, write_row
     said = short_report(found, advice).splitlines()
     assert [line.split()[0] for line in said] == ["length", "style", "likelihood", "advice"]
     assert said[3:] == [
-        "advice      sft_first: fine-tune on the chosen answers, then inspect again from that adapter",
+        "advice      sft_first: fine-tune on the chosen answers, then inspect again with that adapter",
     ]

@@ -55,7 +55,7 @@ def test_a_run_that_another_process_began_meanwhile_is_left_alone(configure, mon
         return own(*arguments)
 
     monkeypatch.setattr(prepare, "planned_layout", planned_layout)
-    with pytest.raises(DpoError, match="holds a run that was begun meanwhile"):
+    with pytest.raises(DpoError, match="a run that was started meanwhile"):
         train_run(config)
     assert train_run(config).held_out  # the other's: finished
 
@@ -64,7 +64,7 @@ def test_a_run_cannot_replace_the_adapter_that_it_starts_from(configure):
     folder = train_run(configure("llama", train=4)).folder
     newest = sorted((folder / CHECKPOINTS).iterdir())[-1]
     for adapter in (folder, newest):
-        with pytest.raises(DpoError, match="is or holds the adapter that the run starts from"):
+        with pytest.raises(DpoError, match="the adapter that the run starts from"):
             train_run(configure("llama", f"model.adapter={adapter}", train=4), overwrite=True)
     assert newest.is_dir()
 

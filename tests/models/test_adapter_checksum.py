@@ -129,10 +129,10 @@ def test_the_runs_own_command_puts_a_damaged_adapter_back_as_the_remedy_says(con
     config = configure("llama", "training.eval_steps=1", train=8)
     folder = train_run(config).folder
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    assert train_run(config).folder == folder and "put back" not in capsys.readouterr().err
+    assert train_run(config).folder == folder and "restored" not in capsys.readouterr().err
     flip(folder / name, -5, 0) if damage == "flipped" else (folder / name).unlink()
     train_run(config)
-    assert f"; the adapter is put back from {folder / CHECKPOINTS}" in capsys.readouterr().err
+    assert f"; the adapter is restored from {folder / CHECKPOINTS}" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     read_adapter_config(folder)
 

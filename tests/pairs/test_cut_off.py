@@ -49,7 +49,7 @@ def test_no_row_is_lost_to_max_tokens_and_each_cut_off_answer_is_marked(pairs_se
         f"48 rows: {counts.train} train and {counts.valid} valid pairs, {48 - ended} of them with an answer "
         f"cut off by max_tokens; none dropped; {counts.tokens:,} tokens sampled"
     )
-    said = f"{48 - ended} answers were cut off at 64 tokens, to be scored without an end; a larger "
+    said = f"{48 - ended} answers were cut off at 64 tokens and will be scored without an end token"
     assert said in capsys.readouterr().err
 
 

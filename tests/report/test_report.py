@@ -15,7 +15,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.report import report_run
 from mlx_dpo.report.charts import COLOURS, points
 
-from ..support.mistakes import lines
+from ..support.mistakes import assert_told, lines
 from ..support.pages import FEW, ROWS, TOLD, Page, drawn, eval_row, page_of, places, train_row
 
 
@@ -121,11 +121,12 @@ def test_the_summary_says_how_the_run_went_in_figures(run):
     page, _ = run(TOLD, events=EVENTS)
     assert " ".join(page.text["summary"].split()) == (
         "12 updates, epoch 1 of 1; training loss from 0.6900 to 0.4600. "
-        "At step 12, of 96 held-out pairs 87.5 % have the chosen answer ahead (95 % interval 79.4 % to "
-        "92.7 %), with a mean reward margin of +0.360 and a mean loss of 0.5131. "
+        "At step 12, the chosen answer has the higher reward in 87.5 % of 96 held-out pairs (95 % interval "
+        "79.4 % to 92.7 %), with a mean reward margin of +0.360 and a mean loss of 0.5131. "
         "The held-out loss was 0.6931 at step 0. "
-        "The best evaluation was at step 8: of 96 held-out pairs 87.5 % have the chosen answer ahead "
-        "(95 % interval 79.4 % to 92.7 %), with a mean reward margin of +0.240 and a mean loss of 0.5731. "
+        "The best evaluation was at step 8: the chosen answer has the higher reward in 87.5 % of 96 held-out "
+        "pairs (95 % interval 79.4 % to 92.7 %), with a mean reward margin of +0.240 and a mean loss of "
+        "0.5731. "
         "Stopped early: no better for 3 evaluations. "
         "Updates skipped: 1. Times resumed: 1. Alarms: 1."
     )
@@ -178,7 +179,7 @@ def test_a_run_without_held_out_pairs_has_no_figures_of_them(run):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (TOLD[1:2], "1 update, epoch 0.0833 of 1, so that the run did not see all of its pairs"),
+        (TOLD[1:2], "1 update, epoch 0.0833 of 1, so the run did not see all of its pairs"),
         (
             TOLD[:1],
             "No update was made. At step 0, 96 held-out pairs have a mean loss of 0.6931.",
@@ -242,7 +243,7 @@ def test_what_the_folder_lacks_is_said(run):
 def test_settings_other_than_the_defaults_come_first(run):
     page, html = run(overrides=["beta.value=0.25", "loss.name=[sigmoid, sft]"])
     settings = " ".join(page.text["settings"].split())
-    changed, rest = settings.split("As by default")
+    changed, rest = settings.split("Settings with their default values")
     assert "beta.value 0.25 0.1" in changed and 'loss.name ["sigmoid", "sft"] sigmoid' in changed
     assert "optimizer.grad_clip" in rest and "optimizer.grad_clip" not in changed
     assert "models/granite · loss sigmoid + sft · beta 0.25 (fixed)" in html
@@ -307,7 +308,7 @@ def test_a_broken_row_is_named_by_file_and_line(run, tmp_path, row, what):
 @pytest.mark.parametrize(
     ("file", "text", "what"),
     [
-        ("metrics.jsonl", "", "has no line yet"),
+        ("metrics.jsonl", "", "has no lines yet"),
         ("events.jsonl", '{"step": 1}\n', "'event' is missing or not text"),
         ("samples.jsonl", '{"step": 1, "prompt": 5, "answer": ""}\n', "'prompt' is missing or not text"),
         ("inspection.json", "{", "not JSON"),
@@ -338,7 +339,7 @@ def test_a_missing_library_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("mlx_dpo.jobs.report.find_spec", lambda name: None)
     with pytest.raises(DpoError) as caught:
         report_run(tmp_path)
-    assert str(caught.value) == "mlx-dpo report: needs matplotlib\n  pip install 'mlx-dpo[report]'"
+    assert_told(caught.value, "mlx-dpo report", "matplotlib", "pip install 'mlx-dpo[report]'")
 
 
 def test_the_command_says_where_the_page_is(run, tmp_path, capsys):

@@ -57,8 +57,8 @@ def hint(path, *overrides):
         ("bta.value", "did you mean beta?"),
         (
             "iters",
-            "did you mean training.epochs? epochs = updates · pairs an update (micro_batch · accumulation) / "
-            "pairs.",
+            "did you mean training.epochs? epochs = updates · pairs per update (micro_batch · accumulation) "
+            "/ pairs.",
         ),
         (
             "warmup_steps",
@@ -89,8 +89,8 @@ def test_a_name_of_another_trainer_gets_the_setting_that_it_means(name, meant):
             "did you mean model.path? known there: path, adapter, chat_template, template_options",
         ),
         ("beta: 0.2\n", f"did you mean beta.value? known there: {IN_BETA}"),
-        ("beta.value: 0.2\n", "write beta: and indented below it value:"),
-        ("beta.risk.delta: 0.2\n", "write beta: and below it risk: and indented below it delta:"),
+        ("beta.value: 0.2\n", "write value: on a line of its own, indented below beta:"),
+        ("beta.risk.delta: 0.2\n", "write delta: on a line of its own, indented below beta: and risk:"),
     ],
 )
 def test_a_whole_section_or_its_one_value_is_understood_too(text, meant, tmp_path):
@@ -166,8 +166,8 @@ def test_a_flag_that_is_a_setting_is_answered_with_the_setting(command, option, 
     ("command", "meant"),
     [
         ("dpo", "Did you mean 'train'?"),
-        ("simpo", "It is a loss of 'train': --set loss.name=NAME."),
-        ("grpo", "'train' learns from pairs; it does not have this."),
+        ("simpo", "It is a loss: mlx-dpo train --set loss.name=NAME."),
+        ("grpo", "It is not available; 'train' learns from preference pairs."),
         ("merge", "Did you mean 'fuse'?"),
     ],
 )

@@ -13,7 +13,7 @@ from mlx_dpo.cli import main
 from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.errors import DpoError
 
-from ..support.mistakes import WRITE_OUT, cases, write
+from ..support.mistakes import ALIASES, cases, write
 
 
 def alias_bomb(levels, inner):
@@ -22,87 +22,63 @@ def alias_bomb(levels, inner):
     return "\n".join([*lines, f"data: {{train: *a{levels - 1}}}"])
 
 
-OUTPUT = "set run.output to the name of a file or folder: folder of the run"
-INDENTATION = "check the indentation and the colons around this line"
+SEED = "seed of the adapter's initial values and of the order of the pairs"
 HOSTILE = {
     "aliases that stand for 9^9 words": (
         alias_bomb(9, "[x, x, x, x, x, x, x, x, x]"),
-        "run.yaml:1: not YAML: more than 2,000 values",
-        WRITE_OUT,
+        "run.yaml:1",
+        "more than 2,000 values",
+        ALIASES,
     ),
-    "aliases that stand for 9^4 words": (
-        alias_bomb(5, "x"),
-        "run.yaml:1: not YAML: more than 2,000 values",
-        WRITE_OUT,
-    ),
-    "a thousand brackets": (
-        "data:\n  train: " + "[" * 1000,
-        "run.yaml:2: not YAML: lists or sections too deep inside one another",
-        WRITE_OUT,
-    ),
-    "a thousand dashes": (
-        "- " * 1000,
-        "run.yaml:1: not YAML: lists or sections too deep inside one another",
-        WRITE_OUT,
-    ),
-    "a large file": (
-        "# rows\n" * 8000,
-        "run.yaml: is larger than a settings file can be, 50,000 bytes",
-        "--config names settings (YAML), data.train the rows",
-    ),
-    "no character": (
-        'run: {output: "\\U7FFFFFFF"}',
-        "run.yaml: not YAML: chr() arg not in range(0x110000)",
-        INDENTATION,
-    ),
+    "aliases that stand for 9^4 words": (alias_bomb(5, "x"), "run.yaml:1", "more than 2,000 values", ALIASES),
+    "a thousand brackets": ("data:\n  train: " + "[" * 1000, "run.yaml:2", "too deeply", ALIASES),
+    "a thousand dashes": ("- " * 1000, "run.yaml:1", "too deeply", ALIASES),
+    "a large file": ("# rows\n" * 8000, "run.yaml", "50,000 bytes", "data.train"),
+    "no character": ('run: {output: "\\U7FFFFFFF"}', "run.yaml", "chr()", "indentation"),
     "half of a character": (
         'run: {output: "\\ud83d"}',
-        "run.yaml:1: run.output holds half of a character, got '\\ud83d'",
-        OUTPUT,
+        "run.yaml:1",
+        r"got '\ud83d'",
+        "set run.output to the name of a file or folder",
     ),
-    "a name that is a list": ("? [a]\n: 1\n", "run.yaml:1: not YAML: a name must be text", INDENTATION),
-    "a tag of another kind": (
-        "run: !!bool [1]\n",
-        "run.yaml:1: not YAML: expected a scalar node, but found sequence",
-        INDENTATION,
-    ),
+    "a name that is a list": ("? [a]\n: 1\n", "run.yaml:1", "a name must be text", "indentation"),
+    "a tag of another kind": ("run: !!bool [1]\n", "run.yaml:1", "found sequence", "indentation"),
     "a number of more digits than Python writes": (
         f"training:\n  seed: 0x{'f' * 5000}\n",
-        "run.yaml:2: training.seed must be at most 18446744073709551615, got a number of thousands of digits",
-        "seed of the adapter's initial values and of the order of the pairs",
+        "run.yaml:2",
+        "at most 18446744073709551615, got a number of thousands of digits",
+        SEED,
     ),
     "a number of more digits than Python reads": (
         f"training:\n  seed: {'1' * 5000}\n",
-        f"run.yaml:2: training.seed must be a whole number, got '{'1' * 79}... (5,002 characters)",
-        "seed of the adapter's initial values and of the order of the pairs",
+        "run.yaml:2",
+        f"got '{'1' * 79}... (5,002 characters)",
+        SEED,
     ),
     "a long value": (
         f"adapter: {{rank: {'x' * 20_000}}}\n",
-        f"run.yaml:1: adapter.rank must be a whole number, got '{'x' * 79}... (20,002 characters)",
-        "rank of the update; a higher rank can learn more and needs more memory",
+        "run.yaml:1",
+        f"got '{'x' * 79}... (20,002 characters)",
+        "rank of the update",
     ),
-    "a time where a number is wanted": (
-        "training: {seed: 1:30}\n",
-        "run.yaml:1: training.seed must be a whole number, got '1:30'",
-        "seed of the adapter's initial values and of the order of the pairs",
-    ),
+    "a time where a number is wanted": ("training: {seed: 1:30}\n", "run.yaml:1", "got '1:30'", SEED),
 }
 
 
 @cases(HOSTILE)
-def test_a_hostile_settings_file_is_refused_at_once(case, refused, tmp_path):
-    content, what, remedy = case
+def test_a_hostile_settings_file_is_refused_at_once(case, refused_at, tmp_path):
+    content, *told = case
     write(tmp_path / "run.yaml", content)
     start = time.process_time()
-    refused("config --config run.yaml", what, remedy)
+    refused_at("config --config run.yaml", *told)
     assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
-def test_settings_are_read_from_plain_files_only(kind, refused, tmp_path):
+def test_settings_are_read_from_plain_files_only(kind, refused_at, tmp_path):
     make = os.mkfifo if kind == "pipe" else os.mkdir
     make(tmp_path / "run.yaml")
-    refused("config --config run.yaml", "run.yaml: is not a file", "name a YAML text file")
+    refused_at("config --config run.yaml", "run.yaml", "is not a file", "YAML")
 
 
 @pytest.mark.parametrize(

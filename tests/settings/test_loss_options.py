@@ -12,6 +12,8 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.resume import up_to_date
 from mlx_dpo.losses import LOSSES, LossConfig, register_loss
 
+from ..support.mistakes import assert_told
+
 NULL = "".join(f"  {name.partition('.')[2]}: null\n" for name in MOVED)
 """What every settings file of an earlier version has in its section `loss`."""
 
@@ -116,8 +118,9 @@ def test_every_option_is_explained_with_the_losses_that_take_it(capsys):
 def test_an_old_name_is_answered_with_where_the_setting_is_now(old, prefix):
     option = old.partition(".")[2]
     error = refusal(None, f"{prefix}{option}=0.2")
-    assert error.what == f"unknown setting '{prefix}{option}'"
-    assert error.hint == f"did you mean loss.options.{option}?"
+    assert_told(
+        error, f"--set {prefix}{option}", f"'{prefix}{option}'", f"did you mean loss.options.{option}?"
+    )
 
 
 def test_a_file_of_an_earlier_version_is_read_and_what_moved_is_said_once(tmp_path, capsys):
@@ -125,7 +128,7 @@ def test_a_file_of_an_earlier_version_is_read_and_what_moved_is_said_once(tmp_pa
     path.write_text("loss:\n  name: simpo\n" + NULL.replace("simpo_gamma: null", "simpo_gamma: 1e-1"))
     for _ in range(2):
         assert load_config(path).loss == LossConfig(name="simpo", options={"simpo_gamma": 0.1})
-    assert capsys.readouterr().err == f"{path}:6: loss.simpo_gamma is loss.options.simpo_gamma now\n"
+    assert capsys.readouterr().err == f"{path}:6: loss.simpo_gamma is now called loss.options.simpo_gamma\n"
 
 
 def test_old_names_that_are_null_are_left_out_without_a_word(tmp_path, capsys):
@@ -155,8 +158,7 @@ def test_an_old_and_a_new_name_in_one_file_are_refused(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("loss:\n  label_smoothing: 0.1\n  options: {label_smoothing: 0.2}\n")
     error = refusal(path)
-    assert error.what == "loss.label_smoothing is loss.options.label_smoothing now, and both are written"
-    assert (error.where, error.hint) == (f"{path}:2", "remove loss.label_smoothing")
+    assert_told(error, f"{path}:2", "loss.options.label_smoothing", "remove loss.label_smoothing")
 
 
 def test_settings_in_a_checkpoint_of_an_earlier_version_are_those_of_today():

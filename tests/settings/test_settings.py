@@ -12,7 +12,7 @@ from mlx_dpo.settings import as_plain, build, described, setting, to_yaml
 from mlx_dpo.settings_file import Tree, read_yaml
 
 from ..conftest import ROOT
-from ..support.mistakes import IN_BETA
+from ..support.mistakes import IN_BETA, assert_told
 
 DESIGN_EXAMPLE = """\
 model:     {path: ibm-granite/granite-4.0-h-micro, adapter: null}   # adapter: start from this one (e.g. SFT)
@@ -110,7 +110,7 @@ def test_bare_on_and_off_are_words_where_they_are_choices(write_yaml, text, expe
 
 def test_on_is_not_a_word_where_it_is_no_choice(write_yaml):
     error = refusal(write_yaml("training:\n  forward: on\n"))
-    assert error.what == "training.forward must be text, got True"
+    assert "training.forward must be text, got True" in error.what
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,18 @@ def test_a_name_given_as_an_override_is_not_taken_for_a_number_or_a_comment(writ
 
 @pytest.mark.parametrize("text", ["beta.value", "=1", "beta.=1", ".value=1", "beta value=1"])
 def test_an_override_that_names_no_setting_is_refused_with_an_example(text):
-    error = refusal(None, text)
-    assert str(error) == (f"--set: {text!r} is not section.key=value\n  for example: --set beta.value=0.2")
+    assert_told(refusal(None, text), "--set", repr(text), "--set beta.value=0.2")
 
 
 TRACKED = "choose from jsonl, wandb, trackio, tensorboard; did you mean wandb?"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "what", "hint"),
+    ("text", "line", "phrase", "remedy"),
     [
-        ("beta:\n  rule: fixed\n  valu: 0.2\n", 3, "unknown setting 'beta.valu'", "did you mean beta.value?"),
-        ("\nadaptor:\n  rank: 8\n", 2, "unknown setting 'adaptor'", "did you mean adapter?"),
-        ("beta:\n  zzz: 1\n", 2, "unknown setting 'beta.zzz'", f"known here: {IN_BETA}"),
+        ("beta:\n  rule: fixed\n  valu: 0.2\n", 3, "'beta.valu'", "did you mean beta.value?"),
+        ("\nadaptor:\n  rank: 8\n", 2, "'adaptor'", "did you mean adapter?"),
+        ("beta:\n  zzz: 1\n", 2, "'beta.zzz'", IN_BETA),
         (
             "adapter:\n  rank: eight\n",
             2,
@@ -182,31 +181,28 @@ TRACKED = "choose from jsonl, wandb, trackio, tensorboard; did you mean wandb?"
         ),
         ("beta: {rule: fixed, value: -1}\n", 1, "beta.value must be at least 1e-06, got -1.0", None),
         ("beta:\n  value: 1\n  rule: fixed\n  value: 2\n", 4, "'beta.value' is written twice", None),
-        ("beta: {}\nloss: {}\nbeta: {}\n", 3, "'beta' is written twice", "keep one of the two"),
+        ("beta: {}\nloss: {}\nbeta: {}\n", 3, "'beta' is written twice", "keep one"),
         (
             "beta:\n  value: 0.1\n rule: fixed\n",
             3,
-            "not YAML: expected <block end>, but found '<block mapping start>'",
-            "check the indentation and the colons around this line",
+            "'<block mapping start>'",
+            "indentation",
         ),
     ],
 )
-def test_a_mistake_in_a_file_is_named_with_its_line_and_remedy(write_yaml, text, line, what, hint):
+def test_a_mistake_in_a_file_is_named_with_its_line_and_remedy(write_yaml, text, line, phrase, remedy):
     path = write_yaml(text)
-    error = refusal(path)
-    assert (error.what, error.where) == (what, f"{path}:{line}")
-    assert hint is None or error.hint == hint
+    assert_told(refusal(path), f"{path}:{line}", phrase, remedy or "")
 
 
 def test_a_wrong_override_is_named_as_such_even_where_the_file_has_the_key_too(write_yaml):
     error = refusal(write_yaml("adapter:\n  rank: 8\n"), "adapter.rank=none")
-    assert error.where == "--set adapter.rank"
-    assert error.what == "adapter.rank must be a whole number, got 'none'"
+    assert_told(error, "--set adapter.rank", "a whole number, got 'none'")
 
 
 def test_a_missing_file_and_one_that_is_no_mapping_are_refused(tmp_path, write_yaml):
     assert refusal(tmp_path / "none.yaml").what == "no such file"
-    assert refusal(write_yaml("- a\n- b\n")).what == "is not a mapping of sections"
+    assert "mapping of sections" in refusal(write_yaml("- a\n- b\n")).what
 
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "beta:\nadapter: {}\n"])

@@ -262,7 +262,7 @@ def test_a_report_of_impossible_counts_is_refused(change, surroundings, refusal,
     path.write_text(lines(*rows))
     error, remedy = refusal("report", "--run", "run")
     assert error.startswith(f"run/metrics.jsonl:{number + 1}: ")
-    assert remedy == "mlx-dpo train wrote no such line; remove it"
+    assert "remove it" in remedy
 
 
 def test_a_read_only_disk_is_told_although_it_refuses_the_clearing_up_too(tmp_path, monkeypatch):

@@ -16,10 +16,9 @@ NEEDS_TURN = 'a message is {"role": "user", "content": "..."}'
 NEEDS_TEXT = "texts are JSON strings; conversations are lists of {role, content}"
 SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
 IN_BETA = ", ".join(f.name for f in fields(BetaConfig))
-WRITE_OUT = "write each setting once, without aliases (*name); mlx-dpo config prints all there are"
+ALIASES = "without aliases (*name)"
 DOWNLOAD = "download the model again"
 COPY_RUN = "copy the whole run folder again"
-OTHER_FOLDER = "choose another output folder"
 
 # No case with this model gets as far as looking for it: settings, files and folders are checked before.
 NO_MODEL = "--model ./no-model --output out"
@@ -30,6 +29,16 @@ GEN_PAIRS = "gen-pairs --source rows.jsonl"
 def cases(table):
     """Parametrize by promise -> values."""
     return pytest.mark.parametrize("case", table.values(), ids=table.keys())
+
+
+def assert_told(error, place, phrase, remedy="", code=""):
+    """The DpoError names this place and code, its one-line message holds the phrase, and its hint `remedy`.
+
+    The rest of the wording is free; ten messages are compared whole in tests/golden/test_messages.py.
+    """
+    assert (error.where, error.code) == (place, code), str(error)
+    assert phrase in error.what and "\n" not in error.what, error.what
+    assert error.hint and remedy in error.hint, error.hint
 
 
 def chat(*turns):

@@ -148,23 +148,23 @@ def test_a_margin_summary_by_hand():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["adapter.dropout=0.1", *BETA_DPO], "dropout cannot be used with beta.rule=beta_dpo: its pairs are"),
+        (["adapter.dropout=0.1", *BETA_DPO], "dropout cannot be used with beta.rule=beta_dpo"),
         (
             ["adapter.dropout=0.1", "loss.name=aot"],
             "dropout cannot be used with loss.name=aot and",
         ),
         (["adapter.dropout=0.1", "loss.wpo=true"], "dropout cannot be used with loss.wpo"),
-        (["loss.name=sft", *RISK], "sft has no beta to move"),
-        (["loss.name=aot", "training.accumulation=1"], "aot compares the pairs of a window, and it has one"),
-        ([*RISK, "training.accumulation=1"], "risk looks at the margins of a window, and it has one"),
-        (["loss.name=aot", *BETA_DPO], "beta_dpo leaves pairs out, and aot has no loss of single pairs"),
+        (["loss.name=sft", *RISK], "sft has no beta"),
+        (["loss.name=aot", "training.accumulation=1"], "aot .* the window has one pair"),
+        ([*RISK, "training.accumulation=1"], "risk .* the window has one pair"),
+        (["loss.name=aot", *BETA_DPO], "beta_dpo leaves out .* aot has no loss per pair"),
         (
             [*BETA_DPO, "beta.beta_dpo.deferred=true", "training.micro_batch=2"],
-            "keeps the gradient of every pair",
+            "a micro-batch must have one pair",
         ),
         (
             [*BETA_DPO, "beta.beta_dpo.deferred=true", "loss.name=ipo"],
-            "keeps the gradients of margins, and ipo",
+            "the loss ipo",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_run_with_bcos_shift_differs_from_one_without_from_the_second_update_o
 def test_a_warm_up_that_leaves_no_window_another_beta_is_refused(configure, warmup):
     """Generation B moves beta after a window: the fifth of five windows has the beta of after the fourth."""
     config = configure("llama", "beta.rule=risk", f"beta.risk.warmup_steps={warmup}")
-    with pytest.raises(DpoError, match="the run has 5: beta would never move"):
+    with pytest.raises(DpoError, match="only 5: beta would never"):
         train_run(config)
     reports, _ = rows_of(train_run(configure("llama", "beta.rule=risk", "beta.risk.warmup_steps=3")).folder)
     assert reports[-1]["beta"] != pytest.approx(0.1, rel=1e-6)
@@ -208,5 +208,5 @@ def test_a_warm_up_that_leaves_no_window_another_beta_is_refused(configure, warm
 
 def test_a_warm_up_as_long_as_the_run_is_refused(configure):
     config = configure("llama", "beta.rule=risk")
-    with pytest.raises(DpoError, match="the warm-up takes 120 updates, the run has 5: beta would never move"):
+    with pytest.raises(DpoError, match=r"120 updates, .* only 5: beta would never"):
         train_run(config)

@@ -49,22 +49,22 @@ def test_it_goes_with_a_beta_that_looks_first(configure):
 
 def test_a_run_that_ends_before_the_first_sync_is_refused(configure):
     config = configure("llama", "training.reference_sync_steps=5")
-    with pytest.raises(DpoError, match="the reference would move after 5 updates, the run has 5"):
+    with pytest.raises(DpoError, match=r"after 5 updates, .* only 5"):
         train_run(config)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["training.reference_sync_steps=4", "loss.name=simpo"], "simpo does not look at the reference"),
+        (["training.reference_sync_steps=4", "loss.name=simpo"], "simpo does not use the reference"),
         (["training.reference_sync_steps=0"], "reference_sync_steps must be null or at least 1, got 0"),
         (
             ["training.reference_sync_steps=4", "adapter.type=full"],
-            "keeps what is trained twice, and full training trains all weights",
+            "full training trains all weights",
         ),
         (
             ["training.reference_sync_steps=4", "adapter.dropout=0.1"],
-            "dropout cannot be used with training.reference_sync_steps",
+            "cannot be used with training.reference_sync_steps",
         ),
     ],
 )

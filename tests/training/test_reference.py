@@ -82,8 +82,8 @@ def test_a_second_run_makes_no_reference_forward_and_ends_the_same(configure, fo
     second = train_run(configure(output="b")).folder
     assert forwards() == (0, False)
     said = capsys.readouterr().err
-    assert "reference, train pairs: 13 pairs from the cache, no forward\n" in said
-    assert "reference, held-out pairs: 5 pairs from the cache, no forward\n" in said
+    assert "reference, train pairs: 13 pairs from the cache" in said
+    assert "reference, held-out pairs: 5 pairs from the cache" in said
     one_by_one = zip(*([*chain(*rows_of(folder))] for folder in (first, second)), strict=True)
     for one, other in one_by_one:
         same = [k for k in one if k not in CLOCK]
@@ -155,7 +155,7 @@ def test_a_stale_reference_is_noticed_said_and_scored_again(configure, forwards,
         keep("reference", key, module._writer(np.full((count, 2), -9.0, np.float32)))
         second = train_run(configure("run.output=" + str(first.parent / label))).folder
         assert forwards() == (count, True)
-        said = f"reference, {label}: what the cache held is not what the model gives; it is scored again"
+        said = f"reference, {label}: the cached scores are not those of the model; the pairs are scored again"
         assert said in capsys.readouterr().err
         assert rows_of(first)[0][0]["rewards/margins"] == rows_of(second)[0][0]["rewards/margins"]
         assert rows_of(first)[1][0]["eval/loss"] == rows_of(second)[1][0]["eval/loss"]
@@ -175,11 +175,11 @@ def test_a_run_stopped_while_the_reference_is_scored_goes_on_there(configure, fo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "batch_scores", stopping)
         train_run(configure())
-    assert "interrupted; the same command goes on from where it was" in capsys.readouterr().err
+    assert "interrupted; run the same command again" in capsys.readouterr().err
     forwards()
     train_run(configure())
     assert forwards() == (13 - 9 + 5, True)
-    assert "13 pairs scored, 9 of them by a run that was stopped" in capsys.readouterr().err
+    assert "13 pairs scored, 9 of them by an earlier run" in capsys.readouterr().err
 
 
 # ---- the scores

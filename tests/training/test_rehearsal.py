@@ -238,6 +238,6 @@ def test_a_run_interrupted_among_its_texts_ends_as_one_that_was_not(configure, m
 
 def test_a_model_that_writes_nothing_is_told_what_to_set(configure, monkeypatch):
     monkeypatch.setattr(own_text, "generate_answers", lambda *arguments: iter(()))
-    with pytest.raises(Exception, match="writes no text of its own") as error:
+    with pytest.raises(Exception, match="wrote no text") as error:
         train_run(configure("llama", *SFT, train=8))
     assert "training.rehearsal=0" in error.value.hint

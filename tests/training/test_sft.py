@@ -140,5 +140,5 @@ def test_the_settings_of_pairs_need_not_be_taken_out_of_a_file(configure, tmp_pa
 
 
 def test_answers_alone_are_not_for_inspect(configure):
-    with pytest.raises(DpoError, match="learns answers alone; inspect looks at pairs"):
+    with pytest.raises(DpoError, match="inspect checks pairs"):
         inspect_pairs(configure("llama", SFT))

@@ -25,9 +25,9 @@ def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
     forward = checks.choose_forward(policy, pairs, "auto")
     reference = score_pairs(policy, pairs, forward, singles(pairs))
     policy.load_weights([(n, v + 0.02) for n, v in trainable(policy).items()], strict=False)
-    with pytest.raises(DpoError, match="the unmoved policy is not its reference: margins up to"):
+    with pytest.raises(DpoError, match="policy and reference differ at the start: margins up to"):
         checks.check_unmoved(policy, pairs, forward, reference)
-    with pytest.raises(DpoError, match="the unmoved policy is not its reference: margins up to"):
+    with pytest.raises(DpoError, match="policy and reference differ at the start: margins up to"):
         checks.check_as_before(policy, pairs, forward, before)
 
 
@@ -73,5 +73,5 @@ def test_a_template_that_adds_to_answers_is_refused(configure, models, tmp_path)
         "+ m['content']", "+ m['content'] + ' Amen.'"
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(DpoError, match="what would be scored is not the answer and one end-of-turn"):
+    with pytest.raises(DpoError, match="not the answer and one end-of-turn"):
         train_run(configure("llama", f"model.path={folder}"))
