@@ -169,8 +169,9 @@ def test_train_and_eval_say_once_which_end_of_turn_the_files_do_not_list(told, k
     end, said = END[kind], told(kind).errors[command]
     note = (
         f"note: the chat template ends a turn with {end}, but the model's own files do not list that token "
-        f"as an end token. mlx_lm writes on after the answer, unless you add --extra-eos-token '{end}' to "
-        f"`mlx_lm generate`. mlx-dpo itself stops at {end}, and mlx-dpo fuse adds it to the fused model.\n"
+        f"as an end token. mlx_lm continues after the end of the answer unless you add --extra-eos-token "
+        f"'{end}' to `mlx_lm generate`. mlx-dpo itself stops at {end}, and mlx-dpo fuse adds it to the fused "
+        "model.\n"
     )
     assert said.startswith(note)
     assert said.count("end token") == 1
