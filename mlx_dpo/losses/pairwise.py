@@ -45,7 +45,7 @@ def hinge(pairs: PairLogps, beta: mx.array) -> mx.array:
 
 @register_loss(
     "ipo",
-    source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios a token",
+    source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios per token",
     of="ratios",
     per_token=True,
 )

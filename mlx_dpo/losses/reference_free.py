@@ -52,7 +52,7 @@ def mean_difference(pairs: PairLogps) -> mx.array:
 
 @register_loss(
     "cpo",
-    source="Xu et al. 2024, arXiv:2401.08417; supervised part a token",
+    source="Xu et al. 2024, arXiv:2401.08417; supervised part per token",
     of="policy",
     anchors_chosen=True,
     options={"cpo_alpha": option("weight of the supervised part", least=0, most=LARGEST_WEIGHT)},
