@@ -188,7 +188,7 @@ def prompts_too_long(rows: Sequence[tuple[str, int]], max_length: int) -> DpoErr
     (where, tokens), longest = rows[0], max(n for _, n in rows)
     file = where.rsplit(":", 1)[0]
     others = first_ten([w.removeprefix(f"{file}:") for w, _ in rows[1:]])
-    more = f"; the prompts at lines {others} are too long as well" if others else ""
+    more = f"; also too long: lines {others}" if others else ""
     return DpoError(
         f"the prompt has {tokens:,} tokens, but data.max_length is {max_length:,}{more}",
         where=where,

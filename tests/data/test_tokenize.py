@@ -116,7 +116,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_length_it_needs(tokeni
     length = prompt_length(tokenizer, "?" * 80)
     with pytest.raises(DpoError) as caught:
         tokenize_pairs(rows, tokenizer, length + 1)
-    what = f"{length} tokens, but data.max_length is {length + 1}; the prompts at lines 3"
+    what = f"{length} tokens, but data.max_length is {length + 1}; also too long: lines 3"
     assert_told(
         caught.value,
         "pairs.jsonl:2",
