@@ -227,7 +227,7 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
         raise DpoError(
             f"needs {need_bytes / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB left",
             where=folder,
-            hint="free some disk space, or choose an output folder on another disk",
+            hint="free some space, or choose an output folder on another disk",
         )
 
 
@@ -235,7 +235,7 @@ def unwritable(path: Path, error: Exception) -> DpoError:
     """What to raise when the system refuses to write `path`."""
     if getattr(error, "errno", None) in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
         return DpoError("exists already", where=path_text(path), hint="choose another output folder")
-    remedy = "free some disk space or choose another output folder"
+    remedy = "free some space or choose another output folder"
     if isinstance(error, PermissionError):
         folder = shlex.quote(path_text(Path(path).parent))
         remedy = f"give yourself write permission there (chmod u+wx {folder}) or choose another output folder"

@@ -68,7 +68,7 @@ def test_pairs_of_the_same_answers_are_scored_too(loaded, pair_rows):
 
 def test_prompts_that_are_too_long_are_named_by_their_places(loaded):
     short, long = ({"prompt": "so " * n, "chosen": "yes", "rejected": "no"} for n in (1, 60))
-    with pytest.raises(DpoError, match="tokens, data") as caught:
+    with pytest.raises(DpoError, match="tokens, but data") as caught:
         mlx_dpo.score(loaded("granite"), [short, long, short, long, long], max_length=40)
     assert caught.value.where == "pairs[1]"
     assert caught.value.what.endswith("also too long: pairs[3], pairs[4]")

@@ -97,7 +97,7 @@ def test_a_full_disk_is_told_with_the_files_name_and_the_remedy(tmp_path):
 
     with pytest.raises(DpoError) as caught:
         with_replacement(tmp_path / "a.json", write)
-    what, remedy = "cannot be written: No space left on device", "free some disk space"
+    what, remedy = "cannot be written: No space left on device", "free some space"
     assert_told(caught.value, str(tmp_path / "a.json"), what, remedy)
     assert "unchanged" in caught.value.hint
 
@@ -110,7 +110,7 @@ def test_a_full_disk_is_told_also_where_a_librarys_own_code_finds_it(tmp_path):
 
     with pytest.raises(DpoError, match="cannot be written: No space left on device") as caught:
         replace_folder(tmp_path / "fused", save)
-    assert "free some disk space" in caught.value.hint
+    assert "free some space" in caught.value.hint
     assert tree(tmp_path) == {}
 
 

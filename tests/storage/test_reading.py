@@ -269,4 +269,4 @@ def test_a_read_only_disk_is_told_although_it_refuses_the_clearing_up_too(tmp_pa
     monkeypatch.setattr(os, "unlink", refuse)
     with pytest.raises(DpoError, match=r"report.html: cannot be written: Read-only file system") as caught:
         with_replacement(tmp_path / "report.html", refuse)
-    assert "free some disk space" not in caught.value.hint
+    assert "free some space" not in caught.value.hint
