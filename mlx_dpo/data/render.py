@@ -163,7 +163,7 @@ def _refusal(tokenizer: Any, error: Exception) -> DpoError:
     elif type(error) is TemplateError:  # the template's own words
         hint = "change the row as the template demands, or set another model.chat_template"
     else:
-        hint = "the template fails on such turns: set another model.chat_template, or remove the row"
+        hint = "the template fails on these turns: set another model.chat_template, or remove the row"
     return DpoError(what, where=tokenizer.name_or_path, hint=hint, code=code)
 
 

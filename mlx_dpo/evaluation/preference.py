@@ -56,7 +56,7 @@ def evaluation_text(result: Evaluation) -> str:
         f"reward margin                 {m['rewards/margins']:+.3f}",
         f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
         f"loss                          {m['loss']:.4f}",
-        f"chosen answer likelier        base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
+        f"chosen answer more likely     base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
     ]
     for sample in result.samples:
         lines += ["", f"Q      {cut_short(sample['prompt'], _PROMPT)}"]

@@ -27,7 +27,7 @@ class BetaDpoConfig(Section):
     )
     keep: float = setting(0.8, "share of the pairs of a window that are kept", above=0, most=1)
     momentum: float = setting(
-        0.9, "weight of the old mean and spread; the window has the rest", least=0, below=1
+        0.9, "weight of the old mean and spread in the moving average", least=0, below=1
     )
     start: str = setting(
         "window",

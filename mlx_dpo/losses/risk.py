@@ -20,7 +20,7 @@ class RiskConfig(Section):
     """For beta.rule=risk: beta rises while more than `delta` of the margins exceed a threshold."""
 
     delta: float = setting(0.1, "target share of margins above the threshold", above=0, below=1)
-    momentum: float = setting(0.95, "weight of the old threshold; the window has the rest", least=0, below=1)
+    momentum: float = setting(0.95, "weight of the old threshold in the moving average", least=0, below=1)
     alpha: float = setting(0.005, "largest change of log beta in one update", least=0, most=10)
     gamma: float = setting(
         2.0, "how steeply the change grows with the distance from delta", least=0, most=LARGEST_WEIGHT

@@ -166,7 +166,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise DpoError(
             f"the model cannot be loaded: {first_line(error)}",
             where=folder,
-            hint="mlx_lm must support the architecture (pip install -U mlx-lm), and the files must be whole",
+            hint="mlx_lm must support the architecture (pip install -U mlx-lm); all files must be complete",
         ) from None
 
 

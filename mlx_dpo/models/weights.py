@@ -57,7 +57,7 @@ def _check_complete(folder: Path, names: set[str]) -> None:
             what = f"names {first_ten(missing)}, which {verb} missing"
             raise DpoError(what, where=index, hint=DOWNLOAD)
     elif missing := sorted(_numbered(names) - names):
-        what = f"{first_ten(missing)} of the model's weights {'is' if len(missing) == 1 else 'are'} missing"
+        what = f"{first_ten(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         raise DpoError(what, where=folder, hint=DOWNLOAD)
 
 
