@@ -267,7 +267,7 @@ def _id(row: dict[str, Any], where: str) -> str:
     value = row.get("id")
     if value is None:
         return f"line-{where.rsplit(':', 1)[-1]}"
-    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 where a column had a gap
+    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 if a column has a gap
         value = int(value)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         what = "'id' must be text or a whole number"

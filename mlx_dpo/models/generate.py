@@ -148,7 +148,7 @@ def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable
 
 
 def drawn_token(logprobs: np.ndarray, temperature: float, top_p: float, uniform: float) -> int:
-    """The token that a uniform number in [0, 1) draws from the likeliest tokens that hold `top_p`.
+    """The token that a uniform number in [0, 1) draws from the likeliest tokens that sum to `top_p`.
 
     Args:
         logprobs: (V,), nats; top_p is applied before the temperature, as in mlx_lm.
