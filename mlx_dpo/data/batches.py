@@ -22,8 +22,8 @@ class PairBatch(NamedTuple):
                                                   mask      [[1 1], [1 0]]
                                                   lengths   [2 1]
 
-    `inputs` (2B, T) int32; `positions` (2B, C): where in `inputs` the token before each target stands;
-    `targets` (2B, C); `mask` (2B, C) bool, true on completion tokens, or float32, see `build_batch`;
+    `inputs` (2B, T) int32; `positions` (2B, C): index in `inputs` of the token before each target;
+    `targets` (2B, C); `mask` (2B, C): bool, true on completion tokens, or float32, see `build_batch`;
     `lengths` (2B,) int32: completion tokens of each row.
     """
 
@@ -40,7 +40,7 @@ def build_batch(
     """Stack pairs; T and C are rounded up to multiples of `bucket`.
 
     Args:
-        ld_alpha: what tokens beyond the length of the pair's shorter completion count; None: as the others.
+        ld_alpha: weight of the tokens beyond the length of the pair's shorter completion; None: 1.
     """
     branches = [(p.prompt, p.chosen) for p in pairs] + [(p.prompt, p.rejected) for p in pairs]
     length = _round_up(max(len(p) + len(c) for p, c in branches) - 1, bucket)
@@ -61,12 +61,12 @@ def build_batch(
 
 
 def counted_as(ld_alpha: float | None) -> type:
-    """The type of what tokens count: they are scored or not, or count more or less."""
+    """Type of the token weights: bool (scored or not), or float32 where tokens count less."""
     return bool if ld_alpha is None else np.float32
 
 
 def token_weights(length: int, full: int, ld_alpha: float | None) -> np.ndarray:
-    """What a completion's tokens count (length,): the first `full` 1, the others `ld_alpha`.
+    """Weights of a completion's tokens (length,): 1 for the first `full` tokens, `ld_alpha` for the others.
 
     Length-desensitised DPO (Liu et al. 2024, arXiv:2409.06411), for policy and reference alike.
     """
@@ -85,10 +85,10 @@ def epoch_windows(
 ) -> Lazy[list[list[int]]]:
     """The epoch's pairs, each exactly once: windows of micro-batches of row numbers.
 
-    Rows are shuffled by (seed, epoch) and cut into windows of `window` pairs, the last one maybe
-    shorter; inside a window they are sorted by length, so that a micro-batch holds pairs of like
-    length. What a window holds does not depend on `micro_batch`. Window k is made when it is asked for,
-    so that a run may begin anywhere.
+    Rows are shuffled by (seed, epoch) and cut into windows of `window` pairs; the last window may be
+    shorter. Inside a window they are sorted by length, so that a micro-batch has pairs of similar
+    length. The pairs of a window do not depend on `micro_batch`. A window is made when it is needed, so a run
+    can start anywhere.
     """
     lengths = pair_lengths(pairs)
     windows = _groups(np.random.default_rng([seed, epoch]).permutation(len(pairs)), window)
@@ -105,7 +105,7 @@ def micro_batches(pairs: Sequence[TokenizedPair], rows: Sequence[int], size: int
 
 
 def _by_length(lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows from short to long, and by their number where they are of one length."""
+    """Rows from short to long; rows of the same length by their number."""
     return rows[np.lexsort((rows, lengths[rows]))]
 
 

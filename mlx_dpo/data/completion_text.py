@@ -1,4 +1,4 @@
-"""What follows a rendered prompt once it is answered, as the model would have to write it."""
+"""The text that follows a rendered prompt when it is answered, as the model would write it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,18 +12,18 @@ from .render import render
 _MARK = r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])"
 _OPENED, _BEGUN = re.compile(rf"{_MARK}\s*$"), re.compile(_MARK)
 _PROBE: Message = {"role": "assistant", "content": "an answer"}
-_TEMPLATE_HINT = "set model.chat_template to a template that only appends"
+_TEMPLATE_HINT = "set model.chat_template to a template that only adds text after the prompt"
 
 
 class Continuation(NamedTuple):
-    """All that is scored up to the answer's end, and what the template puts after it."""
+    """`said`: the scored text up to the end of the answer; `tail`: what the template puts after it."""
 
     said: str
     tail: str
 
 
 def reasoning_end(text: str) -> str | None:
-    """The mark that would close the reasoning block which `text` ends in; None where it ends in none."""
+    """The mark that closes the reasoning block in which `text` ends; None if it does not end in one."""
     found = _OPENED.search(text)
     if not found:
         return None
@@ -35,8 +35,8 @@ def continuation(
 ) -> Continuation:
     """What the template puts after the rendered prompt when this answer follows.
 
-    A template that opens a reasoning block for the model, and takes it away from answers that are given, is
-    not followed: the block is closed empty, or holds the answer's own reasoning.
+    Some templates open a reasoning block when the model is asked, but remove it from given answers. Here the
+    block stays: it is closed empty, or holds the reasoning of the answer.
 
     Args:
         before: the prompt, rendered with its generation prompt.
@@ -65,17 +65,18 @@ def continuation(
     said = rest.removesuffix(tail)
     if text not in said and squeezed(_after_overlap(before, text)) not in squeezed(said):
         if "tool_calls" in answer.turn:
-            raise _left_out("the text beside tool calls")
+            raise _left_out("the text next to tool calls")
         raise DpoError(
             "the chat template changes this answer",
-            hint="some templates cut answers, at </think> for example; remove the row or that part of it",
+            hint="some templates cut answers, for example at </think>; remove the row, or that part of the "
+            "answer",
             code="template-changes-answer",
         )
     return Continuation(said.rstrip() if answer.cut else said, tail)
 
 
 def _still_reasons(before: str, text: str) -> bool:
-    """Whether an answer stops within a reasoning block that the prompt or its own start has opened."""
+    """Whether an answer ends inside a reasoning block that the prompt, or the answer itself, opened."""
     begun = _BEGUN.match(text)
     closing = reasoning_end(begun[0]) if begun else reasoning_end(before)
     return closing is not None and closing not in text
@@ -91,7 +92,7 @@ def _with_reasoning(before: str, closing: str, turn: Message) -> str:
 
 
 def _after_overlap(before: str, text: str) -> str:
-    """The text without a reasoning mark that the prompt ends in already."""
+    """The text without a reasoning mark with which the prompt already ends."""
     if found := _OPENED.search(before):
         mark = found[0].strip()
         return text.removeprefix(mark).lstrip() if text.startswith(mark) else text
@@ -99,7 +100,7 @@ def _after_overlap(before: str, text: str) -> str:
 
 
 def _tail(tokenizer: Any, prompt: Sequence[Message], tools: Tools, rest: str | None = None) -> str:
-    """What the template puts after an answer; known from an earlier one where `rest` ends in it."""
+    """What the template puts after an answer; remembered from an earlier answer if `rest` ends with it."""
     if not tokenizer.has_chat_template:
         return ""
     known = getattr(tokenizer, "_answer_tail", None)
@@ -111,19 +112,19 @@ def _tail(tokenizer: Any, prompt: Sequence[Message], tools: Tools, rest: str | N
 
 
 def _changed(before: str, whole: str, turn: Message) -> DpoError:
-    """What to raise where the answered conversation does not begin with the prompt."""
+    """What to raise if the conversation with the answer does not begin with the prompt."""
     reasons = "reasoning_content" in turn or "</think>" in turn["content"]
     if reasons and before.rstrip().endswith("</think>"):
         return DpoError(
-            "the answer reasons, and prompts are rendered with an empty reasoning block",
+            "the answer contains reasoning, but prompts are rendered with an empty reasoning block",
             hint="set model.template_options={enable_thinking: true}, or remove the reasoning from the rows",
             code="reasoning-off",
         )
     same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(whole))
     return DpoError(
-        "the chat template renders this prompt differently once an answer follows: "
-        f"{whole[same : same + 30]!r} in place of {before[same : same + 30]!r}",
-        hint=f"the model could not be scored on what it would see; {_TEMPLATE_HINT}",
+        "the chat template renders this prompt differently when an answer follows: "
+        f"{whole[same : same + 30]!r} instead of {before[same : same + 30]!r}",
+        hint=f"the model would be scored on another prompt than it sees when it is asked; {_TEMPLATE_HINT}",
         code="template-changes-prompt",
     )
 
@@ -131,7 +132,7 @@ def _changed(before: str, whole: str, turn: Message) -> DpoError:
 def _check_answer_rendered(
     tokenizer: Any, prompt: Sequence[Message], turn: Message, whole: str, tools: Tools
 ) -> None:
-    """Check that reasoning and tool calls of the answer are rendered, all of them."""
+    """Check that all reasoning and all tool calls of the answer are rendered."""
 
     def again(place: Place) -> str:
         answered = [*prompt, answer_parts(turn, place)]
@@ -142,10 +143,10 @@ def _check_answer_rendered(
 
 
 def check_prompt_rendered(tokenizer: Any, prompt: Sequence[Message], before: str, tools: Tools) -> None:
-    """Check that every turn, tool call and tool of a prompt is in its rendered text, all of it.
+    """Check that every turn, tool call and tool of a prompt is complete in its rendered text.
 
-    Reasoning of earlier turns is the template's to leave out, as it does when the model is asked; so are ids
-    of calls and names of tool turns.
+    The template may leave out the reasoning of earlier turns, as it does when the model is asked, and the ids
+    of calls and the names of tool turns.
 
     Raises:
         DpoError: the template leaves something out.
@@ -162,18 +163,18 @@ def check_prompt_rendered(tokenizer: Any, prompt: Sequence[Message], before: str
 def _check_parts(again: Callable[[Place], str], text: str) -> None:
     """Check that every part of a conversation is in its rendered text.
 
-    A part is there where a word that takes its place is printed, and its own text too. Where one is not, the
-    template may still look at the part: then the text is another once the part is another.
+    A part is rendered if its own text is printed, and also a word put in its place. If one of the two is not
+    printed, the template may still use the part: then the text changes when the part changes.
 
     Args:
-        again: the conversation, rendered with other parts in their places.
-        text: it, rendered as it is.
+        again: renders the conversation with other parts in the places of its own.
+        text: the conversation, rendered as it is.
     """
 
     def unseen(number: int, other: Any) -> bool:
         try:
             return again(one(number, other)) == text
-        except DpoError:  # what it refuses, it has looked at
+        except DpoError:  # the template refuses the part, so it uses it
             return False
 
     words, parts, place = marked()
@@ -196,7 +197,7 @@ def _check_parts(again: Callable[[Place], str], text: str) -> None:
 def _left_out(what: str) -> DpoError:
     return DpoError(
         f"the chat template leaves out {what}",
-        hint="set a model.chat_template that renders it, write it into the content as the model would, "
-        "or remove the row",
+        hint="set model.chat_template to a template that renders it, write it into the content as the model "
+        "would, or remove the row",
         code="template-leaves-out",
     )

@@ -1,4 +1,4 @@
-"""Rows of other formats, known by their columns: what they are, and how they become ours."""
+"""Rows in other formats, recognised by their columns: what they are, and how to convert them."""
 
 import re
 from collections import Counter
@@ -23,30 +23,30 @@ def _layout(columns: str, what: str, hint: str, code: str = "other-format") -> _
     return _Layout(frozenset(columns.split()), f"is {what}", hint, code)
 
 
-_PAIRS = "write prompt, chosen and rejected"
+_PAIRS = "rewrite the row with prompt, chosen and rejected"
 _LAYOUTS = (
     _layout("completion label", "an unpaired row (completion, label); DPO needs pairs", _PAIRS, "unpaired"),
     _layout("messages label", "an unpaired row (messages, label); DPO needs pairs", _PAIRS, "unpaired"),
     _layout("kto_tag", "an unpaired row (kto_tag); DPO needs pairs", _PAIRS, "unpaired"),
     _layout(
         "conversations",
-        "a conversation of ShareGPT (conversations: from, value)",
-        "write its turns as messages ({role, content}: human is user, gpt is assistant) into 'prompt', and "
-        "the two answers into 'chosen' and 'rejected'",
+        "a ShareGPT conversation (conversations: from, value)",
+        "write its turns into 'prompt' as messages ({role, content}; human becomes user, gpt becomes "
+        "assistant), and the two answers into 'chosen' and 'rejected'",
     ),
     _layout(
         "messages chosen rejected",
-        "a row of axolotl (messages beside chosen and rejected)",
+        "an axolotl row (messages, chosen, rejected)",
         "rename messages to prompt, and write chosen and rejected as lists of one message, or as text",
     ),
     _layout(
         "messages rejected_response",
-        "a row of ms-swift (messages, rejected_response)",
-        f"{_PAIRS}: the last turn of messages is chosen, what precedes it is the prompt",
+        "an ms-swift row (messages, rejected_response)",
+        f"{_PAIRS}: the last turn of messages is chosen, the turns before it are the prompt",
     ),
     _layout(
         "preferred_output non_preferred_output",
-        "a row of OpenAI's (input, preferred_output, non_preferred_output)",
+        "an OpenAI preference row (input, preferred_output, non_preferred_output)",
         "rename input.messages to prompt, preferred_output to chosen, non_preferred_output to rejected",
     ),
     _layout(
@@ -61,22 +61,22 @@ _LAYOUTS = (
     ),
     _layout(
         "response_j response_k",
-        "a pair of the Stack Exchange preferences (response_j, response_k)",
+        "a Stack Exchange preference pair (response_j, response_k)",
         "rename question to prompt, response_j to chosen, response_k to rejected",
     ),
     _layout(
         "human_ref_A human_ref_B",
-        "a pair of the Stanford Human Preferences (human_ref_A, human_ref_B)",
+        "a Stanford Human Preferences pair (human_ref_A, human_ref_B)",
         f"{_PAIRS}: history is the prompt; human_ref_A is chosen where labels is 1, else human_ref_B",
     ),
     _layout(
         "response_0 response_1",
-        "a pair of PKU-SafeRLHF (response_0, response_1)",
+        "a PKU-SafeRLHF pair (response_0, response_1)",
         f"{_PAIRS}: better_response_id says which response is chosen",
     ),
     _layout(
         "conversation_a conversation_b",
-        "a battle of the Chatbot Arena (conversation_a, conversation_b)",
+        "a Chatbot Arena battle (conversation_a, conversation_b)",
         f"{_PAIRS}: winner says which conversation is chosen; leave ties out",
     ),
     _layout(
@@ -86,9 +86,9 @@ _LAYOUTS = (
     ),
     _layout(
         "instruction output",
-        "a row of Alpaca (instruction, input, output): one answer, not two",
-        "mlx-dpo gen-pairs makes pairs of such rows: rename instruction (with input) to prompt and output to "
-        "answer",
+        "an Alpaca row (instruction, input, output): one answer, not two",
+        "mlx-dpo gen-pairs makes pairs from such rows: rename instruction (with input) to prompt, and output "
+        "to answer",
     ),
     _layout(
         "response1 response2",
@@ -101,11 +101,11 @@ _UNPAIRED = _LAYOUTS[:3]
 _ANSWERS = (
     _layout(
         "conversations",
-        "a conversation of ShareGPT (conversations: from, value)",
-        "write its turns as 'messages' ({role, content}: human is user, gpt is assistant)",
+        "a ShareGPT conversation (conversations: from, value)",
+        "write its turns as 'messages' ({role, content}; human becomes user, gpt becomes assistant)",
     ),
 )
-"""Formats that may be meant where one answer is wanted."""
+"""Other formats of a row with one answer."""
 
 _OTHER_NAMES = {
     "prompt": "instruction query input user_input problem",
@@ -115,19 +115,19 @@ _OTHER_NAMES = {
     "worse negative neg wrong bad y_l",
     "answer": "response output target solution reply",
 }
-"""Names under which other formats have a column."""
+"""Names of our columns in other formats."""
 
 _ASSISTANT = re.compile(r"^[^\S\n]*Assistant:", re.MULTILINE)
 
 
 def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoError:
-    """What to raise for a row without a column: which format it has, or which column may be meant."""
+    """What to raise for a row that lacks a column: the format it has, or the column that may be meant."""
     layouts = _ANSWERS if key in ("prompt", "answer") and "chosen" not in row else _LAYOUTS
     if layout := next((layout for layout in layouts if layout.columns <= row.keys()), None):
         return DpoError(layout.what, where=where, hint=layout.hint, code=layout.code)
     code = f"missing-{key}"
     if key == "chosen" and "rejected" not in row and {"prompt", "answer"} <= row.keys():
-        hint = "mlx-dpo gen-pairs --source FILE makes pairs of such rows; mlx-dpo sft --data FILE learns them"
+        hint = "mlx-dpo gen-pairs --source FILE makes pairs from it; mlx-dpo sft --data FILE trains on it"
         return DpoError(
             "is a curated row (prompt, answer): one answer, not two", where=where, hint=hint, code=code
         )
@@ -136,7 +136,7 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
         return DpoError(f"'{key}' is missing", where=where, hint=hint, code=code)
     more = " and add 'input' to it" if other == "instruction" and row.get("input") else ""
     return DpoError(
-        f"'{key}' is missing, '{other}' is there",
+        f"'{key}' is missing; the row has '{other}'",
         where=where,
         hint=f"rename '{other}' to '{key}'{more}",
         code=code,
@@ -144,21 +144,21 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
 
 
 def check_not_unpaired(row: dict[str, Any], where: str) -> None:
-    """Check that an answer is not one of those that are labelled good or bad, as KTO wants them.
+    """Check that a row is not a single answer labelled good or bad, as KTO needs it.
 
     Raises:
-        DpoError: it is.
+        DpoError: the row is one.
     """
     if layout := next((layout for layout in _UNPAIRED if layout.columns <= row.keys()), None):
-        hint = "keep the good ones without the label, or write pairs"
+        hint = "keep only the good answers and remove the label, or write pairs"
         raise DpoError(layout.what, where=where, hint=hint, code=layout.code)
 
 
 def check_no_transcript(row: dict[str, Any], where: str) -> None:
-    """Check that prompt and answers are texts of one speaker each.
+    """Check that the prompt and each answer are the text of one speaker.
 
     Raises:
-        DpoError: they are transcripts, as those of Anthropic's HH.
+        DpoError: they are transcripts, as in Anthropic's HH data.
     """
     found = [name for name in ("prompt", "chosen", "rejected") if _is_transcript(row.get(name))]
     if found == ["prompt"] or found[-2:] == ["chosen", "rejected"]:
@@ -166,8 +166,8 @@ def check_no_transcript(row: dict[str, Any], where: str) -> None:
         raise DpoError(
             f"{' and '.join(found)} {verb} (Human: ..., Assistant: ...)",
             where=where,
-            hint='split it at each "Human:" and "Assistant:" and write the turns as messages; after the last '
-            '"Assistant:" of chosen and rejected are the answers, what they share is the prompt',
+            hint='split it at each "Human:" and "Assistant:" and write the turns as messages: the turns that '
+            'chosen and rejected share are the prompt, the text after the last "Assistant:" is the answer',
             code="other-format",
         )
 
@@ -176,8 +176,8 @@ def _is_transcript(value: Any) -> bool:
     return isinstance(value, str) and value.lstrip().startswith("Human:") and bool(_ASSISTANT.search(value))
 
 
-_TEXT_ONLY = "only text is trained on: remove the row, or what the text does not need"
-_INTO_PROMPT = "add it to the prompt, or rename the column where the prompt does not need it"
+_TEXT_ONLY = "mlx-dpo trains on text only: remove the row, or this column if the text does not need it"
+_INTO_PROMPT = "add its text to the prompt, or rename the column if the prompt does not need it"
 _CHANGES_PROMPT = {
     "input": _INTO_PROMPT,
     "instruction": _INTO_PROMPT,
@@ -187,24 +187,24 @@ _CHANGES_PROMPT = {
     "system_prompt": "rename it to 'system'",
     "system_message": "rename it to 'system'",
     "functions": "rename it to 'tools': a list of {type, function}",
-    "chat_template_kwargs": "set model.template_options, which hold for all rows, and remove the column",
+    "chat_template_kwargs": "remove the column and set model.template_options, which applies to all rows",
     **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _TEXT_ONLY),
 }
-"""Columns that change what a model is asked; they are never left out in silence."""
+"""Columns that change what a model is asked; they are never dropped silently."""
 
 
 def check_nothing_left_out(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -> None:
-    """Check that the prompt holds what other columns add to it.
+    """Check that the prompt contains what other columns add to it.
 
     Raises:
-        DpoError: a column that changes the prompt holds something that is not in it.
+        DpoError: a column that changes the prompt has content that the prompt lacks.
     """
     for name, hint in _CHANGES_PROMPT.items():
         value = row.get(name)
         if value in (None, "", [], {}) or (isinstance(value, str) and not value.strip()):
             continue
         if not (isinstance(value, str) and any(value.strip() in turn["content"] for turn in prompt)):
-            what = f"'{name}' is beside the prompt and would be left out"
+            what = f"'{name}' is not part of the prompt and would be left out"
             raise DpoError(what, where=where, hint=hint, code="left-out")
 
 
@@ -213,10 +213,10 @@ _OF_PAIRS = _EVERY | {"chosen", "rejected", "chosen_cut", "rejected_cut"}
 
 
 def unused_columns(row: dict[str, Any], own: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Names of columns that hold something and are not used, and of such fields of messages.
+    """Names of non-empty columns that are not used, and of such fields in messages.
 
     Args:
-        own: columns that rows of this kind alone use.
+        own: columns that only rows of this kind use.
     """
     if "chosen" in row:
         used = _OF_PAIRS
@@ -236,7 +236,7 @@ def unused_columns(row: dict[str, Any], own: frozenset[str] = frozenset()) -> It
 
 
 _NAMES = 30
-"""Names of unused columns that are counted; a file may have one for every row."""
+"""Most names of unused columns that are counted; a file may have a new one in every row."""
 
 
 def count_unused(row: dict[str, Any], found: Counter[str], own: frozenset[str] = frozenset()) -> None:
@@ -247,7 +247,7 @@ def count_unused(row: dict[str, Any], found: Counter[str], own: frozenset[str] =
 
 
 def unused_text(path: Any, found: Mapping[str, int]) -> str:
-    """Columns that are not used, on one line, with how many rows have them."""
+    """The unused columns on one line, with the number of rows that have each."""
     columns = ", ".join(f"{name[:60]!r} ({count:,})" for name, count in found.items())
     more = ", and perhaps more" if len(found) == _NAMES else ""
-    return f"{path}: columns that are not used (rows): {columns}{more}"
+    return f"{path}: unused columns (rows that have them): {columns}{more}"

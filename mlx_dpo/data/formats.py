@@ -17,18 +17,18 @@ _CURATED_HINT = 'each line needs "prompt" and "answer"; see data/README.md'
 
 
 class RowKind(NamedTuple):
-    """Rows that give several pairs: the pairs of the row at "file:line", one or more; the columns it uses."""
+    """Rows that give several pairs: `pairs(row, "file:line")` gives them; `columns` are those it uses."""
 
     pairs: Callable[[dict[str, Any], str], list[Preference]]
     columns: frozenset[str]
 
 
 ROW_KINDS: dict[str, RowKind] = {}
-"""By a column that tells such a row; one that has none of these columns is read as one pair."""
+"""By the column that identifies such a row; a row without any of these columns is read as one pair."""
 
 
 def to_pairs(row: dict[str, Any], where: str) -> list[Preference]:
-    """The pairs of a row: one, or those of its kind, whose ids are then numbered: "a/1", "a/2".
+    """The pairs of a row: one, or those that its kind gives, with numbered ids: "a/1", "a/2".
 
     Raises:
         DpoError: as `to_preference`.
@@ -40,7 +40,7 @@ def to_pairs(row: dict[str, Any], where: str) -> list[Preference]:
 
 
 def own_columns(row: dict[str, Any]) -> frozenset[str]:
-    """Columns that rows of this kind alone use."""
+    """Columns that only rows of this kind use."""
     kind = _own_kind(row)
     return kind.columns if kind else frozenset()
 
@@ -54,11 +54,11 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
 
     Without a prompt, chosen and rejected are whole conversations and the prompt is the messages they share.
     A `system` string goes before the prompt, `tools` go to the chat template. Outer white space of every text
-    is stripped. `chosen_cut` and `rejected_cut` mark answers that were cut off where they were made.
+    is stripped. `chosen_cut` and `rejected_cut` mark answers that were cut off when they were generated.
 
     Raises:
-        DpoError: a missing, empty or mistyped field, a row of another format, or a column that would change
-            the prompt and cannot be used.
+        DpoError: a field that is missing, empty or of the wrong type, a row in another format, or a column
+            that would change the prompt and cannot be used.
     """
     for key in ("chosen", "rejected"):
         _require(row, key, where, _PAIR_HINT)
@@ -89,7 +89,7 @@ def to_preference(row: dict[str, Any], where: str) -> Preference:
 def to_curated(row: dict[str, Any], where: str) -> Curated:
     """A question and its answer: prompt/answer, question/answer, prompt/completion, or chat `messages`.
 
-    A pair is one too: its chosen answer is the answer.
+    A pair is accepted too: its chosen answer is the answer.
 
     Raises:
         DpoError: as `to_preference`.
@@ -122,7 +122,7 @@ def to_curated(row: dict[str, Any], where: str) -> Curated:
 
 
 def to_answer(row: dict[str, Any], where: str) -> Preference:
-    """A row to learn the answer of: a pair's chosen one, or a curated one; as a pair of it with itself.
+    """An answer to learn (the chosen one of a pair, or a curated one), as a pair of this answer with itself.
 
     Raises:
         DpoError: as `to_preference`.
@@ -169,13 +169,13 @@ def _check_prompt(messages: tuple[Message, ...], where: str) -> None:
         raise DpoError(
             "the prompt must end with a user turn",
             where=where,
-            hint="the completion is the assistant's turn",
+            hint="a prompt ends with a user or tool turn; the assistant turn after it is the answer",
             code="prompt-ends-in-answer",
         )
 
 
 def _check_prompt_column(row: dict[str, Any], prompt: tuple[Message, ...], where: str) -> None:
-    """Check that a prompt beside whole conversations says what they begin with, or a part of it."""
+    """Check that a prompt given with whole conversations is how they begin, or a part of that."""
     key = _prompt_key(row)
     value = row.get(key)
     if value in (None, ""):
@@ -187,15 +187,16 @@ def _check_prompt_column(row: dict[str, Any], prompt: tuple[Message, ...], where
         same = text in turns or _is_transcript(text, turns)
     if not same:
         raise DpoError(
-            f"'{key}' is not what the conversation begins with",
+            f"'{key}' differs from the start of the conversation",
             where=where,
-            hint="give the prompt's turns and one assistant message each, or whole conversations only",
+            hint="write a prompt and one assistant message per answer, or whole conversations without a "
+            "prompt",
             code="prompt-differs",
         )
 
 
 def _is_transcript(text: str, turns: list[str]) -> bool:
-    """Whether the text is the turns, one after the other, with nothing but names of roles around them."""
+    """Whether the text consists of the turns, one after the other, with only names of roles around them."""
     said, place = _tokens(text), 0
     for turn in map(_tokens, turns):
         found = said.find(turn, place)
@@ -206,12 +207,12 @@ def _is_transcript(text: str, turns: list[str]) -> bool:
 
 
 def _tokens(text: str) -> str:
-    """Words and signs of a text, each with a mark before and after it, so that words are found whole."""
+    """Words and signs of a text, each between two marks, so that only whole words are found."""
     return "\0".join(["", *_TOKEN.findall(text.lower()), ""])
 
 
 def _only_labels(tokens: str) -> bool:
-    """Whether these are names of roles and signs alone."""
+    """Whether these are only names of roles, and signs."""
     return all(token in _LABELS or not token.isalnum() for token in tokens.split("\0"))
 
 
@@ -222,7 +223,7 @@ def _answer(value: Any, key: str, where: str) -> Message:
             raise DpoError(
                 f"'{key}' must be one assistant message",
                 where=where,
-                hint="earlier turns go to 'prompt'",
+                hint="move the earlier turns to 'prompt'",
                 code="not-one-answer",
             )
         return messages[0]
@@ -266,11 +267,13 @@ def _id(row: dict[str, Any], where: str) -> str:
     value = row.get("id")
     if value is None:
         return f"line-{where.rsplit(':', 1)[-1]}"
-    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 where a column had a gap
+    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 if a column has a gap
         value = int(value)
     if not isinstance(value, (str, int)) or isinstance(value, bool):
         what = "'id' must be text or a whole number"
-        raise DpoError(what, where=where, hint="or leave it out", code="wrong-type")
+        raise DpoError(
+            what, where=where, hint="write text or a whole number, or leave 'id' out", code="wrong-type"
+        )
     return str(value)
 
 
@@ -280,7 +283,8 @@ def _flag(row: dict[str, Any], key: str, where: str) -> bool:
         raise DpoError(
             f"'{key}' must be true or false, got {kind_of(value)}",
             where=where,
-            hint="true says that the answer was cut off and has no end; leave it out for whole answers",
+            hint="write true if the answer was cut off before its end; leave the field out for complete "
+            "answers",
             code="wrong-type",
         )
     return bool(value)

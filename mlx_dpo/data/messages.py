@@ -19,17 +19,17 @@ _OTHER_NAMES = {
     "ipython": "tool",
     "observation": "tool",
 }
-"""Roles as other formats call them."""
+"""Names that other formats use for our roles."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""What files call the reasoning of a turn; a message has it under the first name."""
+"""Names of a turn's reasoning in files; a message stores it under the first name."""
 
 _NOT_OF_A_TURN = (
     *("image", "images", "image_url", "audio", "audios", "audio_url", "input_audio"),
     *("video", "videos", "video_url", "files", "documents", "tools"),
 )
 _ARGUMENTS = ("arguments", "parameters", "args", "kwargs", "params", "input", "inputs")
-"""What files call that with which a function is called; `arguments` is read."""
+"""Names of a call's arguments in files; only `arguments` is read."""
 
 _NOTHING = (None, "", [], {})
 _MESSAGE_HINT = 'a message is {"role": "user", "content": "..."}'
@@ -37,11 +37,11 @@ _KINDS = {type(None): "null", bool: "true or false", list: "a list", dict: "an o
 
 
 _PART = {"question": "prompt", "messages": "prompt", "completion": "answer"}
-"""What a column holds that may have another name."""
+"""Other names of columns, and what the column holds."""
 
 
 def empty_column(key: str, where: str, hint: str) -> DpoError:
-    """What to raise where a column, or a turn in it, has no text."""
+    """What to raise for a column, or a turn in it, that has no text."""
     column = key.partition(".")[0]
     code = f"empty-{_PART.get(column, column)}"
     return DpoError(f"'{key}' is empty", where=where, hint=hint, code=code)
@@ -53,16 +53,16 @@ def kind_of(value: Any) -> str:
 
 
 def text_of(value: Any, key: str, where: str) -> str:
-    """A text that is not empty, without white space around it.
+    """A text that is not empty, without the white space around it.
 
     Raises:
-        DpoError: it is none.
+        DpoError: the value is not such a text.
     """
     if not isinstance(value, str):
         raise DpoError(
             f"'{key}' must be text, got {kind_of(value)}",
             where=where,
-            hint="texts are JSON strings; conversations are lists of {role, content}",
+            hint="write a text as a JSON string, and a conversation as a list of {role, content}",
             code="wrong-type",
         )
     if not value.strip():
@@ -74,7 +74,7 @@ def messages_of(value: Any, key: str, where: str) -> tuple[Message, ...]:
     """A list of turns.
 
     Raises:
-        DpoError: not a list of turns, or a turn holds what cannot be trained on.
+        DpoError: not a list of turns, or a turn has content that cannot be trained on.
     """
     if not isinstance(value, list):
         raise DpoError(
@@ -89,19 +89,21 @@ def messages_of(value: Any, key: str, where: str) -> tuple[Message, ...]:
 def _message(turn: Any, key: str, where: str) -> Message:
     if isinstance(turn, dict) and {"from", "value"} <= turn.keys():
         raise DpoError(
-            f"'{key}' has turns of ShareGPT (from, value)",
+            f"'{key}' has ShareGPT turns (from, value)",
             where=where,
-            hint="write role for from (human is user, gpt is assistant) and content for value",
+            hint="rename from to role (human becomes user, gpt becomes assistant) and value to content",
             code="bad-turn",
         )
     if not isinstance(turn, dict) or "role" not in turn or not turn.keys() & {"content", "tool_calls"}:
-        what = f"'{key}' has a turn without role and content"
+        what = f"'{key}' has a turn that lacks a role or content"
         raise DpoError(what, where=where, hint=_MESSAGE_HINT, code="bad-turn")
     role = turn["role"]
     if role not in ROLES:
         known = _OTHER_NAMES.get(role) if isinstance(role, str) else None
-        hint = f"write {known!r}" if known else f"roles are {', '.join(ROLES)}"
-        raise DpoError(f"'{key}' has the role {str(role)[:40]!r}", where=where, hint=hint, code="bad-role")
+        hint = f"write {known!r}" if known else f"the roles are {', '.join(ROLES)}"
+        raise DpoError(
+            f"'{key}' has the unknown role {str(role)[:40]!r}", where=where, hint=hint, code="bad-role"
+        )
     _check_only_text(turn, key, where)
     if turn.get("function_call"):
         hint = "write it as tool_calls: a list of {type, function: {name, arguments}}"
@@ -116,7 +118,7 @@ def _message(turn: Any, key: str, where: str) -> Message:
         raise DpoError(
             f"'{key}' has tool_calls in a turn of role {role!r}",
             where=where,
-            hint="assistants call tools",
+            hint="only assistant turns can call tools",
             code="bad-tools",
         )
     if role == "tool":
@@ -130,20 +132,22 @@ def _message(turn: Any, key: str, where: str) -> Message:
 
 
 def _check_only_text(held: dict[str, Any], key: str, where: str) -> None:
-    """Check that a turn, or a text part of one, has no image, sound or tools beside its text."""
+    """Check that a turn, or a text part of one, has only text: no image, sound or tools."""
     if beside := next((name for name in _NOT_OF_A_TURN if held.get(name)), None):
-        hint = "only text is trained on; tools and documents belong to the row, not to a turn"
+        hint = (
+            "mlx-dpo trains on text only: remove it; tools belong in the row, documents in the prompt's text"
+        )
         raise DpoError(f"'{key}' has {beside} in a turn", where=where, hint=hint, code="not-text")
 
 
 def _reasoning(turn: dict[str, Any], key: str, where: str) -> str:
-    """The reasoning of a turn under whichever name, "" where there is none."""
+    """The reasoning of a turn, under any of its names; "" if there is none."""
     found = {name: text_of(turn[name], f"{key}.reasoning", where) for name in REASONING if turn.get(name)}
     if len({*found.values()}) > 1:
         raise DpoError(
-            f"'{key}' has {' and '.join(found)} in a turn, which differ",
+            f"'{key}' has a turn whose {' and '.join(found)} differ",
             where=where,
-            hint="a turn has one reasoning: keep one of these fields",
+            hint="keep one of these fields: both hold the reasoning of the turn",
             code="bad-turn",
         )
     return next(iter(found.values()), "")
@@ -160,7 +164,7 @@ def _content(value: Any, key: str, where: str) -> Any:
             raise DpoError(
                 f"'{key}' has a content part of type {str(kind)[:40]!r}",
                 where=where,
-                hint="only text is trained on; remove the row, or leave images, sound and video out of it",
+                hint="mlx-dpo trains on text only: remove the row, or remove images, sound and video from it",
                 code="not-text",
             )
         if isinstance(part, dict):
@@ -181,7 +185,7 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
         arguments = _arguments(function, key, where) if isinstance(function, dict) else None
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise DpoError(
-                f"'{key}' has a tool call without a function's name and arguments",
+                f"'{key}' has a tool call that lacks a function name or an object of arguments",
                 where=where,
                 hint='a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}',
                 code="bad-tools",
@@ -190,9 +194,9 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
         held += [name for name in _ARGUMENTS if function is not call and call.get(name) not in _NOTHING]
         if held:
             raise DpoError(
-                f"'{key}' has a tool call with {held[0]} beside its function's arguments",
+                f"'{key}' has a tool call with '{held[0]}' outside function.arguments",
                 where=where,
-                hint='put all of them into "arguments" of the function, or remove what is no argument',
+                hint="move it into function.arguments, or remove it if it is not an argument",
                 code="bad-tools",
             )
         own = {"type": "function", "function": {"name": name, "arguments": arguments}}
@@ -201,7 +205,7 @@ def _tool_calls(value: Any, key: str, where: str) -> list[dict[str, Any]]:
 
 
 def _arguments(function: dict[str, Any], key: str, where: str) -> Any:
-    """What a function is called with; {} where nothing says that it is called with something."""
+    """The arguments of a call; {} if the call has none under any name."""
     value = function.get("arguments")
     if isinstance(value, str):
         value = _json_text(value, key, where) if value.strip() else None
@@ -212,16 +216,16 @@ def _arguments(function: dict[str, Any], key: str, where: str) -> Any:
 
 
 def _json_text(text: str, key: str, where: str) -> Any:
-    """The value that a text holds as JSON; the text itself where it holds none that can be written again.
+    """The JSON value of a text; the text itself if it is not JSON, or JSON that cannot be written again.
 
     Raises:
-        DpoError: an object in it has a name twice.
+        DpoError: an object in it has the same name twice.
     """
     try:
         value = json.loads(text, object_pairs_hook=once)
         json.dumps(value, ensure_ascii=False).encode()
     except TwiceError as error:
-        what = f"{str(error)[:60]!r} is written twice in a JSON text of '{key}'"
+        what = f"'{key}' has JSON text in which {str(error)[:60]!r} is written twice"
         raise DpoError(what, where=where, hint="keep one of the two", code="written-twice") from None
     except (ValueError, RecursionError):
         return text
@@ -229,10 +233,10 @@ def _json_text(text: str, key: str, where: str) -> Any:
 
 
 def tools_of(value: Any, where: str) -> Tools:
-    """The tools of a row: a list of definitions, or one written as JSON text.
+    """The tools of a row: a list of definitions, given as a list or as JSON text.
 
     Raises:
-        DpoError: it is none.
+        DpoError: the value is not such a list.
     """
     if isinstance(value, str):
         value = _json_text(value, "tools", where) if value.strip() else None
@@ -250,7 +254,7 @@ def tools_of(value: Any, where: str) -> Tools:
 
 
 def message_text(message: Message) -> str:
-    """A turn as people read it: reasoning, text, tool calls, each from a new line."""
+    """A turn as people read it: reasoning, text, tool calls, each on a new line."""
     reasoning = message.get("reasoning_content")
     parts = [f"<think>\n{reasoning}\n</think>"] if reasoning else []
     parts += [message["content"]] if message["content"] else []
@@ -259,7 +263,7 @@ def message_text(message: Message) -> str:
 
 
 def unused_fields(value: Any) -> Iterator[str]:
-    """Names of fields that hold something and that no message has, of every turn of a list."""
+    """Names of non-empty fields in the turns of a list that a message does not use."""
     for turn in value if isinstance(value, list) else ():
         if isinstance(turn, dict):
             role, used = turn.get("role"), {"role", "content"}
@@ -283,7 +287,7 @@ def _unused_in_call(call: Any) -> Iterator[str]:
 
 
 def _beside(value: Any, used: set[str]) -> Iterator[str]:
-    """Names in an object that hold something, other than those used."""
+    """Names of non-empty fields of an object that are not used."""
     for name, held in value.items() if isinstance(value, dict) else ():
         if name not in used and held not in _NOTHING:
             yield name

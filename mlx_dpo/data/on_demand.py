@@ -1,4 +1,4 @@
-"""A sequence whose items are made when they are asked for: a million rows are then no million objects."""
+"""A sequence that makes its items when they are needed: a million rows do not become a million objects."""
 
 import operator
 from collections.abc import Callable, Sequence

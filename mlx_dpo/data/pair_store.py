@@ -25,17 +25,17 @@ from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
 _VERSION = 4
-"""Raise it when the same rows become other tokens, or are written in another form."""
+"""Increase this number when the same rows give other tokens, or the files have another form."""
 
 _ADVANCE = 64
-"""Rows between two movements of the progress bar."""
+"""Rows between two updates of the progress bar."""
 
 
 class PairStore(Lazy[TokenizedPair]):
-    """The kept pairs of a file, in its order; a pair's tokens are read from the disk when it is asked for.
+    """The kept pairs of a file, in order; the tokens of a pair are read from disk when they are needed.
 
-    In memory are 24 bytes a pair. Tokens are read, not mapped: pages of a mapped file count as the program's
-    memory, and a file that is cut off under a running program would end it without a word.
+    A pair takes 24 bytes of memory. Tokens are read, not mapped: pages of a mapped file count as memory of
+    the program, and if a mapped file became shorter, the system would kill the program without a message.
 
         tokens   prompt, chosen, rejected of pair 0, then of pair 1, ...   int32
         sizes    how many of each                                          int32 (n, 3)
@@ -57,7 +57,9 @@ class PairStore(Lazy[TokenizedPair]):
         count = prompt + chosen + rejected
         content = os.pread(self._file.fileno(), 4 * count, 4 * (int(self._ends[row]) - count))
         if len(content) < 4 * count:
-            raise DpoError("was cut off while it was in use", where=self._file.name, hint="run again")
+            raise DpoError(
+                "became shorter while it was in use", where=self._file.name, hint="give the command again"
+            )
         tokens = np.frombuffer(content, "<i4")
         return TokenizedPair(
             tokens[:prompt],
@@ -68,7 +70,7 @@ class PairStore(Lazy[TokenizedPair]):
 
     @property
     def texts(self) -> Sequence[Preference]:
-        """The pairs as text, each read from the file when it is asked for."""
+        """The pairs as text, each read from the file when it is needed."""
         return Lazy(len(self), lambda row: self.index.read(self._rows[row]))
 
     def __repr__(self) -> str:
@@ -76,10 +78,10 @@ class PairStore(Lazy[TokenizedPair]):
 
 
 def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
-    """The tokenised pairs of a file: from the cache, or tokenised now with flat memory.
+    """The tokenised pairs of a file: from the cache, or tokenised now in constant memory.
 
     Raises:
-        DpoError: as `tokenize_pairs`; or the file changed meanwhile, or the cache has no room.
+        DpoError: as `tokenize_pairs`; or the file changed while it was read, or the cache has no room.
     """
     key = {
         "rows": index.content,
@@ -121,10 +123,10 @@ def _write(index: RowIndex, tokenizer: Any, max_length: int, folder: Path) -> di
 
 
 def tokenizer_key(tokenizer: Any) -> dict[str, str]:
-    """What tells two tokenizers and two templates apart, wherever their files lie.
+    """What distinguishes tokenizers and templates, wherever their files are.
 
-    `template` is the template's source; `rendered` is what it makes of three conversations: one that prints
-    today's date makes other tokens tomorrow, as it does for the model that is asked tomorrow.
+    `template` identifies the source of the template, `rendered` its output for three conversations: a
+    template that prints today's date gives other tokens tomorrow, in training as in sampling.
     """
     end_of_turn(tokenizer)  # adds the template's end token to the tokenizer's
     return {
@@ -138,7 +140,7 @@ def _vocabulary(tokenizer: Any) -> str:
     """Everything that turns text to tokens: vocabulary, merges, normaliser, added tokens."""
     try:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
-    except AttributeError:  # not of the Rust library: its files, under the names they have
+    except AttributeError:  # a tokenizer without the Rust library: its files and their names
         folder = Path(tokenizer.name_or_path)
         names = [f for f in files_in(folder, "*") if f.is_file() and f.suffix != ".safetensors"]
         return json.dumps([[f.name, content_hash(f)] for f in names])
@@ -158,7 +160,7 @@ def _rendered(tokenizer: Any) -> str:
     system, user, answer = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
     texts = []
     for turns, asked in (([user], True), ([system, user], True), ([user, answer], False)):
-        with suppress(DpoError):  # some templates know no system turn
+        with suppress(DpoError):  # some templates accept no system turn
             texts.append(render(tokenizer, turns, generation_prompt=asked))
     return json.dumps(texts)
 

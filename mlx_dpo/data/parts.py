@@ -1,4 +1,4 @@
-"""The parts of a conversation that a template must print, and what takes their place to see that it does."""
+"""The parts of a conversation that a template must print, and what replaces them to check that it does."""
 
 import itertools
 import json
@@ -10,19 +10,19 @@ from typing import Any
 from ..records import Message, Tools
 
 Place = Callable[[Any, str], Any]
-"""What takes the place of a part: of its value and its name for people."""
+"""What replaces a part: a function of the part's value and its name for people."""
 
 
 WORD = re.compile(r"zq\d+qz")
-"""A word that takes the place of a part, and that nobody writes."""
+"""A word that replaces a part, and that no text contains."""
 
 
 def prompt_parts(
     messages: Sequence[Message], tools: Tools, place: Place
 ) -> tuple[list[Message], tuple[dict[str, Any], ...]]:
-    """A prompt with `place` of every part: texts of turns, tool calls, and of tools all that is said of them.
+    """A prompt with every part replaced by `place`: texts of turns, tool calls, descriptions of tools.
 
-    Of an assistant's text it is what follows the reasoning in it.
+    In an assistant's text, the part is what follows the reasoning.
     """
     turns = []
     for number, turn in enumerate(messages, 1):
@@ -30,14 +30,14 @@ def prompt_parts(
         if turn["role"] != "assistant":
             reasoning, closed, text = "", "", turn["content"]
         if text.strip():
-            text = place(text, f"turn {number} of the prompt, {turn['role']}")
+            text = place(text, f"turn {number} of the prompt ({turn['role']})")
         turn = {**turn, "content": reasoning + closed + text}
         turns.append(_with_calls(turn, f"turn {number}", place))
     return turns, tuple(_tool(tool, number, place) for number, tool in enumerate(tools, 1))
 
 
 def answer_parts(turn: Message, place: Place) -> Message:
-    """An answer with `place` of its reasoning and of the parts of its tool calls."""
+    """An answer with its reasoning and the parts of its tool calls replaced by `place`."""
     if "reasoning_content" in turn:
         reasoning = place(turn["reasoning_content"], "the reasoning of this answer")
         turn = {**turn, "reasoning_content": reasoning}
@@ -56,14 +56,14 @@ def _with_calls(turn: Message, of: str, place: Place) -> Message:
 
 
 def _leaves(value: Any, place: Callable[[Any], Any]) -> Any:
-    """A JSON value with `place` of every name and every value that holds no others."""
+    """A JSON value with `place` applied to every name and every value that contains no others."""
     if isinstance(value, dict):
         return {place(name): _leaves(held, place) for name, held in value.items()}
     return [_leaves(held, place) for held in value] if isinstance(value, list) else place(value)
 
 
 def _tool(tool: dict[str, Any], number: int, place: Place) -> dict[str, Any]:
-    """A tool with `place` of its name and description, and of its parameters' names and descriptions."""
+    """A tool with `place` applied to its name and description, and to those of its parameters."""
     function = tool.get("function", tool)
     what = "'tools'" if number == 1 else f"tool {number} of 'tools'"
     own = _described({**function, "name": place(function["name"], what)}, what, place)
@@ -86,7 +86,7 @@ def _described(value: Any, what: str, place: Place) -> Any:
 
 
 def marked() -> tuple[list[str], list[tuple[Any, str]], Place]:
-    """Lists of words and of the parts that they take the place of, filled by the third, a `Place`."""
+    """A list of words, a list of the parts that they replace, and the `Place` that fills both."""
     words: list[str] = []
     parts: list[tuple[Any, str]] = []
 
@@ -99,13 +99,13 @@ def marked() -> tuple[list[str], list[tuple[Any, str]], Place]:
 
 
 def one(number: int, other: Any) -> Place:
-    """Puts `other` in the place of one part, by its number from 0."""
+    """Replaces one part, by its number from 0, with `other`."""
     numbers = itertools.count()
     return lambda value, what: other if next(numbers) == number else value
 
 
 def other_than(part: Any) -> Any:
-    """Another value; of a text, one of the same length."""
+    """Another value; for a text, one of the same length."""
     if not isinstance(part, str):
         return "zqz"
     digits = "".join(c if c.isspace() else "7" for c in part)
@@ -113,7 +113,7 @@ def other_than(part: Any) -> Any:
 
 
 def shown(text: str, seen: str, since: int = 0) -> int:
-    """The place after a text in a rendered one, as it is or as JSON, white space aside; 0 where it is not.
+    """The place after `text` in a rendered text (as it is, or as JSON; without white space), or 0.
 
     Args:
         seen: the rendered text, squeezed.
@@ -127,7 +127,7 @@ def shown(text: str, seen: str, since: int = 0) -> int:
 
 
 def breaks(text: str, seen: str) -> Iterator[str]:
-    """The text with another character where what is shown of its start ends, and of its end begins."""
+    """The text with one character changed: where the rendered start of it ends, then where its end begins."""
     places = [i for i, c in enumerate(text) if not c.isspace()]
     bare, count = squeezed(text), len(places)
     from_start = bisect_left(range(count), True, key=lambda n: bare[: n + 1] not in seen)

@@ -18,18 +18,18 @@ DEFAULT_OPTIONS = {"enable_thinking": False}
 """Prompts are rendered without a reasoning block, the same way for sampling, training and evaluation."""
 
 OWN_ARGUMENTS = ("messages", "conversation", "tokenize", "add_generation_prompt", "continue_final_message")
-"""Arguments of a template that are not the user's to set."""
+"""Arguments of a template that a user cannot set."""
 
 _SECONDS, _SECONDS_A_TURN = 3.0, 0.001
-"""CPU time for the renderings of one row, which take a thousandth of it; four take 0.0002 s a turn."""
-_OTHER_TEMPLATE = "take the model from where it was published, or set another model.chat_template"
+"""CPU time that the renderings of one row may take; they usually take a thousandth of it."""
+_OTHER_TEMPLATE = "download the model from its publisher again, or set another model.chat_template"
 
 
 def set_template(tokenizer: Any, source: str | None, options: Mapping[str, Any]) -> None:
-    """Give the tokenizer a chat template, where one is given, and the options that it is rendered with.
+    """Give the tokenizer a chat template, if there is one, and the options that it is rendered with.
 
     Args:
-        options: arguments of the template, over DEFAULT_OPTIONS; `date` (2024-07-26) takes today's place.
+        options: arguments of the template, over DEFAULT_OPTIONS; `date` (2024-07-26) replaces today's date.
     """
     tokenizer._template_options, tokenizer._now = dict(options), None
     if source is not None:
@@ -41,24 +41,24 @@ def set_template(tokenizer: Any, source: str | None, options: Mapping[str, Any])
 
 
 def _check_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
-    """Check that the template looks at every option; `date` has names of its own.
+    """Check that the template uses every option; templates call `date` by other names.
 
     Raises:
-        DpoError: it does not look at one.
+        DpoError: the template does not use one of them.
     """
     source = tokenizer.chat_template if tokenizer.has_chat_template else ""
     for name in options if isinstance(source, str) and not has_renderer(tokenizer) else ():
         words = ("date_string", "strftime_now") if name == "date" else (name,)
         if not any(re.search(rf"\b{re.escape(word)}\b", source) for word in words):
             raise DpoError(
-                f"template_options has {name[:60]}, which the chat template does not look at",
+                f"template_options sets {name[:60]}, which the chat template does not use",
                 where="model.template_options",
                 hint="check the name in the model's chat_template, or remove the option",
             )
 
 
 def template_options(tokenizer: Any) -> dict[str, Any]:
-    """Arguments that the tokenizer's template is rendered with; what `date` stands for is in its place."""
+    """Arguments that the template is rendered with; `date` becomes the argument that templates read."""
     options = {**DEFAULT_OPTIONS, **getattr(tokenizer, "_template_options", {})}
     if date := options.pop("date", None):
         options = {"date_string": _day(date).strftime("%d %b %Y"), **options}
@@ -76,15 +76,15 @@ def _day(date: Any) -> datetime.datetime:
         raise DpoError(
             f"date must be a day such as 2024-07-26, got {str(date)[:40]!r}",
             where="model.template_options",
-            hint="templates that print the date print this one",
+            hint="write year, month and day; templates that print today's date print this day instead",
         ) from None
 
 
 class _Clock:
-    """Stands still, at `date` or when it was first looked at.
+    """A clock that stands still: at `date`, or at the time of its first use.
 
-    A prompt is then the same with an answer as without, also at midnight. transformers calls it as it calls
-    `datetime`.
+    So a prompt is rendered the same with and without an answer, even at midnight. transformers calls it as it
+    calls `datetime`.
     """
 
     def __init__(self, tokenizer: Any):
@@ -105,14 +105,14 @@ def render(
     tools: Sequence[dict[str, Any]] = (),
     options: Mapping[str, Any] | None = None,
 ) -> str:
-    """The conversation as text; a tokenizer without a template joins the contents by blank lines.
+    """The conversation as text; without a template, the contents are joined with blank lines.
 
     Args:
         tools: definitions that the prompt offers.
-        options: in place of `template_options`.
+        options: instead of `template_options`.
 
     Raises:
-        DpoError: the template refuses the conversation, does not end, or makes too much.
+        DpoError: the template refuses the conversation, does not end, or produces too much text.
     """
     if not tokenizer.has_chat_template:
         _check_plain(tokenizer, messages, tools)
@@ -141,7 +141,7 @@ def render(
 
 
 def _refusal(tokenizer: Any, error: Exception) -> DpoError:
-    """What to raise where a template fails on a conversation, with the remedy for its reason."""
+    """What to raise when a template fails on a conversation, with a remedy for the cause."""
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
     from .template_limits import MOST, TooLargeError
@@ -151,24 +151,24 @@ def _refusal(tokenizer: Any, error: Exception) -> DpoError:
     own = tokenizer.chat_template
     if isinstance(own, dict):
         what = "the tokenizer has several chat templates, and none of them is the default"
-        hint = f"name one of them: set model.chat_template to {', or '.join(sorted(own))}"
+        hint = f"set model.chat_template to {', or '.join(sorted(own))}"
     elif isinstance(error, TooLargeError | MemoryError):
-        what, hint = f"the chat template makes a text of more than {MOST:,} characters", _OTHER_TEMPLATE
+        what, hint = f"the chat template produces more than {MOST:,} characters", _OTHER_TEMPLATE
         code = "template-too-large"
     elif isinstance(error, TemplateSyntaxError):
-        what = f"the chat template cannot be read: {first_line(error)} (line {error.lineno})"
+        what = f"the chat template has a syntax error: {first_line(error)} (line {error.lineno})"
         hint = _OTHER_TEMPLATE
     elif re.search(r"\brole|system|alternat", str(error), re.IGNORECASE):
-        hint = "check the order of roles; some templates know no system turn, some no tools"
+        hint = "check the order of roles; some templates accept no system turn, some no tools"
     elif type(error) is TemplateError:  # the template's own words
-        hint = "change the row as the template says, or set another model.chat_template"
+        hint = "change the row as the template demands, or set another model.chat_template"
     else:
-        hint = "the template fails on such turns: set another model.chat_template, or remove the row"
+        hint = "the template fails on these turns: set another model.chat_template, or remove the row"
     return DpoError(what, where=tokenizer.name_or_path, hint=hint, code=code)
 
 
 def _with_calls(rendered: Callable[[Sequence[Message]], str], messages: Sequence[Message]) -> str:
-    """Rendered with the arguments of tool calls as objects, or else as text, as DeepSeek's templates do."""
+    """Rendered with arguments of tool calls as objects, or else as text, which DeepSeek's templates need."""
     names = [call["function"]["name"] for turn in messages for call in turn.get("tool_calls", ())]
     try:
         text = rendered(messages)
@@ -198,7 +198,7 @@ def _calls_as_text(turn: Message) -> Message:
 def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> None:
     if tools or any(m.keys() > {"role", "content"} for m in messages):
         raise DpoError(
-            "a model without a chat template has no place for tools and reasoning",
+            "the model has no chat template, so tools and reasoning cannot be rendered",
             where=tokenizer.name_or_path,
             hint="set model.chat_template, or remove these rows",
             code="template-leaves-out",
@@ -206,17 +206,17 @@ def _check_plain(tokenizer: Any, messages: Sequence[Message], tools: Sequence[di
 
 
 class _Endless(BaseException):
-    """Raised in a template that does not end; no handler of the template's catches it."""
+    """Raised in a template that does not end; no handler in the template catches it."""
 
 
 @contextmanager
 def limited_time(tokenizer: Any, turns: int) -> Iterator[None]:
-    """Stop a template after some CPU time; within another such block, that one's time counts.
+    """Stop a template after some CPU time. Inside another such block, the time of the outer block counts.
 
     Signals reach the main thread only.
 
     Raises:
-        DpoError: the time is over.
+        DpoError: the template took longer.
     """
     within = signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0
     if within or threading.current_thread() is not threading.main_thread():
@@ -233,7 +233,7 @@ def limited_time(tokenizer: Any, turns: int) -> Iterator[None]:
         yield
     except _Endless:
         raise DpoError(
-            f"the chat template has not ended after {seconds:.0f} s of work",
+            f"the chat template did not finish within {seconds:.0f} s of CPU time",
             where=tokenizer.name_or_path,
             hint=_OTHER_TEMPLATE,
             code="template-endless",

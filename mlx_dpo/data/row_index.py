@@ -1,4 +1,4 @@
-"""The pairs of a file without their text: checked once, then found again by line and by prompt."""
+"""The pairs of a file without their text: checked once, then found by line and by prompt."""
 
 import hashlib
 from array import array
@@ -23,22 +23,21 @@ from .sources import doubled_id
 from .splits import prompt_key
 
 _VERSION = 4
-"""Raise it when another file would be accepted, two prompts would count as the same that did not, or the
-columns are others."""
+"""Increase this number when other files are accepted, other prompts count as equal, or the columns change."""
 
 _COLUMNS = {"lines": "<i4", "numbers": "<i4", "places": "<i8", "prompts": "S16"}
-"""A prompt is 16 bytes of its key's hash; numpy sorts and compares these as bytes, and pads none of them."""
+"""Files of the index, with their types. A prompt is 16 bytes of the hash of its key, compared as bytes."""
 _BLOCK, _SLOW = 2**16, 2**24
 
 
 @dataclass(frozen=True, eq=False)
 class RowIndex:
-    """Every pair of a file that was read and found good, in its order; 32 bytes a pair, on the disk.
+    """Every pair of a file that was read and is valid, in order; 32 bytes a pair, on disk.
 
-    `content` is the file's SHA-256; `lines` of the pairs' rows, int32, and `numbers` of the pairs within
-    their rows, from 0, int32; `places` of the rows' first bytes, int64; `prompts` 16-byte hashes; with
-    `answers`, only answers are looked at, see `to_answer`; `unused`: columns that are not used, and how many
-    rows have them.
+    `content`: SHA-256 of the file. For each pair, `lines`: line of its row, int32; `numbers`: number of the
+    pair in its row, from 0, int32; `places`: first byte of its row, int64; `prompts`: 16-byte hash.
+    `answers`: only answers are read, see `to_answer`. `unused`: unused columns, with the number of rows that
+    have each.
     """
 
     path: Path
@@ -54,11 +53,11 @@ class RowIndex:
         return len(self.lines)
 
     def where(self, pair: int) -> str:
-        """ "file:line" of a pair's row, by the name that the file has today."""
+        """ "file:line" of the pair's row."""
         return f"{self.path}:{self.lines[pair]}"
 
     def read(self, pair: int) -> Preference:
-        """One pair's text, from its row's place in the file."""
+        """The text of one pair, read from the file."""
         with opened(self.path) as file:
             file.seek(int(self.places[pair]))
             line = read_row(file, self.where(pair))
@@ -68,7 +67,7 @@ class RowIndex:
         return records[self.numbers[pair]]
 
     def records(self) -> Iterator[Preference]:
-        """Every pair's text, in order, one row at a time."""
+        """The text of every pair, in order, one row at a time."""
         for line in RowReader(self.path, _parser(self.answers)).good():
             yield from line.records
 
@@ -78,10 +77,10 @@ def _parser(answers: bool) -> Parse[Preference]:
 
 
 def index_rows(path: Path | str, *, answers: bool = False) -> RowIndex:
-    """Read every row of a file of pairs, or know from the cache that this content was read.
+    """Read every row of a file of pairs, or find in the cache that the same content was read before.
 
     Args:
-        answers: rows are of answers to learn, curated ones or the chosen ones of pairs.
+        answers: the rows are answers to learn: curated answers, or the chosen answers of pairs.
 
     Raises:
         DpoError: a bad row, the same id twice, or no rows.
@@ -105,14 +104,16 @@ def check_unchanged(path: Path, content: str) -> None:
     """Check that a file still has the content with this hash.
 
     Raises:
-        DpoError: it has another one.
+        DpoError: the content changed.
     """
     if content_hash(path) != content:
         raise _changed(path)
 
 
 def _changed(path: Path) -> DpoError:
-    return DpoError("changed while it was read", where=path, hint="start again when it is complete")
+    return DpoError(
+        "changed while it was read", where=path, hint="give the command again when the file is complete"
+    )
 
 
 def _write(reader: RowReader[Preference], content: str, folder: Path, answers: bool) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _hash(text: str, size: int) -> bytes:
 
 
 def _check_ids(hashes: np.ndarray, index: RowIndex) -> None:
-    """Look at pairs whose ids have the same 8-byte hash: the first that has another's id is refused."""
+    """Compare pairs whose ids have the same 8-byte hash, and refuse the first id that is used twice."""
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
     for later in sorted(order[same + 1].tolist()):
@@ -161,7 +162,7 @@ def _check_ids(hashes: np.ndarray, index: RowIndex) -> None:
 
 
 def shared_prompts(rows: RowIndex, others: RowIndex) -> np.ndarray:
-    """Numbers of the pairs whose prompt stands in `others` too, int64."""
+    """Numbers of the pairs whose prompt is also in `others`, int64."""
     ours = np.array(rows.prompts)
     blocks = (np.array(others.prompts[i : i + _BLOCK]) for i in range(0, len(others), _BLOCK))
     found = np.concatenate([block[np.isin(block, ours)] for block in blocks])

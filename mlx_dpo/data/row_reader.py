@@ -1,4 +1,4 @@
-"""A file of rows, line by line: what each row gives, or why it is refused."""
+"""A file of rows, line by line: the records of each row, or why the row is refused."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,9 @@ Parse = Callable[[dict[str, Any], str], Sequence[Record]]
 
 
 class Line(NamedTuple, Generic[Record]):
-    """One line: its number from 1, its first byte's place and the place after its last byte.
+    """One line: its number from 1, the places of its first byte and of the byte after its last.
 
-    `row` is the object in it; a row that is refused has an `error` and no records.
+    `row` is the object of the line; a refused row has an `error` and no records.
     """
 
     number: int
@@ -35,10 +35,9 @@ class Line(NamedTuple, Generic[Record]):
 
 
 class RowReader(Generic[Record]):
-    """The lines of a file that are not blank, in order; where one is refused, reading goes on.
+    """The lines of a file that are not blank, in order; after a refused line, reading continues.
 
-    Counted while it is iterated: `rows`, and `unused`, columns that are not used with how many good rows have
-    them.
+    Iterating counts `rows`, and in `unused` the unused columns with the number of good rows that have each.
     """
 
     def __init__(self, path: Path | str, parse: Parse[Record]):
@@ -53,7 +52,7 @@ class RowReader(Generic[Record]):
     def __iter__(self) -> Iterator[Line[Record]]:
         """
         Raises:
-            DpoError: a line that is too long to be a row, or no rows.
+            DpoError: a line is too long for a row, or the file has no rows.
         """
         self.rows, self.unused = 0, Counter()
         for number, place, text in read_lines(self.path):
@@ -73,7 +72,7 @@ class RowReader(Generic[Record]):
         return Line(number, place, end, row, records)
 
     def good(self) -> Iterator[Line[Record]]:
-        """As the lines themselves, but the first refused row is raised."""
+        """The lines; the error of the first refused row is raised."""
         for line in self:
             if line.error:
                 raise line.error

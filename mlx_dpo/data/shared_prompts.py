@@ -1,4 +1,4 @@
-"""Pairs to arrays whose prompts stand once: a prompt's tokens, then the branches that continue it."""
+"""Pairs to arrays that hold each prompt once: the tokens of a prompt, then the branches that continue it."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,17 +11,17 @@ from .tokenize import TokenizedPair
 
 _BUCKETS = (1, 8, 16, 32, 64, 128)
 _SHAPES = 24
-"""Shapes that a run's traced steps may have; each takes a second or more to trace."""
+"""Most shapes of a run's traced steps; each takes a second or more to trace."""
 _WASTE = 1.08
-"""Rows of unlike length are computed together only where padding costs no more than this."""
+"""Rows of different lengths are computed together only if padding costs no more than this factor."""
 
 
 class Segment(NamedTuple):
-    """Branches computed together, as many a prompt for every prompt, side by side; right-padded with 0.
+    """Branches computed together, the same number for every prompt, side by side; right-padded with 0.
 
-    `inputs` (N, L) int32: each row is the rest of its prompt and its completion but the last token. Of the
-    last T places, `targets` (N, T) int32 has the token that follows, `mask` (N, T) whether it is scored or,
-    in float32, what it counts.
+    `inputs` (N, L) int32: each row is the rest of its prompt and its completion without the last token. For
+    the last T places, `targets` (N, T) int32 is the next token, and `mask` (N, T) says whether it is scored
+    (bool) or how much it counts (float32).
     """
 
     inputs: mx.array
@@ -37,9 +37,10 @@ class Family(NamedTuple):
 
 
 class SharedBatch(NamedTuple):
-    """B pairs: families, and where each branch's score lies when theirs are laid end to end.
+    """B pairs: families, and the place of each branch's score among the concatenated scores of all families.
 
-    `order` (2B,): chosen branches first, rejected below; `lengths` (2B,): completion tokens of each.
+    `order` (2B,): places of the chosen branches, then of the rejected ones; `lengths` (2B,): completion
+    tokens.
     """
 
     families: tuple[Family, ...]
@@ -62,15 +63,16 @@ def build_shared(
     bucket: int = 1,
     ld_alpha: float | None = None,
 ) -> SharedBatch:
-    """Lay pairs out so that every prompt, and every completion under it, is computed once.
+    """Arrange pairs so that every prompt, and every completion after it, is computed once.
 
-    Nothing is padded inside a prompt. Prompts of unlike length share the length of the shortest; what is
-    left of a longer one goes with its branches. Unlike lengths stand in families and segments of their own
-    where padding would cost more than 8 %.
+    Prompts are not padded inside. Prompts of different lengths share the length of the shortest; the rest of
+    a longer prompt is computed with its branches. Where padding would cost more than 8 %, different lengths
+    get separate families and segments.
 
     Args:
-        separate: every branch alone.
-        bucket: for few shapes, prompts are shared up to a multiple of so many tokens, rows filled up to one.
+        separate: every branch in a segment of its own.
+        bucket: shared prompts are shortened, and rows padded, to a multiple of this many tokens, so that
+            there are few shapes.
         ld_alpha: see `token_weights`.
     """
     trees, places = _trees(pairs, ld_alpha is not None)
@@ -89,10 +91,10 @@ def build_shared(
 def _trees(
     pairs: Sequence[TokenizedPair], weighed: bool
 ) -> tuple[list[Tree], list[tuple[tuple[int, int], ...]]]:
-    """Distinct prompts with their distinct completions; and of each pair, where its two branches are.
+    """Distinct prompts with their distinct completions, and for each pair the places of its two branches.
 
     Args:
-        weighed: tokens beyond the shorter completion count less, so a completion differs from pair to pair.
+        weighed: tokens beyond the shorter completion count less, so a completion differs between pairs.
     """
     trees: list[Tree] = []
     known: dict[bytes, int] = {}
@@ -116,7 +118,7 @@ def _trees(
 
 
 def _groups(trees: Sequence[Tree], separate: bool) -> list[list[int]]:
-    """Trees computed together: one or two branches each, as many in all, and alike in length."""
+    """Trees computed together: one or two branches each, the same number, and of similar lengths."""
     order = sorted(range(len(trees)), key=lambda i: (len(trees[i].prompt), *map(len, trees[i].completions)))
     groups: list[list[int]] = []
     for i in order:
@@ -143,7 +145,7 @@ def _tokens(trees: Sequence[Tree]) -> int:
 
 
 def _shared_length(trees: Sequence[Tree]) -> int:
-    """Prompt tokens in common length. A branch keeps at least the prompt's last token, and two tokens in all.
+    """Prompt tokens that are shared. A branch keeps at least the prompt's last token, and two tokens in all.
 
     The last prompt token predicts the completion's first. mlx_lm's Mamba-2 kernel for single tokens has no
     gradient.
@@ -158,7 +160,7 @@ def _row_length(tree: Tree, branch: int, shared: int) -> int:
 
 
 def _segments(trees: Sequence[Tree], shared: int, separate: bool) -> list[list[int]]:
-    """Branch numbers computed together, by falling length, so that padding stays small."""
+    """Numbers of the branches computed together, longest first, so that there is little padding."""
 
     def longest(branch):
         return max(_row_length(t, branch, shared) for t in trees)
@@ -177,7 +179,7 @@ def _segments(trees: Sequence[Tree], shared: int, separate: bool) -> list[list[i
 def _family(
     trees: Sequence[Tree], separate: bool, bucket: int, ld_alpha: float | None
 ) -> tuple[Family, list[tuple[int, int]]]:
-    """The family's arrays; and (tree, branch) of every row of its segments, end to end."""
+    """The arrays of the family, and (tree, branch) of every row of its segments, concatenated."""
     shared = _shared_length(trees) // bucket * bucket
     segments, rows = [], []
     for branches in _segments(trees, shared, separate):
@@ -216,16 +218,16 @@ def _filled(n: int, bucket: int) -> int:
 
 
 def shapes(batch: SharedBatch) -> tuple:
-    """What tells one traced step from another."""
+    """The shapes of a batch: each needs a traced step of its own."""
     return tuple(
         (f.prompts.shape, *((s.inputs.shape, s.targets.shape) for s in f.segments)) for f in batch.families
     )
 
 
 def choose_bucket(batches: Iterable[Sequence[TokenizedPair]], separate: bool) -> tuple[int, int]:
-    """The smallest bucket under which these batches have few shapes, and how many.
+    """The smallest bucket with which these batches have few shapes, and the number of shapes.
 
-    Where that would cost more than 8 % of the tokens, the largest that costs no more.
+    If that would cost more than 8 % of the tokens, the largest bucket that costs no more.
     """
     batches = list(batches)
     found, exact = (1, 0), None

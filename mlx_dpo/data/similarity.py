@@ -1,17 +1,17 @@
-"""How alike two answers are, as gen-pairs measures it."""
+"""How similar two answers are, as gen-pairs measures it."""
 
 from rapidfuzz.distance import Indel
 
 
 def alike(first: str, second: str, least: float) -> bool:
-    """Whether the texts are at least this similar (0 to 1), case and spacing aside.
+    """Whether the texts are at least this similar (0 to 1), ignoring case and spacing.
 
-    The measure is the share of characters of both that the longest common subsequence holds: 1 for the same
-    text, 0.9 for "abcdefghij" and "abcdefghiX".
+    Similarity is the share of the characters of both texts that are in their longest common subsequence: 1
+    for the same text, 0.9 for "abcdefghij" and "abcdefghiX".
     """
     a, b = normalised(first), normalised(second)
     both = len(a) + len(b)
-    # From a text that is less alike than this, the library turns away early; the line below decides.
+    # Below this cutoff the library stops early; the line after it decides.
     cutoff = max(0, int(least * both) - 1)
     return not both or Indel.similarity(a, b, score_cutoff=cutoff) / both >= least
 

@@ -14,7 +14,7 @@ from .row_reader import Parse, Record, RowReader
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """The pairs a run trains on and is judged by."""
+    """The pairs to train on, and the held-out pairs."""
 
     train: str = setting(
         "data/pairs/train.jsonl",
@@ -32,8 +32,8 @@ class DataConfig(Section):
     )
     max_length: int = setting(
         1024,
-        "maximum length of prompt plus answer, in tokens; longer answers are cut, both of a pair at the "
-        "same length",
+        "maximum length of prompt plus answer, in tokens; longer answers are cut, both answers of a pair at "
+        "the same length",
         least=8,
         most=10_000_000,
         also={
@@ -74,8 +74,8 @@ def _read(path: Path | str, parse: Parse[Record]) -> list[Record]:
 def doubled_id(first: Record, second: Record) -> DpoError:
     """What to raise for two rows with the same id."""
     return DpoError(
-        f"the id {quoted(second.id)} stands at {first.where} too",
+        f"the id {quoted(second.id)} is also used at {first.where}",
         where=second.where,
-        hint="ids must differ; rows without one are called line-1, line-2, ...",
+        hint="every row needs a different id; rows without an id are called line-1, line-2, ...",
         code="duplicate-id",
     )

@@ -9,7 +9,7 @@ from ..records import Message
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
-    """What makes two prompts the same: roles, words and tool calls; not case, spacing or tools offered."""
+    """The key that equal prompts share: roles, words and tool calls; not case, spacing or offered tools."""
     turns = [[m["role"], " ".join(m["content"].casefold().split()), *m.get("tool_calls", ())] for m in prompt]
     return json.dumps(turns, ensure_ascii=False)
 
@@ -17,14 +17,14 @@ def prompt_key(prompt: Sequence[Message]) -> str:
 def valid_prompts(
     prompts: Iterable[Sequence[Message]], fraction: float, seed: int, trained: Set[str] = frozenset()
 ) -> set[str]:
-    """The keys of the prompts that go to valid: round-up share of the distinct ones, at least one of two.
+    """The keys of the prompts that become held-out: a share of the distinct prompts, rounded up.
 
-    The choice orders prompts by a hash of seed and key, so a prompt stays where it is when others come or go
-    nearby, and repeated prompts go together.
+    The prompts are ordered by a hash of seed and key. So most prompts stay in their file when others are
+    added or removed, and repeated prompts stay together.
 
     Args:
-        trained: keys of prompts that were given to train before. They stay there: an adapter may have seen
-            them. The share is smaller where the other prompts do not suffice.
+        trained: keys of prompts that an earlier call put into train. They stay there, because an adapter may
+            have seen them. The share is smaller if there are too few other prompts.
     """
     keys = {prompt_key(p) for p in prompts}
     if fraction == 0 or len(keys) < 2:

@@ -11,7 +11,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""What most instruct models without a published template were tuned on."""
+"""The format on which most instruct models without a published template were trained."""
 
 
 def template_source(name: str, own: Mapping[str, str]) -> str:
@@ -30,8 +30,8 @@ def template_source(name: str, own: Mapping[str, str]) -> str:
     path = expanded(name)
     if not is_there(path):
         raise DpoError(
-            f"no such file, and not a known template: {name[:200]}",
+            f"{name[:200]} is neither a file nor a known template",
             where="model.chat_template",
-            hint=f"name a .jinja file, or one of {', '.join(sorted(known))}",
+            hint=f"set it to a .jinja file, or to one of {', '.join(sorted(known))}",
         )
-    return read_text(path, "name a chat template, a .jinja file")
+    return read_text(path, "set model.chat_template to a .jinja file")

@@ -1,6 +1,7 @@
-"""The sandbox that chat templates run in: one operation makes no more than MOST.
+"""The sandbox that chat templates run in: no operation produces more than MOST.
 
-A template is somebody's code. A signal stops its Python, but not one call in C that makes gigabytes.
+A template is code that somebody else wrote. A signal can stop its Python code, but not a single call in C
+that makes gigabytes.
 """
 
 import functools
@@ -13,23 +14,23 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MOST = 2**23
-"""Characters of a text, or items of a list, that a template may make: four times the longest row."""
+"""Most characters of a text, or items of a list, that a template may produce: four times the longest row."""
 _BITS, _INDENT = 4096, 64
 _NO_USE = {
     *("batch", "center", "expandtabs", "ljust", "maketrans", "pprint", "rjust", "slice", "striptags"),
     *("to_bytes", "translate", "urlize", "wordwrap", "xmlattr", "zfill"),
 }
-"""Filters and methods that no chat template needs, and that make much of little."""
+"""Filters and methods that no chat template needs, and that can turn a short text into a huge one."""
 _WIDE = re.compile(r"%[^%a-zA-Z]*(?:\d{4}|\*)|\{[^{}:]*:[^{}]*(?:\d{4}|\{)")
-"""A width of thousands, or one that is an argument, in a format."""
+"""A width of thousands in a format, or a width that is an argument."""
 
 
 class TooLargeError(Exception):
-    """A template makes more than MOST."""
+    """A template produces more than MOST."""
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox of transformers' templates, with bounds."""
+    """The sandbox that transformers uses for templates, with bounds."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
@@ -79,7 +80,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _JoinsAsSums(NodeTransformer):
-    """a ~ b becomes a|string + b|string, for the sandbox sees sums."""
+    """a ~ b becomes a|string + b|string, because the sandbox checks sums."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
         self.generic_visit(node)
@@ -88,10 +89,10 @@ class _JoinsAsSums(NodeTransformer):
 
 
 class _Filters(dict):
-    """Filters by name; one that is put in gets bounds."""
+    """Filters by name; every added filter gets bounds."""
 
     def __setitem__(self, name: str, function: Callable[..., Any]) -> None:
-        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # the environment, which is no value
+        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # the environment, which is not a value
 
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
@@ -102,14 +103,14 @@ class _Filters(dict):
 
 
 def _checked(name: str, values: Iterable[Any], named: Iterable[Any]) -> list[Any]:
-    """The values of a filter or method, whose result will not be too long; what it joins becomes a list."""
+    """The values of a filter or method, checked: the result will not be too long. `join` gets a list."""
     values = [list(v) if name == "join" and isinstance(v, Iterator) else v for v in values]
     _check(_longest(name, [*values, *named]))
     return values
 
 
 def _longest(name: str, values: list[Any]) -> int:
-    """Characters that a filter or method may make of `values`; 0 for one that adds next to nothing."""
+    """Most characters that a filter or method may make of `values`; 0 if it adds almost nothing."""
     text, *others = [value for value in values if isinstance(value, str)] or [""]
     width = max(map(_whole, values), default=0)
     match name:

@@ -10,7 +10,7 @@ from .completion_text import check_prompt_rendered, continuation
 from .render import limited_time, render
 
 _CHARACTERS = 64
-"""Characters of a text that are tokenised for every token that is wanted: few tokens have more."""
+"""Characters of a long text that are tokenised for each wanted token: few tokens have more."""
 
 _MARK = re.compile(r"<[|/\w][^<>\s]*>|\[/?[A-Z_]+\]")
 
@@ -45,18 +45,18 @@ def pair_tokens(
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of a prompt, as `prompt_tokens`, and of its answers, each with one end-of-turn at its end.
 
-    An answer's tokens are what follows the prompt's in the tokens of the whole conversation. Where a
-    tokenizer merges across that border, the answer is tokenised on its own instead: sampling continues the
+    The tokens of an answer are those that follow the prompt in the tokens of the whole conversation. If the
+    tokenizer merges across that border, the answer is tokenised by itself instead: sampling continues the
     prompt's tokens as they are, so prompt + completion always starts with exactly `prompt_tokens`. An answer
-    that was cut off ends with its text.
+    that was cut off has no end-of-turn.
 
     Args:
         end: the end-of-turn token, from `end_of_turn`.
-        limit: tokens of prompt and answer that are wanted at most; of a far longer answer only the start is
-            tokenised, and nothing of it after a prompt that leaves no room.
+        limit: most tokens of prompt and answer that are wanted. Of a far longer answer only the start is
+            tokenised; after a prompt that leaves no room, nothing.
 
     Raises:
-        DpoError: the template changes the prompt when an answer follows, or leaves a part of the row out.
+        DpoError: the template changes the prompt when an answer follows, or leaves out a part of the row.
     """
     with limited_time(tokenizer, len(prompt)):
         before = _prompt(tokenizer, prompt, tools)
@@ -101,10 +101,10 @@ def _encode_after(
 def end_of_turn(tokenizer: Any) -> int:
     """The token that ends an assistant turn: the first one the template puts after the answer.
 
-    It is added to the tokenizer's end tokens, so that sampling stops where training says an answer ends.
+    It is added to the end tokens of the tokenizer, so that sampling stops where a training answer ends.
 
     Raises:
-        DpoError: there is none, or the template cannot be used, see `check_template`.
+        DpoError: there is no such token, or the template cannot be used, see `check_template`.
     """
     end = tokenizer.eos_token_id
     if tokenizer.has_chat_template:
@@ -117,9 +117,9 @@ def end_of_turn(tokenizer: Any) -> int:
         end = found[0] if found else end
         if not found and (mark := _MARK.search(tail)):
             raise DpoError(
-                f"the chat template ends an answer with {mark[0]!r}, which is no token of this tokenizer",
+                f"the chat template ends an answer with {mark[0]!r}, which is not a token of this tokenizer",
                 where=tokenizer.name_or_path,
-                hint="use the tokenizer that belongs to the template, or another model.chat_template",
+                hint="use the tokenizer that belongs to the template, or set another model.chat_template",
             )
     if end is None:
         raise DpoError(
@@ -135,7 +135,7 @@ def check_template(tokenizer: Any) -> tuple[str, str]:
     """What the template puts before and after an answer that follows its generation prompt.
 
     Raises:
-        DpoError: the model would be asked with another text than it is trained on.
+        DpoError: the model would be trained on another prompt than it sees when it is asked.
     """
     prompt, answer = [{"role": "user", "content": "a"}], answer_of("an answer")
     try:
@@ -143,16 +143,16 @@ def check_template(tokenizer: Any) -> tuple[str, str]:
         said, tail = continuation(tokenizer, prompt, before, answer)
     except DpoError as error:
         hint = error.hint
-        if "row" in hint:  # none of the user's rows is to blame
-            hint = "set model.chat_template to a template that prints every turn as it is, and only appends"
+        if "row" in hint:  # no row of the user is the cause
+            hint = "set model.chat_template to a template that prints every turn unchanged and only adds text"
         raise DpoError(error.what, where=tokenizer.name_or_path, hint=hint, code=error.code) from None
     opening = said.removesuffix(answer.turn["content"])
     unasked = render(tokenizer, prompt, generation_prompt=False) == before
     if unasked and opening.strip():
         raise DpoError(
-            f"the chat template ignores add_generation_prompt: it puts {opening!r} before an answer, and "
-            "does not when the model is asked",
+            f"the chat template ignores add_generation_prompt: it puts {opening!r} before an answer, but "
+            "not at the end of a prompt",
             where=tokenizer.name_or_path,
-            hint="set model.chat_template to a template that knows add_generation_prompt, or to chatml",
+            hint="set model.chat_template to a template that uses add_generation_prompt, or to chatml",
         )
     return opening, tail

@@ -37,8 +37,9 @@ class TokenizedPair:
 class TokenCounts:
     """What tokenising did to a file's rows.
 
-    Of those kept, `cut` lost tokens to max_length, `cut_off` have an answer that is marked as cut off, and of
-    `forgotten` the chat template leaves out reasoning of earlier turns, as it does when the model is asked.
+    Of the `kept` rows, `cut` were cut to max_length and `cut_off` have an answer that is marked as cut off.
+    In `forgotten` rows the chat template leaves out reasoning of earlier turns, as it does when the model is
+    asked.
     """
 
     rows: int
@@ -54,9 +55,9 @@ class TokenCounts:
         if self.cut:
             parts.append(f"{self.cut:,} of them cut to max_length")
         if self.cut_off:
-            parts.append(f"{self.cut_off:,} with a cut-off answer, scored without an end")
+            parts.append(f"{self.cut_off:,} with a cut-off answer (scored without an end token)")
         if self.forgotten:
-            what = "without the reasoning of earlier turns, which the template leaves out"
+            what = "without the reasoning of earlier turns (the template leaves it out)"
             parts.append(f"{self.forgotten:,} {what}")
         if self.same:
             parts.append(f"{self.same:,} dropped (identical answers)")
@@ -73,7 +74,7 @@ def tokenize_pairs(
     Pairs whose completions are the same tokens, from the start or after the cut, are dropped and counted.
 
     Raises:
-        DpoError: prompts that leave no room for a completion, the first ten named; or nothing is left.
+        DpoError: prompts leave no room for a completion (the first ten are named), or no pair is left.
     """
     work = RowTokenizer(tokenizer, max_length)
     pairs = [pair for row in rows if (pair := work.pair(row))]
@@ -81,10 +82,10 @@ def tokenize_pairs(
 
 
 class RowTokenizer:
-    """Tokenises one row after the other by the rule of `tokenize_pairs`, and counts."""
+    """Tokenises rows one by one by the rule of `tokenize_pairs`, and counts them."""
 
     def __init__(self, tokenizer: Any, max_length: int, *, answers: bool = False):
-        """`answers`: rows are answers to learn, pairs of each with itself: they are kept."""
+        """`answers`: the rows are answers to learn, each as a pair with itself, which is kept."""
         self._tokenizer, self._max_length, self._end = tokenizer, max_length, end_of_turn(tokenizer)
         self._answers = answers
         self._too_long: list[tuple[str, int]] = []
@@ -93,7 +94,7 @@ class RowTokenizer:
         self._where = ""
 
     def pair(self, row: Preference) -> TokenizedPair | None:
-        """The row as tokens; None where its answers are the same or its prompt is too long.
+        """The row as tokens; None if its two answers are the same or its prompt is too long.
 
         Raises:
             DpoError: the chat template refuses the row.
@@ -126,14 +127,14 @@ class RowTokenizer:
         """What was done to all rows.
 
         Raises:
-            DpoError: prompts that leave no room for a completion, the first ten named; or nothing is left.
+            DpoError: prompts leave no room for a completion (the first ten are named), or no pair is left.
         """
         if self._too_long:
             raise prompts_too_long(self._too_long, self._max_length)
         if not self._kept:
-            within = f" within data.max_length, {self._max_length:,} tokens" if self._same_once_cut else ""
+            within = f" within data.max_length ({self._max_length:,} tokens)" if self._same_once_cut else ""
             raise DpoError(
-                f"no pair is left of {self._rows}: chosen and rejected are the same in all",
+                f"no pair of {self._rows} is left: chosen and rejected are the same in all of them",
                 where=self._where.rsplit(":", 1)[0],
                 hint=f"rejected answers must differ from the chosen ones{within}",
                 code="same-once-cut" if self._same_once_cut else "identical-answers",
@@ -150,25 +151,25 @@ def forgets(tokenizer: Any, prompt: Sequence[Message], tokens: Sequence[int]) ->
 
 
 def check_known(tokenizer: Any, tokens: Sequence[int], where: str) -> None:
-    """Check that the model has a row in its embedding for each of the tokens; see `models.tokenizer`.
+    """Check that the model's embedding has a row for each of the tokens; see `models.tokenizer`.
 
     Raises:
-        DpoError: it has none for one of them.
+        DpoError: a token has no row.
     """
     rows = getattr(tokenizer, "embedded_tokens", None)
     largest = max(tokens, default=0)
     if rows is not None and largest >= rows:
         raise DpoError(
-            f"holds the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}), which the model does "
-            f"not know: its embedding has {rows:,} rows",
+            f"contains the token {tokenizer.convert_ids_to_tokens(largest)!r} ({largest}), which is beyond "
+            f"the {rows:,} rows of the model's embedding",
             where=where,
-            hint="remove that text from the row, or use a model with a row for it",
+            hint="remove this token from the row, or use a model whose embedding includes it",
             code="unknown-token",
         )
 
 
 def pair_sizes(pairs: Sequence[TokenizedPair]) -> np.ndarray:
-    """Tokens of every pair's prompt, chosen and rejected, int (n, 3): a store's own column, else counted."""
+    """Tokens of every pair's prompt, chosen and rejected, int (n, 3): from the store, or counted."""
     sizes = getattr(pairs, "sizes", None)
     if sizes is None:
         counted = [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in pairs]
@@ -187,9 +188,9 @@ def prompts_too_long(rows: Sequence[tuple[str, int]], max_length: int) -> DpoErr
     (where, tokens), longest = rows[0], max(n for _, n in rows)
     file = where.rsplit(":", 1)[0]
     others = first_ten([w.removeprefix(f"{file}:") for w, _ in rows[1:]])
-    more = f"; so have lines {others}" if others else ""
+    more = f"; also too long: lines {others}" if others else ""
     return DpoError(
-        f"the prompt has {tokens:,} tokens, data.max_length is {max_length:,}{more}",
+        f"the prompt has {tokens:,} tokens, but data.max_length is {max_length:,}{more}",
         where=where,
         hint=f"set data.max_length to {longest + 2:,} or more, or shorten or remove these rows",
         code="prompt-too-long",

@@ -1,4 +1,4 @@
-"""What held-out pairs say of a run, and how it reads."""
+"""The figures of a run on held-out pairs, and their text."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,18 @@ from ..console import plural
 from ..errors import cut_short
 
 _PROMPT = 600
-"""Characters of a prompt that are shown; of a longer one its middle is left out."""
+"""Most characters of a prompt that are shown; a longer prompt loses its middle."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out figures of a run, on so many pairs of so many different prompts.
+    """Held-out figures of a run, on `pairs` pairs of `prompts` different prompts.
 
-    `metrics` are those of metrics.jsonl, without their eval/ prefix. `preferred` is the share of pairs whose
-    chosen answer the model itself finds likelier than the rejected one, without looking at the reference:
-    the figure that exists for the base model too. Intervals are 95 % (Wilson). `trained_on` of the pairs have
-    a prompt that the run was trained on: they are not held out; None where the run's own file is gone.
-    Of samples `base_cut`, `tuned_cut`: the answer was cut off at the longest that was asked for.
+    `metrics`: as in metrics.jsonl, without the eval/ prefix. `preferred_*`: share of pairs whose chosen
+    answer the model itself finds likelier than the rejected one, without the reference; so the base model has
+    this figure too. Intervals are 95 % (Wilson). `trained_on`: number of pairs that are not held out, because
+    the run was trained on their prompts; None if the run's training pairs are missing. In samples, `base_cut`
+    and `tuned_cut` say that an answer was cut off at the maximum length.
     """
 
     pairs: int
@@ -42,17 +42,25 @@ def evaluation_text(result: Evaluation) -> str:
         count += f", of {plural(result.prompts, 'prompt')}"
     lines = [
         f"{'held-out pairs' if result.trained_on == 0 else 'pairs'} (n)".ljust(30) + count,
-        *([f"NOT held out                  {result.trained_on}: trained on"] if result.trained_on else []),
-        *(["held out                      not known: the training pairs are gone"] if unknown else []),
+        *(
+            [f"NOT held out                  {result.trained_on} (the run was trained on them)"]
+            if result.trained_on
+            else []
+        ),
+        *(
+            ["held out                      unknown: the training pairs of the run are missing"]
+            if unknown
+            else []
+        ),
         f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})",
         f"reward margin                 {m['rewards/margins']:+.3f}",
         f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
         f"loss                          {m['loss']:.4f}",
-        f"chosen likelier, whole answer base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
+        f"chosen answer more likely     base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
     ]
     for sample in result.samples:
         lines += ["", f"Q      {cut_short(sample['prompt'], _PROMPT)}"]
         for name in ("base", "tuned"):
-            cut = " … (cut off; --max-tokens lets it go on)" if sample[f"{name}_cut"] else ""
+            cut = " … (cut off; a larger --max-tokens shows more)" if sample[f"{name}_cut"] else ""
             lines.append(f"{name:<6} {sample[name]}{cut}")
     return "\n".join(lines)

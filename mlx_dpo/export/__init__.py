@@ -1,1 +1,1 @@
-"""Tuned models for elsewhere."""
+"""Tuned models for other programs."""

@@ -1,4 +1,4 @@
-"""The end of turn in the config files of a model folder, so that other programs stop there too."""
+"""The end of turn in the config files of a model folder, so that other programs stop at it too."""
 
 import json
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ _KEY = "eos_token_id"
 
 
 def list_end(folder: Path, end: int, stops: Sequence[int]) -> bool:
-    """Add the end of turn to config.json and generation_config.json where one lacks it; whether one did.
+    """Add the end of turn to config.json and generation_config.json if one lacks it; return whether one did.
 
-    The end tokens that are there stay, before it. A generation_config.json that is missing is written, with
-    the special tokens of the config, as transformers would take them from there.
+    Existing end tokens stay, before the new one. A missing generation_config.json is written with the special
+    tokens of config.json, which transformers would use.
 
     Args:
         end: the end of turn.
-        stops: what mlx_lm stops at already; a config without end tokens gets these too, because mlx_lm takes
-            the end tokens of a config in place of its own defaults.
+        stops: tokens at which mlx_lm already stops. A config without end tokens gets them too, because mlx_lm
+            uses the end tokens of a config instead of its defaults.
     """
     config, sampling = (_read(folder / name) for name in ("config.json", "generation_config.json"))
     text = config.get("text_config") or {}
@@ -32,17 +32,17 @@ def list_end(folder: Path, end: int, stops: Sequence[int]) -> bool:
         _add(text, [], end)
     if not sampling:
         sampling = {name: config[name] for name in ("bos_token_id", "pad_token_id") if name in config}
-    _add(sampling, config[_KEY], end)  # mlx_lm reads these in place of the config's
+    _add(sampling, config[_KEY], end)  # mlx_lm reads these instead of those in config.json
     for name, content in (("config.json", config), ("generation_config.json", sampling)):
         (folder / name).write_text(json.dumps(content, indent=4) + "\n")
     return True
 
 
 def _add(part: dict[str, Any], others: Sequence[int], end: int) -> None:
-    """List what the part has, then the others, then the end of turn where it is not among them."""
+    """List the part's own end tokens, then `others`, then the end of turn if it is not among them."""
     part[_KEY] = list(dict.fromkeys([*token_ids(part.get(_KEY)), *others, end]))
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no such file."""
+    """The JSON object in a file; an empty one if the file is missing."""
     return read_object(path) if is_there(path) else {}

@@ -1,4 +1,4 @@
-"""Adapter into weights: a model folder that needs no adapter."""
+"""Fuse an adapter into the weights: a model folder that needs no adapter."""
 
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,24 @@ from ..storage.reading import files_in, is_there
 from .end_of_turn_files import list_end
 
 _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
-"""Bits of a float32's mantissa that a half-precision dtype does not have."""
+"""Bits of a float32 mantissa that a half-precision dtype lacks."""
 
 
 def fuse_run(
     model_path: str, adapter: Path | str, output: Path | str, asked: ModelConfig | None = None
 ) -> Path:
-    """Write base weights plus adapter as a model folder in hub layout, in the base's own dtype.
+    """Write base weights plus adapter as a model folder in hub layout, in the dtype of the base model.
 
-    A quantised base is written in plain precision: rounding the sum to few bits again would erase most of
-    what preference training changed. For half precision see `round_to`. The config files get the end of turn
-    where they lack it.
+    A quantised base is written in plain precision: quantising the sum again would erase most of what
+    preference training changed. For half precision see `round_to`. The end of turn is added to config files
+    that lack it.
 
     Args:
-        asked: how the run's model was asked; the fused model gets its chat template.
+        asked: the model settings of the run; the fused model gets their chat template.
 
     Raises:
-        DpoError: files that do not fit, another base than the adapter's, weights that are not finite, an
-            output that exists, or no room.
+        DpoError: files do not fit, the adapter belongs to another base, weights are not finite, the output
+            exists, or the disk is full.
     """
     from mlx_lm.utils import dequantize_model
 
@@ -49,7 +49,7 @@ def fuse_run(
     check_writable(output, need_bytes=_bytes(base, "model*.safetensors") + others)
     tokenizer = load_tokenizer(base, asked)
     check_base(adapter, base, tokenizer)
-    end_of_turn(tokenizer)  # one without is refused before the slow part
+    end_of_turn(tokenizer)  # refuses a tokenizer without one before the slow part
     model, config = load_model(base)
     dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}
     load_adapter(model, adapter)
@@ -58,12 +58,12 @@ def fuse_run(
     else:
         fuse_layers(model)
     if any(hasattr(m, "bits") for m in model.modules()) or "quantization" in config:
-        say("the base is quantised: the fused model is written in plain precision")
+        say("the base model is quantised: the fused model is written in plain precision")
         model = dequantize_model(model)
         for key in ("quantization", "quantization_config"):
             config.pop(key, None)
     check_writable(output, need_bytes=weight_bytes(model) + others)
-    # The folder appears only when all of it is there.
+    # The folder appears only when it is complete.
     replace_folder(output, lambda beside: _write(beside, base, model, tokenizer, config))
     return output
 
@@ -76,14 +76,14 @@ def _write(folder: Path, base: Path, model: nn.Module, tokenizer: Any, config: d
     from mlx_lm.utils import save
 
     save(folder, base, model, tokenizer, config, donate_model=False)  # a model card too
-    for code in files_in(folder, "*.py"):  # of the base: nothing of ours runs it, and nobody should
+    for code in files_in(folder, "*.py"):  # code of the base: we never run it, and nobody should
         code.unlink()
     end = end_of_turn(tokenizer)
     if list_end(folder, end, mlx_lm_stops(base, tokenizer)):
         token = tokenizer.convert_ids_to_tokens(end)
         say(
-            f"the base's config files do not list {token}, the end of turn: the fused model's config.json "
-            "and generation_config.json do, so that mlx_lm stops there"
+            f"the config files of the base model do not list the end of turn {token}: it is added to "
+            "config.json and generation_config.json of the fused model, so that mlx_lm stops there"
         )
 
 
@@ -91,7 +91,7 @@ def fuse_layers(model: nn.Module) -> None:
     """Replace every adapted layer by a plain one with the sum of both weights, one layer at a time.
 
     Raises:
-        DpoError: a sum that is not finite.
+        DpoError: a sum is not finite.
     """
     names = [name for name, module in model.named_modules() if "lora_a" in module]
     with progress("fusing", len(names), "layers") as advance:
@@ -114,7 +114,7 @@ def _fused(layer: Any, name: str, number: int) -> nn.Module:
     dtype = layer[inner].get("scales", layer[inner].weight).dtype
     if not mx.issubdtype(dtype, mx.floating):  # formats with scales of 8 bits, such as mxfp4
         dtype = mx.bfloat16
-    layer[inner].set_dtype(mx.float32)  # the sum is formed in float32, also of a dequantised weight
+    layer[inner].set_dtype(mx.float32)  # the sum is computed in float32, also for a dequantised weight
     layer = dequantize_model(layer)
     layer[inner].set_dtype(mx.float32)
     fused = layer.fuse()
@@ -127,7 +127,7 @@ def _fused(layer: Any, name: str, number: int) -> nn.Module:
 
 
 def _round_blocks(model: nn.Module, dtypes: dict[str, mx.Dtype]) -> None:
-    """Bring fully trained blocks, which are float32, back to the base's dtype."""
+    """Convert fully trained blocks, which are float32, back to the dtype of the base model."""
     for number, (name, value) in enumerate(tree_flatten(model.trainable_parameters())):
         _check_finite(value, name)
         rounded = round_to(value, dtypes[name], mx.random.key(number))
@@ -138,25 +138,27 @@ def _round_blocks(model: nn.Module, dtypes: dict[str, mx.Dtype]) -> None:
 def _check_finite(value: mx.array, name: str) -> None:
     if not mx.isfinite(value).all().item():
         raise DpoError(
-            "holds numbers that are not finite", where=name, hint="the run diverged; train again, more slowly"
+            "contains numbers that are not finite",
+            where=name,
+            hint="the run diverged; train again with a lower optimizer.learning_rate",
         )
 
 
 def round_to(value: mx.array, dtype: mx.Dtype, key: mx.array) -> mx.array:
-    """Round float32 to bfloat16 or float16, up or down by chance, so that the mean is kept.
+    """Round float32 to bfloat16 or float16, up or down at random, so that the mean is kept.
 
-    The base's weights stand exactly on the grid of their dtype, and most of a preference update is smaller
-    than half a step of it: rounding to nearest would bring them back and erase the update. Here each value
-    goes to the grid point above with the probability of its place between the two; one on the grid stays.
+    The weights of the base model are grid points of their dtype, and most preference updates are smaller than
+    half a grid step: rounding to nearest would undo them. Here the probability of rounding up is the value's
+    relative place between its two grid points; a value on the grid stays.
 
     Args:
         value: float32, any shape.
-        dtype: what the result has; float32 is handed back as it is.
-        key: of the random numbers, so that fusing twice gives the same weights.
+        dtype: dtype of the result; float32 is returned as it is.
+        key: key of the random numbers, so that fusing twice gives the same weights.
     """
     if dtype not in _SPARE_BITS:
         return value.astype(dtype)
-    # A float32's spare low bits are its place between two grid points, in every binade, for both signs.
+    # The spare low bits of a float32 are its place between two grid points, for all exponents and signs.
     spare = _SPARE_BITS[dtype]
     noise = mx.random.randint(0, 2**spare, value.shape, dtype=mx.uint32, key=key)
     bits = (mx.view(value, mx.uint32) + noise) >> spare

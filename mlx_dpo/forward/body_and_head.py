@@ -1,4 +1,4 @@
-"""A model in two parts, by its own code: the trunk that ends in hidden states, the head that scores them."""
+"""A model in two parts, by its own code: the trunk gives hidden states, the head scores them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 
 def find_trunk(model: nn.Module) -> nn.Module:
-    """The innermost module that holds the model's blocks and is called.
+    """The innermost module that contains the model's blocks and can be called.
 
     Raises:
         TypeError: no such module.
@@ -24,7 +24,7 @@ def find_trunk(model: nn.Module) -> nn.Module:
 
 
 def line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
-    """The modules from the one that lists `layer` up to `module`; empty where it is not inside."""
+    """The modules from the one that lists `layer` up to `module`; empty if `layer` is not inside."""
     if any(own is layer for owned in module.values() if isinstance(owned, Sequence) for own in owned):
         return [module]
     inside = (line_to(child, layer) for child in module.values() if isinstance(child, nn.Module))
@@ -33,14 +33,14 @@ def line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
 
 
 def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = None) -> mx.array:
-    """What the head would see: (N, T, H). The model's own call runs; its logits are never evaluated.
+    """The hidden states for the head: (N, T, H). The model's own call runs; its logits are never evaluated.
 
     Args:
         tokens: (N, T) integer ids.
-        state: one cache a block (see `prompt_cache.py`); continued, and changed in place.
+        state: one cache per block (see `prompt_cache.py`); it is continued and changed in place.
 
     Raises:
-        TypeError: the trunk hands over something else than one array.
+        TypeError: the trunk returns something other than one array.
     """
     seen = []
 
@@ -54,15 +54,15 @@ def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = 
     with _calling(trunk, record):
         model(tokens, cache=state)
     if len(seen) != 1 or not isinstance(seen[0], mx.array):
-        raise TypeError("its trunk hands over more than hidden states")
+        raise TypeError("its trunk returns more than hidden states")
     return seen[0]
 
 
 def head(model: nn.Module, hidden: mx.array) -> mx.array:
     """Logits (T, V) of hidden states (T, H), by the model's own code.
 
-    The trunk hands back `hidden` as if it had computed it, so that whatever the model does after it (tied
-    weights, logit scaling, soft caps) is done here too.
+    The trunk returns `hidden` as if it had computed it, so that everything the model does after the trunk
+    (tied weights, logit scaling, soft caps) is done here too.
     """
     row = hidden[None]
     with _calling(find_trunk(model), lambda call, *args, **kwargs: row):
@@ -71,7 +71,7 @@ def head(model: nn.Module, hidden: mx.array) -> mx.array:
 
 @contextmanager
 def trunk_first(model: nn.Module) -> Iterator[None]:
-    """Within it, the trunk is evaluated before the head goes on, so that never both are at work in memory."""
+    """In this context the trunk is evaluated before the head, so that they never need memory together."""
 
     def evaluated(call, *args, **kwargs):
         output = call(*args, **kwargs)
@@ -85,7 +85,7 @@ def trunk_first(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _calling(module: nn.Module, instead: Callable[..., Any]) -> Iterator[None]:
-    """Calls of this one module go to `instead(its own call, *args, **kwargs)`, by a change of its class."""
+    """In this context calls of this module go to `instead(own call, *args, **kwargs)`; its class changes."""
     kind = type(module)
     module.__class__ = _standing_in(kind)
     object.__setattr__(module, "_instead", instead)

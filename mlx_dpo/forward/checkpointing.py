@@ -1,4 +1,4 @@
-"""Blocks that keep only their input for the backward pass and compute the rest again."""
+"""Blocks that keep only their input for the backward pass and recompute the rest."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _suspended: list[bool] = []
 
 @contextmanager
 def suspended() -> Iterator[None]:
-    """Within it, checkpointed blocks run as if they were not."""
+    """In this context checkpointed blocks run without checkpointing."""
     _suspended.append(True)
     try:
         yield
@@ -28,10 +28,10 @@ def suspended() -> Iterator[None]:
 
 
 def checkpoint_layers(model: nn.Module) -> None:
-    """Checkpoint every block of this model: the class of these blocks changes, not that of all blocks.
+    """Checkpoint every block of this model by changing the class of these blocks only.
 
-    A block's memory (keys and values, recurrent state) goes in as arrays and comes out as arrays: what left a
-    checkpointed block inside a changed object would carry no gradient.
+    A block's memory (keys and values, recurrent state) goes in and comes out as arrays: a value that leaves a
+    checkpointed block inside a changed object carries no gradient.
     """
     for layer in model.layers:
         layer.__class__ = _checkpointed(type(layer))
@@ -39,7 +39,7 @@ def checkpoint_layers(model: nn.Module) -> None:
 
 @contextmanager
 def only_memory(layer: nn.Module) -> Iterator[None]:
-    """Within it, this block's output is not computed if it is checkpointed, only what it remembers."""
+    """In this context a checkpointed block computes only its memory, not its output."""
     object.__setattr__(layer, "_only_memory", True)
     try:
         yield
@@ -52,12 +52,12 @@ def _checkpointed(kind: type) -> type:
     def call(self, *args, **kwargs):
         given = (args, kwargs)
         leaves = [leaf for _, leaf in tree_flatten(given)]
-        # What a block leaves in an object of another kind would carry no gradient out of a checkpoint.
+        # A value that a block leaves in another kind of object would carry no gradient out of a checkpoint.
         if _suspended or not all(leaf is None or isinstance(leaf, _CARRIED) for leaf in leaves):
             return kind.__call__(self, *args, **kwargs)
         memories = [leaf for leaf in leaves if isinstance(leaf, Keys | Arrays | Several)]
         only = getattr(self, "_only_memory", False)
-        # The backward pass comes when the caller's `lean` is over.
+        # The backward pass runs after the caller's `lean` has ended.
         kernels = as_now()
 
         def run(parameters, floats, state):
@@ -80,7 +80,7 @@ def _checkpointed(kind: type) -> type:
 
 
 def _apart(outputs: Any) -> Any:
-    """No array twice: `mx.checkpoint` keeps the gradient of one of two outputs that are the same array."""
+    """Copy repeated arrays: of two outputs that are one array, `mx.checkpoint` keeps only one gradient."""
     seen = set()
 
     def own(leaf):
@@ -95,7 +95,7 @@ def _apart(outputs: Any) -> Any:
 
 
 def _filled(given: Any, floats: Iterator[mx.array], own: Iterator[Any]) -> Any:
-    """The same arguments with other floating arrays and memories; whole numbers and masks stay."""
+    """The same arguments with other floating-point arrays and memories; integers and masks stay."""
 
     def fill(leaf):
         if is_float(leaf):

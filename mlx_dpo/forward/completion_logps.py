@@ -1,4 +1,4 @@
-"""Log-probabilities of completions from hidden states; logits exist for a few words or tokens at a time."""
+"""Log-probabilities of completions from hidden states, with logits for a few entries and tokens at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from .custom_gradients import checkpoint, custom_function
 from .partial_vocabulary import Vocabulary, outside_blocks
 
 _PIECE = {mx.cpu: (256, 2048), mx.gpu: (1024, 4096)}
-"""Tokens, words: logits formed at a time. That is 2 MB in float32, on a GPU 16 MB. About ten are in
-flight; on a CPU, which lets arrays go late, up to seventy where a vocabulary has as many stretches.
-As many words in any batch, so that a pair scores the same in all of them, to the bit."""
+"""Tokens and vocabulary entries whose logits are formed at a time: 2 MB in float32, 16 MB on a GPU. About ten
+such pieces are in memory; on a CPU, which frees arrays late, up to seventy if the vocabulary has that many.
+The number of entries is the same for every batch, so that a pair always has exactly the same score."""
 _planned: list[mx.DeviceType] = []
 
 
 @contextmanager
 def chunks_as_on(device: mx.DeviceType) -> Iterator[None]:
-    """Within it, as many logits are formed at a time as on `device`, to plan for it on another machine."""
+    """In this context as many logits are formed at a time as on `device`, to plan for another machine."""
     _planned.append(device)
     try:
         yield
@@ -30,7 +30,7 @@ def chunks_as_on(device: mx.DeviceType) -> Iterator[None]:
 
 
 def planned_device() -> mx.DeviceType:
-    """The device that is planned for; else the one that computes here."""
+    """The device for which memory is planned; without a plan, the device of this process."""
     return _planned[-1] if _planned else mx.default_device().type
 
 
@@ -39,13 +39,13 @@ def score_tokens(
 ) -> mx.array:
     """Sum of log p(target) over each row's scored tokens: float32 (N,), nats.
 
-    Peak memory does not depend on N · T · V.
+    Peak memory does not grow with N · T · V.
 
     Args:
         hidden: (N, T, H), the state before each target.
-        targets, mask: (N, T): token ids, and which of them are scored, bool, or how much each counts.
-        gradient: the result will be differentiated. With a frozen head, d score / d hidden is then formed
-            with the scores, chunk by chunk, so that no logits are formed again in the backward pass.
+        targets, mask: (N, T): token ids, and whether each is scored (bool) or how much it counts.
+        gradient: whether the result will be differentiated. With a frozen head, d score / d hidden is then
+            computed with the scores, chunk by chunk, so that the backward pass forms no logits again.
     """
     width, targets = hidden.shape[-1], targets.flatten()
 
@@ -73,7 +73,7 @@ def score_tokens(
 def score_and_agreement(
     model: nn.Module, hidden: mx.array, targets: mx.array, mask: mx.array, *, gradient: bool = False
 ) -> mx.array:
-    """As `score_tokens`, without gradient, and `mean_agreement` beside it: float32 (N, 2)."""
+    """`score_tokens` without gradient, and `mean_agreement`: float32 (N, 2)."""
     logps, squares = (
         part.reshape(mask.shape)
         for part in _with_squares(model, hidden.reshape(-1, hidden.shape[-1]), targets.flatten())
@@ -82,12 +82,13 @@ def score_and_agreement(
 
 
 def mean_agreement(logps: mx.array, squares: mx.array, mask: mx.array) -> mx.array:
-    """How likely each completion is against what the model would say itself: (N,), nats a token.
+    """How likely each completion is, compared with the model's own samples: (N,), nats per token.
 
-    The mean over tokens of log p(y) - log sum of p squared (Zhou et al. 2024, arXiv:2406.11827, eq. 2).
+    Mean over tokens of log p(y) - log of the sum of p squared (Zhou et al. 2024, arXiv:2406.11827, eq. 2).
 
     Args:
-        logps, squares: (N, T): log p of each target, log of the sum of squared chances there.
+        logps, squares: (N, T): log p of each target, and log of the sum of squared probabilities at its
+            place.
         mask: (N, T): which targets count.
     """
     counted = mask != 0
@@ -95,7 +96,7 @@ def mean_agreement(logps: mx.array, squares: mx.array, mask: mx.array) -> mx.arr
 
 
 def _with_squares(model: nn.Module, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    """log p of every target (T,), and log of the sum of all squared chances there (T,)."""
+    """log p of every target (T,), and log of the sum of all squared probabilities at its place (T,)."""
     vocabulary, (most, words) = Vocabulary(model, hidden), _piece()
     words, parts = vocabulary.stretch(words), []
     for first in range(0, len(hidden), most):
@@ -106,7 +107,7 @@ def _with_squares(model: nn.Module, hidden: mx.array, targets: mx.array) -> tupl
             picked = picked + _at(logits, targets[first : first + most] - start)
             total = mx.logaddexp(total, log_sum(logits))
             double = mx.logaddexp(double, log_sum(2 * logits))
-            mx.eval(picked, total, double)  # without a gradient nothing is kept: one stretch at a time
+            mx.eval(picked, total, double)  # without a gradient nothing is kept: one piece at a time
         parts.append((picked - total, double - 2 * total))
     return tuple(map(mx.concatenate, zip(*parts, strict=True)))
 
@@ -123,7 +124,7 @@ def _scored(
     parts: list[tuple[mx.array, ...]] = []
     for start in range(0, len(hidden), most):
         rows = hidden[start : start + most]
-        if parts:  # one part after the other, so that only one part's logits exist
+        if parts:  # one part after another, so that the logits of only one part exist
             rows = mx.depends([rows], list(parts[-1]))[0]
         parts.append(_scored_part(vocabulary, rows, targets[start : start + most], gradient))
     logps, *slopes = map(mx.concatenate, zip(*parts, strict=True))
@@ -133,11 +134,11 @@ def _scored(
 def _scored_part(
     vocabulary: Vocabulary, hidden: mx.array, targets: mx.array, gradient: bool
 ) -> tuple[mx.array, ...]:
-    """The same for a few tokens, a stretch of the vocabulary at a time.
+    """`_scored` for a few tokens, a piece of the vocabulary at a time.
 
-    The gradient of log p in the logits is one-hot minus softmax. Softmax is carried on from stretch to
-    stretch as in attention (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022,
-    arXiv:2205.14135): `total` is log of the sum of exponentials so far, `expected` (T, H) the gradient of it.
+    The gradient of log p in the logits is one-hot minus softmax. The softmax is updated from piece to piece
+    as in attention (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135):
+    `total` is the log of the sum of exponentials so far, `expected` (T, H) its gradient.
     """
     picked = mx.zeros(targets.shape, mx.float32)
     words = vocabulary.stretch(_piece()[1])
@@ -162,7 +163,7 @@ def _scored_part(
 
 
 def _at(logits: mx.array, targets: mx.array) -> mx.array:
-    """Each target's logit in float32 (T,), 0 where it is not among these."""
+    """The logit of each target in float32 (T,), 0 if it is not among these logits."""
     count = logits.shape[-1]
     here = mx.clip(targets, 0, count - 1)
     picked = mx.take_along_axis(logits, here[:, None], axis=-1).squeeze(-1).astype(mx.float32)
@@ -175,7 +176,7 @@ def _chunks(model: nn.Module, hidden: mx.array) -> list[slice]:
 
 
 def _recomputed(model: nn.Module, hidden: mx.array, targets: mx.array) -> mx.array:
-    """For a trained head: logits are formed once more in the backward pass, also chunk by chunk."""
+    """For a trained head: logits are recomputed in the backward pass, also chunk by chunk."""
     parts = []
     for part in _chunks(model, hidden):
 
@@ -193,7 +194,7 @@ def _logps(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def _head_is_trained(model: nn.Module) -> bool:
-    """Whether anything outside of the blocks is trained."""
+    """Whether any weight outside the blocks is trained."""
     return any(
         isinstance(v, mx.array) and module.trainable_parameter_filter(module, k, v)
         for module in outside_blocks(model)

@@ -1,4 +1,4 @@
-"""Functions whose backward pass is not the usual one; `operations.py` sees each call as one piece."""
+"""Functions with their own backward pass; `operations.py` sees each call as one operation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 Observer = Callable[[Callable[..., Any], Callable[..., Any] | None, tuple[Any, ...], Any], Any]
-"""Called instead, with the function, its vjp or None if it is computed again, its arguments, its owner."""
+"""Called instead of a function, with the function, its vjp (None: recomputed), its arguments, its owner."""
 
 _observers: list[Observer] = []
 
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Within it, `observer` answers all calls of the functions below."""
+    """In this context `observer` handles all calls of the functions below."""
     _observers.append(observer)
     try:
         yield
@@ -24,7 +24,7 @@ def observed(observer: Observer) -> Iterator[None]:
 
 
 def is_traced() -> bool:
-    """Whether calls are observed: nothing that is built now will be computed."""
+    """Whether calls are observed: then nothing that is built now will be computed."""
     return bool(_observers)
 
 
@@ -46,12 +46,12 @@ class custom_function:
 
 
 def checkpoint(fun: Callable[..., Any], owner: Any = None) -> Callable[..., Any]:
-    """As `mx.checkpoint`: only the inputs are kept, and `fun` is computed again in the backward pass.
+    """As `mx.checkpoint`: only the inputs are kept, and the backward pass recomputes `fun`.
 
     Args:
-        owner: the module whose call this is. The gradients of its parameters, the first argument, are then
-            computed before those of the other arguments are handed on; else MLX may leave them to the end,
-            and with them all that every block computed again.
+        owner: the module that is called. The gradients of its parameters (the first argument) are then
+            computed before the gradients of the other arguments are passed on. Otherwise MLX may compute them
+            at the end, and keep everything that every block recomputed until then.
     """
     own = mx.checkpoint(fun) if owner is None else _checkpoint_in_order(fun)
 
@@ -85,7 +85,7 @@ def _checkpoint_in_order(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parameters_first(args: tuple[Any, ...], gradients: Sequence[mx.array]) -> list[mx.array]:
-    """The gradients of all arrays in `args`, those of the first argument made before the others."""
+    """The gradients of all arrays in `args`; those of the first argument are computed before the others."""
     count = len(arrays_of(args[0]))
     own, others = gradients[:count], gradients[count:]
     return [*own, *(mx.depends(others, own) if own and others else others)]

@@ -1,6 +1,6 @@
-"""Attention, Mamba-2 scan and gated units with less memory and work in training, and the same values.
+"""Attention, Mamba-2 scan and gated units that give the same values with less memory and work in training.
 
-mlx_lm's models call these by name; `lean()` puts ours in their place for the time of a trace.
+mlx_lm's models call such functions by name; `lean()` replaces them with ours during a trace.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +17,9 @@ from .mlx_attention import Call, fused_attention, note, takes_kernel
 from .prompt_cache import Keys, after_prompt
 
 _BLOCK = 128
-"""Queries attended at a time, or so: they see no key after their last one, which saves half of the work."""
+"""Approximate number of queries in a block. A block skips the keys after its last query: half of the work."""
 _SCAN = 64
-"""Tokens of a Mamba-2 scan's block. Its temporaries grow with it: mlx_lm's 256 needs four times as much."""
+"""Tokens in a block of the Mamba-2 scan. mlx_lm's blocks of 256 need four times as much temporary memory."""
 
 
 _differentiated: list[bool] = []
@@ -27,10 +27,11 @@ _differentiated: list[bool] = []
 
 @contextmanager
 def lean(gradient: bool = True) -> Iterator[None]:
-    """Within it, mlx_lm's models call the functions below.
+    """In this context mlx_lm's models call the functions below.
 
     Args:
-        gradient: what comes out will be differentiated; else nothing is kept for that. The outermost counts.
+        gradient: whether the result will be differentiated; if not, nothing is kept for the backward pass.
+            The outermost `lean` decides.
     """
     if _differentiated:
         yield
@@ -44,7 +45,7 @@ def lean(gradient: bool = True) -> Iterator[None]:
 
 
 def as_now() -> Callable[[], AbstractContextManager[None]]:
-    """What later brings back the functions that models call at this moment."""
+    """A context that later restores the functions that models call now."""
     return partial(lean, *_differentiated) if _differentiated else nullcontext
 
 
@@ -57,14 +58,14 @@ def attention(
     mask: Any,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    """Softmax attention as mlx_lm's `scaled_dot_product_attention`; causal masks are never multiplied out.
+    """Softmax attention like mlx_lm's `scaled_dot_product_attention`, without full causal masks.
 
-    Causal attention is computed in blocks here, or by MLX where `fused.takes_kernel` says so.
+    Causal attention is computed in blocks, or by MLX if `takes_kernel` says so.
 
     Args:
         queries: (N, heads, L, D).
         keys, values: (N, key heads, T, D), as the cache gave them.
-        cache: where it is a `Keys`, a prompt's keys are kept once for all its branches.
+        cache: with a `Keys`, the keys of a prompt are stored once for all its branches.
     """
     prompt, own = None, (keys, values)
     if isinstance(cache, Keys) and cache.has_fetched(keys, values):
@@ -87,16 +88,16 @@ def attention(
 
 
 def _attended(queries: mx.array, keys: mx.array, values: mx.array, *prompt: mx.array) -> tuple[mx.array, ...]:
-    """Scaled queries (N, K, R, L, D) to outputs (N, K, R, L, E), and the softmax weights of every block.
+    """Scaled queries (N, K, R, L, D) to outputs (N, K, R, L, E) and the softmax weights of every block.
 
-    Keys and values are (N, K, T, D) and (N, K, T, E), the prompt's, which stand before them, (G, K, P, D) and
-    (G, K, P, E).
+    Keys and values are (N, K, T, D) and (N, K, T, E); those of the prompt, which come first, are (G, K, P, D)
+    and (G, K, P, E).
     """
     keys, values = after_prompt((keys, values), prompt)
     outputs, weights = [], []
     for part, end in _blocks(queries, keys):
         block = queries[:, :, :, part]
-        if outputs:  # one block after the other, as in the backward pass
+        if outputs:  # one block after another, as in the backward pass
             block = mx.depends([block], outputs[-1:])[0]
         scores = _product(block, keys[:, :, :end].swapaxes(-1, -2))
         count = block.shape[3]
@@ -107,7 +108,7 @@ def _attended(queries: mx.array, keys: mx.array, values: mx.array, *prompt: mx.a
 
 
 _attend = custom_function(_attended)
-"""It keeps only the weights for the backward pass, each once."""
+"""Keeps only the softmax weights for the backward pass, each once."""
 
 
 @_attend.vjp
@@ -116,13 +117,13 @@ def _attend_vjp(primals, cotangents, outputs):
     prompt = primals[3:]
     (output, *weights), cotangent = outputs, cotangents[0]
     keys, values = after_prompt(mx.depends(own, [cotangent]), prompt)
-    # sum over keys of weight · d weight, by way of the output (Dao et al. 2022, arXiv:2205.14135, B.4)
+    # sum over keys of weight · d weight, computed from the output (Dao et al. 2022, arXiv:2205.14135, B.4)
     through = (cotangent * output).astype(mx.float32).sum(axis=-1, keepdims=True)
     query_slopes: list[mx.array] = []
     slopes: list[mx.array | None] = [None, None]
     for (part, end), weight in zip(_blocks(queries, keys), weights, strict=True):
         block, outward = queries[:, :, :, part], cotangent[:, :, :, part]
-        if query_slopes:  # one block after the other, else MLX holds the scores of all of them
+        if query_slopes:  # one block after another, otherwise MLX keeps the scores of all blocks
             outward = mx.depends([outward], [query_slopes[-1], *slopes])[0]
         inward = _product(outward, values[:, :, :end].swapaxes(-1, -2))
         inward = (weight * (inward - through[:, :, :, part])).astype(weight.dtype)
@@ -139,7 +140,7 @@ def _attend_vjp(primals, cotangents, outputs):
 
 
 def _blocks(queries: mx.array, keys: mx.array) -> Iterator[tuple[slice, int]]:
-    """Blocks of queries, each with the number of keys that it sees: those up to its last query's own."""
+    """Blocks of queries, each with the number of keys that it sees: up to the key of its last query."""
     length = queries.shape[3]
     before = keys.shape[2] - length
     size = -(-length // max(1, round(length / _BLOCK)))
@@ -158,7 +159,7 @@ def _product(a: mx.array, b: mx.array) -> mx.array:
 
 
 def _summed(total: mx.array | None, a: mx.array, b: mx.array) -> mx.array:
-    """(N, K, R, L, X), (N, K, R, L, Y) -> (N, K, X, Y): summed over R and L, added to that of fewer X."""
+    """(N, K, R, L, X), (N, K, R, L, Y) -> (N, K, X, Y): sum over R and L, plus a total with fewer X."""
     a, b = a.flatten(2, 3).swapaxes(-1, -2), b.flatten(2, 3)
     if total is None:
         return a @ b
@@ -167,13 +168,13 @@ def _summed(total: mx.array | None, a: mx.array, b: mx.array) -> mx.array:
 
 
 def _causal(count: int, dtype: mx.Dtype) -> mx.array:
-    """(count, count): 0 where a token may look at another, else -inf."""
+    """(count, count): 0 where a token may attend to another, else -inf."""
     return _causal_square(-(-count // 64) * 64, dtype)[:count, :count]
 
 
 @lru_cache(maxsize=8)
 def _causal_square(size: int, dtype: mx.Dtype) -> mx.array:
-    """A few sizes serve all counts, so that what is kept does not change with the lengths of the data."""
+    """A causal mask in one of a few sizes: the cached masks then do not depend on the lengths of the data."""
     return mx.array(np.where(np.tri(size), 0.0, -np.inf), dtype=dtype)
 
 
@@ -193,8 +194,8 @@ def scan(
 ) -> tuple[mx.array, mx.array]:
     """The Mamba-2 scan (Dao and Gu 2024, arXiv:2405.21060, section 6) in blocks of `step` tokens.
 
-    Arguments and results are those of mlx_lm's `ssm_attn`. Its blocks are computed again for the backward
-    pass, so that only inputs and block states are kept. Masks and lengths go to mlx_lm's own.
+    Arguments and results are those of mlx_lm's `ssm_attn`. The backward pass recomputes the blocks, so that
+    only inputs and block states are kept. Calls with masks or lengths go to mlx_lm's function.
     """
     if mask is not None or lengths is not None:
         return replaceable("ssm_attn")(
@@ -235,7 +236,7 @@ def _scan_block(
 
 
 def low_rank(self: Any, x: mx.array) -> mx.array:
-    """mlx_lm's `LoRALinear`, scaled where it is narrow and added as it is multiplied."""
+    """mlx_lm's `LoRALinear`, with the scale on the narrow product and the sum fused into the second one."""
     y = self.linear(x)
     low = self.scale * (self.dropout(x) @ self.lora_a)
     if low.dtype == y.dtype:
@@ -268,4 +269,4 @@ _OURS = (
     ("ssm_attn", scan),
     ("swiglu", swiglu),
 )
-"""What `lean` puts in the place of mlx_lm's functions of these names."""
+"""The functions with which `lean` replaces mlx_lm's functions of these names."""

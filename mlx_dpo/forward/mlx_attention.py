@@ -1,4 +1,4 @@
-"""MLX's own attention kernel: where there is one, when it is taken, and what it needs of memory."""
+"""MLX's own attention kernel: where it exists, when it is used, and how much memory it needs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _settled: list[str] = []
 
 @contextmanager
 def attending(how: str) -> Iterator[None]:
-    """Within it, every causal attention is FUSED, or in BLOCKS; `auto` leaves it open, see `takes_kernel`."""
+    """In this context every causal attention is FUSED or in BLOCKS; with `auto`, `takes_kernel` decides."""
     _settled.append(how)
     try:
         yield
@@ -28,8 +28,8 @@ def attending(how: str) -> Iterator[None]:
 class Call(NamedTuple):
     """One call of causal attention: its shapes and type.
 
-    queries (N, heads, L, D), keys and values (N, key heads, T, D); `prompt` of the T keys are shared by the
-    N // `prompts` answers of every prompt.
+    queries (N, heads, L, D), keys and values (N, key heads, T, D). The N // `prompts` answers to a prompt
+    share `prompt` of the T keys.
     """
 
     queries: tuple[int, ...]
@@ -46,7 +46,7 @@ _noted: list[list[Call]] = []
 
 @contextmanager
 def noted_calls() -> Iterator[list[Call]]:
-    """Within it, every call of causal attention is added to the list."""
+    """In this context every call of causal attention is added to the list."""
     calls: list[Call] = []
     _noted.append(calls)
     try:
@@ -56,23 +56,24 @@ def noted_calls() -> Iterator[list[Call]]:
 
 
 def note(call: Call) -> None:
-    """Tell whoever listens by `noted_calls`."""
+    """Add the call to the lists of all `noted_calls`."""
     for calls in _noted:
         calls.append(call)
 
 
 def scoring_attention() -> str:
-    """FUSED or BLOCKS: how causal attention is computed here where nothing is differentiated."""
+    """FUSED or BLOCKS: how causal attention is computed on this device without a gradient."""
     if _settled and _settled[-1] in (FUSED, BLOCKS):
         return _settled[-1]
     return FUSED if planned_device() == mx.gpu else BLOCKS
 
 
 def takes_kernel(queries: mx.array, keys: mx.array, values: mx.array, *, gradient: bool) -> bool:
-    """Whether this causal attention goes to MLX.
+    """Whether MLX computes this causal attention.
 
-    As `attending` says. Where that leaves it open: to MLX's kernel if nothing is differentiated and there is
-    one for these shapes. Without a kernel (on a CPU, say) MLX forms the scores of all queries at once.
+    `attending` decides. If it leaves the choice open, MLX is used if nothing is differentiated and it has a
+    kernel for these shapes. Without a kernel (for example on a CPU) MLX forms the scores of all queries at
+    once.
     """
     if _settled and _settled[-1] in (FUSED, BLOCKS):
         return _settled[-1] == FUSED
@@ -84,7 +85,7 @@ def takes_kernel(queries: mx.array, keys: mx.array, values: mx.array, *, gradien
         mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=1.0, mask="causal", force_fused=True
         )
-    except (TypeError, ValueError):  # an MLX that has no force_fused; no kernel for these shapes
+    except (TypeError, ValueError):  # this MLX has no force_fused, or no kernel for these shapes
         return False
     return True
 
@@ -92,24 +93,24 @@ def takes_kernel(queries: mx.array, keys: mx.array, values: mx.array, *, gradien
 def fused_attention(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, *, gradient: bool
 ) -> mx.array:
-    """Causal softmax attention as MLX computes it; the last query looks at the last key.
+    """Causal softmax attention by MLX; the last query attends to the last key.
 
-    In a trace its place is taken by operations that need the same memory.
+    In a trace it is replaced by operations that need the same memory.
     """
     given = queries, keys, values
     if not is_traced():
         return mx.fast.scaled_dot_product_attention(*given, scale=scale, mask="causal")
     found = kernel(backend(), *(a.shape for a in given), queries.dtype, gradient=gradient)
-    if found is None:  # the operations that MLX takes instead are those of its CPU
+    if found is None:  # without a kernel, MLX uses the same operations as on its CPU
         return mx.fast.scaled_dot_product_attention(*given, scale=scale, mask="causal", stream=mx.cpu)
     return (_tiled if found.tile else _untiled)(*given)[0]
 
 
-# Which kernels there are: read from MLX's sources and from the binaries of mlx-metal 0.32.4, never run.
+# The kernels, read from MLX's sources and the binaries of mlx-metal 0.32.4; they were never run here.
 
 
 class Kernel(NamedTuple):
-    """`tile`: queries and keys whose scores the backward pass holds at a time, of all heads; 0: none."""
+    """`tile`: queries and keys (of all heads) whose scores the backward pass keeps at a time; 0: none."""
 
     sizes: Sequence[int]
     dtypes: Sequence[mx.Dtype]
@@ -133,7 +134,7 @@ _BACKWARD = {
     "metal": [Kernel((64, 72, 80, 96, 128, 192, 256, 512), _FLOATS, TILE, 9, since=(0, 32, 4))],
     "cuda": [Kernel(_EIGHTS, _HALF, multiple=128)],
 }
-"""By backend. On Metal before 0.32.4, and for the other lengths on CUDA, MLX keeps the whole softmax."""
+"""Kernels by backend. On Metal before 0.32.4, and for other lengths on CUDA, MLX keeps the whole softmax."""
 
 
 def kernel(
@@ -146,12 +147,12 @@ def kernel(
     gradient: bool = False,
     mlx: str | None = None,
 ) -> Kernel | None:
-    """The kernel that MLX has for causal attention of these shapes; None where it forms all scores.
+    """MLX's kernel for causal attention of these shapes; None if MLX forms all scores.
 
     Args:
         backend: metal, cuda or cpu.
-        gradient: for the backward pass.
-        mlx: version of MLX; by default the installed one.
+        gradient: whether it is for the backward pass.
+        mlx: version of MLX; by default the installed version.
     """
     length, size = queries[2], queries[3]
     installed = _numbers(mlx or version("mlx"))
@@ -169,7 +170,7 @@ def kernel(
 
 
 def backend() -> str:
-    """metal, cuda or cpu: that of the device which is planned for, else that of this machine."""
+    """metal, cuda or cpu: the backend of the planned device, else of this machine."""
     if planned_device() != mx.gpu:
         return "cpu"
     return "cuda" if mx.cuda.is_available() else "metal"
@@ -179,11 +180,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-# What a kernel does to memory, for a trace: other values, the same arrays.
+# Stand-ins for the kernels in a trace: other values, but the same arrays in memory.
 
 
 def _forward(queries: mx.array, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-    """The output, and a log-sum-exp a query."""
+    """The output, and one log-sum-exp per query."""
     output = queries + (keys[:, :1, :1] + values[:, :1, :1])
     return output, output[..., 0].astype(mx.float32)
 
@@ -206,7 +207,7 @@ _tiled = custom_function(_tiled_forward)
 
 @_tiled.vjp
 def _tiled_vjp(primals, cotangents, outputs):
-    """Scores and their slopes of one tile; the keys' slopes of every head, before they are added up."""
+    """Scores of one tile and their gradients; the keys' gradients of every head, before they are summed."""
     queries, keys, values = primals
     (output, logsumexp), cotangent = outputs, cotangents[0]
     rows, columns = min(queries.shape[2], TILE), min(keys.shape[2], TILE)
@@ -220,7 +221,7 @@ def _tiled_vjp(primals, cotangents, outputs):
 
 
 def _slopes(primals: Any, through: mx.array) -> tuple[mx.array, ...]:
-    """New arrays like the primals, made after `through` (N, heads, L, 1)."""
+    """New arrays of the primals' shapes, computed after `through` (N, heads, L, 1)."""
     after = through.sum(axis=(1, 2), keepdims=True)
     return tuple(
         mx.concatenate([a[:, :, :1] + after.astype(a.dtype), a[:, :, 1:]], axis=2)

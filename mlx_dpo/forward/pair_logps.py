@@ -23,7 +23,7 @@ from .prompt_cache import Memory, empty_state, forked
 
 
 class Batch(Protocol):
-    """What every batch tells: `lengths` (2B,) int32, completion tokens, chosen rows first."""
+    """What every batch has: `lengths` (2B,) int32, completion tokens, chosen rows first."""
 
     @property
     def lengths(self) -> mx.array: ...
@@ -32,9 +32,10 @@ class Batch(Protocol):
 class Forward(NamedTuple):
     """A named way to score pairs.
 
-    `build(pairs)` lays B pairs out; `score(model, batch, gradient=...)` gives float32 (2B,) nats, chosen rows
-    first. `gradient` says whether the result will be differentiated; it changes what is kept, not the values.
-    With `agreement=True` and no gradient it gives (2B, 2): also the `mean_agreement` of each row.
+    `build(pairs)` builds a batch of B pairs; `score(model, batch, gradient=...)` gives float32 (2B,) nats,
+    chosen rows first. `gradient` says whether the result will be differentiated; it changes what is kept in
+    memory, not the values. With `agreement=True` and no gradient it gives (2B, 2): also the `mean_agreement`
+    of each row.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Forward(NamedTuple):
 
 
 def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool, agreement: bool = False) -> mx.array:
-    """The model's own call on whole sequences; logits of every position exist for a moment."""
+    """The model's own call on whole sequences, with logits at every position."""
     logits = model(batch.inputs)
     logits = mx.take_along_axis(logits, batch.positions[..., None], axis=1)
     scores = completion_logps(logits, batch.targets, batch.mask)
@@ -58,7 +59,7 @@ def plain_score(model: nn.Module, batch: PairBatch, *, gradient: bool, agreement
 def completion_score(
     model: nn.Module, batch: PairBatch, *, gradient: bool, agreement: bool = False
 ) -> mx.array:
-    """Hidden states of whole sequences, logits of completion tokens only."""
+    """Hidden states of whole sequences, logits for completion tokens only."""
     with lean(gradient):
         hidden = hidden_states(model, batch.inputs)
         hidden = mx.take_along_axis(hidden, batch.positions[..., None], axis=1)
@@ -69,7 +70,7 @@ def completion_score(
 def shared_score(
     model: nn.Module, batch: SharedBatch, *, gradient: bool, agreement: bool = False
 ) -> mx.array:
-    """Every prompt once; its branches continue from what the blocks remember of it."""
+    """Every prompt is computed once; its branches continue from the memory of the blocks."""
     scores: list[mx.array] = []
     with lean(gradient):
         for family in batch.families:
@@ -83,10 +84,10 @@ def shared_score(
 
 
 def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
-    """What the blocks remember of a family's prompts."""
+    """The memory of the blocks after a family's prompts."""
     state = empty_state(model)
     if family.prompts.size:
-        # Where blocks run more than once, what the last one gives is used again.
+        # If blocks run more than once, the output of the last one is used again.
         once = len(state) == len(model.layers)
         with only_memory(model.layers[-1]) if once else nullcontext():
             hidden_states(model, family.prompts, state)
@@ -94,10 +95,10 @@ def prompt_state(model: nn.Module, family: Family) -> list[Memory]:
 
 
 def _one_by_one(done: list[mx.array], state: list[Memory]) -> tuple[list[mx.array], list[Memory]]:
-    """The same, but what continues `state` comes after `done`, and in the backward pass before it.
+    """The same arrays: what continues `state` comes after `done`, and before it in the backward pass.
 
-    It comes before what made `state`, too. Else MLX takes the last blocks of one beside the first ones of the
-    other, and holds what both work with.
+    In the backward pass it also comes before the operations that made `state`. Otherwise MLX computes the
+    last blocks of one branch next to the first blocks of the other, and keeps the arrays of both.
     """
     given = [memory.arrays() for memory in state]
     present = [a for arrays in given for a in arrays if is_float(a)]
@@ -130,10 +131,11 @@ def _segment(
 def separate_score(
     model: nn.Module, batch: SharedBatch, *, gradient: bool, agreement: bool = False
 ) -> mx.array:
-    """As `shared_score`, one branch in memory at a time: `batch` holds every branch in a segment of its own.
+    """As `shared_score`, with one branch in memory at a time: every branch of `batch` has its own segment.
 
-    A pair loss is linear in the scores' gradients, so each branch's gradient is formed with its score, before
-    the next branch starts, and scaled once the loss is known. No forward runs twice.
+    The gradient of a pair loss is linear in the gradients of the scores. So the gradient of each branch is
+    computed with its score, before the next branch starts, and scaled when the loss is known. No forward runs
+    twice.
     """
     if not gradient:
         return shared_score(model, batch, gradient=False, agreement=agreement)
@@ -149,7 +151,7 @@ def separate_score(
 def _with_gradient(
     model: nn.Module, segment: Segment, state: list[Memory], after: list[mx.array]
 ) -> mx.array:
-    """One branch's score (1,); its gradient in parameters and prompt state is there when the score is."""
+    """The score of one branch (1,), computed with its gradient in the parameters and the prompt state."""
     parameters = model.trainable_parameters()
     names, values = zip(*tree_flatten(parameters), strict=True)
     sizes = [len(memory.arrays()) for memory in state]
@@ -182,7 +184,7 @@ def _with_gradient(
 
 
 def desensitised(forward: Forward, ld_alpha: float | None) -> Forward:
-    """The same, but tokens beyond the shorter completion of a pair count only `ld_alpha`; None: fully."""
+    """The same forward; tokens beyond the pair's shorter completion have the weight `ld_alpha` (None: 1)."""
     if ld_alpha is None:
         return forward
     build = partial(forward.build, ld_alpha=ld_alpha)

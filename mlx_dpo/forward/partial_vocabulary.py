@@ -1,4 +1,4 @@
-"""A head that answers for some words of its vocabulary, so that no token needs all its logits at once."""
+"""A head that gives logits for some vocabulary entries, so that no token needs all its logits at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from mlx.utils import tree_flatten
 from .body_and_head import head
 
 Words = slice | mx.array
-"""Word numbers: a stretch of the vocabulary, or a list (T,) of them."""
+"""Vocabulary entries: a slice of the vocabulary, or a list of ids (T,)."""
 
 
 class Vocabulary:
-    """A model's head, by its own code, with only some rows of the parameters that have a row for every word.
+    """A model's head, by its own code, with only some rows of the parameters that have a row per entry.
 
-    `size`: words. A head that is no matter of such rows, as where a trunk hands over logits, gives all its
-    logits first.
+    `size`: number of entries. A head without such parameters, for example if the trunk returns logits,
+    computes all its logits first.
     """
 
     def __init__(self, model: nn.Module, hidden: mx.array):
@@ -32,7 +32,7 @@ class Vocabulary:
         self._divisible = self._answers_for_some(hidden[:1])
 
     def stretch(self, words: int) -> int:
-        """How many words to ask for at a time: so many, or all where fewer are no less work."""
+        """Number of entries to compute at a time: `words`, or all if fewer would not save work."""
         return words if self._divisible else self.size
 
     def logits(self, hidden: mx.array, words: Words) -> mx.array:
@@ -66,7 +66,7 @@ class Vocabulary:
 
 
 def outside_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The model and all modules in it that are not in one of its blocks."""
+    """The model and all its modules that are not in one of its blocks."""
     blocks = {id(layer) for layer in model.layers}
 
     def walk(module: nn.Module) -> Iterator[nn.Module]:

@@ -1,4 +1,4 @@
-"""What a block remembers of the tokens before: made, continued, and handed to several branches.
+"""The memory that a block has of earlier tokens: made, continued, and shared by several branches.
 
 Every step is plain array arithmetic, so that gradients flow from a continuation back into the prompt.
 """
@@ -23,10 +23,10 @@ from ..upstream import check_caches
 
 
 class Keys(ConcatenateKVCache):
-    """Keys and values of attention: a prompt's, shared by several branches, and the branch's own.
+    """Keys and values of attention: of a prompt, shared by several branches, and of the branches themselves.
 
-    Batch row i continues prompt i // (N / G). `prompt` holds keys and values (G, heads, P, D) or is None;
-    `keys` and `values` are the branches' own, (N, heads, L, D).
+    Batch row i continues prompt i // (N / G). `prompt` has keys and values (G, heads, P, D), or is None;
+    `keys` and `values` of the branches are (N, heads, L, D).
     """
 
     def __init__(self, window: int | None = None, prompt: tuple[mx.array, mx.array] | None = None):
@@ -38,33 +38,33 @@ class Keys(ConcatenateKVCache):
         self.fetched: tuple[mx.array, mx.array] | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add these to the branches' own; what `keys_and_values` gives."""
+        """Add keys and values of the branches; return `keys_and_values`."""
         fetched = super().update_and_fetch(keys, values)
         if self.prompt:
             self.offset += self.prompt[0].shape[-2]
         return fetched
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
-        """Prompt and own together; not evaluated where `kernels.attention` joins them itself."""
+        """Keys and values of prompt and branches; not evaluated if `kernels.attention` joins them itself."""
         self.fetched = after_prompt((self.keys, self.values), self.prompt or ())
         return self.fetched
 
     def has_fetched(self, keys: mx.array, values: mx.array) -> bool:
-        """Whether these are what was fetched last."""
+        """Whether these are the arrays that were fetched last."""
         return bool(self.fetched) and keys is self.fetched[0] and values is self.fetched[1]
 
     def maybe_trim_front(self) -> None:
-        """Asked of a ChunkedKVCache. Nothing is dropped: the model's mask hides tokens of earlier chunks."""
+        """A method of ChunkedKVCache; it drops nothing: the model's mask hides tokens of earlier chunks."""
 
     def make_mask(self, n: int, window_size: int | None = None, return_array: bool = False) -> Any:
-        """As mlx_lm's caches: "causal", None for one token, or (N, offset + N) where a window cuts."""
+        """As in mlx_lm's caches: "causal", None for one token, or (N, offset + N) for a sliding window."""
         window = window_size or self.window
         if window and self.offset + n <= window:
             window = None
         return create_attention_mask(n, self.offset, return_array, window)
 
     def arrays(self) -> list[mx.array | None]:
-        """Everything gradients may flow through."""
+        """All arrays through which gradients may flow."""
         return [*(self.prompt or (None, None)), self.keys, self.values]
 
     def take(self, arrays: list[mx.array | None]) -> "Keys":
@@ -79,12 +79,12 @@ class Keys(ConcatenateKVCache):
         return Keys(self.window).take(arrays)
 
     def forked(self, branches: int) -> "Keys":
-        """The start of continuations of every row, however many; no copy is made."""
+        """The memory for any number of continuations of every row; nothing is copied."""
         return Keys(self.window, None if self.keys is None else (self.keys, self.values))
 
 
 def after_prompt(own: Sequence[mx.array], prompt: Sequence[mx.array]) -> tuple[mx.array, ...]:
-    """Keys and values (N, heads, L, D), each behind its prompt's (G, heads, P, D): (N, heads, P + L, D)."""
+    """Keys and values (N, heads, L, D), each after its prompt's (G, heads, P, D): (N, heads, P + L, D)."""
     if not prompt:
         return tuple(own)
     return tuple(map(_after, own, prompt))
@@ -101,7 +101,7 @@ class Arrays(ArraysCache):
     """State of a recurrent block: convolution tail, SSM or delta-rule state, each (N, ...)."""
 
     def arrays(self) -> list[mx.array | None]:
-        """Everything gradients may flow through, as a new list: a branch writes into its own."""
+        """All arrays through which gradients may flow, as a new list: every branch writes into its own."""
         return list(self.cache)
 
     def take(self, arrays: list[mx.array | None]) -> "Arrays":
@@ -114,7 +114,7 @@ class Arrays(ArraysCache):
         return Arrays(len(arrays)).take(arrays)
 
     def forked(self, branches: int) -> "Arrays":
-        """The start of `branches` continuations of every row, beside one another."""
+        """The memory for `branches` continuations of every row, side by side."""
         return self.rebuilt([a if a is None else mx.repeat(a, branches, axis=0) for a in self.cache])
 
 
@@ -122,7 +122,7 @@ class Several(CacheList):
     """Blocks with more than one memory, such as attention beside a Mamba layer."""
 
     def arrays(self) -> list[mx.array | None]:
-        """Those of all its memories, one after another."""
+        """The arrays of all its memories, one after another."""
         return [a for c in self.caches for a in c.arrays()]
 
     def take(self, arrays: list[mx.array | None]) -> "Several":
@@ -144,11 +144,11 @@ class Several(CacheList):
 
 
 Memory = Keys | Arrays | Several
-"""What one block remembers."""
+"""The memory of one block."""
 
 
 def empty_state(model: nn.Module) -> list[Memory]:
-    """One empty memory a cache of the model, in the model's own order.
+    """One empty memory for each cache of the model, in the model's order.
 
     Raises:
         TypeError: a kind of cache that is not known to be exact here.
@@ -158,7 +158,7 @@ def empty_state(model: nn.Module) -> list[Memory]:
 
 
 def forked(state: list[Memory], branches: int) -> list[Memory]:
-    """`branches` continuations of every row; rows that continue the same prompt lie side by side."""
+    """Memories for `branches` continuations of every row; rows of the same prompt are side by side."""
     return [memory.forked(branches) for memory in state]
 
 

@@ -1,4 +1,4 @@
-"""Products with quantised weights on a CPU, by way of float32: MLX's own reach a tenth of its speed there."""
+"""Products with quantised weights on a CPU, in float32: MLX's own products have a tenth of that speed."""
 
 from collections.abc import Sequence
 from functools import cache, reduce
@@ -12,9 +12,9 @@ from .completion_logps import planned_device
 from .custom_gradients import custom_function
 
 _FEW = 8
-"""Rows below which MLX's own product is faster, for it reads the weights once and as they are."""
+"""With fewer rows MLX's own product is faster, because it reads the weights once and as they are."""
 _STRETCH = 2**20
-"""Weights of a layer that are made float32 at a time: 4 MB. On a CPU about fifteen such are in flight."""
+"""Weights of a layer converted to float32 at a time: 4 MB. On a CPU about fifteen pieces are in memory."""
 
 
 @cache
@@ -35,8 +35,8 @@ def _as_linear(self: nn.QuantizedEmbedding, x: mx.array) -> mx.array:
 def product(layer: nn.Module, x: mx.array) -> mx.array:
     """x (..., in) times the layer's weights (out, in), transposed: (..., out) in x's type.
 
-    On a CPU, where x has several rows, the weights are made float32 for the product, and again for the
-    backward pass, which has a gradient in x alone.
+    On a CPU, if x has several rows, the weights are converted to float32 for the product, and again for the
+    backward pass, which gives a gradient for x only.
     """
     few = prod(x.shape[:-1]) < _FEW
     if few or layer.mode != "affine" or planned_device() != mx.cpu:
@@ -48,7 +48,7 @@ def product(layer: nn.Module, x: mx.array) -> mx.array:
 @cache
 def _by_way_of_float32(group_size: int, bits: int, size: int) -> custom_function:
     """The product of x with the arrays of a layer, `size` rows of its weights at a time."""
-    # It holds numbers alone, so that a plan traces all calls of the same shapes at once.
+    # The closure has only numbers, so that a plan traces all calls of the same shapes at once.
 
     @custom_function
     def multiplied(x, *arrays):
@@ -75,7 +75,7 @@ def _by_way_of_float32(group_size: int, bits: int, size: int) -> custom_function
 def _dense(
     arrays: Sequence[mx.array], start: int, size: int, group_size: int, bits: int, after: mx.array
 ) -> mx.array:
-    """Some rows of a layer's weights in float32, made once `after` is there."""
+    """Some rows of a layer's weights in float32, computed after `after`."""
     weight, *others = mx.depends([a[start : start + size] for a in arrays], [after])
     scales, biases = (a.astype(mx.float32) for a in others)
     return mx.dequantize(weight, scales, biases, group_size=group_size, bits=bits)

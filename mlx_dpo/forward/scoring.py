@@ -20,7 +20,7 @@ def score_pairs(
     """Score every pair with the model as it is, in evaluation mode.
 
     Args:
-        batches: row numbers, one list a batch, every row once. The same batches give the same rounding.
+        batches: row numbers, one list per batch, every row once. The same batches give the same rounding.
         progress: called with the number of pairs just scored.
 
     Returns:
@@ -36,7 +36,7 @@ def score_pairs(
 def batch_scores(
     model: nn.Module, pairs: Sequence[TokenizedPair], forward: Forward, batches: Iterable[Sequence[int]]
 ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-    """Each batch's rows with their scores, float32 (B, 2) as in `score_pairs`, as soon as they are known."""
+    """The rows of each batch with their scores, float32 (B, 2) as in `score_pairs`, as soon as known."""
     training = model.training
     model.eval()
     try:
@@ -49,5 +49,5 @@ def batch_scores(
 
 
 def singles(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
-    """Every row as a batch of its own."""
+    """One batch for every row."""
     return [[i] for i in range(len(pairs))]

@@ -27,7 +27,7 @@ __all__ = [
 def __getattr__(name: str) -> LossFunction:
     """A registered loss by its name: `losses.sigmoid(pairs, beta, label_smoothing=0.1)`."""
     if name not in LOSSES:
-        raise AttributeError(f"no loss is registered as {name!r}; there are {', '.join(LOSSES)}")
+        raise AttributeError(f"no loss is registered as {name!r}; the losses are {', '.join(LOSSES)}")
     return LOSSES[name].function
 
 

@@ -1,7 +1,7 @@
-"""Beta-DPO (Wu et al. 2024, arXiv:2407.08639): one beta a window, from the pairs nearest the running mean.
+"""Beta-DPO (Wu et al. 2024, arXiv:2407.08639): one beta per window, from pairs near the running mean.
 
-As in the authors' code, margins have no beta factor. Where that takes a forward call for a batch, this takes
-a window: of one pair there is no spread and nothing to choose from.
+As in the authors' code, margins have no beta factor. The authors' batch is one forward call, here it is a
+window: a single pair has no spread, and nothing to choose from.
 """
 
 import math
@@ -14,31 +14,37 @@ from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
 from .beta_rule import BetaRule, BetaStep, exact, register_beta_rule
 
 _LEAST = 1e-6
-"""Spread below which margins count as equal, as before the first update, when all of them are 0; and added to
-it, as in SeanYHan888/dynamic-dpo-v1."""
+"""Spread below which margins count as equal (before the first update all of them are 0). It is also added to
+the spread, as in SeanYHan888/dynamic-dpo-v1."""
 
 
 @dataclass(frozen=True)
 class BetaDpoConfig(Section):
-    """beta.rule beta_dpo: pairs far from the usual margin are left out, beta follows the rest."""
+    """For beta.rule=beta_dpo: pairs with unusual margins are left out; beta follows the other pairs."""
 
-    alpha: float = setting(0.6, "how much beta follows the kept pairs' margins", least=0, most=LARGEST_WEIGHT)
-    keep: float = setting(0.8, "share of a window's pairs that are kept", above=0, most=1)
-    momentum: float = setting(0.9, "weight of the old mean and spread against the window's", least=0, below=1)
+    alpha: float = setting(
+        0.6, "how strongly beta follows the margins of the kept pairs", least=0, most=LARGEST_WEIGHT
+    )
+    keep: float = setting(0.8, "share of the pairs of a window that are kept", above=0, most=1)
+    momentum: float = setting(
+        0.9, "weight of the old mean and spread in the moving average", least=0, below=1
+    )
     start: str = setting(
         "window",
-        "mean and spread at first; window: those of the first window whose margins differ; zero: 0, as in "
-        "the authors' code, whose first filters are ten times too sharp",
+        "first mean and spread; window: those of the first window whose margins differ; zero: 0, as in the "
+        "authors' code, where the first filters are ten times too narrow",
         choices=("window", "zero"),
     )
-    minimum: float = setting(1e-3, "beta never falls below", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
+    minimum: float = setting(1e-3, "smallest beta", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
     deferred: bool = setting(
-        False, "keep each pair's gradient instead of scoring twice: faster; needs an adapter's memory a pair"
+        False,
+        "keep the gradient of each pair instead of scoring every pair twice; faster, but needs the memory of "
+        "one adapter per pair",
     )
 
 
 class BetaDpoState(NamedTuple):
-    """`beta` () last used, running `mean` () and `spread` () of margins, random `key`."""
+    """The last `beta` (), running `mean` () and `spread` () of margins, random `key`."""
 
     beta: mx.array
     mean: mx.array
@@ -50,10 +56,10 @@ class BetaDpoState(NamedTuple):
     "beta_dpo", source="Wu et al. 2024, arXiv:2407.08639", settings=BetaDpoConfig, filters=True
 )
 def beta_dpo(value: float, config: BetaDpoConfig) -> BetaRule:
-    """The rule around beta `value`.
+    """The rule that moves beta around `value`.
 
     Raises:
-        ValueError: `value` is below the least beta.
+        ValueError: `value` is below the smallest beta.
     """
     if value < config.minimum:
         raise ValueError(f"value must be at least beta.beta_dpo.minimum, got {value}")
@@ -95,15 +101,15 @@ def beta_dpo(value: float, config: BetaDpoConfig) -> BetaRule:
 
 
 def log_weights(margins: mx.array, mean: mx.array, spread: mx.array) -> mx.array:
-    """Log of the Gaussian weight of each margin, up to a constant: (n,)."""
+    """Log of each margin's Gaussian weight, up to a constant: (n,)."""
     return -0.5 * mx.square((margins - mean) / (mx.maximum(spread, _LEAST) + _LEAST))
 
 
 def chosen_pairs(weights: mx.array, kept: int, key: mx.array) -> mx.array:
-    """`kept` of n drawn one after the other without replacement, by these log weights: float32 (n,), 0 or 1.
+    """Draw `kept` of n without replacement, by these log weights: float32 (n,), 0 or 1.
 
-    The largest of log weight plus Gumbel noise are such a draw (Gumbel top-k; Kool et al. 2019,
-    arXiv:1903.06059), also where weights would underflow.
+    The largest sums of log weight and Gumbel noise are such a draw (Gumbel top-k; Kool et al. 2019,
+    arXiv:1903.06059), even if the weights themselves would underflow.
     """
     order = mx.argsort(-(weights + mx.random.gumbel(weights.shape, key=key)))
     return (mx.argsort(order) < kept).astype(mx.float32)

@@ -1,4 +1,4 @@
-"""Beta, the pull towards the reference, as a rule: two pure functions and a state of arrays."""
+"""A rule for beta, the pull towards the reference: two pure functions and a state of arrays."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,10 +9,10 @@ from ..settings import Section
 
 
 class BetaStep(NamedTuple):
-    """What a rule made of a window of n pairs.
+    """What a rule gives for a window of n pairs.
 
-    `beta`: float32 (), what the window is scored with. `weights`: float32 (n,), of its pairs, 1 on average;
-    `metrics`: () each, under their published names; logged below the rule's name, as NAME/metric.
+    `beta`: float32 (), the beta of the window. `weights`: float32 (n,), weights of its pairs, 1 on average.
+    `metrics`: () each, under their published names; logged with the name of the rule, as NAME/metric.
     """
 
     beta: mx.array
@@ -21,13 +21,14 @@ class BetaStep(NamedTuple):
 
 
 class BetaRule(NamedTuple):
-    """How beta moves.
+    """How beta changes during a run.
 
     `init(seed)` gives the state before the first window: a NamedTuple of arrays, one of them `beta`, ().
-    `update(margins, state)`: a window's margins, float32 (n,), without beta, to its step and the next state.
-    With `looks_first` a window's beta or weights depend on its own margins; else its beta is the state's.
-    Two are also settings of the rule, if it has them: with `deferred` the pairs of such a window are scored
-    once and each pair's gradient is kept; for `warmup_steps` updates beta stays at its first value.
+    `update(margins, state)` takes a window's margins, float32 (n,), without beta, and gives the window's step
+    and the next state. `looks_first`: the beta or the weights of a window depend on its margins; otherwise
+    the window has the beta of the state. Two more may be settings of the rule. `deferred`: the pairs of such
+    a window are scored once, and the gradient of each pair is kept. `warmup_steps`: updates for which beta
+    stays at its first value.
     """
 
     init: Callable[[int], Any]
@@ -38,15 +39,15 @@ class BetaRule(NamedTuple):
 
     @property
     def first_move(self) -> int:
-        """The first window, counted from 1, that could have another beta than the first."""
+        """The first window (counted from 1) whose beta can differ from the first beta."""
         return (self.warmup_steps or 0) + (1 if self.looks_first else 2)
 
 
 class RegisteredRule(NamedTuple):
-    """A rule by name: `make(value, section)` gives it around beta `value`.
+    """A registered rule: `make(value, section)` gives the rule that starts at beta `value`.
 
-    `settings`: the class of its section, beta.NAME; a rule without one has `make(value)`. `moves`: beta may
-    change during a run. `filters`: it leaves pairs of a window out.
+    `settings`: the class of its section, beta.NAME; a rule without a section has `make(value)`. `moves`: beta
+    may change during a run. `filters`: the rule leaves out pairs of a window.
     """
 
     make: Callable[..., BetaRule]
@@ -60,9 +61,9 @@ BETA_RULES: dict[str, RegisteredRule] = {}
 
 
 def register_beta_rule(name: str, *, source: str, **traits: Any) -> Callable:
-    """Add a rule under `name`, with where it was published; see `RegisteredRule` for the traits.
+    """Add a rule under `name`, with its source; see `RegisteredRule` for the traits.
 
-    A rule with settings is registered where `beta_rules` imports it, before it makes their sections.
+    `beta_rules` must import the file of a rule that has settings, before it builds the sections.
     """
 
     def add(make):
@@ -73,7 +74,7 @@ def register_beta_rule(name: str, *, source: str, **traits: Any) -> Callable:
 
 
 def exact(values: Any) -> mx.array:
-    """As a float64 array. MLX has these on the CPU only: compute with them under `mx.stream(mx.cpu)`.
+    """A float64 array. MLX has float64 on the CPU only: compute under `mx.stream(mx.cpu)`.
 
     Beta is multiplied thousands of times, and margins are compared with a threshold: float32 would drift.
     """
@@ -82,19 +83,19 @@ def exact(values: Any) -> mx.array:
 
 
 def beta_step(beta: mx.array, pairs: int, metrics: dict[str, mx.array] | None = None) -> BetaStep:
-    """The step of a rule that counts all pairs alike."""
+    """The step of a rule that gives all pairs the same weight."""
     return BetaStep(beta.astype(mx.float32, stream=mx.cpu), mx.ones((pairs,)), metrics or {})
 
 
 class FixedState(NamedTuple):
-    """State of the rule that never moves."""
+    """State of the rule that never changes beta."""
 
     beta: mx.array
 
 
 @register_beta_rule("fixed", source="", moves=False)
 def fixed(value: float) -> BetaRule:
-    """Beta stays as it is."""
+    """Beta never changes."""
 
     def update(margins: mx.array, state: FixedState) -> tuple[BetaStep, FixedState]:
         return beta_step(state.beta, len(margins)), state

@@ -15,10 +15,10 @@ from .beta_rule import BETA_RULES, BetaRule, BetaStep
 
 @dataclass(frozen=True)
 class _BetaConfig(Section):
-    rule: str = setting("fixed", "how beta moves during a run", choices=BETA_RULES)
+    rule: str = setting("fixed", "how beta changes during a run", choices=BETA_RULES)
     value: float = setting(
         0.1,
-        "beta at the start; larger stays closer to the reference",
+        "beta at the start; a larger beta keeps the policy closer to the reference",
         least=SMALLEST_DIVISOR,
         most=LARGEST_WEIGHT,
         also="beta dpo_beta pref_beta kl_coef simpo_beta",
@@ -36,15 +36,15 @@ BetaConfig = make_dataclass(
     [(name, rule.settings, section(rule.settings)) for name, rule in BETA_RULES.items() if rule.settings],
     bases=(_BetaConfig,),
     frozen=True,
-    namespace={"__doc__": "How strongly the policy is held to the reference.", "__module__": __name__},
+    namespace={"__doc__": "How strongly the policy is kept close to the reference.", "__module__": __name__},
 )
 
 
 def beta_rule(config: _BetaConfig) -> BetaRule:
-    """The configured rule; its metrics have its name before theirs, as risk/tau.
+    """The configured rule; the names of its metrics begin with the name of the rule, as risk/tau.
 
     Raises:
-        ValueError: the rule cannot start from this beta.
+        ValueError: the rule cannot start at this beta.
     """
     name, registered = config.rule, BETA_RULES[config.rule]
     rule = registered.make(config.value, *([getattr(config, name)] if registered.settings else []))

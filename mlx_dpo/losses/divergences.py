@@ -1,4 +1,4 @@
-"""Other distances to the reference than the reverse KL (Wang et al. 2024, arXiv:2309.16240)."""
+"""Distances to the reference other than the reverse KL (Wang et al. 2024, arXiv:2309.16240)."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import mlx.nn as nn
 from .registry import PairLogps
 
 _MOST = 80.0
-"""Exponent above which float32 would overflow in a sum of two."""
+"""Largest exponent: above it, a sum of two terms would overflow in float32."""
 
 
 def _expm1(x: mx.array) -> mx.array:
@@ -26,11 +26,11 @@ DIVERGENCES: dict[str, Callable[[mx.array, float], mx.array]] = {
     "js": lambda ratios, alpha: math.log(2) + nn.log_sigmoid(ratios),
     "alpha": _alpha,
 }
-"""Log-ratios (B,) and alpha to the scores (B,) that take their place; 0 where the policy has not moved."""
+"""Log-ratios (B,) and alpha to the scores (B,) that replace the log-ratios; 0 if the policy has not moved."""
 
 
 def diverged(pairs: PairLogps, name: str, alpha: float) -> PairLogps:
-    """Pairs whose log-ratios are the scores of `pairs`' log-ratios under this divergence."""
+    """The pairs with their log-ratios replaced by scores under this divergence."""
     if name == "reverse_kl":
         return pairs
     chosen, rejected = (
@@ -40,6 +40,6 @@ def diverged(pairs: PairLogps, name: str, alpha: float) -> PairLogps:
 
 
 def without_reference(pairs: PairLogps) -> PairLogps:
-    """The same with 0 for the reference's log-probabilities."""
+    """The same pairs with 0 for the reference's log-probabilities."""
     zero = mx.zeros_like(pairs.chosen)
     return pairs._replace(reference_chosen=zero, reference_rejected=zero)

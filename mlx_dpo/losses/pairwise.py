@@ -1,4 +1,4 @@
-"""Losses of a pair's two log-ratios to the reference, each pair on its own."""
+"""Losses that use the two log-ratios of a pair to the reference, for each pair separately."""
 
 import math
 
@@ -33,24 +33,24 @@ def sigmoid(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.0) -
 
 
 def smoothed(z: mx.array, label_smoothing: float) -> mx.array:
-    """Cross-entropy of a label that is flipped with this chance, the logit being z: (B,)."""
+    """Cross-entropy with logit z, for a label that is flipped with probability `label_smoothing`: (B,)."""
     return -(1 - label_smoothing) * nn.log_sigmoid(z) - label_smoothing * nn.log_sigmoid(-z)
 
 
 @register_loss("hinge", source="Zhao et al. 2023 (SLiC), arXiv:2305.10425; on log-ratios", vanishes=True)
 def hinge(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """Nothing once the scaled margin is 1: (B,)."""
+    """Hinge loss on the scaled margin, 0 from a scaled margin of 1 on: (B,)."""
     return mx.maximum(0, 1 - beta * pairs.margins)
 
 
 @register_loss(
     "ipo",
-    source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios a token",
+    source="Azar et al. 2023, arXiv:2310.12036, eq. 17; log-ratios per token",
     of="ratios",
     per_token=True,
 )
 def ipo(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """Squared distance of the margin a token from 1/(2 beta): (B,)."""
+    """Squared distance of the margin per token from 1/(2 beta): (B,)."""
     return mx.square(pairs.mean_margins - 1 / (2 * beta))
 
 
@@ -61,7 +61,7 @@ def ipo(pairs: PairLogps, beta: mx.array) -> mx.array:
     options={"label_smoothing": option(FLIPPED, least=0, below=0.5)},
 )
 def robust(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 0.1) -> mx.array:
-    """The sigmoid loss, unbiased where labels are flipped with chance `label_smoothing`: (B,), any sign."""
+    """The sigmoid loss, unbiased for labels flipped with probability `label_smoothing`: (B,), any sign."""
     z = beta * pairs.margins
     both = label_smoothing * nn.log_sigmoid(-z) - (1 - label_smoothing) * nn.log_sigmoid(z)
     return both / (1 - 2 * label_smoothing)
@@ -86,7 +86,9 @@ def exo_pair(pairs: PairLogps, beta: mx.array, *, label_smoothing: float = 1e-3)
     vanishes=True,
     options={
         # Above 1 the exponential outgrows its share, and the loss overflows.
-        "discopop_tau": option("width of the change between its two parts", least=SMALLEST_DIVISOR, most=1)
+        "discopop_tau": option(
+            "width of the transition between its two parts", least=SMALLEST_DIVISOR, most=1
+        )
     },
 )
 def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) -> mx.array:
@@ -108,13 +110,13 @@ def discopop(pairs: PairLogps, beta: mx.array, *, discopop_tau: float = 0.05) ->
     betas=(2, 10),  # theirs is 5
 )
 def sigmoid_norm(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """The sigmoid loss on log-ratios a token: (B,)."""
+    """The sigmoid loss on log-ratios per token: (B,)."""
     return -nn.log_sigmoid(beta * pairs.mean_margins)
 
 
 @register_loss("nca_pair", source="Chen et al. 2024, arXiv:2402.05369", of="ratios")
 def nca_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """Noise contrastive alignment: likelihood of the chosen answer is held up: (B,)."""
+    """Noise contrastive alignment, which keeps the chosen answer likely: (B,)."""
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
     negative = nn.log_sigmoid(-chosen) + nn.log_sigmoid(-rejected)
     return -nn.log_sigmoid(chosen) - 0.5 * negative
@@ -124,7 +126,7 @@ def nca_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
     "bco_pair", source="Jung et al. 2024, arXiv:2404.04656", of="ratios", vanishes=True, shifted=True
 )
 def bco_pair(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """A classifier of chosen against rejected answers whose logits are the rewards, less `shift`: (B,)."""
+    """Classify chosen and rejected answers; the logits are the rewards minus `shift`: (B,)."""
     chosen, rejected = beta * pairs.chosen_logratios, beta * pairs.rejected_logratios
     return -nn.log_sigmoid(chosen - pairs.shift) - nn.log_sigmoid(pairs.shift - rejected)
 
@@ -146,7 +148,7 @@ def apo_zero(pairs: PairLogps, beta: mx.array) -> mx.array:
 
 @register_loss("apo_down", source="D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8", of="logps")
 def apo_down(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """Both down, rejected ones further: for a model better than its chosen answers. (B,)."""
+    """Both answers down, rejected ones further: for a model better than its chosen answers. (B,)."""
     return mx.sigmoid(beta * pairs.chosen_logratios) + mx.sigmoid(-beta * pairs.margins)
 
 
@@ -155,9 +157,13 @@ def apo_down(pairs: PairLogps, beta: mx.array) -> mx.array:
     source="Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3",
     of="logps",
     vanishes=True,
-    options={"dpop_lambda": option("weight of its penalty", least=0, most=LARGEST_WEIGHT)},
+    options={
+        "dpop_lambda": option(
+            "weight of the penalty on a chosen answer that becomes less likely", least=0, most=LARGEST_WEIGHT
+        )
+    },
 )
 def dpop(pairs: PairLogps, beta: mx.array, *, dpop_lambda: float = 50.0) -> mx.array:
-    """The sigmoid loss with a penalty, inside, where the chosen answer is less likely than it was: (B,)."""
+    """The sigmoid loss with a penalty in its margin if the chosen answer became less likely: (B,)."""
     lost = mx.maximum(-pairs.chosen_logratios, 0)  # in this order its slope at 0, the start, is 0
     return -nn.log_sigmoid(beta * (pairs.margins - dpop_lambda * lost))

@@ -1,4 +1,4 @@
-"""Losses that need no reference, each pair on its own."""
+"""Losses that use no reference, for each pair separately."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -7,10 +7,10 @@ from ..settings import LARGEST_WEIGHT
 from .registry import PairLogps, option, register_loss
 
 SUPERVISED = "sft"
-"""The loss of the chosen answers alone."""
+"""Name of the loss on the chosen answers alone."""
 
 _LEAST = -1e-6
-"""Mean log-probability a token above which odds would be infinite in float32."""
+"""Largest mean log-probability per token: above it, odds would be infinite in float32."""
 
 
 @register_loss(
@@ -20,7 +20,7 @@ _LEAST = -1e-6
     anchors_chosen=True,
 )
 def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """Supervised training on the chosen answers; every token of a window weighs the same: (B,)."""
+    """Supervised loss on the chosen answers; all tokens of a window have the same weight: (B,)."""
     return -pairs.chosen / pairs.mean_length
 
 
@@ -33,7 +33,7 @@ def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
     betas=(2, 10),
     options={
         "simpo_gamma": option(
-            "margin that is asked for",
+            "margin that the loss asks for",
             least=0,
             most=LARGEST_WEIGHT,
             also={"gamma": "", "gamma_beta_ratio": "simpo_gamma = gamma_beta_ratio · beta.value."},
@@ -41,24 +41,24 @@ def sft(pairs: PairLogps, beta: mx.array) -> mx.array:
     },
 )
 def simpo(pairs: PairLogps, beta: mx.array, *, simpo_gamma: float = 0.5) -> mx.array:
-    """The sigmoid loss on log-probabilities a token, less a margin: (B,). Wants beta 2 to 10."""
+    """The sigmoid loss on log-probabilities per token, minus a margin: (B,). Needs beta 2 to 10."""
     return -nn.log_sigmoid(beta * mean_difference(pairs) - simpo_gamma)
 
 
 def mean_difference(pairs: PairLogps) -> mx.array:
-    """Chosen minus rejected log-probability a token: (B,) nats."""
+    """Chosen minus rejected log-probability per token: (B,) nats."""
     return pairs.chosen / pairs.chosen_lengths - pairs.rejected / pairs.rejected_lengths
 
 
 @register_loss(
     "cpo",
-    source="Xu et al. 2024, arXiv:2401.08417; supervised part a token",
+    source="Xu et al. 2024, arXiv:2401.08417; supervised part per token",
     of="policy",
     anchors_chosen=True,
-    options={"cpo_alpha": option("weight of its supervised part", least=0, most=LARGEST_WEIGHT)},
+    options={"cpo_alpha": option("weight of the supervised part", least=0, most=LARGEST_WEIGHT)},
 )
 def cpo(pairs: PairLogps, beta: mx.array, *, cpo_alpha: float = 1.0) -> mx.array:
-    """The sigmoid loss on log-probabilities, and `cpo_alpha` times `sft`: (B,)."""
+    """The sigmoid loss on log-probabilities, plus `cpo_alpha` times `sft`: (B,)."""
     return cpo_alpha * sft(pairs, beta) - nn.log_sigmoid(beta * (pairs.chosen - pairs.rejected))
 
 
@@ -70,7 +70,7 @@ def cpo(pairs: PairLogps, beta: mx.array, *, cpo_alpha: float = 1.0) -> mx.array
     anchors_chosen=True,
 )
 def orpo(pairs: PairLogps, beta: mx.array) -> mx.array:
-    """`sft`, and beta times the sigmoid loss on the log odds ratio: (B,)."""
+    """`sft` plus beta times the sigmoid loss on the log odds ratio: (B,)."""
     chosen = log_odds(pairs.chosen / pairs.chosen_lengths)
     return sft(pairs, beta) - beta * nn.log_sigmoid(
         chosen - log_odds(pairs.rejected / pairs.rejected_lengths)
@@ -78,6 +78,6 @@ def orpo(pairs: PairLogps, beta: mx.array) -> mx.array:
 
 
 def log_odds(logps: mx.array) -> mx.array:
-    """log p/(1 - p) of log p: (B,). Odds of probabilities within 1e-6 of 1 are those of 1 - 1e-6."""
+    """log p/(1 - p), given log p: (B,). Probabilities above 1 - 1e-6 count as 1 - 1e-6."""
     logps = mx.minimum(logps, _LEAST)
     return logps - mx.log(-mx.expm1(logps))

@@ -1,4 +1,4 @@
-"""What every loss takes, and the registry that names them and says what is known of each."""
+"""The arguments of every loss, and the registry of losses with their traits."""
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
@@ -12,8 +12,8 @@ from ..settings import setting
 class PairLogps(NamedTuple):
     """Log-probabilities of B pairs, float32 (B,), nats, summed over completion tokens.
 
-    `mean_length`, float32 (): chosen tokens a pair, over all pairs of the window that these are part of.
-    `shift`, (): what a loss registered as `shifted` takes off every reward.
+    `mean_length`, float32 (): mean chosen tokens of a pair, over all pairs of the window.
+    `shift`, (): a loss registered as `shifted` subtracts it from every reward.
     """
 
     chosen: mx.array
@@ -42,18 +42,18 @@ class PairLogps(NamedTuple):
 
     @property
     def mean_margins(self) -> mx.array:
-        """The same with each log-ratio divided by its tokens: (B,) nats a token."""
+        """The margins with each log-ratio divided by its tokens: (B,) nats per token."""
         return self.chosen_logratios / self.chosen_lengths - self.rejected_logratios / self.rejected_lengths
 
 
 LossFunction = Callable[[PairLogps, mx.array], mx.array]
-"""Pairs and beta, float32 () or (B,), to one float32 loss a pair (B,)."""
+"""Pairs and beta, float32 () or (B,), to one float32 loss per pair (B,)."""
 
 
 class Option(NamedTuple):
-    """A keyword-only parameter of a loss: what it is for, its bounds, other trainers' names for it.
+    """A keyword-only parameter of a loss: its help, its bounds, other trainers' names for it.
 
-    `default` and `kind`, its type, are those of the loss's signature.
+    `default` and `kind` (the type) come from the signature of the loss.
     """
 
     help: str = ""
@@ -64,7 +64,7 @@ class Option(NamedTuple):
 
 
 def option(help: str, *, also: Mapping[str, str] | str = "", **bounds: float) -> Option:
-    """Declare an option where a loss is registered; the arguments are as those of `settings.setting`."""
+    """Declare an option of a loss when it is registered; the arguments are those of `settings.setting`."""
     metadata = setting(None, help, also=also, **bounds).metadata
     return Option(help, metadata["bounds"], metadata["also"])
 
@@ -72,12 +72,13 @@ def option(help: str, *, also: Mapping[str, str] | str = "", **bounds: float) ->
 class Loss(NamedTuple):
     """A registered loss: `function(pairs, beta, **options)` gives one float32 loss per pair.
 
-    `of`: all it looks at. "margins", or both "ratios" to the reference: then a divergence can change these;
-    "logps" of policy and reference; without a reference the "policy", or only its "chosen" answers.
-    `window`: a pair's loss depends on the other pairs of the window. `per_token`: it divides by the answers'
-    lengths before it compares them. `anchors_chosen`: it has a supervised part, which holds the chosen
-    answers up. `vanishes`: it goes to 0, or below, as margins grow. `shifted`: it subtracts `pairs.shift`.
-    `betas`: from and to where beta is usual, for losses that the default beta hardly moves.
+    `of`: all that the loss uses. "margins", or both "ratios" to the reference, which a divergence can change;
+    "logps" of policy and reference; or, without a reference, those of the "policy", or only of its "chosen"
+    answers. `window`: the loss of a pair depends on the other pairs of the window. `per_token`: it divides by
+    the lengths of the answers before it compares them. `anchors_chosen`: it has a supervised part, which
+    keeps the chosen answers likely. `vanishes`: it goes to 0, or below, as margins grow. `shifted`: it
+    subtracts `pairs.shift`. `betas`: the usual range of beta, for losses with which the default beta changes
+    almost nothing.
     """
 
     function: Callable[..., mx.array]
@@ -93,7 +94,7 @@ class Loss(NamedTuple):
 
     @property
     def uses_reference(self) -> bool:
-        """Whether it looks at the reference."""
+        """Whether the loss uses the reference."""
         return self.of not in ("policy", "chosen")
 
 
@@ -106,10 +107,10 @@ def register_loss(
     """Add a loss under `name`, with the paper and equation that define it; see `Loss` for `of` and traits.
 
     Args:
-        options: what each keyword-only parameter of the loss is for, and its bounds; see `option`.
+        options: the help and the bounds of each keyword-only parameter of the loss; see `option`.
 
     Raises:
-        TypeError: an option is declared that the loss does not take.
+        TypeError: the loss does not take a declared option.
     """
 
     def add(function):

@@ -1,8 +1,8 @@
-"""Risk-dynamic beta: it rises while more margins exceed a threshold than their share should.
+"""Risk-dynamic beta: beta rises while the share of margins above a threshold is too large.
 
 The rule of SeanYHan888/dynamic-dpo-v1 (generation B) and of its predecessor chengjiafeng857/dynamic-dpo
-(generation A); no paper defines it. Where these take a forward call for a batch, this takes a window: at one
-pair a call the share of margins above the threshold is 0 or 1.
+(generation A); no paper defines it. Their batch is one forward call, here it is a window: with one pair per
+call, the share of margins above the threshold would be 0 or 1.
 """
 
 import math
@@ -17,30 +17,39 @@ from .beta_rule import BetaRule, BetaStep, beta_step, exact, quantile, register_
 
 @dataclass(frozen=True)
 class RiskConfig(Section):
-    """beta.rule risk: margins above a threshold make beta rise, too few make it fall."""
+    """For beta.rule=risk: beta rises while more than `delta` of the margins exceed a threshold."""
 
-    delta: float = setting(0.1, "share of margins that should exceed the threshold", above=0, below=1)
-    momentum: float = setting(0.95, "weight of the old threshold against the window's", least=0, below=1)
-    alpha: float = setting(0.005, "most that log beta moves at a time", least=0, most=10)
-    gamma: float = setting(2.0, "how soon it moves that much", least=0, most=LARGEST_WEIGHT)
+    delta: float = setting(0.1, "target share of margins above the threshold", above=0, below=1)
+    momentum: float = setting(0.95, "weight of the old threshold in the moving average", least=0, below=1)
+    alpha: float = setting(0.005, "largest change of log beta in one update", least=0, most=10)
+    gamma: float = setting(
+        2.0, "how steeply the change grows with the distance from delta", least=0, most=LARGEST_WEIGHT
+    )
     warmup_steps: int = setting(
-        120, "updates at the first beta, whose margins set the first threshold", least=0, most=10**9
+        120,
+        "updates before beta starts to change; their margins give the first threshold",
+        least=0,
+        most=10**9,
     )
-    minimum: float = setting(1e-3, "beta never falls below", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
-    maximum: float = setting(2.0, "beta never rises above", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
+    minimum: float = setting(1e-3, "smallest beta", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
+    maximum: float = setting(2.0, "largest beta", least=SMALLEST_DIVISOR, most=LARGEST_WEIGHT)
     generation: str = setting(
-        "B", "B: as published, beta moves after its window; A: its predecessor, before", choices=("B", "A")
+        "B",
+        "B: beta changes after each window, as published; A: before each window, as in the earlier version",
+        choices=("B", "A"),
     )
-    epsilon: float = setting(0.05, "generation A: chance of the bound it adds to delta", above=0, below=1)
+    epsilon: float = setting(
+        0.05, "for generation A: failure probability of the bound that is added to delta", above=0, below=1
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.minimum > self.maximum:
-            raise ValueError(f"minimum must be at most maximum, {self.maximum}, got {self.minimum}")
+            raise ValueError(f"minimum must be at most maximum ({self.maximum}), got {self.minimum}")
 
 
 class RiskState(NamedTuple):
-    """`beta` (), `windows` int32 () seen, `stored` (m,) margins of the warm-up so far, `threshold` ()."""
+    """`beta` (), `windows` so far int32 (), `stored` margins of the warm-up (m,), `threshold` ()."""
 
     beta: mx.array
     windows: mx.array
@@ -53,10 +62,10 @@ def risk(value: float, config: RiskConfig) -> BetaRule:
     """The rule that starts at beta `value`.
 
     Raises:
-        ValueError: `value` is not within the bounds of beta.
+        ValueError: `value` is out of the bounds of beta.
     """
     if not config.minimum <= value <= config.maximum:
-        raise ValueError(f"value must be within beta.risk.minimum and maximum, got {value}")
+        raise ValueError(f"value must be between beta.risk.minimum and beta.risk.maximum, got {value}")
     level = 1 - config.delta
 
     def init(seed: int) -> RiskState:
@@ -95,7 +104,7 @@ def risk(value: float, config: RiskConfig) -> BetaRule:
 
 
 def _null(config: RiskConfig, n: int) -> tuple[float, float]:
-    """The share that is expected of n margins, and what deviations from it are measured in."""
+    """The expected share for n margins, and the unit of deviations from it."""
     if config.generation == "A":
         allowance = math.sqrt(-math.log(config.epsilon) / (2 * n))
         return config.delta + allowance, allowance

@@ -1,1 +1,1 @@
-"""Models behind one door: loading, adapters, forwards, sampling."""
+"""Models: loading, adapters, sampling."""

@@ -1,15 +1,15 @@
-"""The SHA-256 that both files of an adapter carry inside, so that a changed bit is noticed wherever they lie.
+"""The SHA-256 stored inside both files of an adapter, so that a changed bit is noticed wherever they are.
 
-adapters.safetensors    metadata `mlx_dpo.sha256`: of the whole file, with zeros in the checksum's place
+adapters.safetensors    metadata `mlx_dpo.sha256`: of the whole file, with zeros in place of the checksum
 adapter_config.json     key `sha256`: of all other keys
 
-A file and its checksum are put in place by one rename, so they cannot be of two ages. A process may be killed
-- while the new file is written, stamped or flushed: the old file is there with the old checksum, or no file;
-- after the rename: the new file is there with the new checksum;
+One rename puts a file and its checksum in place, so they always belong together. If a process is killed
+- while the new file is written, stamped or flushed: the old file and its checksum are there, or no file;
+- after the rename: the new file and its checksum are there;
 - between the weights and the config of a run that replaces another one: the new weights are there with the
-  config of the run before. Each is whole, and neither file says anything about the other.
-So no moment leaves a good file that is refused. mlx_lm reads both files as before. A file that carries no
-checksum, from mlx_lm or from an older version, is taken as it is.
+  config of the earlier run. Each file is complete, and neither says anything about the other.
+So a good file is never refused. mlx_lm reads both files as before. A file without a checksum (from mlx_lm or
+an older version) is accepted as it is.
 """
 
 import hashlib
@@ -23,20 +23,20 @@ from ..storage.checksummed_folder import digest
 from ..storage.reading import readable
 
 KEY = "sha256"
-"""Of the checksum in adapter_config.json."""
+"""Key of the checksum in adapter_config.json."""
 _KEY, _PREFIX = "mlx_dpo.sha256", "mlx_dpo:"
 _ZEROS = "0" * 64
 _SIGNS = (f'"{_KEY}"'.encode(), f'"{_PREFIX}'.encode())
-"""Each says that a file was stamped: two, so that one changed bit cannot hide it."""
+"""Both mark a stamped file: with two marks, one changed bit cannot hide that it was stamped."""
 _VALUE = re.compile(f'"{_PREFIX}([0-9a-f]{{64}})"'.encode())
 _BLOCK, _LARGEST_HEADER = 2**20, 100_000_000
 
 UNSTAMPED = {"format": "mlx", _KEY: _PREFIX + _ZEROS}
-"""Metadata of a safetensors file that is to be stamped."""
+"""Metadata of a safetensors file before it is stamped."""
 
 
 def stamp_weights(path: Path) -> None:
-    """Write its checksum into a safetensors file that was saved with the metadata `UNSTAMPED`."""
+    """Write the checksum into a safetensors file that was saved with the metadata `UNSTAMPED`."""
     header = _header(path)
     place = header.index(_ZEROS.encode(), header.index(_SIGNS[1]))
     own = _sha256(path, header)
@@ -46,10 +46,10 @@ def stamp_weights(path: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Check that a safetensors file which carries a checksum is what was written.
+    """Check that a safetensors file with a checksum is unchanged.
 
     Raises:
-        DpoError: it is not, or it cannot be read.
+        DpoError: the file changed, or cannot be read.
     """
     with readable(path):
         header = _header(path)
@@ -62,18 +62,18 @@ def check_weights(path: Path) -> None:
 
 
 def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values with their checksum."""
+    """These plain values, with their checksum."""
     return {**content, KEY: digest(content)}
 
 
 def check_config(content: Mapping[str, Any], path: Path) -> None:
-    """Check that what was read from `path` is what `stamped` gave, where it carries a checksum.
+    """Check that the content of `path`, if it has a checksum, is what `stamped` gave.
 
     Raises:
-        DpoError: it is not.
+        DpoError: the content changed.
     """
     if KEY in content and stamped({k: v for k, v in content.items() if k != KEY}) != content:
-        raise _damaged(path, f'; if you changed it on purpose, remove its key "{KEY}"')
+        raise _damaged(path, f'; if you changed the file on purpose, remove the key "{KEY}" from it')
 
 
 def _header(path: Path) -> bytes:
@@ -84,7 +84,7 @@ def _header(path: Path) -> bytes:
 
 
 def _sha256(path: Path, header: bytes) -> str:
-    """Of a file, with another header of the same length."""
+    """SHA-256 of a file whose header is replaced by this header of the same length."""
     own = hashlib.sha256(header)
     with open(path, "rb") as file:
         file.seek(len(header))
@@ -95,8 +95,8 @@ def _sha256(path: Path, header: bytes) -> str:
 
 def _damaged(path: Path, more: str = "") -> DpoError:
     return DpoError(
-        "is not what the run wrote (its checksum does not match)",
+        "differs from what the run wrote (its checksum does not match)",
         where=path,
-        hint="copy the whole run folder again, or give the run's train command again, which puts the adapter "
-        f"of its best checkpoint back{more}",
+        hint="copy the whole run folder again, or give the run's train command again: it restores the "
+        f"adapter of the best checkpoint{more}",
     )

@@ -22,19 +22,19 @@ from .foreign_weights import check_adapter_weights, check_not_peft
 from .weights import check_tensors
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
-_FIT_HINT = "use the model the adapter was trained on"
+_FIT_HINT = "use the model that the adapter was trained on"
 _COPY = "copy the whole run folder again"
 
 
 @dataclass(frozen=True)
 class AdapterConfig(Section):
-    """What is trained."""
+    """The adapter that is trained."""
 
     type: str = setting(
         "lora",
-        "lora; dora: LoRA with a trained magnitude, slower; full: all weights of the blocks",
+        "lora; dora: LoRA with a trained magnitude, slower; full: train all weights of the blocks",
         choices=("lora", "dora", "full"),
-        meant={"qlora": "lora on a 4-bit copy of the model (model.path) is QLoRA;"},
+        meant={"qlora": "QLoRA is lora on a 4-bit copy of the model (model.path);"},
         also={
             "adapter fine_tune_type finetuning_type train_type peft_type": "",
             "use_dora": "set it to dora.",
@@ -85,11 +85,11 @@ class AdapterConfig(Section):
 def attach(model: nn.Module, config: AdapterConfig) -> None:
     """Freeze the model and make what `config` names trainable, in float32 whatever the model's dtype.
 
-    A is drawn from `mx.random`, B is 0. Full training turns its blocks to float32 too: preference updates are
-    smaller than half precision can add to a weight.
+    A is drawn from `mx.random`, B is 0. Full training converts its blocks to float32 too: half precision
+    cannot add updates as small as those of preference training to a weight.
 
     Raises:
-        DpoError: a target the model does not have, or a kind of layer that cannot be adapted so.
+        DpoError: the model has no such target, or a kind of layer that this adapter does not support.
     """
     attach_unevaluated(model, config)
     if config.type != "full":
@@ -97,9 +97,9 @@ def attach(model: nn.Module, config: AdapterConfig) -> None:
 
 
 def attach_unevaluated(model: nn.Module, config: AdapterConfig) -> None:
-    """As `attach`, without bringing any array into memory."""
+    """As `attach`, without loading any array into memory."""
     check_attachable(model, config)
-    complete_module(model)  # some of mlx_lm's classes are not
+    complete_module(model)  # some classes of mlx_lm are incomplete
     model.freeze()
     if config.type == "full":
         for block in _blocks(model, config):
@@ -120,22 +120,22 @@ def check_attachable(model: nn.Module, config: AdapterConfig) -> None:
     """Check that the model has what `config` names, without changing it.
 
     Raises:
-        DpoError: a target the model does not have, or quantised weights that this adapter cannot take.
+        DpoError: the model has no such target, or quantised weights that this adapter does not support.
     """
     if config.type != "full":
         _lora_parameters(model, config)
     bits = {m.bits for block in _blocks(model, config) for m in block.modules() if hasattr(m, "bits")}
     if config.type == "dora" and any(32 % b for b in bits):
         raise DpoError(
-            "mlx_lm has no DoRA for weights of 3, 5 or 6 bits",
+            "mlx_lm does not support DoRA for weights of 3, 5 or 6 bits",
             where="adapter.type",
-            hint="set adapter.type=lora, or model.path to a 4-bit or 8-bit copy",
+            hint="set adapter.type=lora, or set model.path to a 4-bit or 8-bit copy of the model",
         )
     if config.type == "full" and bits:
         raise DpoError(
-            "full training cannot change quantised weights",
+            "adapter.type=full cannot train quantised weights",
             where="adapter.type",
-            hint="set adapter.type=lora, or model.path to the model before quantisation",
+            hint="set adapter.type=lora, or set model.path to the model before quantisation",
         )
 
 
@@ -156,15 +156,15 @@ def _lora_parameters(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
             raise DpoError(
                 f"this model has no layer named {first_ten([label(name) for name in missing])}",
                 where="adapter.targets",
-                hint=f"its blocks have {', '.join(linear)}",
+                hint=f"its blocks have the layers {', '.join(linear)}",
             )
     return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
 
 
 def _read_elsewhere(model: nn.Module, blocks: Sequence[nn.Module]) -> set[str]:
-    """Linear layers whose weight the model's own code reads: it would not find it inside an adapter.
+    """Linear layers whose weight the model's code reads directly: it would not find it inside an adapter.
 
-    The model's call is only traced here, not computed.
+    The model's call is only traced, not computed.
     """
     read: set[str] = set()
     layers = [(name, m) for block in blocks for name, m in block.named_modules() if isinstance(m, nn.Linear)]
@@ -187,12 +187,12 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def trainable(model: nn.Module) -> dict[str, mx.array]:
-    """Name to array of everything that is trained."""
+    """All trainable arrays by name."""
     return dict(tree_flatten(model.trainable_parameters()))
 
 
 def adapted_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """(layer's name inside a block, number of blocks, trained parameters), one row a kind of layer."""
+    """(layer's name inside a block, number of blocks, trained parameters), one row per kind of layer."""
     blocks: dict[str, set[str]] = defaultdict(set)
     sizes: dict[str, int] = defaultdict(int)
     for name, value in trainable(model).items():
@@ -207,7 +207,7 @@ def adapted_table(model: nn.Module) -> list[tuple[str, int, int]]:
 def save_adapter_config(
     model: nn.Module, config: AdapterConfig, base: str, folder: Path, also: Mapping[str, Any] | None = None
 ) -> None:
-    """Write adapter_config.json as mlx_lm reads it, with the base model's name beside it, and `also`."""
+    """Write adapter_config.json as mlx_lm reads it, with the base model's name and the values of `also`."""
     lora = {} if config.type == "full" else _lora_parameters_of(model, config)
     content = {
         "fine_tune_type": config.type,
@@ -220,23 +220,23 @@ def save_adapter_config(
 
 
 def _lora_parameters_of(model: nn.Module, config: AdapterConfig) -> dict[str, Any]:
-    """As `_lora_parameters`, of a model whose adapter is attached already."""
+    """As `_lora_parameters`, for a model that already has its adapter."""
     keys = sorted({name for block in model.layers for name, m in block.named_modules() if "lora_a" in m})
     return {"rank": config.rank, "scale": config.scale, "dropout": config.dropout, "keys": keys}
 
 
 def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], None] = lambda: None) -> None:
-    """Write adapters.safetensors whole, with its checksum: beside, fsync, then `first()`, rename.
+    """Write adapters.safetensors with its checksum: write beside, fsync, call `first()`, rename.
 
     Raises:
-        DpoError: a number that is not finite; what was there before is untouched.
+        DpoError: a number is not finite; the earlier file is unchanged.
     """
     weights = trainable(model)
     if not mx.all(mx.stack([mx.isfinite(w).all() for w in weights.values()])).item():
         raise DpoError(
-            "the adapter holds numbers that are not finite",
+            "the adapter contains numbers that are not finite",
             where=folder,
-            hint="lower optimizer.learning_rate; the run folder holds the last good adapter",
+            hint="lower optimizer.learning_rate; the run folder still has the last good adapter",
         )
 
     def write(path: Path) -> None:
@@ -247,10 +247,10 @@ def save_adapter_weights(model: nn.Module, folder: Path, first: Callable[[], Non
 
 
 def read_adapter_config(folder: Path | str) -> AdapterConfig:
-    """The settings that an adapter folder's weights were made with; dropout, which is a run's own, is 0.
+    """The settings of the adapter in a folder; dropout is 0, because every run has its own.
 
     Raises:
-        DpoError: no adapter there, not one that mlx_lm could load, or not what was written, see `stamp`.
+        DpoError: the folder has no adapter, or one that mlx_lm cannot load, or a file changed, see `stamped`.
     """
     folder = Path(folder)
     check_name(folder)
@@ -269,8 +269,8 @@ def read_adapter_config(folder: Path | str) -> AdapterConfig:
 
 
 def _read_content(folder: Path) -> dict[str, Any]:
-    """What adapter_config.json holds, where the folder has all that an adapter of mlx_lm has."""
-    hint = "name the run folder of a finished training"
+    """The content of adapter_config.json, if the folder has all files of an mlx_lm adapter."""
+    hint = "give the run folder of a finished training run"
     if not is_folder(folder):
         what = "is a file, not an adapter folder" if is_there(folder) else "no such folder"
         raise DpoError(what, where=path_text(folder), hint=hint)
@@ -288,7 +288,7 @@ def _as_config(content: Mapping[str, Any], weights: Mapping[str, mx.array]) -> A
     """The settings in an adapter_config.json.
 
     Raises:
-        KeyError, TypeError, ValueError: one is missing or of another kind, or does not go with the weights.
+        KeyError, TypeError, ValueError: a setting is missing, has a wrong type, or does not fit the weights.
     """
     kind = content.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora", "full"):
@@ -306,7 +306,7 @@ def _as_config(content: Mapping[str, Any], weights: Mapping[str, mx.array]) -> A
             raise TypeError(f"keys is {quoted(own['targets'])}, not a list of layer names")
         shapes = {name: w.shape for name, w in weights.items() if name.endswith("lora_a")}
         if not shapes:
-            raise ValueError(f"{WEIGHTS} holds no lora_a")
+            raise ValueError(f"{WEIGHTS} has no lora_a")
         for name, shape in sorted(shapes.items()):
             if own["rank"] not in shape:
                 raise ValueError(f"its rank is {quoted(own['rank'])}, but {name} has the shape {shape}")
@@ -323,9 +323,9 @@ def _of_kind(name: str, value: Any, *kinds: type) -> Any:
 
 
 def load_adapter(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> None:
-    """Attach the adapter in `folder` to a frozen `model` and load its weights; its arrays are trainable.
+    """Attach the adapter in `folder` to a frozen `model` and load its weights, which become trainable.
 
-    They are float32 whatever they were saved in, as in `attach`.
+    They are float32, whatever dtype they were saved in, as in `attach`.
 
     Raises:
         DpoError: as `attach_like`.
@@ -336,10 +336,10 @@ def load_adapter(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> 
 
 
 def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> dict[str, mx.array]:
-    """Attach an adapter of the kind in `folder`, unless there is one; what `folder` holds, not in memory yet.
+    """Attach an adapter like that in `folder`, unless the model has one; return its arrays, not loaded yet.
 
     Raises:
-        DpoError: names or shapes that do not fit the model, the first ten listed.
+        DpoError: names or shapes do not fit the model; the first ten are listed.
     """
     config = replace(read_adapter_config(folder), dropout=dropout)
     if not any("lora_a" in m for m in model.modules()):
@@ -355,7 +355,7 @@ def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> d
     wrong = sorted({*shapes, *(weights.keys() ^ live.keys())})
     if wrong:
         first = next(iter(sorted(shapes)), None)
-        told = f"; {first} has the shape {shapes[first][0]}, the model's {shapes[first][1]}" if first else ""
+        told = f"; {first} has the shape {shapes[first][0]}, in the model {shapes[first][1]}" if first else ""
         base = read_object(Path(folder) / CONFIG, _COPY).get("model")
         of = f": {path_text(base)}" if isinstance(base, str) and base else ""
         raise DpoError(

@@ -1,4 +1,4 @@
-"""Which model an adapter was trained on, by content: wherever the model lies, and no other one."""
+"""The model that an adapter was trained on, identified by its content, wherever its folder is."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +13,20 @@ from .config_files import read_model_config
 from .fingerprint import model_weights_hash
 
 KEY = "base_sha256"
-"""Of what `base_sums` gave, in adapter_config.json."""
+"""Key of the `base_sums` in adapter_config.json."""
 _NOT_COMPUTED = ("eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_name_or_path")
-"""Keys of a model's config that change nothing of what the weights compute."""
+"""Keys of a model's config that do not change what the weights compute."""
 
 
 _TEMPLATE = "chat_template"
-"""Of the sums the one that may differ: a model can be asked in another way than the adapter learnt."""
+"""The only sum that may differ: a model can be asked with another chat template than in training."""
 
 
 def base_sums(base: Path, tokenizer: Any) -> dict[str, str]:
-    """What tells a model from others: the SHA-256 of its weights, config, tokenizer and chat template.
+    """What identifies a model: the SHA-256 of its weights, config, tokenizer and chat template.
 
-    Of the weights every byte counts; of the tokenizer its entries, and the tokens that it makes of a text of
-    all of them.
+    Every byte of the weights counts; of the tokenizer its entries, and the tokens that it gives for a text
+    made of all entries.
 
     Args:
         tokenizer: with the chat template that is used.
@@ -49,37 +49,37 @@ def _computed(base: Path) -> dict[str, Any]:
 
 
 def _sums_of(adapter: Path | str) -> Mapping[str, str]:
-    """What `base_sums` gave when the adapter was written; an earlier version wrote fewer sums, or none."""
+    """The `base_sums` when the adapter was written; earlier versions wrote fewer sums, or none."""
     sums = read_object(Path(adapter) / CONFIG).get(KEY)
     return sums if isinstance(sums, Mapping) else {}
 
 
 def check_template(adapter: Path | str, file: Path) -> None:
-    """Check that the run's own file of its chat template holds the one that the adapter was trained with.
+    """Check that the file of the run's chat template is the template that the adapter was trained with.
 
     Raises:
-        DpoError: it does not.
+        DpoError: it is another template.
     """
     sums = _sums_of(adapter)
     if _TEMPLATE in sums and digest({"text": read_text(file)})[:32] != sums[_TEMPLATE]:
         raise DpoError(
             "is not the chat template that the run was trained with",
             where=file,
-            hint="copy the file again from where the run was made, or give the run's train command again, "
-            "which writes it anew",
+            hint="copy the file again from the original run folder, or give the run's train command again, "
+            "which writes it again",
         )
 
 
 def check_base(adapter: Path | str, base: Path, tokenizer: Any) -> None:
-    """Check that `base` is the model that the adapter in this folder was trained on, where the folder says.
+    """Check that `base` is the model that the adapter in this folder was trained on, if that is known.
 
-    Another chat template is said.
+    A different chat template gives a warning.
 
     Args:
         tokenizer: the base's, with the chat template that is used.
 
     Raises:
-        DpoError: it is another one, if of the same shape.
+        DpoError: it is another model, even one of the same shape.
     """
     trained_on = _sums_of(adapter)
     if not trained_on:
@@ -90,13 +90,13 @@ def check_base(adapter: Path | str, base: Path, tokenizer: Any) -> None:
         model = read_object(Path(adapter) / CONFIG).get("model")
         raise DpoError(
             f"is not the model that {adapter} was trained on ({path_text(str(model))}): "
-            f"other {', '.join(other)}",
+            f"it differs in {', '.join(other)}",
             where=base,
-            hint="name that model with --model, wherever it lies now; to use the adapter on this one all the "
-            f'same, remove "{KEY}" and "sha256" from {Path(adapter) / CONFIG}',
+            hint="give the path of that model with --model; to use the adapter with this model all the same, "
+            f'remove "{KEY}" and "sha256" from {Path(adapter) / CONFIG}',
         )
     if changed:
         say(
-            f"WARNING: {adapter} was trained with another chat template than the one of {base} that is used "
-            "now: answers may be worse"
+            f"WARNING: {adapter} was trained with another chat template than the one now used for {base}: "
+            "answers may be worse"
         )

@@ -1,4 +1,4 @@
-"""What a model folder says of its model: config.json and generation_config.json, checked before use."""
+"""The config files of a model folder, config.json and generation_config.json, checked before use."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +16,10 @@ _LARGEST = 2**31 - 1
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json, with generation_config.json's end tokens.
+    """The model's config.json, with the end tokens of generation_config.json.
 
     Raises:
-        DpoError: one of both is not a JSON object, or holds what is no size or token id.
+        DpoError: one of the two is not a JSON object, or has an invalid size or token id.
     """
     from mlx_lm.utils import load_config
 
@@ -37,11 +37,11 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     try:
         return load_config(folder)
     except Exception:  # mlx_lm's own code, on what is an object of plain values
-        raise DpoError("is not a model's config", where=config, hint=DOWNLOAD) from None
+        raise DpoError("is not a valid model config", where=config, hint=DOWNLOAD) from None
 
 
 def _check_sizes(content: Mapping[str, Any], file: Path) -> None:
-    """Some models have lists of sizes, one a block, or null."""
+    """Check sizes; some models have lists of sizes, one per block, or null."""
     for name in _WHOLE:
         value = content.get(name)
         if not isinstance(value, int | list | None) or isinstance(value, bool):
@@ -60,27 +60,30 @@ def _check_ends(content: Mapping[str, Any], file: Path) -> None:
 
 
 def check_architecture(folder: Path) -> None:
-    """Check that mlx_lm has the model's architecture, without executing code of the folder.
+    """Check that mlx_lm supports the model's architecture, without executing code of the folder.
 
     Raises:
-        DpoError: it has not.
+        DpoError: the architecture is not supported.
     """
     config = read_model_config(folder)
-    known = "choose a model of an architecture that mlx_lm knows"
+    known = "choose a model whose architecture mlx_lm supports"
     if config.get("model_file") is not None:
         raise DpoError(
-            f"the model brings code of its own, {quoted(config['model_file'])} (model_file)",
+            f"the model needs its own code, {quoted(config['model_file'])} (model_file)",
             where=folder / CONFIG,
             hint=f"code in model folders is never executed, so such models are not supported: {known}",
         )
     try:
         model_classes(config)
     except (KeyError, ValueError, AttributeError, TypeError):
-        hint = "pip install -U mlx-lm, or choose another model"
+        hint = "update mlx-lm (pip install -U mlx-lm), or choose another model"
         if config.get("auto_map"):
-            hint = f"its own code (auto_map) is never executed: pip install -U mlx-lm, or {known}"
+            hint = (
+                f"its own code (auto_map) is never executed: update mlx-lm (pip install -U mlx-lm), or "
+                f"{known}"
+            )
         raise DpoError(
-            f"mlx_lm does not know the architecture {quoted(config.get('model_type'))}",
+            f"mlx_lm does not support the architecture {quoted(config.get('model_type'))}",
             where=folder / CONFIG,
             hint=hint,
         ) from None

@@ -1,4 +1,4 @@
-"""What identifies a model by its content: every byte of its weights and of what computes them."""
+"""Hashes that identify a model by its content: every byte of its weights, config and code."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ _WEIGHTS = "model*.safetensors"
 
 
 def model_and_adapter_hashes(base: Path, adapter: Path | str | None) -> dict[str, str | None]:
-    """{"base", "adapter"}: what a policy starts from; null without an adapter. Folders may lie anywhere.
+    """Hashes of what a policy starts from, {"base", "adapter"}: wherever the folders are. None: no adapter.
 
     Raises:
         DpoError: a file cannot be read.
@@ -33,12 +33,12 @@ def model_weights_hash(base: Path) -> str:
 
 
 def files_hash(folder: Path, *names: str) -> str:
-    """32 hex digits that change with any byte of the files of these names, wherever the folder lies.
+    """32 hex digits that change with any byte of the files with these names, wherever the folder is.
 
-    Large files are read once and known again by size and times, see `storage.cache.content_hash`.
+    Large files are read once and then recognised by size and times, see `storage.cache.content_hash`.
 
     Raises:
-        DpoError: one cannot be read.
+        DpoError: a file cannot be read.
     """
     content = [[file.name, content_hash(file)] for file in files_in(folder, *names)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Text that a model writes of its own accord: a question as its users would ask it, and its answer."""
+"""Texts that a model writes without a prompt: a question as a user would ask it, and the answer."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -12,15 +12,15 @@ from ..errors import DpoError
 from .generate import GenerateConfig, generate_answers
 
 _PLACE = "\ue000"
-"""A character of private use: where it comes out of the template, the user's words begin."""
+"""A private-use character: its place in the rendered template is where the user's words go."""
 _QUESTION, _ANSWER = 48, 64
-"""Most tokens of a question and of an answer: what a model knows of language shows in a few dozen."""
+"""Most tokens of a question and of an answer: a few dozen show what a model knows of language."""
 _BATCH = 8
-"""Texts sampled at a time."""
+"""Texts sampled at the same time."""
 
 
 class OwnText(NamedTuple):
-    """Tokens int32 (n,), of which the model drew those from `start` on, but for the marks between turns."""
+    """Tokens int32 (n,). The model drew those from `start` on, except the marks between turns."""
 
     tokens: np.ndarray
     start: int
@@ -29,9 +29,9 @@ class OwnText(NamedTuple):
 def own_texts(model: nn.Module, tokenizer: Any, count: int, seed: int) -> list[OwnText]:
     """At most `count` texts, drawn at temperature 1 from all tokens; empty questions are left out.
 
-    A chat model is given its template up to the user's first word and goes on from there (Xu et al. 2024,
-    Magpie, arXiv:2406.08464); its question, up to the first mark of a template, is answered. A model without
-    a template goes on from the beginning of a text.
+    A chat model gets its template up to the user's first word and continues it with a question (Xu et al.
+    2024, Magpie, arXiv:2406.08464); the question, up to the first template mark, is then answered. A model
+    without a template continues from the beginning of a text.
     """
     if not tokenizer.has_chat_template:
         begin = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
@@ -53,13 +53,13 @@ def own_texts(model: nn.Module, tokenizer: Any, count: int, seed: int) -> list[O
 
 
 def longest_text(tokenizer: Any) -> OwnText:
-    """A text without meaning, as long as any that `own_texts` makes."""
+    """A meaningless text, as long as the longest that `own_texts` can make."""
     begin, between = around_question(tokenizer) if tokenizer.has_chat_template else ([0], [])
     return OwnText(np.zeros(len(begin) + _QUESTION + len(between) + _ANSWER + 1, np.int32), len(begin))
 
 
 def around_question(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Tokens of the chat template before the user's words, and between these and the answer.
+    """Tokens of the chat template before the user's words, and between them and the answer.
 
     Raises:
         DpoError: the template does not show the user's words.
@@ -68,9 +68,9 @@ def around_question(tokenizer: Any) -> tuple[list[int], list[int]]:
     before, place, after = text.partition(_PLACE)
     if not place:
         raise DpoError(
-            "the chat template leaves out what the user says",
+            "the chat template leaves out the user's words",
             where=tokenizer.name_or_path,
-            hint="use a tokenizer with a whole chat template, or set training.rehearsal=0",
+            hint="use a tokenizer with a complete chat template, or set training.rehearsal=0",
         )
     before, after = (tokenizer.encode(part, add_special_tokens=False) for part in (before, after))
     return before, after
@@ -79,6 +79,6 @@ def around_question(tokenizer: Any) -> tuple[list[int], list[int]]:
 def _drawn(
     model: nn.Module, tokenizer: Any, prompts: list[list[int]], most: int, seed: int
 ) -> list[tuple[list[int], bool]]:
-    """For every prompt: token ids, and whether they were cut off."""
+    """For each prompt: token ids, and whether they were cut off."""
     config = GenerateConfig(most, temperature=1.0, top_p=1.0, batch_size=_BATCH, seed=seed)
     return [(a.ids, a.capped) for a in sorted(generate_answers(model, tokenizer, prompts, config))]

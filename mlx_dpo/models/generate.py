@@ -49,11 +49,11 @@ class GenerateConfig(Section):
 
 
 _PREFILL = 4
-"""Prompts read at a time: on hybrids reading takes far more memory than answering."""
+"""Prompts processed at a time: on hybrid models this takes far more memory than answering."""
 
 
 class Answer(NamedTuple):
-    """An answer: which prompt, its text, its token ids without the end, and whether max_tokens cut it off."""
+    """An answer: number of the prompt, text, token ids without the end, whether max_tokens cut it off."""
 
     index: int
     text: str
@@ -62,7 +62,7 @@ class Answer(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many tokens it has, the end not counted."""
+        """Number of tokens, without the end token."""
         return len(self.ids)
 
 
@@ -75,15 +75,15 @@ def generate_answers(
     begun: Sequence[Sequence[int]] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
-    """Answer every prompt (lists of token ids); yields each answer when it ends, in any order.
+    """Answer every prompt (a list of token ids); yield each answer when it ends, in any order.
 
-    Long prompts go first, so that the batch stays full until the end and needs its most memory early.
+    Long prompts go first, so that the batch stays full until the end and the memory peak comes early.
 
     Args:
-        streams: one number per prompt, its own stream of random numbers; defaults to its place.
-        begun: the tokens that each answer has already, fewer than max_tokens. They are part of it, and it
-            goes on from them as if it had never stopped, but for rounding.
-        advance: told of new tokens, as they come.
+        streams: the number of each prompt's stream of random numbers; by default the place of the prompt.
+        begun: the tokens that each answer already has, fewer than max_tokens. The answer continues from them
+            as if it had never stopped, except for rounding.
+        advance: called with the number of new tokens.
     """
     if not prompts:
         return
@@ -122,9 +122,9 @@ def generate_answers(
 
 
 def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable[[mx.array], mx.array]:
-    """Temperature and nucleus sampling for one sequence, from its own key: (1, V) log-probs to (1,).
+    """Temperature and nucleus sampling for one sequence, with its own key: (1, V) log-probs to (1,).
 
-    With so many tokens `drawn` already, it goes on with the random numbers that come after theirs.
+    If `drawn` tokens were drawn before, it continues with the random numbers that come after theirs.
     """
     from mlx_lm.sample_utils import apply_top_p
 
@@ -137,7 +137,7 @@ def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable
     def sample(logprobs: mx.array) -> mx.array:
         nonlocal key
         key, now = mx.random.split(key)
-        if mx.default_device().type == mx.cpu:  # MLX's sort of a vocabulary takes longer there than the model
+        if mx.default_device().type == mx.cpu:  # there MLX sorts a vocabulary more slowly than the model runs
             row = np.array(logprobs[0].astype(mx.float32))
             return mx.array(
                 [drawn_token(row, config.temperature, config.top_p, mx.random.uniform(key=now).item())]
@@ -148,10 +148,10 @@ def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable
 
 
 def drawn_token(logprobs: np.ndarray, temperature: float, top_p: float, uniform: float) -> int:
-    """The token that a uniform number in [0, 1) draws, of the likeliest that hold `top_p` of the probability.
+    """The token that a uniform number in [0, 1) draws from the likeliest tokens that sum to `top_p`.
 
     Args:
-        logprobs: (V,), nats; the nucleus is taken before the temperature, as mlx_lm does.
+        logprobs: (V,), nats; top_p is applied before the temperature, as in mlx_lm.
     """
     kept = np.ones(len(logprobs), bool)
     if top_p < 1:
@@ -159,6 +159,6 @@ def drawn_token(logprobs: np.ndarray, temperature: float, top_p: float, uniform:
         chances = np.exp(falling, dtype=np.float64)
         above = np.cumsum(chances) - chances
         kept = logprobs >= falling[above < top_p * chances.sum()][-1]
-    # In the order of token ids: in that of their chances, rounding would exchange tokens of like chances.
+    # In the order of token ids: ordered by probability, rounding would swap tokens of similar probability.
     ends = np.cumsum(np.where(kept, np.exp((logprobs - logprobs.max()) / temperature, dtype=np.float64), 0.0))
     return int(np.searchsorted(ends, uniform * ends[-1], side="right"))

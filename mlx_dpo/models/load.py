@@ -25,7 +25,7 @@ from .weights import embedded_tokens, weight_files
 
 @dataclass(frozen=True)
 class ModelConfig(Section):
-    """Which model is trained, and from where."""
+    """The model to train, and where the training starts."""
 
     path: str = setting(
         "ibm-granite/granite-4.0-h-micro",
@@ -34,8 +34,8 @@ class ModelConfig(Section):
         also={
             "model model_name model_name_or_path base_model model_id pretrained_model_name_or_path "
             "hf_path model_path": "",
-            "load_in_4bit load_in_8bit quantization_bit": "name a quantised copy of the model there.",
-            "bf16 fp16 dtype torch_dtype": "weights keep the precision that is in that folder.",
+            "load_in_4bit load_in_8bit quantization_bit": "set it to a quantised copy of the model.",
+            "bf16 fp16 dtype torch_dtype": "weights keep the precision of the files in that folder.",
         },
     )
     adapter: str | None = setting(
@@ -67,14 +67,14 @@ class ModelConfig(Section):
 
 
 def find_model(name: str, *, weights: bool = True) -> Path:
-    """The model's folder; a Hub name is downloaded where it is not yet in the Hub's cache.
+    """The model's folder; a model on the Hub is downloaded if it is not yet in the Hub's cache.
 
     Args:
-        weights: they are needed; else the config and the tokenizer are enough.
+        weights: whether they are needed; otherwise the config and the tokenizer are enough.
 
     Raises:
-        DpoError: not a model folder, damaged weights, an architecture mlx_lm does not know, or not to be had
-            from the Hub.
+        DpoError: not a model folder, damaged weights, an architecture that mlx_lm does not support, or a
+            failed download.
     """
     folder = expanded(name)
     if not is_there(folder):
@@ -88,14 +88,16 @@ def find_model(name: str, *, weights: bool = True) -> Path:
 
 def _no_model(folder: Path, name: str) -> DpoError:
     """What to raise for a folder without config.json."""
-    hint = "name a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a Hub name"
+    hint = "give a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a name on the Hub"
     if not is_folder(folder):
         if folder.suffix == ".gguf":
-            hint = "GGUF is not read: name the folder of the model in safetensors that it was made from"
+            hint = (
+                "mlx-dpo does not read GGUF: give the folder of the safetensors model that it was made from"
+            )
         return DpoError("is a file, not a model folder", where=name, hint=hint)
     if is_there(folder / "adapter_config.json"):
         hint = "set model.path to its base model, and model.adapter to this folder"
-        return DpoError("is the folder of an adapter, not of a model", where=name, hint=hint)
+        return DpoError("is an adapter folder, not a model folder", where=name, hint=hint)
     foreign = None if files_in(folder, "model*.safetensors") else foreign_weights(folder, name)
     return foreign or DpoError("is not a model folder: it has no config.json", where=name, hint=hint)
 
@@ -122,19 +124,19 @@ def _download(name: str, weights: bool) -> Path:
         return downloaded(name, patterns)
     except UpstreamError:
         raise
-    except Exception as error:  # the Hub client raises its own, httpx's and OSError; all mean: no model
+    except Exception as error:  # errors of the Hub client or of httpx, or OSError: in any case no model
         raise DpoError(
-            f"no such folder here, and the Hub did not give it: {first_line(error)}",
+            f"no such folder, and the download from the Hub failed: {first_line(error)}",
             where=name,
             hint="check the spelling and the network; gated models need: hf auth login",
         ) from None
 
 
 def load_tokenizer(folder: Path, model: ModelConfig | None = None) -> Any:
-    """The tokenizer, with the end tokens that the model's config names, and a chat template as configured.
+    """The tokenizer, with the end tokens of the model's config and the configured chat template.
 
     Raises:
-        DpoError: there is none, it cannot be read or used, or it gives tokens that the model does not know.
+        DpoError: the tokenizer is missing, cannot be read or used, or gives tokens without an embedding.
     """
     config = read_model_config(folder)
     tokenizer = read_tokenizer(folder, config.get("eos_token_id"))
@@ -150,7 +152,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model in evaluation mode, its weights in memory, and its config.
 
     Raises:
-        DpoError: an architecture mlx_lm does not know, or weights that do not fit the config.
+        DpoError: an architecture that mlx_lm does not support, or weights that do not fit the config.
     """
     from mlx_lm.utils import load_model
 
@@ -160,11 +162,11 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         return load_model(folder)
     except MemoryError:
         raise
-    except Exception as error:  # mlx_lm's classes are given the config as it is, and raise many kinds
+    except Exception as error:  # mlx_lm's classes get the config as it is, and raise many kinds of errors
         raise DpoError(
             f"the model cannot be loaded: {first_line(error)}",
             where=folder,
-            hint="mlx_lm must know the architecture (pip install -U mlx-lm) and the files must be whole",
+            hint="mlx_lm must support the architecture (pip install -U mlx-lm); all files must be complete",
         ) from None
 
 
@@ -174,10 +176,10 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def fingerprint(*folders: Path) -> str:
-    """16 hex digits of models' or adapters' content: configs whole, weights by size and 16 samples of 64 KB.
+    """16 hex digits of models' or adapters' content: whole configs; size and 16 samples of 64 KB of weights.
 
-    It tells another model under the same path, and the same one under another; a change of single weights
-    between the samples it does not see.
+    It recognises another model under the same path, and the same model under another path. It does not see a
+    change of single weights between the samples.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -192,7 +194,7 @@ def fingerprint(*folders: Path) -> str:
 
 
 def compute_dtype(model: nn.Module) -> mx.Dtype:
-    """The dtype activations have: half precision where any weight or scale is, else float32."""
+    """The dtype of activations: half precision if any weight or scale has it, else float32."""
     floats = [v.dtype for _, v in tree_flatten(model.parameters()) if mx.issubdtype(v.dtype, mx.floating)]
     half = [d for d in floats if d in (mx.bfloat16, mx.float16)]
     return half[0] if half else mx.float32

@@ -1,4 +1,4 @@
-"""The mlx_lm command with which a user gets the answers that mlx_dpo samples."""
+"""The mlx_lm command that gives a user the same answers as mlx_dpo."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ from .end_of_turn import stop_flags
 def generate_command(
     model: str, folder: Path, tokenizer: Any, max_tokens: int, adapter: Path | str | None = None
 ) -> str:
-    """`mlx_lm generate` with all that it needs for the same prompt and the same end, as a line for a shell.
+    """The `mlx_lm generate` command line, with all options for the same prompt and the same end of an answer.
 
     Args:
         model: the model's folder or its name on the Hub.
-        folder: where its files lie.
+        folder: where its files are.
         tokenizer: of that folder.
         max_tokens: longest answer, in tokens.
         adapter: an adapter folder.
@@ -32,7 +32,7 @@ def generate_command(
 
 
 def _needs_options(tokenizer: Any) -> bool:
-    """Whether the template renders another prompt when it gets none of our options."""
+    """Whether the template renders another prompt without our options."""
     if not tokenizer.has_chat_template:
         return False
     asked = [{"role": "user", "content": "a"}]

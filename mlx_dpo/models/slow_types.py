@@ -1,4 +1,4 @@
-"""Whether this device is slow in the types that a model computes in."""
+"""Whether this device computes slowly in the number types of a model."""
 
 from collections.abc import Callable
 from copy import copy
@@ -17,17 +17,18 @@ _TIMES, _LEAST = 3.0, 0.01
 
 
 def is_slow(seconds: float, in_float32: float) -> bool:
-    """Whether one layer's product for 128 tokens is slow: three times float32's time, and at least 10 ms."""
+    """Whether a layer's product for 128 tokens is slow: three times the float32 time, and at least 10 ms."""
     return seconds >= max(_LEAST, _TIMES * in_float32)
 
 
 def slow_products(model: nn.Module, path: str) -> str | None:
-    """What to tell a user where products take far longer than in float32 on this device; else None.
+    """A note for a user if products take far longer than in float32 on this device; else None.
 
-    The largest quantised or half-precision layer of the blocks is measured, whatever its weights' values.
+    It measures the largest quantised or half-precision layer of the blocks; the values of the weights do not
+    matter.
 
     Args:
-        path: the model's, for the remedy.
+        path: path of the model, for the remedy.
     """
     layers = [m for block in model.layers for m in block.modules() if _kind(m)]
     if not layers:
@@ -45,9 +46,9 @@ def slow_products(model: nn.Module, path: str) -> str | None:
     words += ["--dequantize"] if isinstance(layer, nn.QuantizedLinear) else []
     words += ["--dtype", "float32", "--mlx-path", beside(Path(path).name, "float32")]
     return (
-        f"slow: this device takes {seconds * 1e3:.0f} ms for one {_kind(layer)} layer ({rows:,} x {width:,}) "
-        f"and {_TOKENS} tokens, in float32 {in_float32 * 1e3:.1f} ms. A float32 copy of the model is "
-        f"faster here, if it fits into memory: {command_line(words)}"
+        f"slow: this device takes {seconds * 1e3:.0f} ms for one {_kind(layer)} layer ({rows:,} x "
+        f"{width:,}) and {_TOKENS} tokens, but {in_float32 * 1e3:.1f} ms in float32. If a float32 copy of "
+        f"the model fits into memory, it is faster here: {command_line(words)}"
     )
 
 
@@ -65,7 +66,7 @@ def _width(layer: nn.Module) -> int:
 
 
 def _bare(layer: nn.Module) -> nn.Module:
-    """A layer of the same shapes whose weights are 0: those of a plan are not there."""
+    """A layer of the same shapes with weights of 0: a plan has no weights in memory."""
     bare = copy(layer)
     bare.update(tree_map(lambda a: mx.zeros(a.shape, a.dtype), layer.parameters()))
     return bare

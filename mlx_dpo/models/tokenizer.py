@@ -1,4 +1,4 @@
-"""A model folder's tokenizer: its files checked, loaded, tried, and held against the model's embedding."""
+"""The tokenizer of a model folder: checked, loaded, tried, and compared with the model's embedding."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,13 +17,13 @@ _OTHERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merg
 
 
 def read_tokenizer(folder: Path, ends: int | list[int] | None) -> Any:
-    """The tokenizer of a folder; code that the folder brings is not executed.
+    """The tokenizer of a folder; code in the folder is not executed.
 
     Args:
         ends: token ids that end an answer.
 
     Raises:
-        DpoError: there is none, or it cannot be read or used.
+        DpoError: the tokenizer is missing, or cannot be read or used.
     """
     from mlx_lm.utils import load_tokenizer
 
@@ -34,14 +34,14 @@ def read_tokenizer(folder: Path, ends: int | list[int] | None) -> Any:
         tokenizer.decode(tokenizer.encode("a"))
     except (DpoError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # transformers raises many kinds; a panic of Rust code is no Exception
+    except BaseException as error:  # transformers raises many kinds; a panic in Rust code is not an Exception
         raise _unloadable(folder, settings, error) from None
     _check_template(tokenizer.chat_template, folder)
     return tokenizer
 
 
 def _checked_files(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json holds; all of the tokenizer's files can be read."""
+    """The content of tokenizer_config.json, after a check that all files of the tokenizer can be read."""
     found = {name: read_object(folder / name, DOWNLOAD) for name in _OBJECTS if is_there(folder / name)}
     for name in _OTHERS:
         if is_there(folder / name):
@@ -53,16 +53,16 @@ def _checked_files(folder: Path) -> dict[str, Any]:
 
 
 def _unloadable(folder: Path, settings: Mapping[str, Any], error: BaseException) -> DpoError:
-    """What to raise where the tokenizer's own library fails."""
+    """What to raise when the tokenizer's library fails."""
     hint = "the folder needs tokenizer.json and tokenizer_config.json; download the model again"
     if "trust_remote_code" in str(error):
-        what = "its tokenizer brings code of its own (auto_map)"
-        hint = "code in model folders is never executed: choose a model whose tokenizer transformers knows"
+        what = "the tokenizer needs its own code (auto_map)"
+        hint = "code in model folders is never executed: choose a model whose tokenizer transformers supports"
         return DpoError(what, where=folder / _SETTINGS, hint=hint)
     if not is_there(folder / "tokenizer.json"):
-        return DpoError("its tokenizer cannot be loaded: it has no tokenizer.json", where=folder, hint=hint)
-    read_object(folder / "tokenizer.json", DOWNLOAD)  # raises with the line where it is no JSON
-    return DpoError(f"its tokenizer cannot be loaded: {first_line(error)}", where=folder, hint=hint)
+        return DpoError("the tokenizer cannot be loaded: there is no tokenizer.json", where=folder, hint=hint)
+    read_object(folder / "tokenizer.json", DOWNLOAD)  # its error names the line that is not JSON
+    return DpoError(f"the tokenizer cannot be loaded: {first_line(error)}", where=folder, hint=hint)
 
 
 def _check_length(value: Any, folder: Path) -> None:
@@ -72,7 +72,7 @@ def _check_length(value: Any, folder: Path) -> None:
 
 
 def _check_template(template: Any, folder: Path) -> None:
-    """Check that the chat template, or each of several, is text that can be written."""
+    """Check that each chat template is text that can be written as UTF-8."""
     file = folder / (_TEMPLATE if is_there(folder / _TEMPLATE) else _SETTINGS)
     texts = template.values() if isinstance(template, dict) else [] if template is None else [template]
     for text in texts:
@@ -83,23 +83,23 @@ def _check_template(template: Any, folder: Path) -> None:
         except UnicodeEncodeError as error:
             half = ascii(text[error.start])
             raise DpoError(
-                f"chat_template holds half of a character: {half}", where=file, hint=DOWNLOAD
+                f"chat_template contains half of a character: {half}", where=file, hint=DOWNLOAD
             ) from None
 
 
 def check_embedded(tokenizer: Any, rows: int | None, where: Path) -> None:
-    """Check that every token that can come up has a row in the model's embedding.
+    """Check that every token that can occur has a row in the model's embedding.
 
-    Beyond its end MLX reads what lies there in memory, without an error. Ordinary tokens come up in any text;
-    of the special ones those that start or end a text and those of the chat template. Other special tokens,
-    such as Gemma 3's <image_soft_token>, come up only where a text spells them: that is said, and such a row
-    is refused, see `data.tokenize.check_known`.
+    Beyond the last row MLX reads other memory, without an error. Ordinary tokens can occur in any text, and
+    so can the special tokens that start or end a text and those of the chat template. Other special tokens,
+    such as Gemma 3's <image_soft_token>, occur only in a text that spells them: a note says so, and such a
+    row is refused, see `data.tokenize.check_known`.
 
     Args:
-        rows: token ids that the embedding has; None where that is not known.
+        rows: number of token ids in the embedding; None if unknown.
 
     Raises:
-        DpoError: one has none.
+        DpoError: a token has no row.
     """
     if rows is None:
         return
@@ -120,15 +120,18 @@ def check_embedded(tokenizer: Any, rows: int | None, where: Path) -> None:
             f"model.resize_token_embeddings({number + 1})",
         )
     names = first_ten([f"{beyond[n]} ({n})" for n in sorted(beyond)])
-    say(f"note: the model's embedding has {rows:,} rows, none for {names}; rows that spell these are refused")
+    say(
+        f"note: the model's embedding has {rows:,} rows, but none for {names}; data rows that contain such a "
+        "token are refused"
+    )
 
 
 def _template_tokens(tokenizer: Any) -> set[int]:
-    """Tokens that the chat template and the tokenizer itself put around the texts."""
+    """Tokens that the chat template and the tokenizer add around the texts."""
     system, user, answer = ({"role": role, "content": role} for role in ("system", "user", "assistant"))
     found = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
     for turns, asked in (([user], True), ([system, user], True), ([user, answer], False)):
-        with suppress(DpoError):  # some templates know no system turn
+        with suppress(DpoError):  # some templates accept no system turn
             text = render(tokenizer, turns, generation_prompt=asked)
             found |= {*tokenizer.encode(text, add_special_tokens=not tokenizer.has_chat_template)}
     return found

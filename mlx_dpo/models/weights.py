@@ -1,4 +1,4 @@
-"""A model folder's weights, known by their headers: all there, whole, and how many tokens they know."""
+"""The weights of a model folder, checked by their headers: complete, and for how many tokens."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,13 +17,13 @@ _SHARD = re.compile(r"(model.*-)(\d+)(-of-)(\d+)(\.safetensors)")
 
 
 def weight_files(folder: Path, where: str, *, required: bool = True) -> list[Path]:
-    """The files that mlx_lm loads, whole by their headers; none where they are not `required`.
+    """The files that mlx_lm loads, with complete headers; may be empty if they are not `required`.
 
     Args:
-        where: the name that the user gave the folder.
+        where: the folder as the user named it.
 
     Raises:
-        DpoError: there are none, one is missing, damaged or unreadable, or they are of another kind.
+        DpoError: a file is missing, damaged or unreadable, or the weights have another format.
     """
     files = files_in(folder, "model*.safetensors")
     if not files and not required:
@@ -41,9 +41,9 @@ def weight_files(folder: Path, where: str, *, required: bool = True) -> list[Pat
 
 
 def _check_complete(folder: Path, names: set[str]) -> None:
-    """Check that no part is missing, by the index or by the parts' own numbers.
+    """Check that no part is missing, by the index or by the numbers in the file names.
 
-    An index that does not know every file that is there is an older one and does not count.
+    An index that does not list every file in the folder is an old one and is ignored.
     """
     index = folder / _INDEX
     if is_there(index):
@@ -54,15 +54,15 @@ def _check_complete(folder: Path, names: set[str]) -> None:
         missing = sorted(map(path_text, named - names))
         if missing and names <= named:
             verb = "is" if len(missing) == 1 else "are"
-            what = f"{first_ten(missing)} {verb} named in the index but not there"
+            what = f"names {first_ten(missing)}, which {verb} missing"
             raise DpoError(what, where=index, hint=DOWNLOAD)
     elif missing := sorted(_numbered(names) - names):
-        what = f"{first_ten(missing)} of the model's weights {'is' if len(missing) == 1 else 'are'} missing"
+        what = f"{first_ten(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         raise DpoError(what, where=folder, hint=DOWNLOAD)
 
 
 def _numbered(names: Iterable[str]) -> set[str]:
-    """All names of "model-00001-of-00002.safetensors" and its like, from one of them."""
+    """All names of a set such as "model-00001-of-00002.safetensors", from any of them."""
     found = set()
     for match in filter(None, map(_SHARD.fullmatch, names)):
         before, number, of, count, end = match.groups()
@@ -72,17 +72,17 @@ def _numbered(names: Iterable[str]) -> set[str]:
 
 
 def check_tensors(file: Path, hint: str) -> dict[str, mx.array]:
-    """The arrays of a safetensors file, not in memory yet, if by its header it is whole.
+    """The arrays of a safetensors file, not loaded yet, if the file is complete by its header.
 
     Raises:
-        DpoError: it is not, with `hint`; or it cannot be read.
+        DpoError: the file is incomplete, with `hint`, or cannot be read.
     """
     with opened(file, hint) as content:
         content.read(1)
     try:
         return mx.load(str(file))
     except (RuntimeError, ValueError):
-        raise DpoError("is damaged or not whole", where=file, hint=hint) from None
+        raise DpoError("is damaged or incomplete", where=file, hint=hint) from None
 
 
 _EMBEDDINGS = re.compile(r"(.*\.)?(embed_tokens|tok_embeddings|wte|word_embeddings|embed_in)\.weight")
@@ -90,9 +90,9 @@ _ELSEWHERE = ("vision", "visual", "audio", "encoder", "mtp")
 
 
 def embedded_tokens(folder: Path, config: Mapping[str, Any]) -> int | None:
-    """How many token ids the model has an embedding for: rows of the weights, else the config's vocab_size.
+    """Number of token ids in the model's embedding: rows of the weights, else vocab_size of the config.
 
-    None where neither says it.
+    None if neither says.
     """
     rows = [
         array.shape[0]

@@ -1,4 +1,4 @@
-"""Curated rows to preference pairs: the base model's own answer is the rejected one."""
+"""Curated rows to preference pairs: the rejected answer is the base model's."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class PairsConfig(Section):
     output: str = setting("data/pairs", "folder for train.jsonl and valid.jsonl", path="written")
     limit: int | None = setting(
         None,
-        "number of rows used of each source, from the first; null: all",
+        "use only this many rows of each source, from the first; null: all",
         least=1,
         most=10**12,
         also="max_samples max_rows num_samples n_samples",
@@ -59,9 +59,9 @@ class PairsConfig(Section):
 
 @dataclass(frozen=True)
 class PairCounts:
-    """What became of the curated rows.
+    """How many curated rows became pairs, and why others did not.
 
-    `cut_off` of the pairs have a rejected answer that max_tokens cut off; `tokens` were sampled by this call.
+    `cut_off`: pairs whose rejected answer was cut off by max_tokens; `tokens`: tokens that this call sampled.
     """
 
     rows: int
@@ -82,19 +82,19 @@ class PairCounts:
 
 REPEATED = "repeated rows"
 DROPPED = {
-    REPEATED: "an earlier row has the same prompt and answer, and a pair that comes twice counts double; "
+    REPEATED: "an earlier row has the same prompt and answer, and a repeated pair would count twice; "
     "remove the later rows",
-    "empty": "the model says nothing; set another generate.seed and pairs.output, or remove these rows",
+    "empty": "the answer is empty; set another generate.seed and pairs.output, or remove these rows",
     "cut off by max_tokens": "raise generate.max_tokens to continue them, or set pairs.keep_capped=true",
-    "the start of the chosen answer": "raise generate.max_tokens, so that the answers can differ",
-    "identical": "the model says this already; remove these rows, or sample other answers with a higher "
-    "generate.temperature and another pairs.output",
-    "changed by the chat template": "the model would be trained on another answer than it gave, such as one "
-    "with a stray </think>; a larger generate.max_tokens, or another generate.seed, samples others",
-    "near-identical": "there is next to nothing to prefer; raise pairs.max_similarity to keep them, or "
+    "equal to the start of the chosen answer": "raise generate.max_tokens, so that the answers can differ",
+    "identical": "the model already gives this answer; remove these rows, or sample other answers with a "
+    "higher generate.temperature and another pairs.output",
+    "changed by the chat template": "training would use another text than the answer, for example after a "
+    "stray </think>; raise generate.max_tokens, or set another generate.seed, to sample other answers",
+    "near-identical": "the two answers hardly differ; raise pairs.max_similarity to keep them, or "
     "remove these rows",
 }
-"""Why a pair is not used, with the remedy."""
+"""Reasons for which a pair is not used, each with the remedy."""
 
 
 def split_rows(
@@ -106,7 +106,7 @@ def split_rows(
 ) -> list[tuple[str, Curated]]:
     """Name each row's file, train or valid, so that no prompt is in both.
 
-    With `valid_rows` a prompt that stands in both sources belongs to valid and leaves train.
+    With `valid_rows`, a prompt that is in both sources belongs to valid only.
 
     Args:
         trained: see `data.splits.valid_prompts`.
@@ -129,13 +129,13 @@ def make_pairs(
     seed: int,
     trained: Set[str] = frozenset(),
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[str]]]:
-    """Apply the rules, then split what is left.
+    """Drop the rows that cannot be used, then split the others.
 
     Args:
         trained: keys of prompts that an earlier call wrote to train.jsonl, see `trained_prompts`.
 
     Returns:
-        Rows of train and valid in the source's order; and by reason where the rows stand that are not used.
+        Rows of train and valid in the order of the source; and the places of the unused rows by reason.
     """
     files: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
     dropped: dict[str, list[str]] = {}
@@ -170,7 +170,7 @@ def make_pairs(
 
 
 def trained_prompts(output: Path) -> set[str]:
-    """Keys of the prompts in the train.jsonl of an earlier call; none where there is no readable one."""
+    """Keys of the prompts in the train.jsonl of an earlier call; none if it is missing or unreadable."""
     try:
         return {prompt_key(pair.prompt) for pair in read_pairs(output / "train.jsonl")}
     except DpoError:
@@ -180,7 +180,7 @@ def trained_prompts(output: Path) -> set[str]:
 def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
     """Why a pair is not used, a key of DROPPED; None keeps it.
 
-    With an answer that was cut off, as much of the chosen one is compared.
+    An answer that was cut off is compared with a start of the same length of the chosen answer.
     """
     if not rejected.text.strip():
         return "empty"
@@ -192,7 +192,7 @@ def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
     if rejected.cut:
         chosen = chosen[: len(said)]
     if chosen == said:
-        return "the start of the chosen answer" if rejected.cut else "identical"
+        return "equal to the start of the chosen answer" if rejected.cut else "identical"
     if alike(chosen, said, config.max_similarity):
         return "near-identical"
     return None
@@ -201,7 +201,7 @@ def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
 def count_pairs(
     files: dict[str, list[dict[str, Any]]], dropped: dict[str, list[str]], tokens: int
 ) -> PairCounts:
-    """The counts of what `make_pairs` made; `tokens` were sampled for it."""
+    """The counts of the pairs that `make_pairs` made; `tokens` were sampled for them."""
     lost = {reason: len(places) for reason, places in dropped.items()}
     kept = {name: len(rows) for name, rows in files.items()}
     cut_off = sum("rejected_cut" in row for rows in files.values() for row in rows)
@@ -217,7 +217,7 @@ def _plain_prompt(row: Curated) -> str | list[dict[str, str]]:
 
 
 def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, output: Path) -> None:
-    """Write train.jsonl and valid.jsonl, each whole.
+    """Write train.jsonl and valid.jsonl, each completely.
 
     Raises:
         DpoError: no training pair is left.

@@ -1,4 +1,4 @@
-"""What the model has said to each prompt, in a file that only grows: any run goes on from what is there."""
+"""The model's answers to prompts, in a file that only grows: every run continues from what is there."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
 
 
 class Completion(NamedTuple):
-    """The tokens that the model has said so far, without the end of turn, and whether that has come."""
+    """The tokens of an answer so far, without the end of turn, and whether the answer has ended."""
 
     ids: list[int]
     ended: bool
 
 
 class Said(NamedTuple):
-    """An answer as a pair has it: its text, whether it was cut off, and whether training would refuse it."""
+    """An answer for a pair: its text, whether it was cut off, and whether training would refuse it."""
 
     text: str
     cut: bool
@@ -39,7 +39,7 @@ class Said(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What one call sampled: answers that it began, answers that it continued, and their new tokens."""
+    """What one call sampled: answers begun, answers continued, and new tokens."""
 
     begun: int = 0
     continued: int = 0
@@ -47,9 +47,9 @@ class Sampled(NamedTuple):
 
 
 def request_key(row: Curated) -> str:
-    """The name a prompt's answer is kept under: 16 hex digits of its messages and tools.
+    """The key of a prompt's answer: 16 hex digits of its messages and tools.
 
-    Not of its tokens: some templates print the date, and the answers of yesterday are kept.
+    It does not depend on the tokens: some templates print the date, and yesterday's answers are kept.
     """
     asked = [row.prompt, row.tools] if row.tools else row.prompt
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
@@ -59,8 +59,8 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
     """Prompt tokens by request key: rows with the same prompt share one answer.
 
     Raises:
-        DpoError: a template or a row that training would refuse; prompts that leave no room for an answer,
-            the first ten named.
+        DpoError: training would refuse the template or a row, or prompts leave no room for an answer (the
+            first ten are named).
     """
     end = end_of_turn(tokenizer)
     requests, too_long = {}, []
@@ -85,13 +85,13 @@ def answer_missing(
     log: AppendLog,
     config: GenerateConfig,
 ) -> tuple[dict[str, Completion], Sampled]:
-    """Answer every wanted prompt as far as max_tokens allows; return all answers by request key.
+    """Answer every wanted prompt with at most max_tokens; return all answers by request key.
 
-    Prompts without an answer in `log`, see `completions_log`, are answered; an answer that a smaller
-    max_tokens cut off goes on from its last token. Each answer is added as soon as it stops.
+    Prompts without an answer in `log` (see `completions_log`) are answered. An answer that a smaller
+    max_tokens cut off continues from its last token. Each answer is added to the log as soon as it stops.
 
     Raises:
-        DpoError: another process at work in the same folder, a foreign line in the file, or no room to write.
+        DpoError: another process works in the same folder, the file has a foreign line, or the disk is full.
     """
     with log.open(_completion) as completions:
         done = completions.results
@@ -100,7 +100,7 @@ def answer_missing(
         continued = sum(key in done for key in missing)
         if len(missing) < len(wanted):
             answered = f"{len(wanted) - len(missing)} of {plural(len(wanted), 'prompt')}"
-            say(f"answered already: {answered}; going on")
+            say(f"{answered} already answered; continuing")
         if continued:
             cut = plural(continued, "answer that was cut off is", "answers that were cut off are")
             say(f"{cut} continued up to {plural(config.max_tokens, 'token')}")
@@ -118,7 +118,7 @@ def answer_missing(
                     advance(1, f"{written / (time.monotonic() - start):,.0f} tokens/s")
             except KeyboardInterrupt as stop:
                 kept = plural(len(done), "answer")
-                tell(stop, f"interrupted: kept {kept}; the same command goes on from here")
+                tell(stop, f"interrupted: kept {kept}; the same command continues from here")
                 raise
     return done, Sampled(len(missing) - continued, continued, written)
 
@@ -128,14 +128,14 @@ def _unfinished(answer: Completion | None, max_tokens: int) -> bool:
 
 
 def _completion(row: dict[str, Any], where: str) -> tuple[str, Completion]:
-    """One line of completions.jsonl; its text is for people, the tokens count."""
+    """One line of completions.jsonl; only its tokens are used, the text is for people."""
     key, ids, ended = (row.get(name) for name in ("key", "ids", "ended"))
     numbers = isinstance(ids, list) and all(type(token) is int for token in ids)
     if not (numbers and isinstance(key, str) and isinstance(ended, bool)):
         raise DpoError(
-            "is not a line that this version of gen-pairs writes",
+            "is not a line of this version of gen-pairs",
             where=where,
-            hint="remove the line, or the whole file, and its prompts are answered again",
+            hint="remove the line or the whole file: gen-pairs then answers the prompts again",
         )
     return key, Completion(ids, ended)
 
@@ -145,12 +145,12 @@ def answer_texts(
 ) -> dict[str, Said]:
     """The answers to these rows' prompts by request key, as if sampled with this max_tokens from the start.
 
-    So a longer answer, sampled with a larger max_tokens before, is cut off here.
+    So an answer that was sampled with a larger max_tokens is cut off here.
     """
     end, said = end_of_turn(tokenizer), {}
     for key, row in {request_key(row): row for row in rows}.items():
         ids, ended = answers[key]
-        if ended and len(ids) < max_tokens:  # the end takes the place of a token
+        if ended and len(ids) < max_tokens:  # the end token counts as a token
             text = tokenizer.decode(ids).strip()
             said[key] = Said(text, False, bool(text) and not _scored(tokenizer, row, answer_of(text), end))
         else:
@@ -161,19 +161,19 @@ def answer_texts(
 
 
 _TAIL, _LEFT_OFF = 4, 32
-"""Last tokens of a cut-off answer that must be the model's own, as many as one character may have; and most
-tokens that are left off for that.
+"""Last tokens of a cut-off answer that must be the model's own (a character has at most four), and the most
+tokens that are left off for this.
 """
 
 
 def cut_text(tokenizer: Any, row: Curated, ids: Sequence[int], end: int) -> str:
-    """The text of a cut-off answer, such that training turns its end into the tokens that the model said.
+    """The text of a cut-off answer whose end training turns into the same tokens that the model sampled.
 
-    Last tokens are left off where their text would become other tokens: half of a character; a line break,
-    which is stripped, in one token with the sign before it.
+    Last tokens are left off if their text would become other tokens: half of a character, or a line break
+    (which is stripped) in one token with the sign before it.
 
     Args:
-        ids: what the model said, without an end.
+        ids: tokens that the model sampled, without an end token.
         end: the end-of-turn token, from `end_of_turn`.
     """
     for count in range(len(ids), max(0, len(ids) - _LEFT_OFF), -1):
@@ -185,7 +185,7 @@ def cut_text(tokenizer: Any, row: Curated, ids: Sequence[int], end: int) -> str:
 
 
 def _scored(tokenizer: Any, row: Curated, answer: ChatAnswer, end: int) -> list[int]:
-    """The answer's tokens in training; none where training would refuse it."""
+    """The answer's tokens in training; none if training would refuse it."""
     try:
         return pair_tokens(tokenizer, row.prompt, [answer], end, row.tools)[1][0]
     except DpoError:
@@ -193,12 +193,12 @@ def _scored(tokenizer: Any, row: Curated, answer: ChatAnswer, end: int) -> list[
 
 
 def completions_log(output: Path, origin: dict[str, Any]) -> AppendLog:
-    """The log of all answers in a folder, to be gone on with where model, template and settings are the same.
+    """The log of all answers in a folder; it is continued only with the same model, template and settings.
 
-    max_tokens may be another: an answer goes on where a smaller one cut it off.
+    max_tokens may differ: an answer that a smaller one cut off is continued.
     """
     lasting = {name: value for name, value in origin["generate"].items() if name != "max_tokens"}
-    # The same model may lie elsewhere today, and another one at the same place.
+    # The same model may be in another folder now, and another model in the same folder.
     compared = {"fingerprint": "model", "template": "template"}
     return AppendLog(
         output / COMPLETIONS,
@@ -212,9 +212,9 @@ def completions_log(output: Path, origin: dict[str, Any]) -> AppendLog:
 
 
 def pairs_origin(model: ModelConfig, base: Path, tokenizer: Any, config: GenerateConfig) -> dict[str, Any]:
-    """What answers depend on besides the prompt, kept in every pair's meta.
+    """Everything besides the prompt that answers depend on; every pair has it in its meta.
 
-    The fingerprint is of the content of model and adapter, the names are for people.
+    The fingerprint identifies the content of model and adapter; their names are for people.
     """
     folders = [base, Path(model.adapter)] if model.adapter else [base]
     return {

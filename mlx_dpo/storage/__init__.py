@@ -1,1 +1,1 @@
-"""What lies on the disk, and how it is read."""
+"""Files on disk: how they are written, read and checked."""

@@ -1,8 +1,8 @@
-"""A log of results by id that only grows: work that was killed goes on from what is there.
+"""A log of results by key that only grows: work that was killed continues where it stopped.
 
-NAME.jsonl    one row a result, each with its key; of several rows with one key the last counts
-NAME.json     the settings that the results depend on: with others nobody goes on
-.NAME.lock    while a process writes
+NAME.jsonl    one row per result, with its key; if several rows have the same key, the last one counts
+NAME.json     the settings that the results depend on: work continues only with the same settings
+.NAME.lock    exists while a process writes
 """
 
 import json
@@ -21,10 +21,10 @@ from .reading import is_there, opened, read_object
 class AppendLog(NamedTuple):
     """Where a log is, and what its results depend on.
 
-    `compared`: names in `settings`, with dots for what is inside, whose values must be the same to go on;
-    each with the word that a message says, or None for the name itself and its old value. `writer`: the
-    command that writes the log. `holds`: what the results are. `setting`: what names the folder. `beside`:
-    other files of the writer there.
+    `compared`: dotted names in `settings` whose values must be the same to continue, each with the word for
+    it in a message, or None for the name itself and its old value. `writer`: the command that writes the log.
+    `holds`: a word for the results. `setting`: the setting that names the folder. `beside`: other files that
+    the writer makes there.
     """
 
     path: Path
@@ -41,19 +41,19 @@ class AppendLog(NamedTuple):
         return self.path.with_suffix(".json")
 
     def check(self) -> None:
-        """Check that what the folder holds already may be gone on with.
+        """Check that the work in the folder can be continued.
 
         Raises:
-            DpoError: results of other settings, or files of these names that the writer did not make.
+            DpoError: the results have other settings, or the writer did not make the files there.
         """
         folder = self.path.parent
         if not is_there(self.settings_file):
             foreign = [name for name in (self.path.name, *self.beside) if is_there(folder / name)]
             if foreign:
                 raise DpoError(
-                    f"holds {', '.join(foreign)}, and {self.writer} did not write it",
+                    f"contains {', '.join(foreign)}, but {self.writer} did not write it",
                     where=folder,
-                    hint="choose another folder with --output, so that nothing of yours is replaced",
+                    hint="choose another folder with --output, so that no file of yours is replaced",
                 )
             return
         old = read_object(self.settings_file, f"delete the folder {folder} to start over")
@@ -64,20 +64,20 @@ class AppendLog(NamedTuple):
         ]
         if different:
             raise DpoError(
-                f"holds {self.holds} made with another {', '.join(different)}",
+                f"contains {self.holds} made with another {', '.join(different)}",
                 where=folder,
                 hint=f"choose another {self.setting}, or delete this folder to start over",
             )
 
     @contextmanager
     def open(self, read: Callable[[dict[str, Any], str], tuple[str, Any]]) -> Iterator["OpenLog"]:
-        """The log for this process alone; a half-written last line is cut off.
+        """The log, locked for this process; a half-written last line is removed.
 
         Args:
-            read: a row and its place to its key and result; raises DpoError for a row of another kind.
+            read: takes a row and its place, returns its key and result; raises DpoError for any other row.
 
         Raises:
-            DpoError: as `check`; another process writes it, or it cannot be written.
+            DpoError: as `check`; or another process writes the log, or it cannot be written.
         """
         path = self.path
         with ExitStack() as stack:
@@ -85,9 +85,9 @@ class AppendLog(NamedTuple):
                 stack.enter_context(locked(path.with_name(f".{path.stem}.lock")))
             except BusyError:
                 raise DpoError(
-                    f"another {self.writer} is at work here",
+                    f"another {self.writer} is running in this folder",
                     where=path.parent,
-                    hint="wait for it, or stop it",
+                    hint="wait until it ends, or stop it",
                 ) from None
             except OSError as error:
                 raise unwritable(path, error) from None
@@ -95,9 +95,9 @@ class AppendLog(NamedTuple):
             if not is_there(self.settings_file):
                 write_text(self.settings_file, json.dumps(dict(self.settings), indent=1) + "\n")
             if is_there(path):
-                _whole_lines(path)  # a pipe is refused here, and would be waited for below
+                _whole_lines(path)  # refuses a pipe, which would block below
             try:
-                # Without a buffer: what a full disk refused must not be tried again when the file is closed.
+                # Without a buffer: what a full disk refused to write must not be written again at the end.
                 file = stack.enter_context(open(path, "ab", buffering=0))
             except OSError as error:
                 raise unwritable(path, error) from None
@@ -110,17 +110,17 @@ class AppendLog(NamedTuple):
 
 
 class OpenLog:
-    """`results` by key, and the way to add one."""
+    """An open log: its `results` by key, and `append` to add one."""
 
     def __init__(self, path: Path, file: IO[bytes], results: dict[str, Any]):
         self.results = results
         self._path, self._file = path, file
 
     def append(self, key: str, row: Mapping[str, Any], result: Any) -> None:
-        """Add a result: the row that it is read from, one whole line, and the result itself.
+        """Add a result: its row, written as one line, and the result itself.
 
         Raises:
-            DpoError: the disk refused; the next start cuts off what is there of the line.
+            DpoError: the disk refused to write; the next start removes a part of the line that was written.
         """
         line = (json.dumps({"key": key, **row}, ensure_ascii=False) + "\n").encode()
         try:
@@ -132,13 +132,13 @@ class OpenLog:
 
 
 def _inside(settings: Any, name: str) -> Any:
-    """The value under a dotted name; None where there is none."""
+    """The value under a dotted name; None if there is none."""
     for part in name.split("."):
         settings = settings.get(part) if isinstance(settings, Mapping) else None
     return settings
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes of the file up to the end of its last whole line."""
+    """Bytes of the file up to the end of its last complete line."""
     with opened(path) as file:
         return file.read().rfind(b"\n") + 1

@@ -1,8 +1,8 @@
-"""What can be made again, kept between runs: an entry of the cache is whole, or it is made again.
+"""Results kept between runs that can be made again: a cache entry is complete, or it is made again.
 
 <cache>/<kind>/<name>/          one entry: its files, and entry.json with their checksums
-<cache>/<kind>/<name>.lock      while a process makes it
-<cache>/hashes/<name>.json      the checksum of a large file, good while size, times and inode stay
+<cache>/<kind>/<name>.lock      exists while a process makes the entry
+<cache>/hashes/<name>.json      checksum of a large file, valid while its size, times and inode stay the same
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from .reading import expanded, is_there, readable, unreadable
 
 VARIABLE = "MLX_DPO_CACHE"
 _ENTRY, _HASHES = "entry.json", "hashes"
-_HINT = f"set {VARIABLE} to a folder that can be written, on a disk with room"
+_HINT = f"set {VARIABLE} to a writable folder on a disk with enough space"
 _UNUSED_SECONDS = 60 * 24 * 3600
-"""Entries that no run has used for so long are removed when a new one is made: sixty days."""
+"""Entries unused for sixty days are removed when a new entry is made."""
 
 _LARGE = 2**20
-"""Smaller files are read again each time: that costs less than a note about them."""
+"""Smaller files are hashed again each time: that costs less than storing their checksum."""
 _TICK_SECONDS = 2.0
-"""A file changed twice within the clock's tick may keep its times; two seconds is the coarsest tick (FAT)."""
+"""A file that changes twice within a clock tick may keep its times; the coarsest tick is 2 seconds (FAT)."""
 
 
 def cache_folder() -> Path:
-    """The environment's MLX_DPO_CACHE, else ~/.cache/mlx_dpo; it may be deleted at any time."""
+    """The folder that MLX_DPO_CACHE names, else ~/.cache/mlx_dpo; it may be deleted at any time."""
     name = os.environ.get(VARIABLE) or "~/.cache/mlx_dpo"
     if fault := path_fault(name):
         raise DpoError(f"{quoted(name)} {fault}", where=VARIABLE, hint=_HINT)
@@ -55,12 +55,12 @@ def kept(
     label: str,
     need_bytes: int = 0,
 ) -> Entry:
-    """The entry of `key`, made by `write` where it is not there or is damaged.
+    """The entry of `key`; `write` makes it if it is missing or damaged.
 
     Args:
-        write: fills a folder and returns facts for JSON; what it raises leaves nothing behind.
-        label: what is made, for people.
-        need_bytes: room that the disk must have.
+        write: fills a folder and returns facts for JSON; if it raises, nothing is left behind.
+        label: name of the entry in messages.
+        need_bytes: space that the disk must have.
     """
     entry = find(kind, key, label)
     if entry is None:
@@ -70,7 +70,7 @@ def kept(
 
 
 def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
-    """The entry of `key`, checked; None where there is none. A damaged one is removed, which is said."""
+    """The entry of `key`, checked; None if there is none. A damaged entry is removed, with a message."""
     folder = entry_folder(kind, key)
     with _of_the_cache(folder):
         if not (is_there(folder) or folder.is_symlink()):
@@ -78,7 +78,7 @@ def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
     try:
         entry = _read(folder, key)
     except DAMAGE as error:
-        say(f"{label}: {folder} is damaged ({first_line(error)}) and is made again")
+        say(f"{label}: {folder} is damaged ({first_line(error)}) and will be made again")
         remove(kind, key)
         return None
     except OSError as error:
@@ -91,10 +91,10 @@ def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
 def keep(
     kind: str, key: Mapping[str, Any], write: Callable[[Path], dict[str, Any]], need_bytes: int = 0
 ) -> Entry:
-    """Make the entry of `key`, which is not there: all of it or nothing.
+    """Make the missing entry of `key`: completely, or not at all.
 
     Raises:
-        DpoError: the cache cannot be written, or has no room.
+        DpoError: the cache cannot be written, or has no space.
     """
     folder = entry_folder(kind, key)
     with _of_the_cache(folder):
@@ -106,7 +106,7 @@ def keep(
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove entries that no run has used for long, and what killed processes left as long ago."""
+    """Remove entries that no run has used for a long time, and equally old leftovers of killed processes."""
     for path in folder.glob("*"):
         with suppress(OSError):
             stamp = path / _ENTRY if (path / _ENTRY).exists() else path
@@ -115,13 +115,13 @@ def _remove_unused(folder: Path) -> None:
 
 
 def remove(kind: str, key: Mapping[str, Any]) -> None:
-    """Remove the entry of `key`, if it is there."""
+    """Remove the entry of `key`, if there is one."""
     remove_any(entry_folder(kind, key))
 
 
 @contextmanager
 def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
-    """Wait until no other process makes the entry of `key`; what a killed one left of it is removed."""
+    """Wait until no other process makes the entry of `key`; leftovers of a killed process are removed."""
     folder = entry_folder(kind, key)
     lock = folder.with_name(f"{folder.name}.lock")
     with _of_the_cache(folder):
@@ -130,7 +130,7 @@ def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             stack.enter_context(
-                locked(lock, lambda: say(f"{label}: another run is making it; waiting for that"))
+                locked(lock, lambda: say(f"{label}: waiting for another run that is preparing it"))
             )
         except OSError as error:
             raise unwritable_cache(lock, error) from None
@@ -140,7 +140,7 @@ def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder of the cache, which is for its owner only: it holds texts of the user, as tokens."""
+    """Make a folder of the cache that only its owner can read: it contains the user's texts, as tokens."""
     new = not cache_folder().exists()
     make_folder(folder)
     if new:
@@ -149,7 +149,7 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _of_the_cache(folder: Path) -> Iterator[None]:
-    """Give errors about `folder` the remedy that is right for the cache."""
+    """Give errors about `folder` the remedy for the cache."""
     try:
         yield
     except DpoError as error:
@@ -159,12 +159,12 @@ def _of_the_cache(folder: Path) -> Iterator[None]:
 
 
 def unwritable_cache(path: Path, error: OSError) -> DpoError:
-    """What to raise when the system refused to write `path`, a file of the cache."""
+    """What to raise when the system refuses to write `path`, a file of the cache."""
     return DpoError(unwritable(path, error).what, where=path, hint=_HINT)
 
 
 def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
-    """Where the entry of `key` is or would be."""
+    """The folder of the entry of `key`, whether it exists or not."""
     return cache_folder() / kind / digest(key)[:32]
 
 
@@ -172,7 +172,7 @@ def _read(folder: Path, key: Mapping[str, Any]) -> Entry:
     """The entry in `folder`; raises as `unseal`."""
     entry = unseal(folder, _ENTRY, _content_hash)
     if entry.facts["key"] != json.loads(json.dumps(dict(key))):
-        raise ValueError(f"{_ENTRY} is not what was written")
+        raise ValueError(f"{_ENTRY} differs from what was written")
     return _of_key(entry)
 
 
@@ -183,8 +183,8 @@ def _of_key(entry: Sealed) -> Entry:
 def content_hash(path: Path | str) -> str:
     """SHA-256 of a file's content, in hex.
 
-    A large file is read once and then known again by path, size, both times and inode. The system alone sets
-    the time of a file's last change of any kind (ctime): another content with the old date is noticed.
+    A large file is read once and then recognised by path, size, both times and inode. Only the system can set
+    the time of the last change of any kind (ctime), so other content with the old date is noticed.
 
     Raises:
         DpoError: it cannot be read.
@@ -208,7 +208,7 @@ def _content_hash(path: Path | str) -> str:
     found = sha256(path)
     settled = max(seen["mtime_ns"], seen["ctime_ns"]) / 1e9 < begun - _TICK_SECONDS
     if settled and _state(path) == seen:
-        with suppress(DpoError):  # only the next start is slower without it
+        with suppress(DpoError):  # without the note, only the next start is slower
             _make_private(note.parent)
             write_text(note, json.dumps({"state": seen, "sha256": found}))
     return found

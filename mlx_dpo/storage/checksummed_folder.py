@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: one of their files holds the size and SHA-256 of all others."""
+"""Folders that are complete or missing: one of their files has the size and SHA-256 of all others."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ DAMAGE = (
     *(FileNotFoundError, IsADirectoryError, NotADirectoryError),
     *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
 )
-"""What reading a damaged folder raises; other errors of the system say nothing about the folder."""
+"""Errors from reading a damaged folder; other errors of the system do not mean damage."""
 
 _BLOCK, _SLOW = 2**20, 2**28
 
 
 class Sealed(NamedTuple):
-    """A folder whose files are those that were written; facts noted then; the files' SHA-256 by name."""
+    """A folder whose files are unchanged, the facts stored with it, and the SHA-256 of its files by name."""
 
     folder: Path
     facts: dict[str, Any]
@@ -34,11 +34,11 @@ def seal(
     """Let `write` fill a folder beside `folder`, then seal and rename it.
 
     Args:
-        name: of the file that holds what `write` returns, facts for JSON, and the checksums.
+        name: name of the file for the checksums and for the facts (for JSON) that `write` returns.
         over: see `replace_folder`.
 
     Raises:
-        DpoError: the disk refused.
+        DpoError: the disk refused to write.
     """
     body: dict[str, Any] = {}
 
@@ -53,22 +53,22 @@ def seal(
 
 
 def unseal(folder: Path, name: str, checksum: Callable[[Path], str]) -> Sealed:
-    """The sealed folder, every file of it checked.
+    """The sealed folder, after a check of all its files.
 
     Raises:
-        one of DAMAGE: it is damaged.
-        OSError: it cannot be read.
+        one of DAMAGE: the folder is damaged.
+        OSError: the folder cannot be read.
     """
     with open_plain(folder / name) as file:
         body = json.loads(file.read())
     if not isinstance(body, dict) or body.pop("sum") != digest(body):
-        raise ValueError(f"{name} is not what was written")
+        raise ValueError(f"{name} differs from what was written")
     for file, (size, expected) in body["files"].items():
         path = folder / file
         if path.stat().st_size != size:
             raise ValueError(f"{file} has {path.stat().st_size:,} bytes, not {size:,}")
         if checksum(path) != expected:
-            raise ValueError(f"{file} is not what was written")
+            raise ValueError(f"{file} differs from what was written")
     return _sealed(folder, body)
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write beside, fsync, rename; and checks before slow work."""
+"""Files that are complete or missing: write beside, fsync, rename; and checks before slow work."""
 
 import errno
 import os
@@ -18,17 +18,17 @@ from ..errors import DpoError, first_line
 from .reading import check_name, is_there, path_text
 
 MARK = r"\.(\d+)(?:-([0-9a-f]{8}))?"
-"""Process and machine in the name of what is written beside its place, `.NAME.PID-MACHINE`; the machine is
-missing in names of older versions.
+"""Process and machine in the name of a temporary file beside its target, `.NAME.PID-MACHINE`; names of older
+versions have no machine.
 """
 _BEFORE = ".before"
 _REUSED_SECONDS, _DAY_SECONDS = 600, 24 * 3600
 _WRITTEN: set[Path] = set()
-"""What this process writes at this moment."""
+"""Files and folders that this process is writing now."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text beside `path`, flush it to the disk, rename it into place."""
+    """Write text beside `path`, flush it to disk, rename it to `path`."""
     with_replacement(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
@@ -38,7 +38,7 @@ def with_replacement(
     """Let `write` make a file beside `path` (same suffix), then fsync and rename it to `path`.
 
     Args:
-        first: called when the new file is whole, before it takes the old one's place.
+        first: called when the new file is complete, before it replaces the old one.
     """
     path = Path(path)
     with _beside(path, path.stem, path.suffix) as (beside,):
@@ -50,10 +50,10 @@ def with_replacement(
 
 
 def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = False) -> None:
-    """Let `write` fill a folder beside `path`, then fsync and rename it to `path`, which must be free.
+    """Let `write` fill a folder beside `path`, then fsync and rename it to `path`, which must not exist.
 
     Args:
-        over: a folder that is there goes when the new one is whole; for a moment `path` is not there.
+        over: an existing folder is replaced when the new one is complete; for a moment `path` is missing.
     """
     path = Path(path)
     with _beside(path, path.name, "", _BEFORE) as (beside, before):
@@ -69,10 +69,10 @@ def replace_folder(path: Path, write: Callable[[Path], Any], *, over: bool = Fal
 
 @contextmanager
 def _beside(path: Path, name: str, *ends: str) -> Iterator[list[Path]]:
-    """Names beside `path` to write under, of this process alone; nothing is left there, however it ends.
+    """Names beside `path` that only this process writes; nothing is left there, however the block ends.
 
     Raises:
-        DpoError: the disk refused.
+        DpoError: the disk refused to write.
     """
     make_folder(path.parent)
     remove_left(path)
@@ -99,10 +99,11 @@ def _machine() -> str:
 
 
 def remove_left(path: Path) -> None:
-    """Remove what killed processes left beside `path`; every writer of this file does so first.
+    """Remove leftovers of killed processes beside `path`; every writer of this file does so first.
 
-    What a process still writes stays, also one of another machine with the same disk: of that, only what did
-    not change for a day goes. A folder that was set aside for one that never came is put back.
+    Files that a process still writes stay. Leftovers of another machine with the same disk are removed only
+    if they did not change for a day. A folder that was set aside for a new one that was never completed is
+    put back.
     """
     path = Path(path).absolute()
     try:
@@ -120,7 +121,7 @@ def remove_left(path: Path) -> None:
 
 
 def remove_any(path: Path) -> None:
-    """Remove a file or a folder with all it holds, as far as the system lets us."""
+    """Remove a file, or a folder with its content, as far as the system allows."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -129,12 +130,12 @@ def remove_any(path: Path) -> None:
 
 
 def _is_left(path: Path, process: str, machine: str | None) -> bool:
-    """Whether nobody writes this file or folder any more."""
+    """Whether no process writes this file or folder any more."""
     if path in _WRITTEN:
         return False
     try:
         changed = max(p.lstat().st_mtime for p in (path, *(path.iterdir() if path.is_dir() else ())))
-    except OSError:  # it goes at this moment, or may not be read
+    except OSError:  # it is being removed, or cannot be read
         return False
     if machine not in (None, _machine()):
         return changed < time.time() - _DAY_SECONDS
@@ -142,21 +143,21 @@ def _is_left(path: Path, process: str, machine: str | None) -> bool:
 
 
 def _runs(process: int, changed: float) -> bool:
-    """Whether the process that last changed a file then still runs; another one may have its number now."""
-    if process == os.getpid():  # an earlier one's, as in a container that was started again
+    """Whether the process that changed a file at that time still runs; its number may be in use again."""
+    if process == os.getpid():  # an earlier process with our number, as in a restarted container
         return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # a process of another user
         pass
     began = _began(process)
     return began is None or began <= changed + _REUSED_SECONDS
 
 
 def _began(process: int) -> float | None:
-    """When a process began, in seconds since 1970; infinite where it has ended; None where nobody knows."""
+    """Start of a process in seconds since 1970; infinite if it has ended; None if unknown."""
     command = ["ps", "-o", "stat=,lstart=", "-p", str(process)]
     try:
         told = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
@@ -190,12 +191,12 @@ def make_folder(path: Path) -> None:
 
 
 def check_writable(folder: Path, need_bytes: int = 0) -> None:
-    """Check, before slow work and without leaving anything, that `folder` can take `need_bytes`.
+    """Check before slow work that `need_bytes` can be written to `folder`; nothing is left there.
 
-    What killed processes left of it is removed first.
+    Leftovers of killed processes are removed first.
 
     Raises:
-        DpoError: no permission, a file in the way, or not enough room.
+        DpoError: no permission, a file in the place of the folder, or not enough space.
     """
     existing = Path(folder).absolute()
     remove_left(existing)
@@ -210,7 +211,7 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
     probe = existing / "writable"
     remove_left(probe)
     try:
-        # Permission bits alone do not tell: the disk may be read-only, the system may guard the folder.
+        # Permission bits are not enough: the disk may be read-only, or the system may protect the folder.
         beside = _hidden(probe, probe.name, "")
         beside.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # another thread's check has removed it
@@ -224,26 +225,24 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
     free = shutil.disk_usage(existing).free
     if free < need_bytes:
         raise DpoError(
-            f"needs {need_bytes / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB left",
+            f"needs {need_bytes / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB left",
             where=folder,
             hint="free some space, or choose an output folder on another disk",
         )
 
 
 def unwritable(path: Path, error: Exception) -> DpoError:
-    """What to raise when the system refused to write `path`."""
+    """What to raise when the system refuses to write `path`."""
     if getattr(error, "errno", None) in (errno.EEXIST, errno.ENOTEMPTY) and os.path.lexists(path):
         return DpoError("exists already", where=path_text(path), hint="choose another output folder")
     remedy = "free some space or choose another output folder"
     if isinstance(error, PermissionError):
         folder = shlex.quote(path_text(Path(path).parent))
-        remedy = (
-            f"give yourself the right to write there (chmod u+wx {folder}) or choose another output folder"
-        )
+        remedy = f"give yourself write permission there (chmod u+wx {folder}) or choose another output folder"
     elif getattr(error, "errno", None) in (errno.EROFS, errno.ENAMETOOLONG):
         remedy = "choose another output folder"
     return DpoError(
         f"cannot be written: {getattr(error, 'strerror', None) or first_line(error)}",
         where=path_text(path),
-        hint=f"{remedy}; what was there before is untouched",
+        hint=f"{remedy}; what was there before is unchanged",
     )

@@ -1,4 +1,4 @@
-"""JSONL: read with file:line, write whole, append."""
+"""JSONL: read with file:line, write completely, append."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from .reading import opened, path_text
 ROW_BYTES = 2**21
 """Longest line that is read: a prompt of 128,000 tokens and two answers, each character as a \\u escape.
 
-A longer one is no row but another kind of file, and would be parsed and tokenised for minutes.
+A longer line is not a row but another kind of file, and would take minutes to parse and tokenise.
 """
 
 
@@ -29,7 +29,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (line number from 1, its first byte's place in the file, its bytes) of lines that are not blank.
+    """Yield (line number from 1, place of its first byte in the file, its bytes) of lines that are not blank.
 
     Raises:
         DpoError: the file is missing or unreadable, or a line has more than ROW_BYTES.
@@ -46,17 +46,18 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def read_row(file: BinaryIO, where: str) -> bytes:
-    """The line at the file's place, with its end; nothing at the end of the file.
+    """The next line of the file, with its line end; empty at the end of the file.
 
     Raises:
-        DpoError: it has more than ROW_BYTES, of which no more is read.
+        DpoError: the line has more than ROW_BYTES; the rest of it is not read.
     """
     line = file.readline(ROW_BYTES + 1)
     if len(line) > ROW_BYTES:
         raise DpoError(
-            f"the line has more than {ROW_BYTES // 2**20} MB",
+            f"the line is longer than {ROW_BYTES // 2**20} MB",
             where=where,
-            hint="each line is one row: shorten its texts, which data.max_length cuts anyway, or remove it",
+            hint="each line is one row: remove it, or shorten its texts, which data.max_length would cut "
+            "anyway",
             code="line-too-long",
         )
     return line
@@ -66,7 +67,7 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
     """One line as a JSON object.
 
     Raises:
-        DpoError: it is not one.
+        DpoError: the line is not a JSON object.
     """
     try:
         text = line.decode("utf-8-sig").rstrip()
@@ -85,18 +86,22 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
-        what = f"{error.msg} at column {error.colno}" if known else "a number too long or lists too deep"
+        what = (
+            f"{error.msg} at column {error.colno}"
+            if known
+            else "a number is too long, or lists are nested too deeply"
+        )
         raise DpoError(
             f"not JSON: {what}",
             where=where,
-            hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
+            hint='each line must be one complete object, such as {"prompt": "...", "answer": "..."}',
             code="not-json",
         ) from None
     if not isinstance(row, dict):
         raise DpoError(
             f"is a JSON {_json_type(row)}, not an object",
             where=where,
-            hint='each line is one whole object, such as {"prompt": "...", "answer": "..."}',
+            hint='each line must be one complete object, such as {"prompt": "...", "answer": "..."}',
             code="not-an-object",
         )
     if "\\ud" in text.lower():
@@ -105,14 +110,14 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 class TwiceError(Exception):
-    """The name that an object has twice."""
+    """An object has this name twice."""
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names differ; json would take the last of two.
+    """An object without duplicate names, of which json would keep the last.
 
     Raises:
-        TwiceError: two are the same.
+        TwiceError: a name is used twice.
     """
     row = dict(pairs)
     if len(row) < len(pairs):
@@ -122,14 +127,14 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_characters(row: dict[str, Any], where: str) -> None:
-    """Refuse half of a character, which JSON can spell as \\ud83d but no tokenizer or file can take."""
+    """Refuse half of a character, which JSON can spell as \\ud83d but no tokenizer or file can store."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DpoError(
-            f"holds half of a character: {error.object[error.start]!r}",
+            f"contains half of a character: {error.object[error.start]!r}",
             where=where,
-            hint="an emoji was cut in two where this file was made; write it whole or remove it",
+            hint="an emoji was cut in two when this file was made; write the whole emoji, or remove it",
             code="half-character",
         ) from None
 
@@ -141,15 +146,15 @@ def _json_type(value: Any) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows so that the file is either the old one or the whole new one."""
+    """Write rows so that the file is always either the old one or the complete new one."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Add rows to the end of a file, which is made where it is missing.
+    """Add rows to the end of a file; a missing file is made.
 
     Raises:
-        DpoError: it cannot be written.
+        DpoError: the file cannot be written.
     """
     try:
         with open(path, "a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the system lets go of when its process ends, however it ends."""
+"""One process at a time: a lock that the system releases when its process ends, however it ends."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a file system without locks says: the work then goes on without one."""
+"""Errors of a file system without locks: the work then continues without a lock."""
 
 
 class BusyError(Exception):
@@ -17,13 +17,13 @@ class BusyError(Exception):
 
 @contextmanager
 def locked(file: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock `file`, which is made for it and removed after it.
+    """Hold the lock `file`, which is made for the block and removed after it.
 
     Args:
-        wait: called before waiting for the process that holds it; without it nobody waits.
+        wait: called before waiting for the process that holds the lock; None: do not wait.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process holds the lock.
         OSError: the file cannot be made.
     """
     lock = FileLock(file, fallback_to_soft=False)
@@ -44,6 +44,8 @@ def locked(file: Path, wait: Callable[[], None] | None = None) -> Iterator[None]
         if lock.is_locked:
             try:
                 with suppress(OSError):  # a disk that became read-only
-                    file.unlink(missing_ok=True)  # still held: whoever waits sees it gone, and makes another
+                    file.unlink(
+                        missing_ok=True
+                    )  # still held: a waiting process sees that it is gone, and makes another
             finally:
                 lock.release()

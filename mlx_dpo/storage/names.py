@@ -1,4 +1,4 @@
-"""Names of files and folders: what no system can take, told before any work is done for it."""
+"""Names of files and folders that no system accepts, found before any work is done."""
 
 import errno
 import os
@@ -9,20 +9,20 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4096
 
 
 def path_fault(name: str) -> str:
-    """What is wrong with this name of a file or folder, whether it is there or not; "" where nothing is."""
+    """What is wrong with this name of a file or folder, which need not exist; "" if nothing is."""
     if not name.strip():
-        return "names no file or folder"
+        return "is not the name of a file or folder"
     if any(unicodedata.category(character) == "Cc" for character in name):
-        return "holds a control character"
+        return "contains a control character"
     try:
         encoded = name.encode()
     except UnicodeEncodeError as error:
         foreign = "\udc80" <= name[error.start] <= "\udcff"  # a byte that was no UTF-8 on the command line
-        return "is not UTF-8 text" if foreign else "holds half of a character"
+        return "is not UTF-8 text" if foreign else "contains half of a character"
     if len(encoded) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in encoded.split(b"/")):
-        return "is longer than a file's name can be"
+        return "is too long for the name of a file"
     if name.startswith("~") and os.path.expanduser(name).startswith("~"):
-        return "names a user whom this machine does not have"
+        return "names a user that this machine does not have"
     try:
         os.stat(os.path.expanduser(name))
     except OSError as error:
@@ -32,6 +32,6 @@ def path_fault(name: str) -> str:
 
 
 def found_beside(name: str, folder: str) -> str:
-    """`name`, or where it lies in `folder` if it is relative and not found from the current folder."""
+    """`name`, or its path in `folder` if it is relative and found there but not from the current folder."""
     beside = os.path.join(folder, name)
     return beside if not os.path.exists(name) and os.path.exists(beside) else name

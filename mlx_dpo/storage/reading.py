@@ -1,4 +1,4 @@
-"""The way in for every file: plain files only, and whatever the system refuses is said with its remedy."""
+"""Reading files: only plain files are read; every refusal of the system becomes an error with a remedy."""
 
 import errno
 import fnmatch
@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 from ..errors import DpoError
 
 WHOLE_BYTES = 2**28
-"""Largest file that is read as one text: tokenizer.json of large vocabularies has some 40 MB."""
-_CHECK_PATH = "check the path, relative to this folder"
+"""Largest file that is read as one text: tokenizer.json of a large vocabulary has about 40 MB."""
+_CHECK_PATH = "check the path; relative paths start at the current folder"
 _LONGEST_SHOWN = 200
-"""Characters of a path that are shown; of a longer one its two ends are."""
+"""Most characters of a path that are shown; of a longer path, only both ends are shown."""
 
 
 class NotPlainError(OSError):
-    """A pipe, a socket or a device where a plain file is wanted: reading it may never end."""
+    """A pipe, a socket or a device instead of a plain file: reading it may never end."""
 
 
 def open_plain(path: Path | str) -> BinaryIO:
@@ -47,13 +47,13 @@ def opened(path: Path | str, hint: str = "") -> Iterator[BinaryIO]:
 
 @contextmanager
 def readable(path: Path | str, hint: str = "") -> Iterator[None]:
-    """Say of `path` why it cannot be read.
+    """Turn errors from reading `path` into errors for the user.
 
     Args:
-        hint: the remedy where `path` is missing, or is not what is wanted.
+        hint: the remedy if `path` is missing, or is not the expected kind of file.
 
     Raises:
-        DpoError: in place of an OSError, or because nothing can have such a name.
+        DpoError: instead of an OSError, or because no file can have such a name.
     """
     check_name(path)
     try:
@@ -66,13 +66,13 @@ def read_text(path: Path | str, hint: str = "") -> str:
     """A whole file of UTF-8 text.
 
     Raises:
-        DpoError: it cannot be read, is no such text, or has more than WHOLE_BYTES.
+        DpoError: the file cannot be read, is not UTF-8 text, or has more than WHOLE_BYTES.
     """
     with opened(path, hint) as file:
         content = file.read(WHOLE_BYTES + 1)
     if len(content) > WHOLE_BYTES:
-        what = f"has more than {WHOLE_BYTES // 2**20} MB"
-        raise DpoError(what, where=path_text(path), hint=hint or "name another file")
+        what = f"is larger than {WHOLE_BYTES // 2**20} MB"
+        raise DpoError(what, where=path_text(path), hint=hint or "give another file")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -84,14 +84,14 @@ def read_json(path: Path | str, hint: str = "") -> Any:
     """The value in a JSON file.
 
     Raises:
-        DpoError: as `read_text`; or it is not JSON.
+        DpoError: as `read_text`; or the file is not JSON.
     """
     text = read_text(path, hint)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         known = isinstance(error, json.JSONDecodeError)
-        what = error.msg if known else "a number too long or lists too deep"
+        what = error.msg if known else "a number is too long, or lists are nested too deeply"
         where = f"{path_text(path)}:{error.lineno}" if known else path_text(path)
         raise DpoError(f"not JSON: {what}", where=where, hint=hint or "write the file again") from None
 
@@ -100,7 +100,7 @@ def read_object(path: Path | str, hint: str = "") -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        DpoError: as `read_json`; or it is another value.
+        DpoError: as `read_json`; or the value is not an object.
     """
     value = read_json(path, hint)
     if not isinstance(value, dict):
@@ -109,10 +109,10 @@ def read_object(path: Path | str, hint: str = "") -> dict[str, Any]:
 
 
 def is_there(path: Path | str) -> bool:
-    """Whether something lies at `path`; a link that leads nowhere is nothing.
+    """Whether `path` exists; a broken link does not.
 
     Raises:
-        DpoError: the system does not tell. A folder that may not be read is not an empty one.
+        DpoError: the system does not say. A folder that cannot be read is not an empty folder.
     """
     with readable(path):
         try:
@@ -128,7 +128,7 @@ def is_folder(path: Path | str) -> bool:
 
 
 def files_in(folder: Path | str, *patterns: str) -> list[Path]:
-    """What lies in `folder` under a name that fits one of the patterns, in the order of names.
+    """Files and folders in `folder` whose names match one of the patterns, sorted by name.
 
     Raises:
         DpoError: the folder cannot be read.
@@ -139,19 +139,19 @@ def files_in(folder: Path | str, *patterns: str) -> list[Path]:
 
 
 def entries(folder: Path | str) -> list[Path]:
-    """What a folder holds, in the order of names; nothing where there is no such folder.
+    """Files and folders in `folder`, sorted by name; none if the folder does not exist.
 
     Raises:
-        DpoError: the folder cannot be read; it is not an empty one.
+        DpoError: the folder cannot be read, so it may not be empty.
     """
     return files_in(folder, "*") if is_there(folder) else []
 
 
 def expanded(path: Path | str) -> Path:
-    """`path` with a leading ~ spelt out.
+    """`path` with a leading ~ replaced by the home folder.
 
     Raises:
-        DpoError: there is no such user, or nothing can have such a name.
+        DpoError: there is no such user, or no file can have such a name.
     """
     check_name(path)
     try:
@@ -159,9 +159,10 @@ def expanded(path: Path | str) -> Path:
     except RuntimeError:
         user = Path(path).parts[0]
         raise DpoError(
-            f"there is no home folder of {path_text(user)}",
+            f"there is no home folder for {path_text(user)}",
             where=path_text(path),
-            hint=f"write the path in full, or ./{path_text(path)} for a folder of that name here",
+            hint=f"write the full path, or ./{path_text(path)} for a folder of that name in the current "
+            "folder",
         ) from None
 
 
@@ -169,7 +170,7 @@ def check_name(path: Path | str) -> None:
     """Check that a file could have this name.
 
     Raises:
-        DpoError: it holds a NUL, or half of a character.
+        DpoError: the name contains a NUL, or half of a character.
     """
     try:
         fault = "a NUL character" if b"\0" in os.fsencode(path) else ""
@@ -177,12 +178,12 @@ def check_name(path: Path | str) -> None:
         fault = "half of a character"
     if fault:
         raise DpoError(
-            f"holds {fault}, which no file has in its name", where=path_text(path), hint=_CHECK_PATH
+            f"contains {fault}, which no file name can contain", where=path_text(path), hint=_CHECK_PATH
         )
 
 
 def path_text(path: Path | str) -> str:
-    """A path as it can be printed: on one line, without control characters, not endless."""
+    """A path for a message: on one line, without control characters, and not too long."""
     text = str(Path(path))
     if len(text) > _LONGEST_SHOWN:
         text = f"{text[: _LONGEST_SHOWN // 2]}...{text[-_LONGEST_SHOWN // 2 :]}"
@@ -190,17 +191,20 @@ def path_text(path: Path | str) -> str:
 
 
 def unreadable(path: Path | str, error: OSError, hint: str = "") -> DpoError:
-    """What to raise when the system refused to read `path`, with the remedy for its reason.
+    """What to raise when the system refuses to read `path`, with a remedy for the cause.
 
     Args:
-        hint: the remedy where it is missing, or is not what is wanted.
+        hint: the remedy if `path` is missing, or is not the expected kind of file.
     """
-    what, remedy = f"cannot be read: {error.strerror or error}", "check the disk that it lies on, run again"
+    what, remedy = (
+        f"cannot be read: {error.strerror or error}",
+        "check the disk of this file, then give the command again",
+    )
     if isinstance(error, NotPlainError):
         what = "is not a plain file"
-        remedy = hint or "files are read more than once: write what comes from there to a file, and name that"
+        remedy = hint or "files are read more than once: save the data as a plain file, and give its path"
     elif isinstance(error, IsADirectoryError):
-        what, remedy = "is a folder, not a file", hint or "name the file inside it"
+        what, remedy = "is a folder, not a file", hint or "give the path of the file inside it"
     elif isinstance(error, FileNotFoundError):
         what, remedy = "no such file", hint or _CHECK_PATH
     elif isinstance(error, NotADirectoryError):
@@ -208,20 +212,20 @@ def unreadable(path: Path | str, error: OSError, hint: str = "") -> DpoError:
     elif isinstance(error, PermissionError):
         remedy = _permission(path, error)
     elif error.errno == errno.ELOOP:
-        remedy = "the link leads back to itself: name the file itself, or make the link anew"
+        remedy = "the link leads back to itself: give the path of the file itself, or make the link again"
     elif error.errno == errno.ENAMETOOLONG:
-        remedy = "no file has so long a name: check the path"
+        remedy = "the name is too long for a file: check the path"
     elif error.errno == errno.EIO:
-        remedy = "the disk or the network failed: copy the file to another disk, from a backup if need be"
+        remedy = "the disk or the network failed: copy the file to another disk, or restore it from a backup"
     elif error.errno in (errno.EMFILE, errno.ENFILE):
         remedy = "too many files are open: close other programs, or raise the limit with ulimit -n 1024"
     return DpoError(what, where=path_text(path), hint=remedy)
 
 
 def _permission(path: Path | str, error: OSError) -> str:
-    """How to get the right to read `path`."""
+    """How to get permission to read `path`."""
     if sys.platform == "darwin" and error.errno == errno.EPERM:
-        return "allow your terminal this folder: System Settings, Privacy & Security, Files and Folders"
+        return "let your terminal read this folder: System Settings, Privacy & Security, Files and Folders"
     own = Path(path).absolute()
     for part in (*reversed(own.parents), own):
         wanted = (os.R_OK if part == own else 0) | (os.X_OK if os.path.isdir(part) else 0)
@@ -229,5 +233,5 @@ def _permission(path: Path | str, error: OSError) -> str:
             break
     with suppress(OSError):
         if os.stat(part).st_uid == os.geteuid():
-            return f"give yourself the right to read it: chmod u+rX {shlex.quote(path_text(part))}"
-    return f"ask the owner of {path_text(part)} for the right to read it, or use a copy of your own"
+            return f"give yourself read permission: chmod u+rX {shlex.quote(path_text(part))}"
+    return f"ask the owner of {path_text(part)} for read permission, or use your own copy"

@@ -68,10 +68,10 @@ def test_pairs_of_the_same_answers_are_scored_too(loaded, pair_rows):
 
 def test_prompts_that_are_too_long_are_named_by_their_places(loaded):
     short, long = ({"prompt": "so " * n, "chosen": "yes", "rejected": "no"} for n in (1, 60))
-    with pytest.raises(DpoError, match="tokens, data") as caught:
+    with pytest.raises(DpoError, match="tokens, but data") as caught:
         mlx_dpo.score(loaded("granite"), [short, long, short, long, long], max_length=40)
     assert caught.value.where == "pairs[1]"
-    assert caught.value.what.endswith("so have pairs[3], pairs[4]")
+    assert caught.value.what.endswith("also too long: pairs[3], pairs[4]")
 
 
 def test_with_the_adapter_of_a_run_scores_are_those_of_its_last_evaluation(configure):
@@ -119,7 +119,7 @@ def test_one_question_has_one_answer_and_may_be_a_conversation(loaded):
     [
         (["How?", " "], "prompts[1]: 'prompt' is empty"),
         ([[{"role": "assistant", "content": "So."}]], "prompts[0]: the prompt must end with a user turn"),
-        ([[{"content": "So."}]], "prompts[0]: 'prompt' has a turn without role and content"),
+        ([[{"content": "So."}]], "prompts[0]: 'prompt' has a turn that lacks a role or content"),
     ],
 )
 def test_a_prompt_that_is_none_is_named_by_its_place(prompts, message, loaded):

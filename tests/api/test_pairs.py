@@ -66,10 +66,10 @@ def test_rows_in_memory_are_the_rows_of_the_file(write_rows):
         ([], "pairs: has no rows"),
         ([PAIR, {"prompt": "Q", "chosen": "yes"}], "pairs[1]: 'rejected' is missing"),
         ([PAIR, {**PAIR, "chosen": " "}], "pairs[1]: 'chosen' is empty"),
-        ([PAIR, {**PAIR, "chosen": "half \ud83d"}], "pairs[1]: holds half of a character: '\\ud83d'"),
+        ([PAIR, {**PAIR, "chosen": "half \ud83d"}], "pairs[1]: contains half of a character: '\\ud83d'"),
         (
             [{**PAIR, "id": "a"}, PAIR, {**PAIR, "id": "a"}],
-            "pairs[2]: the id 'a' stands at pairs[0] too",
+            "pairs[2]: the id 'a' is also used at pairs[0]",
         ),
         (["prompt"], "pairs[0]: is a str, not a dict"),
         (PAIR, "pairs[0]: is a str, not a dict"),

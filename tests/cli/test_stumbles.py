@@ -51,7 +51,7 @@ def test_the_alarm_of_a_real_run_names_the_epochs(configure, capsys):
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.betas])
 def test_a_beta_of_another_scale_than_the_losses_is_warned_of(name):
     note = LossConfig(name=name).beta_note(0.1)
-    assert note.startswith(f"beta.value=0.1 is small for {name}") and "set beta.value=2 " in note
+    assert note.startswith(f"beta.value=0.1 is too small for {name}") and "set beta.value=2 " in note
     assert LossConfig(name=[name, "sft"]).beta_note(0.99) and not LossConfig(name=name).beta_note(1.0)
 
 
@@ -67,7 +67,7 @@ def test_simpo_with_the_default_beta_is_warned_of_at_the_start(command, models, 
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 0
-    assert "WARNING: beta.value=0.1 is small for simpo" in capsys.readouterr().err
+    assert "WARNING: beta.value=0.1 is too small for simpo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_eval_cuts_its_samples_and_says_so(trained, models, monkeypatch):
     (sample,) = result.samples
     shown = evaluation_text(result).splitlines()[-2:]
     for name, line in zip(("base", "tuned"), shown, strict=True):
-        assert line.endswith("--max-tokens lets it go on)") == sample[f"{name}_cut"]
+        assert line.endswith("--max-tokens shows more)") == sample[f"{name}_cut"]
     assert sample["base_cut"]
 
 
@@ -201,7 +201,7 @@ def test_curated_rows_are_pointed_to_the_commands_that_take_them(command, outcom
     (tmp_path / "rows.jsonl").write_text('{"prompt": "How?", "answer": "So."}\n')
     code, out, err = outcome(*command.split(), "--data", "rows.jsonl", "--model", models("llama"))
     assert code == 1  # of inspect too: no row can be trained on
-    assert "mlx-dpo gen-pairs --source FILE makes pairs of such rows; mlx-dpo sft" in out + err
+    assert "mlx-dpo gen-pairs --source FILE makes pairs from it; mlx-dpo sft" in out + err
 
 
 def test_a_wrong_value_of_a_flag_is_told_of_the_flag(refused_at):

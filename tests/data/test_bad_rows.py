@@ -1,32 +1,17 @@
-"""Rows that cannot be used: each is refused with its line, what it is and a remedy."""
+"""Rows that cannot be used: each is refused with its line, a code, what is wrong and a remedy."""
 
 import pytest
 
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.models.load import load_tokenizer
 
-from ..support.mistakes import (
-    GEN_PAIRS,
-    NEEDS_CURATED,
-    NEEDS_OBJECT,
-    NEEDS_PAIR,
-    NEEDS_TEXT,
-    NEEDS_TURN,
-    NO_MODEL,
-    TRAIN,
-    cases,
-    chat,
-    curated,
-    lines,
-    pair,
-    write,
-)
+from ..support.mistakes import GEN_PAIRS, NO_MODEL, TRAIN, cases, chat, curated, lines, pair, write
 
-NEEDS_CALL = 'a tool call is {"type": "function", "function": {"name": "...", "arguments": {...}}}'
-TRANSCRIPTS = (
-    'split it at each "Human:" and "Assistant:" and write the turns as messages; after the last "Assistant:" '
-    "of chosen and rejected are the answers, what they share is the prompt"
-)
+PARTS_OF_A_PAIR = '"prompt", "chosen" and "rejected"'
+PARTS_OF_A_CURATED_ROW = '"prompt" and "answer"'
+A_TURN = '{"role": "user", "content": "..."}'
+A_CALL = '{"type": "function", "function": {"name": "...", "arguments": {...}}}'
+TYPE = "wrong-type"
 
 
 def called(arguments):
@@ -35,106 +20,126 @@ def called(arguments):
 
 
 PAIRS = {
-    "a missing file": (None, "rows.jsonl: no such file", "check the path, relative to this folder"),
-    "an empty file": ("", "rows.jsonl: has no rows", "see data/README.md for what a row looks like"),
-    "a file of blank lines": (
-        "\n\n",
-        "rows.jsonl: has no rows",
-        "see data/README.md for what a row looks like",
-    ),
+    "a missing file": (None, "", "no such file", "check the path", ""),
+    "an empty file": ("", "", "has no rows", "data/README.md", ""),
+    "a file of blank lines": ("\n\n", "", "has no rows", "data/README.md", ""),
     "a line that breaks off": (
         lines(pair(), pair()) + '{"prompt": "How?"\n',
-        "rows.jsonl:3: not JSON: Expecting ',' delimiter at column 18",
-        NEEDS_OBJECT,
+        ":3",
+        "Expecting ',' delimiter at column 18",
+        "one complete object",
+        "not-json",
     ),
     "an array for an object": (
         lines(pair(), ["How?", "So.", "Thus."]),
-        "rows.jsonl:2: is a JSON array, not an object",
-        NEEDS_OBJECT,
+        ":2",
+        "JSON array",
+        "one complete object",
+        "not-an-object",
     ),
-    "a text for an object": (lines("How?"), "rows.jsonl:1: is a JSON string, not an object", NEEDS_OBJECT),
-    "lists without end": (
-        "[" * 100_000,
-        "rows.jsonl:1: not JSON: a number too long or lists too deep",
-        NEEDS_OBJECT,
-    ),
+    "a text for an object": (lines("How?"), ":1", "JSON string", "one complete object", "not-an-object"),
+    "lists without end": ("[" * 100_000, ":1", "nested too deeply", "one complete object", "not-json"),
     "a line that is not UTF-8": (
         lines(*[pair()] * 4).encode() + '{"prompt": "Où?"}\n'.encode("latin-1"),
-        "rows.jsonl:5: is not UTF-8 text",
-        "save the file as UTF-8",
+        ":5",
+        "not UTF-8",
+        "UTF-8",
+        "not-utf-8",
     ),
     "UTF-16": (
         lines(pair()).encode("utf-16"),
-        "rows.jsonl: is UTF-16 text",
-        "turn it into JSONL: iconv -f UTF-16 -t UTF-8 rows.jsonl > rows-rows.jsonl",
+        "",
+        "UTF-16",
+        "iconv -f UTF-16 -t UTF-8 rows.jsonl > rows-rows.jsonl",
+        "",
     ),
     "half an emoji": (
         lines(pair(chosen="Good \ud83d")),
-        r"rows.jsonl:1: holds half of a character: '\ud83d'",
-        "an emoji was cut in two where this file was made; write it whole or remove it",
+        ":1",
+        r"half of a character: '\ud83d'",
+        "emoji",
+        "half-character",
     ),
     "no prompt": (
         lines({"chosen": "So.", "rejected": "Thus."}),
-        "rows.jsonl:1: 'prompt' is missing",
-        NEEDS_PAIR,
+        ":1",
+        "'prompt' is missing",
+        PARTS_OF_A_PAIR,
+        "missing-prompt",
     ),
     "no chosen answer": (
         lines(pair(), {"prompt": "How?", "rejected": "Thus."}),
-        "rows.jsonl:2: 'chosen' is missing",
-        NEEDS_PAIR,
+        ":2",
+        "'chosen' is missing",
+        PARTS_OF_A_PAIR,
+        "missing-chosen",
     ),
     "no rejected answer": (
         lines({"prompt": "How?", "chosen": "So."}),
-        "rows.jsonl:1: 'rejected' is missing",
-        NEEDS_PAIR,
+        ":1",
+        "'rejected' is missing",
+        PARTS_OF_A_PAIR,
+        "missing-rejected",
     ),
-    "an empty answer": (lines(pair(chosen="  ")), "rows.jsonl:1: 'chosen' is empty", NEEDS_PAIR),
-    "null for an answer": (lines(pair(rejected=None)), "rows.jsonl:1: 'rejected' is empty", NEEDS_PAIR),
-    "an empty prompt": (lines(pair(prompt=[])), "rows.jsonl:1: 'prompt' is empty", NEEDS_PAIR),
-    "a number for a prompt": (
-        lines(pair(prompt=5)),
-        "rows.jsonl:1: 'prompt' must be text, got a number",
-        NEEDS_TEXT,
+    "an empty answer": (lines(pair(chosen="  ")), ":1", "'chosen' is empty", PARTS_OF_A_PAIR, "empty-chosen"),
+    "null for an answer": (
+        lines(pair(rejected=None)),
+        ":1",
+        "'rejected' is empty",
+        PARTS_OF_A_PAIR,
+        "empty-rejected",
     ),
+    "an empty prompt": (lines(pair(prompt=[])), ":1", "'prompt' is empty", PARTS_OF_A_PAIR, "empty-prompt"),
+    "a number for a prompt": (lines(pair(prompt=5)), ":1", "'prompt' must be text, got a number", "", TYPE),
     "an object for an answer": (
         lines(pair(chosen={"text": "So."})),
-        "rows.jsonl:1: 'chosen' must be text, got an object",
-        NEEDS_TEXT,
+        ":1",
+        "'chosen' must be text, got an object",
+        "",
+        TYPE,
     ),
     "a turn without content": (
         lines(pair(prompt=[{"role": "user"}])),
-        "rows.jsonl:1: 'prompt' has a turn without role and content",
-        NEEDS_TURN,
+        ":1",
+        "'prompt' has a turn",
+        A_TURN,
+        "bad-turn",
     ),
     "a turn with an image": (
         lines(pair(prompt=chat(("user", [{"type": "image_url", "image_url": "a.png"}])))),
-        "rows.jsonl:1: 'prompt' has a content part of type 'image_url'",
-        "only text is trained on; remove the row, or leave images, sound and video out of it",
+        ":1",
+        "'prompt' has a content part of type 'image_url'",
+        "remove",
+        "not-text",
     ),
     "an unknown role": (
         lines(pair(prompt=chat(("user", "How?"), ("narrator", "42")))),
-        "rows.jsonl:1: 'prompt' has the role 'narrator'",
-        "roles are system, user, assistant, tool",
+        ":1",
+        "role 'narrator'",
+        "system, user, assistant, tool",
+        "bad-role",
     ),
     "a role as another format calls it": (
         lines(pair(chosen=[{"role": "gpt", "content": "So."}])),
-        "rows.jsonl:1: 'chosen' has the role 'gpt'",
-        "write 'assistant'",
+        ":1",
+        "role 'gpt'",
+        "'assistant'",
+        "bad-role",
     ),
     "a name written twice": (
         lines(pair()) + '{"prompt": "How?", "chosen": "So.", "chosen": "Or so.", "rejected": "Thus."}\n',
-        "rows.jsonl:2: 'chosen' is written twice",
-        "keep one of the two",
+        ":2",
+        "'chosen' is written twice",
+        "keep one",
+        "written-twice",
     ),
-    "text beside the prompt": (
-        lines(pair(input="a kettle")),
-        "rows.jsonl:1: 'input' is beside the prompt and would be left out",
-        "add it to the prompt, or rename the column where the prompt does not need it",
-    ),
+    "text beside the prompt": (lines(pair(input="a kettle")), ":1", "'input'", "to the prompt", "left-out"),
     "images beside the prompt": (
         lines(pair(images=["a.png"])),
-        "rows.jsonl:1: 'images' is beside the prompt and would be left out",
-        "only text is trained on: remove the row, or what the text does not need",
+        ":1",
+        "'images'",
+        "remove the row",
+        "left-out",
     ),
     "a prompt that contradicts the conversations": (
         lines(
@@ -144,58 +149,80 @@ PAIRS = {
                 "rejected": chat(("user", "How?"), ("assistant", "Thus.")),
             }
         ),
-        "rows.jsonl:1: 'prompt' is not what the conversation begins with",
-        "give the prompt's turns and one assistant message each, or whole conversations only",
+        ":1",
+        "'prompt' differs",
+        "whole conversations",
+        "prompt-differs",
     ),
     "transcripts": (
         lines({name: f"\n\nHuman: How?\n\nAssistant: {name}." for name in ("chosen", "rejected")}),
-        "rows.jsonl:1: chosen and rejected are transcripts (Human: ..., Assistant: ...)",
-        TRANSCRIPTS,
+        ":1",
+        "chosen and rejected are transcripts",
+        "messages",
+        "other-format",
     ),
     "transcripts beside a prompt": (
         lines({"prompt": "How?"} | dict.fromkeys(["chosen", "rejected"], "Human: How?\n\nAssistant: So.")),
-        "rows.jsonl:1: chosen and rejected are transcripts (Human: ..., Assistant: ...)",
-        TRANSCRIPTS,
+        ":1",
+        "chosen and rejected are transcripts",
+        "messages",
+        "other-format",
     ),
     "a transcript for a prompt": (
         lines(pair(prompt="\n\nHuman: How?\n\nAssistant:")),
-        "rows.jsonl:1: prompt is a transcript (Human: ..., Assistant: ...)",
-        TRANSCRIPTS,
+        ":1",
+        "prompt is a transcript",
+        "messages",
+        "other-format",
     ),
     "messages beside the answers": (
         lines({"messages": chat(("user", "How?")), "chosen": "So.", "rejected": "Thus."}),
-        "rows.jsonl:1: is a row of axolotl (messages beside chosen and rejected)",
-        "rename messages to prompt, and write chosen and rejected as lists of one message, or as text",
+        ":1",
+        "axolotl",
+        "rename messages to prompt",
+        "other-format",
     ),
     "images in a turn": (
         lines(pair(prompt=[{"role": "user", "content": "How?", "images": ["a.png"]}])),
-        "rows.jsonl:1: 'prompt' has images in a turn",
-        "only text is trained on; tools and documents belong to the row, not to a turn",
+        ":1",
+        "'prompt' has images in a turn",
+        "remove it",
+        "not-text",
     ),
     "two reasonings": (
         lines(pair(chosen=[{"role": "assistant", "content": "So.", "reasoning": "Hm.", "thinking": "Ah."}])),
-        "rows.jsonl:1: 'chosen' has reasoning and thinking in a turn, which differ",
-        "a turn has one reasoning: keep one of these fields",
+        ":1",
+        "reasoning and thinking differ",
+        "keep one",
+        "bad-turn",
     ),
     "arguments beside the function": (
         lines(pair(chosen=[called(None) | {"tool_calls": [{"function": {"name": "f"}, "args": {"a": 1}}]}])),
-        "rows.jsonl:1: 'chosen' has a tool call with args beside its function's arguments",
-        'put all of them into "arguments" of the function, or remove what is no argument',
+        ":1",
+        "'chosen' has a tool call with 'args' outside",
+        "function.arguments",
+        "bad-tools",
     ),
     "arguments that are no object": (
         lines(pair(chosen=[called("city=Oslo")])),
-        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
-        NEEDS_CALL,
+        ":1",
+        "'chosen' has a tool call",
+        A_CALL,
+        "bad-tools",
     ),
     "arguments that never end": (
         lines(pair(chosen=[called("[" * 100_000)])),
-        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
-        NEEDS_CALL,
+        ":1",
+        "'chosen' has a tool call",
+        A_CALL,
+        "bad-tools",
     ),
     "arguments with half a character": (
         lines(pair(chosen=[called('{"a": "\\ud83d"}')])),
-        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
-        NEEDS_CALL,
+        ":1",
+        "'chosen' has a tool call",
+        A_CALL,
+        "bad-tools",
     ),
     "arguments under another name": (
         lines(
@@ -203,33 +230,45 @@ PAIRS = {
                 chosen=[called(None) | {"tool_calls": [{"function": {"name": "f", "parameters": {"a": 1}}}]}]
             )
         ),
-        "rows.jsonl:1: 'chosen' has a tool call without a function's name and arguments",
-        NEEDS_CALL,
+        ":1",
+        "'chosen' has a tool call",
+        A_CALL,
+        "bad-tools",
     ),
     "an instruction for a prompt": (
         lines({"instruction": "How?", "input": "x", "chosen": "So.", "rejected": "Thus."}),
-        "rows.jsonl:1: 'prompt' is missing, 'instruction' is there",
-        "rename 'instruction' to 'prompt' and add 'input' to it",
+        ":1",
+        "'prompt' is missing",
+        "rename 'instruction' to 'prompt' and add 'input'",
+        "missing-prompt",
     ),
     "turns of ShareGPT": (
         lines(pair(chosen=[{"from": "gpt", "value": "So."}])),
-        "rows.jsonl:1: 'chosen' has turns of ShareGPT (from, value)",
-        "write role for from (human is user, gpt is assistant) and content for value",
+        ":1",
+        "'chosen' has ShareGPT turns",
+        "role",
+        "bad-turn",
     ),
     "tools without a name": (
         lines(pair(tools=[{"type": "function"}])),
-        "rows.jsonl:1: 'tools' must be a list of tool definitions",
-        'a tool is {"type": "function", "function": {"name": "...", "parameters": {...}}}',
+        ":1",
+        "'tools' must be a list",
+        '"name"',
+        "bad-tools",
     ),
     "a prompt that ends in an answer": (
         lines(pair(prompt=chat(("user", "How?"), ("assistant", "So.")))),
-        "rows.jsonl:1: the prompt must end with a user turn",
-        "the completion is the assistant's turn",
+        ":1",
+        "must end with a user turn",
+        "",
+        "prompt-ends-in-answer",
     ),
     "an answer in the user's voice": (
         lines(pair(chosen=chat(("user", "So.")))),
-        "rows.jsonl:1: 'chosen' must be one assistant message",
-        "earlier turns go to 'prompt'",
+        ":1",
+        "'chosen' must be one assistant message",
+        "'prompt'",
+        "not-one-answer",
     ),
     "conversations that part early": (
         lines(
@@ -238,121 +277,151 @@ PAIRS = {
                 "rejected": chat(("user", "Why?"), ("assistant", "Thus.")),
             }
         ),
-        "rows.jsonl:1: chosen and rejected differ before the last assistant turn",
-        "a pair is one prompt with two answers; put the shared turns in 'prompt'",
+        ":1",
+        "chosen and rejected differ before the last assistant turn",
+        "'prompt'",
+        "conversations-part",
     ),
     "unpaired rows": (
         lines({"prompt": "How?", "completion": "So.", "label": True}),
-        "rows.jsonl:1: is an unpaired row (completion, label); DPO needs pairs",
-        "write prompt, chosen and rejected",
+        ":1",
+        "unpaired row (completion, label)",
+        "prompt, chosen and rejected",
+        "unpaired",
     ),
     "one id twice": (
         lines(pair(id="a"), pair(id="b"), pair(id="a")),
-        "rows.jsonl:3: the id 'a' stands at rows.jsonl:1 too",
-        "ids must differ; rows without one are called line-1, line-2, ...",
+        ":3",
+        "the id 'a' is also used at rows.jsonl:1",
+        "different id",
+        "duplicate-id",
     ),
     "a word for a mark": (
         lines(pair(), pair(rejected_cut="yes")),
-        "rows.jsonl:2: 'rejected_cut' must be true or false, got text",
-        "true says that the answer was cut off and has no end; leave it out for whole answers",
+        ":2",
+        "'rejected_cut' must be true or false, got text",
+        "true",
+        TYPE,
     ),
     "a number for a mark": (
         lines(pair(chosen_cut=0)),
-        "rows.jsonl:1: 'chosen_cut' must be true or false, got a number",
-        "true says that the answer was cut off and has no end; leave it out for whole answers",
+        ":1",
+        "'chosen_cut' must be true or false, got a number",
+        "true",
+        TYPE,
     ),
-    "a list for an id": (
-        lines(pair(id=["a"])),
-        "rows.jsonl:1: 'id' must be text or a whole number",
-        "or leave it out",
-    ),
+    "a list for an id": (lines(pair(id=["a"])), ":1", "'id' must be text or a whole number", "", TYPE),
 }
 
 
 @cases(PAIRS)
-def test_pairs_are_refused_before_the_model_is_looked_for(case, refused, tmp_path):
-    content, what, remedy = case
+def test_pairs_are_refused_before_the_model_is_looked_for(case, refused_at, tmp_path):
+    content, line, phrase, remedy, code = case
     if content is not None:
         write(tmp_path / "rows.jsonl", content)
-    refused(f"{TRAIN} {NO_MODEL}", what, remedy)
+    refused_at(f"{TRAIN} {NO_MODEL}", f"rows.jsonl{line}", phrase, remedy, code)
 
 
 CURATED = {
-    "a missing file": (None, "rows.jsonl: no such file", "check the path, relative to this folder"),
-    "no answer": (lines(curated(), {"prompt": "How?"}), "rows.jsonl:2: 'answer' is missing", NEEDS_CURATED),
-    "no prompt": (lines({"answer": "So."}), "rows.jsonl:1: 'prompt' is missing", NEEDS_CURATED),
-    "an empty answer": (lines(curated(answer=" ")), "rows.jsonl:1: 'answer' is empty", NEEDS_CURATED),
+    "a missing file": (None, "", "no such file", "check the path", ""),
+    "no answer": (
+        lines(curated(), {"prompt": "How?"}),
+        ":2",
+        "'answer' is missing",
+        PARTS_OF_A_CURATED_ROW,
+        "missing-answer",
+    ),
+    "no prompt": (
+        lines({"answer": "So."}),
+        ":1",
+        "'prompt' is missing",
+        PARTS_OF_A_CURATED_ROW,
+        "missing-prompt",
+    ),
+    "an empty answer": (
+        lines(curated(answer=" ")),
+        ":1",
+        "'answer' is empty",
+        PARTS_OF_A_CURATED_ROW,
+        "empty-answer",
+    ),
     "a list of texts for an answer": (
         lines(curated(answer=["So."])),
-        "rows.jsonl:1: 'answer' has a turn without role and content",
-        NEEDS_TURN,
+        ":1",
+        "'answer' has a turn",
+        A_TURN,
+        "bad-turn",
     ),
     "messages without an answer": (
         lines({"messages": chat(("user", "How?"))}),
-        "rows.jsonl:1: 'messages' must end with an assistant turn",
-        NEEDS_CURATED,
+        ":1",
+        "'messages' must end with an assistant turn",
+        PARTS_OF_A_CURATED_ROW,
+        "not-one-answer",
     ),
     "messages with two answers": (
         lines({"messages": chat(("user", "How?"), ("assistant", "So."), ("assistant", "Thus."))}),
-        "rows.jsonl:1: the prompt must end with a user turn",
-        "the completion is the assistant's turn",
+        ":1",
+        "must end with a user turn",
+        "",
+        "prompt-ends-in-answer",
     ),
     "text for messages": (
         lines({"messages": "How?"}),
-        "rows.jsonl:1: 'messages' must be a list of messages, got text",
-        NEEDS_TURN,
+        ":1",
+        "'messages' must be a list of messages, got text",
+        A_TURN,
+        TYPE,
     ),
     "an answer that is labelled": (
         lines({"prompt": "How?", "completion": "So.", "label": False}),
-        "rows.jsonl:1: is an unpaired row (completion, label); DPO needs pairs",
-        "keep the good ones without the label, or write pairs",
+        ":1",
+        "unpaired row (completion, label)",
+        "label",
+        "unpaired",
     ),
     "a prompt that contradicts the messages": (
         lines({"prompt": "Why?", "messages": chat(("user", "How?"), ("assistant", "So."))}),
-        "rows.jsonl:1: 'prompt' is not what the conversation begins with",
-        "give the prompt's turns and one assistant message each, or whole conversations only",
+        ":1",
+        "'prompt' differs",
+        "whole conversations",
+        "prompt-differs",
     ),
     "one id twice": (
         lines(curated(id=7), curated(id="7")),
-        "rows.jsonl:2: the id '7' stands at rows.jsonl:1 too",
-        "ids must differ; rows without one are called line-1, line-2, ...",
+        ":2",
+        "the id '7' is also used at rows.jsonl:1",
+        "different id",
+        "duplicate-id",
     ),
 }
 
 
 @cases(CURATED)
-def test_curated_rows_are_refused_before_the_model_is_looked_for(case, refused, tmp_path):
-    content, what, remedy = case
+def test_curated_rows_are_refused_before_the_model_is_looked_for(case, refused_at, tmp_path):
+    content, line, phrase, remedy, code = case
     if content is not None:
         write(tmp_path / "rows.jsonl", content)
-    refused(f"{GEN_PAIRS} {NO_MODEL}", what, remedy)
+    refused_at(f"{GEN_PAIRS} {NO_MODEL}", f"rows.jsonl{line}", phrase, remedy, code)
 
 
-def test_a_byte_order_mark_is_no_mistake(refused, tmp_path):
+def test_a_byte_order_mark_is_no_mistake(refused_at, tmp_path):
     write(tmp_path / "rows.jsonl", lines(pair()).encode("utf-8-sig"))
     # The rows are read: the next thing looked for is missing.
-    refused(
-        f"{TRAIN} {NO_MODEL}",
-        "./no-model: no such folder, and not a Hub name (organisation/model)",
-        "set model.path to a model folder, or to a name like ibm-granite/granite-4.0-h-micro",
-    )
+    refused_at(f"{TRAIN} {NO_MODEL}", "./no-model", "no such folder", "model.path")
 
 
 @pytest.mark.parametrize("command", [TRAIN, GEN_PAIRS], ids=["train", "gen-pairs"])
-def test_a_folder_in_place_of_a_file_is_refused(command, refused, tmp_path):
+def test_a_folder_in_place_of_a_file_is_refused(command, refused_at, tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
-    remedy = "name the file inside it"
-    refused(f"{command} {NO_MODEL}", "rows.jsonl: is a folder, not a file", remedy)
+    refused_at(f"{command} {NO_MODEL}", "rows.jsonl", "is a folder", "the file inside it")
 
 
-def test_a_prompt_in_both_files_is_refused(refused, write_rows):
+def test_a_prompt_in_both_files_is_refused(refused_at, write_rows):
     write_rows("rows.jsonl", [pair(), pair(prompt="Why?")])
     write_rows("valid.jsonl", [pair(prompt="Who?"), pair(prompt=" WHY? ")])
-    refused(
-        f"{TRAIN} --set data.valid=valid.jsonl {NO_MODEL}",
-        "valid.jsonl: has prompts that are in data.train too: valid.jsonl:2",
-        "held-out numbers would be too good; remove these rows from one of the files",
-    )
+    command = f"{TRAIN} --set data.valid=valid.jsonl {NO_MODEL}"
+    refused_at(command, "valid.jsonl", "valid.jsonl:2", "remove these rows")
 
 
 LONG = "How? " * 30
@@ -362,27 +431,23 @@ LONG = "How? " * 30
     ("command", "row"), [(TRAIN, pair), (GEN_PAIRS, curated)], ids=["train", "gen-pairs"]
 )
 def test_prompts_that_leave_no_room_are_refused_and_ten_of_them_named(
-    command, row, refused, write_rows, models
+    command, row, refused_at, write_rows, models
 ):
     tokens = len(prompt_tokens(load_tokenizer(models("llama")), chat(("user", LONG))))
     command += f" --model {models('llama')} --output out --set data.max_length=64"
-    what = f"the prompt has {tokens} tokens, data.max_length is 64"
-    remedy = f"set data.max_length to {tokens + 2} or more, or shorten or remove these rows"
+    what, remedy = f"{tokens} tokens, but data.max_length is 64", f"set data.max_length to {tokens + 2}"
     write_rows("rows.jsonl", [row(), row(prompt=LONG)])
-    refused(command, f"rows.jsonl:2: {what}", remedy)
+    refused_at(command, "rows.jsonl:2", what, remedy, "prompt-too-long")
     write_rows("rows.jsonl", [row(prompt=LONG), row(), *[row(prompt=LONG)] * 12])
-    refused(
-        command,
-        f"rows.jsonl:1: {what}; so have lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 2 more",
-        remedy,
-    )
+    others = "lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 2 more"
+    for phrase in (what, others):
+        refused_at(command, "rows.jsonl:1", phrase, remedy, "prompt-too-long")
 
 
-def test_pairs_without_a_difference_are_refused(refused, write_rows, models):
+def test_pairs_without_a_difference_are_refused(refused_at, write_rows, models):
     command = f"{TRAIN} --model {models('llama')} --output out --set data.max_length=32"
-    what = "rows.jsonl: no pair is left of 2: chosen and rejected are the same in all"
-    remedy = "rejected answers must differ from the chosen ones"
+    what, remedy = "no pair of 2 is left", "must differ"
     write_rows("rows.jsonl", [pair(rejected="So."), pair(rejected=" So.\n")])
-    refused(command, what, remedy)
+    refused_at(command, "rows.jsonl", what, remedy, "identical-answers")
     write_rows("rows.jsonl", [pair(rejected="So."), pair(chosen=LONG + "So.", rejected=LONG + "Thus.")])
-    refused(command, what, f"{remedy} within data.max_length, 32 tokens")
+    refused_at(command, "rows.jsonl", what, "within data.max_length (32 tokens)", "same-once-cut")

@@ -17,7 +17,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.storage.cache import entry_folder
 
 from ..conftest import tokens_of
-from ..support.mistakes import flip, lines, pair
+from ..support.mistakes import assert_told, flip, lines, pair
 
 MAX_LENGTH = 120
 
@@ -63,9 +63,9 @@ def test_rows_that_cannot_be_tokenised_are_refused_as_without_a_store(tmp_path, 
     file = tmp_path / "pairs.jsonl"
     long = "How? " * 90
     file.write_text(lines(pair(), *[pair(prompt=long)] * 14))
-    assert "so have lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 3 more" in same_error(file, tokenizer)
+    assert "lines 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 3 more" in same_error(file, tokenizer)
     file.write_text(lines(pair(rejected="So."), pair(chosen=long + "a", rejected=long + "b")))
-    assert "no pair is left of 2" in same_error(file, tokenizer)
+    assert "no pair of 2 is left" in same_error(file, tokenizer)
 
 
 def test_ids_whose_hashes_are_the_same_are_not_the_same_id(write_rows, pair_rows, monkeypatch):
@@ -74,7 +74,7 @@ def test_ids_whose_hashes_are_the_same_are_not_the_same_id(write_rows, pair_rows
     index = index_rows(write_rows("pairs.jsonl", pair_rows[:6]))
     assert len(index) == 6
     doubled = [*pair_rows[:6], {**pair_rows[6], "id": pair_rows[4]["id"]}]
-    with pytest.raises(DpoError, match=r"pairs.jsonl:7: the id '.*' stands at .*pairs.jsonl:5 too"):
+    with pytest.raises(DpoError, match=r"pairs.jsonl:7: the id '.*' is also used at .*pairs.jsonl:5"):
         index_rows(write_rows("pairs.jsonl", doubled))
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(stage, mixed_file, toke
     monkeypatch.setattr(row_reader, "read_lines", bounded(row_reader.read_lines))
     with pytest.raises(DpoError) as caught:
         open_pairs(index or index_rows(mixed_file), tokenizer, MAX_LENGTH)
-    assert str(caught.value) == f"{mixed_file}: changed while it was read\n  start again when it is complete"
+    assert_told(caught.value, str(mixed_file), "changed while it was read", "command again")
     assert not list(cache.glob("pairs/*/entry.json"))
 
 
@@ -141,7 +141,7 @@ def test_a_damaged_index_is_made_again(name, mixed_file, cache, capsys):
 def test_a_store_cut_off_while_it_is_in_use_is_an_error(mixed_file, tokenizer):
     pairs = open_pairs(index_rows(mixed_file), tokenizer, MAX_LENGTH)
     os.truncate(entry_folder("pairs", pairs.key) / "tokens", 100)
-    with pytest.raises(DpoError, match="tokens: was cut off while it was in use"):
+    with pytest.raises(DpoError, match="tokens: became shorter"):
         pairs[28]
 
 

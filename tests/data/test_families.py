@@ -20,6 +20,7 @@ from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.checks import check_masks
 
 from ..support.families import FAMILIES, TEMPLATES, write_family
+from ..support.mistakes import assert_told
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {}}}
@@ -64,8 +65,8 @@ SCORED = {
         "text and tool call": 'Let me look.\n<tool_call>\n{"name": "find", "arguments": {"q": "flour"}}\n'
         "</tool_call><|im_end|>",
         "tool call": '\n<tool_call>\n{"name": "find", "arguments": {"q": "flour"}}\n</tool_call><|im_end|>',
-        "reasoning field": "the answer reasons, and prompts are rendered with an empty reasoning block",
-        "reasoning block": "the answer reasons, and prompts are rendered with an empty reasoning block",
+        "reasoning field": "the answer contains reasoning, but prompts",
+        "reasoning block": "the answer contains reasoning, but prompts",
         "cut off": "In a ja",
     },
     "granite4": {
@@ -78,7 +79,7 @@ SCORED = {
     },
     "llama31": {
         "plain": "In a jar.<|eot_id|>",
-        "text and tool call": "the chat template leaves out the text beside tool calls",
+        "text and tool call": "the chat template leaves out the text next to tool calls",
         "tool call": '{"name": "find", "parameters": {"q": "flour"}}<|eot_id|>',
         "reasoning field": "the chat template leaves out the reasoning of this answer",
         "cut off": "In a ja",
@@ -156,7 +157,8 @@ def scored(tokenizer, row, to_record=to_preference):
 def test_all_of_a_row_is_rendered_and_scored_or_the_row_is_refused(tokenizer_of, family, kind):
     prompt, answer = scored(tokenizer_of(family), ROWS[kind])
     if kind in SCORED[family]:
-        assert SCORED[family][kind] in (answer, prompt)
+        told = SCORED[family][kind]
+        assert answer == told or prompt.startswith(told)
     if answer:
         asked, said = HELD.get(kind, ("", ""))
         assert [word for word in asked.split() if word not in prompt] == []
@@ -187,7 +189,7 @@ def test_reasoning_of_earlier_turns_that_a_template_leaves_out_is_counted(tokeni
         work = RowTokenizer(tokenizer_of(family), 512)
         work.pair(to_preference(ROWS["earlier reasoning"], "rows.jsonl:1"))
         said[family] = str(work.counts())
-    left_out = ", 1 without the reasoning of earlier turns, which the template leaves out"
+    left_out = ", 1 without the reasoning of earlier turns (the template leaves it out)"
     assert said == {"qwen3": f"1 pair: 1 kept{left_out}", "granite4": "1 pair: 1 kept"}
 
 
@@ -253,10 +255,9 @@ def test_reasoning_that_was_cut_off_is_scored_as_it_was_said(tokenizer_of, optio
 
 
 def test_an_option_that_the_template_does_not_look_at_is_refused(tokenizer_of):
-    with pytest.raises(
-        DpoError, match="template_options has thinking, which the chat template does not look at"
-    ):
+    with pytest.raises(DpoError) as caught:
         tokenizer_of("qwen3", thinking=True)
+    assert_told(caught.value, "model.template_options", "thinking", "chat_template")
 
 
 def test_tools_of_the_settings_are_written_and_read_again(tmp_path):
@@ -302,28 +303,32 @@ UNKNOWN_END = (
 UNUSABLE = {
     "it ignores add_generation_prompt": (
         IGNORES,
-        r"the chat template ignores add_generation_prompt: it puts '<|start_header_id|>assistant"
-        r"<|end_header_id|>\n\n' before an answer, and does not when the model is asked",
-        "set model.chat_template to a template that knows add_generation_prompt, or to chatml",
+        r"ignores add_generation_prompt: it puts '<|start_header_id|>assistant<|end_header_id|>\n\n' before",
+        "or to chatml",
+        "",
     ),
     "it does not end": (
         ENDLESS,
-        "the chat template has not ended after 3 s of work",
-        "take the model from where it was published, or set another model.chat_template",
+        "3 s",
+        "set another model.chat_template",
+        "template-endless",
     ),
     "its end is no token": (
         UNKNOWN_END,
-        "the chat template ends an answer with '<|end_of_turn|>', which is no token of this tokenizer",
-        "use the tokenizer that belongs to the template, or another model.chat_template",
+        "'<|end_of_turn|>', which is not a token",
+        "set another model.chat_template",
+        "",
     ),
 }
 
 
 @pytest.mark.parametrize("command", ["gen-pairs --source rows.jsonl", "inspect --data rows.jsonl", "train"])
 @pytest.mark.parametrize("why", UNUSABLE)
-def test_a_template_that_cannot_be_used_is_refused_by_every_command(why, command, refused, models, tmp_path):
-    template, what, remedy = UNUSABLE[why]
+def test_a_template_that_cannot_be_used_is_refused_by_every_command(
+    why, command, refused_at, models, tmp_path
+):
+    template, what, remedy, code = UNUSABLE[why]
     (tmp_path / "rows.jsonl").write_text(json.dumps(PLAIN) + "\n")
     (tmp_path / "own.jinja").write_text(template)
     command += f" --model {models('llama')} --set model.chat_template=own.jinja --set data.train=rows.jsonl"
-    refused(f"{command} --set data.valid=null", f"{models('llama')}: {what}", remedy)
+    refused_at(f"{command} --set data.valid=null", str(models("llama")), what, remedy, code)

@@ -15,6 +15,8 @@ from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_curated
 from mlx_dpo.errors import DpoError
 
+from ..support.mistakes import assert_told
+
 ROWS = [{"prompt": f"How {i}?", "chosen": 'So,\n"well"', "rejected": "} {"} for i in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
@@ -28,34 +30,34 @@ def table(delimiter):
 
 
 CONVERTED = {
-    "a JSON list": (json.dumps(ROWS), "is one JSON list, not JSONL"),
-    "a JSON list over several lines": (json.dumps(ROWS, indent=2), "is one JSON list, not JSONL"),
+    "a JSON list": (json.dumps(ROWS), "JSON list"),
+    "a JSON list over several lines": (json.dumps(ROWS, indent=2), "JSON list"),
     "objects over several lines": (
         "\n".join(json.dumps(row, indent=2) for row in ROWS),
-        "has objects over several lines, not JSONL",
+        "objects that span several lines",
     ),
     "a JSON list with a byte order mark": (
         ("\ufeff" + json.dumps(ROWS)).encode(),
-        "is one JSON list, not JSONL",
+        "JSON list",
     ),
     "objects over several lines with a byte order mark": (
         "\ufeff" + "\n \n".join(json.dumps(row, indent=2) for row in ROWS),
-        "has objects over several lines, not JSONL",
+        "objects that span several lines",
     ),
     "an object that holds the rows": (
         json.dumps({"data": ROWS}, indent=2),
-        "is one JSON object with its rows in 'data', not JSONL",
+        "one JSON object with its rows in 'data'",
     ),
     "an object on one line that holds the rows": (
         json.dumps({"train": ROWS, "version": 1}),
-        "is one JSON object with its rows in 'train', not JSONL",
+        "one JSON object with its rows in 'train'",
     ),
-    "CSV": (table(","), "is CSV, not JSONL"),
-    "CSV with semicolons": (table(";"), "is CSV with semicolons, not JSONL"),
-    "CSV with a byte order mark": ("\ufeff" + table(","), "is CSV, not JSONL"),
-    "TSV": (table("\t"), "is a table with tabs (TSV), not JSONL"),
-    "gzip": (gzip.compress(LINES.encode()), "is compressed (gzip)"),
-    "UTF-16": (LINES.encode("utf-16"), "is UTF-16 text"),
+    "CSV": (table(","), "is CSV"),
+    "CSV with semicolons": (table(";"), "CSV with semicolons"),
+    "CSV with a byte order mark": ("\ufeff" + table(","), "is CSV"),
+    "TSV": (table("\t"), "TSV"),
+    "gzip": (gzip.compress(LINES.encode()), "gzip"),
+    "UTF-16": (LINES.encode("utf-16"), "UTF-16"),
 }
 
 
@@ -69,7 +71,7 @@ def test_the_printed_command_turns_the_file_into_rows(kind, tmp_path):
     for read in (index_rows, read_curated):
         with pytest.raises(DpoError) as caught:
             read(file)
-        assert (caught.value.what, caught.value.where) == (what, str(file))
+        assert_told(caught.value, str(file), what, "turn it into JSONL: ")
     command = caught.value.hint.removeprefix("turn it into JSONL: ")
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     made = shlex.split(command)[-1]
@@ -90,19 +92,10 @@ def test_the_printed_command_takes_a_name_with_a_leading_dash_for_a_name(kind, t
 
 
 NO_FILES = {
-    "https://hub.co/rows.jsonl": (
-        "https://hub.co/rows.jsonl: is an address, not a file",
-        "only files on this disk are read: download it, and name the file",
-    ),
-    "org/pairs": (
-        "org/pairs: no such file",
-        "check the path; of a data set on the Hub, download its JSONL file and name that",
-    ),
-    "data/*.jsonl": (
-        "data/*.jsonl: is a pattern for several files, and one is read",
-        "one file is read: write the files into one with cat, and name that",
-    ),
-    "data/rows.jsonl": ("data/rows.jsonl: no such file", "check the path, relative to this folder"),
+    "https://hub.co/rows.jsonl": ("a web address", "download"),
+    "org/pairs": ("no such file", "on the Hub"),
+    "data/*.jsonl": ("a pattern for several files", "cat"),
+    "data/rows.jsonl": ("no such file", "check the path"),
 }
 
 
@@ -113,7 +106,7 @@ def test_what_is_no_file_is_answered_with_how_to_get_one(name, tmp_path, monkeyp
     for read in (index_rows, read_curated):
         with pytest.raises(DpoError) as caught:
             read(name)
-        assert str(caught.value) == f"{what}\n  {remedy}"
+        assert_told(caught.value, name, what, remedy)
 
 
 def test_a_file_with_the_name_of_a_pattern_is_read(tmp_path):
@@ -123,17 +116,17 @@ def test_a_file_with_the_name_of_a_pattern_is_read(tmp_path):
 
 
 NAMED = {
-    "Parquet": (b"PAR1\x15\x04", "is a Parquet file", "read_parquet"),
-    "Arrow": (b"ARROW1\0\0", "is an Arrow file", "read_feather"),
-    "a spreadsheet": (b"PK\x03\x04\x14", "is a zip archive or a spreadsheet", "CSV"),
-    "zstd": (b"\x28\xb5\x2f\xfd", "is compressed (zstd)", "zstd -dc"),
-    "a web page": (b"\n<!DOCTYPE html>\n<html>", "is a web page", "download the file itself"),
+    "Parquet": (b"PAR1\x15\x04", "Parquet", "read_parquet"),
+    "Arrow": (b"ARROW1\0\0", "Arrow", "read_feather"),
+    "a spreadsheet": (b"PK\x03\x04\x14", "a spreadsheet", "CSV"),
+    "zstd": (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
+    "a web page": (b"\n<!DOCTYPE html>\n<html>", "a web page", "download the file itself"),
     "a pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
-        "is a pointer of Git LFS, not the file",
+        "Git LFS",
         "git lfs pull",
     ),
-    "weights": (b"\x10\0\0\0\0\0\0\0{}", "is not text", "rows are JSONL"),
+    "weights": (b"\x10\0\0\0\0\0\0\0{}", "is not text", "JSONL"),
 }
 
 
@@ -144,13 +137,13 @@ def test_a_file_that_is_no_text_is_named_with_a_remedy(kind, tmp_path):
     file.write_bytes(content)
     with pytest.raises(DpoError) as caught:
         check_is_jsonl(file)
-    assert caught.value.what == what and remedy in caught.value.hint
+    assert_told(caught.value, str(file), what, remedy)
 
 
 def test_a_table_with_an_index_is_known(tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text(",prompt,chosen-answer,rejected\n0,How?,So.,Thus.\n")
-    with pytest.raises(DpoError, match="is CSV, not JSONL"):
+    with pytest.raises(DpoError, match="is CSV"):
         check_is_jsonl(file)
 
 

@@ -7,6 +7,8 @@ from mlx_dpo.data.sources import read_curated, read_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.records import Curated, Preference
 
+from ..support.mistakes import assert_told
+
 WHERE = "pairs.jsonl:7"
 
 
@@ -180,32 +182,31 @@ PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
 
 
 @pytest.mark.parametrize(
-    ("row", "what"),
+    ("row", "phrase", "code"),
     [
-        (
-            {"prompt": "Q", "completion": "A", "label": True},
-            "is an unpaired row (completion, label); DPO needs pairs",
-        ),
-        ({"prompt": "Q", "chosen": "yes"}, "'rejected' is missing"),
-        ({"chosen": "yes", "rejected": "no"}, "'prompt' is missing"),
-        (PAIR | {"chosen": " \n"}, "'chosen' is empty"),
-        (PAIR | {"rejected": None}, "'rejected' is empty"),
-        (PAIR | {"prompt": []}, "'prompt' is empty"),
-        (PAIR | {"chosen": 5}, "'chosen' must be text, got a number"),
-        (PAIR | {"prompt": {"role": "user"}}, "'prompt' must be text, got an object"),
-        (PAIR | {"prompt": ["Q"]}, "'prompt' has a turn without role and content"),
-        (PAIR | {"prompt": [{"role": "human", "content": "Q"}]}, "'prompt' has the role 'human'"),
-        (PAIR | {"prompt": [user(" ")]}, "'prompt' is empty"),
-        (PAIR | {"prompt": [user("Q"), assistant("A")]}, "the prompt must end with a user turn"),
-        (PAIR | {"chosen": [user("yes")]}, "'chosen' must be one assistant message"),
-        (PAIR | {"chosen": [user("Q"), assistant("yes")]}, "'chosen' must be one assistant message"),
+        ({"prompt": "Q", "completion": "A", "label": True}, "(completion, label)", "unpaired"),
+        ({"prompt": "Q", "chosen": "yes"}, "'rejected' is missing", "missing-rejected"),
+        ({"chosen": "yes", "rejected": "no"}, "'prompt' is missing", "missing-prompt"),
+        (PAIR | {"chosen": " \n"}, "'chosen' is empty", "empty-chosen"),
+        (PAIR | {"rejected": None}, "'rejected' is empty", "empty-rejected"),
+        (PAIR | {"prompt": []}, "'prompt' is empty", "empty-prompt"),
+        (PAIR | {"chosen": 5}, "'chosen' must be text, got a number", "wrong-type"),
+        (PAIR | {"prompt": {"role": "user"}}, "'prompt' must be text, got an object", "wrong-type"),
+        (PAIR | {"prompt": ["Q"]}, "'prompt'", "bad-turn"),
+        (PAIR | {"prompt": [{"role": "human", "content": "Q"}]}, "'human'", "bad-role"),
+        (PAIR | {"prompt": [user(" ")]}, "'prompt' is empty", "empty-prompt"),
+        (PAIR | {"prompt": [user("Q"), assistant("A")]}, "a user turn", "prompt-ends-in-answer"),
+        (PAIR | {"chosen": [user("yes")]}, "'chosen' must be one assistant message", "not-one-answer"),
+        (PAIR | {"chosen": [user("Q"), assistant("yes")]}, "'chosen' must be one", "not-one-answer"),
         (
             {"chosen": [user("Q"), assistant("yes")], "rejected": [user("R"), assistant("no")]},
-            "chosen and rejected differ before the last assistant turn",
+            "chosen and rejected differ",
+            "conversations-part",
         ),
         (
             {"chosen": [user("Q"), user("yes")], "rejected": [user("Q"), assistant("no")]},
-            "chosen and rejected differ before the last assistant turn",
+            "chosen and rejected differ",
+            "conversations-part",
         ),
         (
             {
@@ -213,43 +214,40 @@ PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
                 "chosen": [assistant("A"), user("and?"), assistant("yes")],
                 "rejected": [assistant("A"), user("and?"), assistant("no")],
             },
-            "'prompt' is not what the conversation begins with",
+            "'prompt' differs",
+            "prompt-differs",
         ),
-        (PAIR | {"system": ["S"]}, "'system' must be text, got a list"),
-        (
-            PAIR | {"system": "S", "prompt": [system("T"), user("Q")]},
-            "'system' and the prompt's system turn differ",
-        ),
-        (PAIR | {"id": 1.5}, "'id' must be text or a whole number"),
-        (PAIR | {"id": True}, "'id' must be text or a whole number"),
+        (PAIR | {"system": ["S"]}, "'system' must be text, got a list", "wrong-type"),
+        (PAIR | {"system": "S", "prompt": [system("T"), user("Q")]}, "'system'", "two-systems"),
+        (PAIR | {"id": 1.5}, "'id' must be text or a whole number", "wrong-type"),
+        (PAIR | {"id": True}, "'id' must be text or a whole number", "wrong-type"),
     ],
 )
-def test_a_row_that_is_no_pair_is_refused_by_place(row, what):
+def test_a_row_that_is_no_pair_is_refused_by_place(row, phrase, code):
     with pytest.raises(DpoError) as caught:
         to_preference(row, WHERE)
-    assert (caught.value.what, caught.value.where) == (what, WHERE)
-    assert caught.value.hint
+    assert_told(caught.value, WHERE, phrase, code=code)
 
 
 @pytest.mark.parametrize(
-    ("row", "what"),
+    ("row", "phrase", "code"),
     [
-        ({"answer": "A"}, "'prompt' is missing"),
-        ({"prompt": "Q"}, "'answer' is missing"),
-        ({"text": "Q A"}, "'prompt' is missing"),
-        ({"prompt": "Q", "answer": ""}, "'answer' is empty"),
-        ({"question": "", "answer": "A"}, "'question' is empty"),
-        ({"messages": []}, "'messages' must end with an assistant turn"),
-        ({"messages": [assistant("A")]}, "'messages' must end with an assistant turn"),
-        ({"messages": [assistant("A"), user("Q")]}, "'messages' must end with an assistant turn"),
-        ({"messages": [user("Q"), assistant("B"), assistant("A")]}, "the prompt must end with a user turn"),
-        ({"messages": "Q A"}, "'messages' must be a list of messages, got text"),
+        ({"answer": "A"}, "'prompt' is missing", "missing-prompt"),
+        ({"prompt": "Q"}, "'answer' is missing", "missing-answer"),
+        ({"text": "Q A"}, "'prompt' is missing", "missing-prompt"),
+        ({"prompt": "Q", "answer": ""}, "'answer' is empty", "empty-answer"),
+        ({"question": "", "answer": "A"}, "'question' is empty", "empty-prompt"),
+        ({"messages": []}, "'messages' must end with an assistant turn", "not-one-answer"),
+        ({"messages": [assistant("A")]}, "'messages' must end with an assistant turn", "not-one-answer"),
+        ({"messages": [assistant("A"), user("Q")]}, "'messages' must end", "not-one-answer"),
+        ({"messages": [user("Q"), assistant("B"), assistant("A")]}, "a user turn", "prompt-ends-in-answer"),
+        ({"messages": "Q A"}, "'messages' must be a list of messages, got text", "wrong-type"),
     ],
 )
-def test_a_row_that_is_no_curated_answer_is_refused_by_place(row, what):
+def test_a_row_that_is_no_curated_answer_is_refused_by_place(row, phrase, code):
     with pytest.raises(DpoError) as caught:
         to_curated(row, WHERE)
-    assert (caught.value.what, caught.value.where) == (what, WHERE)
+    assert_told(caught.value, WHERE, phrase, code=code)
 
 
 def test_a_prompt_of_no_turns_is_empty():
@@ -277,4 +275,4 @@ def test_the_same_id_twice_is_refused_with_both_places(tmp_path):
     path.write_text('{"id": "1", "prompt": "Q", "answer": "A"}\n{"id": 1, "prompt": "R", "answer": "B"}\n')
     with pytest.raises(DpoError) as caught:
         read_curated(path)
-    assert (caught.value.what, caught.value.where) == (f"the id '1' stands at {path}:1 too", f"{path}:2")
+    assert_told(caught.value, f"{path}:2", f"the id '1' is also used at {path}:1", code="duplicate-id")

@@ -14,7 +14,7 @@ from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 
 from ..support.families import FAMILIES, TEMPLATES, write_family
-from ..support.mistakes import cases
+from ..support.mistakes import assert_told, cases
 
 WHERE = "rows.jsonl:1"
 PAIR = {"prompt": "Where?", "chosen": "In a jar.", "rejected": "No."}
@@ -44,55 +44,63 @@ CONVERSATIONS = {
 REFUSED = {
     "arguments beside the function": (
         calls({"type": "function", "function": {"name": "find"}, "arguments": {"q": "jar"}}),
-        "'chosen' has a tool call with arguments beside its function's arguments",
+        "'chosen' has a tool call with 'arguments' outside",
+        "bad-tools",
     ),
     "arguments under two names": (
         calls(call(parameters={"q": "jar"})),
-        "'chosen' has a tool call with parameters beside its function's arguments",
+        "'chosen' has a tool call with 'parameters' outside",
+        "bad-tools",
     ),
     "arguments under two names without a function": (
         calls({"name": "find", "arguments": {}, "input": {"q": "jar"}}),
-        "'chosen' has a tool call with input beside its function's arguments",
+        "'chosen' has a tool call with 'input' outside",
+        "bad-tools",
     ),
     "another question than the conversations'": (
         CONVERSATIONS | {"question": "Given the text, where is it?"},
-        "'question' is not what the conversation begins with",
+        "'question' differs",
+        "prompt-differs",
     ),
     "two reasonings": (
         PAIR | {"chosen": [assistant("In a jar.", reasoning_content="Damp.", thinking="Mice.")]},
-        "'chosen' has reasoning_content and thinking in a turn, which differ",
+        "reasoning_content and thinking differ",
+        "bad-turn",
     ),
     "an image in a text part": (
         PAIR | {"prompt": [user([{"type": "text", "text": "Where?", "image_url": "a.png"}])]},
         "'prompt' has image_url in a turn",
+        "not-text",
     ),
     "an image's address in a turn": (
         PAIR | {"prompt": [user("Where?") | {"image_url": "a.png"}]},
         "'prompt' has image_url in a turn",
+        "not-text",
     ),
     "a name twice in arguments": (
         calls(call(arguments='{"q": "jar", "q": "tin"}')),
-        "'q' is written twice in a JSON text of 'chosen'",
+        "'q' is written twice",
+        "written-twice",
     ),
     "a name twice in tools": (
         PAIR | {"tools": '[{"name": "find", "name": "seek"}]'},
-        "'name' is written twice in a JSON text of 'tools'",
+        "'name' is written twice",
+        "written-twice",
     ),
 }
 
 
 @cases(REFUSED)
 def test_what_would_vanish_from_a_row_refuses_it(case):
-    row, what = case
+    row, phrase, code = case
     with pytest.raises(DpoError) as caught:
         to_preference(row, WHERE)
-    assert (caught.value.what, caught.value.where) == (what, WHERE)
-    assert caught.value.hint
+    assert_told(caught.value, WHERE, phrase, code=code)
 
 
 def test_a_question_that_contradicts_messages_is_refused():
     row = {"messages": CONVERSATIONS["chosen"], "question": "Why?"}
-    with pytest.raises(DpoError, match="'question' is not what the conversation begins with"):
+    with pytest.raises(DpoError, match="'question' differs from the start"):
         to_curated(row, WHERE)
 
 
@@ -218,31 +226,31 @@ LEAVES_OUT = {
         "user\\n' + m.content",
         "user\\n' + m.content[:12]",
         TURNED,
-        "a part of turn 2 of the prompt, user",
+        "a part of turn 2 of the prompt",
     ),
     "the end of the only turn": (
         "user\\n' + m.content",
         "user\\n' + m.content[:12]",
         PAIR | {"prompt": "Where is the flour?"},
-        "a part of turn 1 of the prompt, user",
+        "a part of turn 1 of the prompt",
     ),
     "tool turns but their length": (
         "<tool_response>\\n' + m.content",
         "<tool_response>\\n' + (m.content | length | string)",
         TURNED,
-        "turn 4 of the prompt, tool",
+        "leaves out turn 4 of the prompt",
     ),
     "starts of a user's turns": (
         "user\\n' + m.content",
         "user\\n' + m.content.split('</think>')|last",
         PAIR | {"prompt": "What does <think>a</think> mean?"},
-        "a part of turn 1 of the prompt, user",
+        "a part of turn 1 of the prompt",
     ),
     "a turn whose text is in another": (
         "{% if m.role == 'user' %}\n",
         "{% if m.role == 'user' and not loop.first %}\n",
         PAIR | {"prompt": [user("jar"), assistant("So?"), user("The jar.")]},
-        "turn 1 of the prompt, user",
+        "leaves out turn 1 of the prompt",
     ),
     "reasoning but its start": (
         "reason.strip('\\n')",
@@ -277,7 +285,8 @@ def test_a_template_that_leaves_out_a_part_of_a_row_refuses_it(case, scored):
     assert QWEN3.count(old)
     with pytest.raises(DpoError) as caught:
         scored(QWEN3.replace(old, new), row, **thinks)
-    assert (caught.value.what, caught.value.where) == (f"the chat template leaves out {what}", WHERE)
+    assert_told(caught.value, WHERE, what, code="template-leaves-out")
+    assert what.startswith("a part of") == ("a part of" in caught.value.what)
 
 
 CHANGES = {
@@ -355,53 +364,52 @@ def test_gen_pairs_says_before_it_samples_that_earlier_reasoning_is_left_out(
 FAULTS = {
     "a reason of its own": (
         "{{ raise_exception('This model only supports single tool-calls at once!') }}",
-        "the chat template refuses this conversation: This model only supports single tool-calls at once!",
-        "change the row as the template says, or set another model.chat_template",
+        "This model only supports single tool-calls at once!",
+        "change the row",
     ),
     "roles": (
         "{{ raise_exception('Conversation roles must alternate') }}",
-        "the chat template refuses this conversation: Conversation roles must alternate",
-        "check the order of roles; some templates know no system turn, some no tools",
+        "Conversation roles must alternate",
+        "check the order of roles",
     ),
     "recursion": (
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-        "the chat template refuses this conversation: maximum recursion depth exceeded",
-        "the template fails on such turns: set another model.chat_template, or remove the row",
+        "maximum recursion depth exceeded",
+        "set another model.chat_template, or remove the row",
     ),
     "include": (
         "{% include 'other' %}",
-        "the chat template refuses this conversation: no loader for this environment specified",
-        "the template fails on such turns: set another model.chat_template, or remove the row",
+        "no loader for this environment specified",
+        "set another model.chat_template, or remove the row",
     ),
 }
 
 
 @cases(FAULTS)
 def test_the_remedy_for_a_template_that_fails_is_that_of_its_reason(case, scored):
-    code, what, remedy = case
-    template = "{% if 'Which' in messages[0].content %}" + code + "{% endif %}" + QWEN3
+    fault, reason, remedy = case
+    template = "{% if 'Which' in messages[0].content %}" + fault + "{% endif %}" + QWEN3
     scored(template, PAIR)
     with pytest.raises(DpoError) as caught:
         scored(template, PAIR | {"prompt": "Which?"})
-    assert caught.value.what.startswith(what)
-    assert caught.value.hint == remedy
+    assert_told(caught.value, WHERE, reason, remedy, "template-refuses")
 
 
 UNUSABLE = {
     "an empty template": (
         " \n",
         "the chat template is empty",
-        "set model.chat_template to chatml, or to a .jinja file",
+        "set model.chat_template to chatml",
     ),
     "one that is no template": (
         "{% if %}",
-        "the chat template cannot be read: Expected an expression, got 'end of statement block' (line 1)",
-        "take the model from where it was published, or set another model.chat_template",
+        "Expected an expression, got 'end of statement block' (line 1)",
+        "set another model.chat_template",
     ),
     "one that prints nothing": (
         "{# nothing #}",
         "the chat template changes this answer",
-        "set model.chat_template to a template that prints every turn as it is, and only appends",
+        "set model.chat_template to a template that prints every turn",
     ),
 }
 
@@ -411,7 +419,7 @@ def test_a_template_that_no_row_can_be_rendered_with_is_named_with_its_remedy(ca
     template, what, remedy = case
     with pytest.raises(DpoError) as caught:
         scored(template, PAIR)
-    assert (caught.value.what, caught.value.hint) == (what, remedy)
+    assert what in caught.value.what and remedy in caught.value.hint
 
 
 def test_of_several_templates_without_a_default_one_is_to_be_named(tmp_path):
@@ -421,9 +429,9 @@ def test_of_several_templates_without_a_default_one_is_to_be_named(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": named}))
     with pytest.raises(DpoError) as caught:
         RowTokenizer(load_tokenizer(tmp_path, ModelConfig(str(tmp_path))), 256)
-    assert str(caught.value) == (
-        f"{tmp_path}: the tokenizer has several chat templates, and none of them is the default\n"
-        "  name one of them: set model.chat_template to plain, or rag"
+    told = caught.value
+    assert_told(
+        told, str(tmp_path), "several chat templates", "set model.chat_template to plain, or rag", told.code
     )
     own = load_tokenizer(tmp_path, ModelConfig(str(tmp_path), chat_template="rag"))
     assert RowTokenizer(own, 256).pair(to_preference(PAIR, WHERE))

@@ -78,7 +78,7 @@ def test_a_reader_refuses_a_file_without_rows_and_one_of_another_format(tmp_path
     with pytest.raises(DpoError, match="has no rows"):
         list(RowReader(file, to_pairs))
     file.write_text("prompt,chosen\nHow?,So.\n")
-    with pytest.raises(DpoError, match="is CSV, not JSONL"):
+    with pytest.raises(DpoError, match="is CSV"):
         RowReader(file, to_pairs)
 
 
@@ -177,7 +177,7 @@ def test_an_id_that_is_written_as_the_id_of_another_rows_pair_is_refused(ranked_
     with open(ranked_file, "a") as more:
         more.write(lines(pair(id="b/2")))
     for read in (index_rows, read_pairs):
-        with pytest.raises(DpoError, match=r"ranked.jsonl:7: the id 'b/2' stands at .*ranked.jsonl:4 too"):
+        with pytest.raises(DpoError, match=r"ranked.jsonl:7: the id 'b/2' is also used at .*ranked.jsonl:4"):
             read(ranked_file)
 
 

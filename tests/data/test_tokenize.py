@@ -14,6 +14,8 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.models.load import load_tokenizer
 from mlx_dpo.records import Preference
 
+from ..support.mistakes import assert_told
+
 QUESTION = "How do I clean silver?"
 
 
@@ -114,9 +116,13 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_length_it_needs(tokeni
     length = prompt_length(tokenizer, "?" * 80)
     with pytest.raises(DpoError) as caught:
         tokenize_pairs(rows, tokenizer, length + 1)
-    assert str(caught.value) == (
-        f"pairs.jsonl:2: the prompt has {length} tokens, data.max_length is {length + 1}; so have lines 3\n"
-        f"  set data.max_length to {length + 22} or more, or shorten or remove these rows"
+    what = f"{length} tokens, but data.max_length is {length + 1}; also too long: lines 3"
+    assert_told(
+        caught.value,
+        "pairs.jsonl:2",
+        what,
+        f"set data.max_length to {length + 22} or more",
+        "prompt-too-long",
     )
     kept, _ = tokenize_pairs(rows, tokenizer, length + 20 + 2)
     assert len(kept) == 3
@@ -125,10 +131,8 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_length_it_needs(tokeni
 def test_a_file_of_equal_answers_only_is_refused(tokenizer):
     with pytest.raises(DpoError) as caught:
         tokenize_pairs([row("a", "a", 1), row("b", "b", 2)], tokenizer, 1024)
-    assert str(caught.value) == (
-        "pairs.jsonl: no pair is left of 2: chosen and rejected are the same in all\n"
-        "  rejected answers must differ from the chosen ones"
-    )
+    assert_told(caught.value, "pairs.jsonl", "no pair of 2 is left", "must differ", "identical-answers")
+    assert "max_length" not in caught.value.hint
 
 
 def test_the_order_of_rows_is_kept(tokenizer):

@@ -271,7 +271,7 @@ def test_the_same_state_draws_the_same_pairs_and_the_next_one_others():
         ({"momentum": 1.0}, "momentum must be below 1"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ({"minimum": 0.0}, "minimum must be at least 1e-06"),
-        ({"minimum": 3.0}, "minimum must be at most maximum, 2.0, got 3.0"),
+        ({"minimum": 3.0}, r"minimum must be at most maximum \(2.0\), got 3.0"),
     ],
 )
 def test_settings_of_risk_that_make_no_sense_are_refused(settings, message):
@@ -322,8 +322,16 @@ def test_what_a_rule_says_of_a_window_is_logged_under_its_name(name):
 @pytest.mark.parametrize(
     ("rule", "settings", "message"),
     [
-        ("risk", {"risk": RiskConfig(minimum=0.2)}, "value must be within beta.risk.minimum and maximum"),
-        ("risk", {"risk": RiskConfig(maximum=0.05)}, "value must be within beta.risk.minimum and maximum"),
+        (
+            "risk",
+            {"risk": RiskConfig(minimum=0.2)},
+            "value must be between beta.risk.minimum and beta.risk.maximum",
+        ),
+        (
+            "risk",
+            {"risk": RiskConfig(maximum=0.05)},
+            "value must be between beta.risk.minimum and beta.risk.maximum",
+        ),
         (
             "beta_dpo",
             {"beta_dpo": BetaDpoConfig(minimum=0.2)},

@@ -31,11 +31,11 @@ from mlx_dpo.storage import files
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from ..conftest import weights_of
-from ..support.mistakes import changed, curated, lines, pair
+from ..support.mistakes import assert_told, changed, curated, lines, pair
 from ..support.policies import policy
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
-DAMAGED = "is not what the run wrote (its checksum does not match)"
+DAMAGED = "its checksum does not match"
 
 
 def flip(path, place, bit):
@@ -96,7 +96,7 @@ def command_line(name, model):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_flipped_bit_in_a_finished_adapter_is_refused_by_every_reader(run, refused, models, seed):
+def test_a_flipped_bit_in_a_finished_adapter_is_refused_by_every_reader(run, refused_at, models, seed):
     """Half of them in the numbers, half in the header: names, shapes, the checksum itself."""
     chance, size = random.Random(seed), (run / WEIGHTS).stat().st_size
     header = 8 + int.from_bytes((run / WEIGHTS).read_bytes()[:8], "little")
@@ -104,18 +104,16 @@ def test_a_flipped_bit_in_a_finished_adapter_is_refused_by_every_reader(run, ref
     with pytest.raises(DpoError) as error:
         read_adapter_config("run")
     assert error.value.where == f"run/{WEIGHTS}"
-    assert error.value.what in ((DAMAGED,) if seed % 2 else (DAMAGED, "is damaged or not whole"))
+    assert DAMAGED in error.value.what or (not seed % 2 and "damaged or incomplete" in error.value.what)
     for name in READERS:
-        refused(command_line(name, models("llama")), f"run/{WEIGHTS}: {error.value.what}", error.value.hint)
+        refused_at(command_line(name, models("llama")), f"run/{WEIGHTS}", error.value.what, error.value.hint)
 
 
-def test_a_changed_number_in_an_adapters_config_is_refused_unless_the_checksum_is_taken_out(run, refused):
+def test_a_changed_number_in_an_adapters_config_is_refused_unless_the_checksum_is_taken_out(run, mistake):
     changed(CONFIG, '"scale": 2.0', '"scale": 3.0')(run)
-    hint = (
-        "copy the whole run folder again, or give the run's train command again, which puts the adapter "
-        'of its best checkpoint back; if you changed it on purpose, remove its key "sha256"'
-    )
-    refused("fuse --run run --output fused", f"run/{CONFIG}: {DAMAGED}", hint)
+    error = mistake("fuse --run run --output fused")
+    assert_told(error, f"run/{CONFIG}", DAMAGED, "copy the whole run folder again")
+    assert "train command again" in error.hint and 'remove the key "sha256"' in error.hint
     content = json.loads((run / CONFIG).read_text())
     del content["sha256"]
     (run / CONFIG).write_text(json.dumps(content))
@@ -166,22 +164,30 @@ def other(models, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def refused_base(mistake, models):
+    """Run a command on a base model that differs from the run's in this; it must name both ways out."""
+
+    def check(command, base, differs):
+        error = mistake(command)
+        assert_told(error, str(base), f"differs in {differs}", "--model")
+        assert f"run was trained on ({models('llama')})" in error.what
+        assert f'remove "base_sha256" and "sha256" from run/{CONFIG}' in error.hint
+
+    return check
+
+
 @pytest.mark.parametrize("name", [name for name in READERS if name != "report"])
 def test_another_model_of_the_same_shape_is_refused_with_the_names_of_run_and_base(
-    run, refused, models, other, name
+    run, refused_base, models, other, name
 ):
     command = command_line(name, other)
-    refused(
-        command if str(other) in command else f"{command} --model {other}",
-        f"{other}: is not the model that run was trained on ({models('llama')}): other weights",
-        "name that model with --model, wherever it lies now; to use the adapter on this one all the same, "
-        f'remove "base_sha256" and "sha256" from run/{CONFIG}',
-    )
+    refused_base(command if str(other) in command else f"{command} --model {other}", other, "weights")
 
 
 @pytest.mark.parametrize("command", ["eval --run run", "fuse --run run --output fused"], ids=["eval", "fuse"])
 def test_a_base_that_was_changed_where_it_lies_is_refused_even_without_checkpoints(
-    run, refused, tmp_path, models, command
+    run, refused_base, tmp_path, models, command
 ):
     base = shutil.copytree(models("llama"), tmp_path / "base")
     shutil.rmtree(run / CHECKPOINTS)
@@ -189,12 +195,7 @@ def test_a_base_that_was_changed_where_it_lies_is_refused_even_without_checkpoin
     changed("config.json", '"rope_theta": 10000.0', '"rope_theta": 20000.0')(base)
     with pytest.raises(SystemExit):
         main(command.split())
-    refused(
-        command,
-        f"{base}: is not the model that run was trained on ({models('llama')}): other config",
-        "name that model with --model, wherever it lies now; to use the adapter on this one all the same, "
-        f'remove "base_sha256" and "sha256" from run/{CONFIG}',
-    )
+    refused_base(command, base, "config")
 
 
 def test_a_base_that_was_moved_and_lists_another_end_token_is_the_same(run, tmp_path, models):
@@ -209,14 +210,14 @@ def test_a_base_that_was_moved_and_lists_another_end_token_is_the_same(run, tmp_
     assert fuse_run(str(moved), run, tmp_path / "fused").is_dir()
 
 
-def test_a_run_that_starts_from_a_damaged_adapter_of_another_run_is_not_judged(run, refused, tmp_path):
+def test_a_run_that_starts_from_a_damaged_adapter_of_another_run_is_not_judged(run, tmp_path):
     """Its reference would be another one."""
     first = shutil.copytree(run, tmp_path / "first")
     flip(first / WEIGHTS, -3, 0)
     changed("config.yaml", "\n  adapter: null\n", f"\n  adapter: {first}\n")(run)
     with pytest.raises(DpoError) as error:
-        evaluate_run("run")
-    assert (error.value.where, error.value.what) == (f"{first}/{WEIGHTS}", DAMAGED)
+        evaluate_run(run)
+    assert_told(error.value, f"{first}/{WEIGHTS}", DAMAGED, "copy the whole run folder again")
 
 
 # -- the tokenizer and the chat template --
@@ -243,15 +244,12 @@ def drop_merge(model):
 
 @pytest.mark.parametrize("change", [swap_entries, drop_merge])
 @pytest.mark.parametrize("name", [name for name in READERS if name != "report"])
-def test_the_same_weights_with_another_tokenizer_are_refused(run, refused, tmp_path, models, name, change):
+def test_the_same_weights_with_another_tokenizer_are_refused(
+    run, refused_base, tmp_path, models, name, change
+):
     base = with_tokenizer(tmp_path / "base", models("llama"), change)
     command = command_line(name, base)
-    refused(
-        command if str(base) in command else f"{command} --model {base}",
-        f"{base}: is not the model that run was trained on ({models('llama')}): other tokenizer",
-        "name that model with --model, wherever it lies now; to use the adapter on this one all the same, "
-        f'remove "base_sha256" and "sha256" from run/{CONFIG}',
-    )
+    refused_base(command if str(base) in command else f"{command} --model {base}", base, "tokenizer")
 
 
 def test_another_chat_template_of_the_base_is_said_and_used(run, tmp_path, models, capsys):
@@ -260,7 +258,8 @@ def test_another_chat_template_of_the_base_is_said_and_used(run, tmp_path, model
     assert "WARNING" not in capsys.readouterr().err
     changed("tokenizer_config.json", '"chat_template": "', '"chat_template": "A new start. ')(base)
     assert evaluate_run(run, samples=0, model=str(base)).pairs == 2
-    assert f"WARNING: {run} was trained with another chat template than the one of {base}" in said(capsys)
+    warning = said(capsys)
+    assert f"WARNING: {run} was trained with another chat template" in warning and str(base) in warning
 
 
 def said(capsys):
@@ -268,7 +267,7 @@ def said(capsys):
 
 
 def test_a_runs_own_chat_template_that_was_changed_is_refused_and_written_anew_by_the_runs_command(
-    configure, tmp_path, refused
+    configure, tmp_path, refused_at
 ):
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
     template = "{{ bos_token }}" + template.replace("\n", "{{ eos_token }}")
@@ -279,12 +278,8 @@ def test_a_runs_own_chat_template_that_was_changed_is_refused_and_written_anew_b
     evaluate_run(folder, samples=0)
     changed("chat_template.jinja", "assistant: ", "robot: ")(folder)
     for command in (f"eval --run {folder}", f"fuse --run {folder} --output fused"):
-        refused(
-            command,
-            f"{folder}/chat_template.jinja: is not the chat template that the run was trained with",
-            "copy the file again from where the run was made, or give the run's train command again, which "
-            "writes it anew",
-        )
+        what = "is not the chat template that the run was trained with"
+        refused_at(command, f"{folder}/chat_template.jinja", what, "train command again")
     train_run(config)
     assert (folder / "chat_template.jinja").read_text() == kept
     evaluate_run(folder, samples=0)

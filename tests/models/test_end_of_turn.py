@@ -167,12 +167,9 @@ def test_without_the_printed_flag_mlx_lm_writes_on_after_the_answer(told, kind):
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_train_and_eval_say_once_which_end_of_turn_the_files_do_not_list(told, kind, command):
     end, said = END[kind], told(kind).errors[command]
-    note = (
-        f"note: the chat template ends a turn with {end}, but the model's own files do not list that token "
-        f"as an end token. mlx_lm writes on after the answer, unless you add --extra-eos-token '{end}' to "
-        f"`mlx_lm generate`. mlx-dpo itself stops at {end}, and mlx-dpo fuse adds it to the fused model.\n"
-    )
-    assert said.startswith(note)
+    note = said.splitlines()[0]
+    assert note.startswith(f"note: the chat template ends a turn with {end}, but")
+    assert f"--extra-eos-token '{end}'" in note and "mlx-dpo fuse" in note
     assert said.count("end token") == 1
 
 
@@ -200,10 +197,9 @@ def test_fuse_lists_the_end_of_turn_beside_the_end_tokens_that_were_there(told, 
     assert config == before | {"eos_token_id": [0, end]}
     kept = {"temperature": 0.7} if kind == "qwen3" else {"pad_token_id": 0}
     assert sampling == kept | {"eos_token_id": [0, end]}
-    assert way.errors["fuse"] == (
-        f"the base's config files do not list {END[kind]}, the end of turn: the fused model's config.json "
-        "and generation_config.json do, so that mlx_lm stops there\n"
-    )
+    (said,) = way.errors["fuse"].splitlines()
+    for word in (END[kind], "config.json", "generation_config.json"):
+        assert word in said
 
 
 def test_a_model_whose_files_list_its_end_of_turn_is_not_spoken_of(models):

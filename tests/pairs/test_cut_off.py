@@ -28,6 +28,7 @@ from mlx_dpo.records import Curated, Preference
 from mlx_dpo.training.checks import check_masks
 
 from ..conftest import curated_rows
+from ..support.mistakes import assert_told
 from .test_gen_pairs import lines_of, rows_of
 
 SAMPLED = {"model": "llama", "generate__temperature": 1, "generate__top_p": 1}
@@ -155,10 +156,7 @@ def test_a_line_of_another_version_or_hand_is_named(change, pairs_settings, tmp_
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DpoError) as caught:
         generate_pairs(load_config(None, pairs_settings(pairs__limit=4)))
-    assert str(caught.value) == (
-        f"{path}:2: is not a line that this version of gen-pairs writes\n"
-        "  remove the line, or the whole file, and its prompts are answered again"
-    )
+    assert_told(caught.value, f"{path}:2", "not a line of this version", "remove the line")
 
 
 def own_scores(model, tokenizer, row):

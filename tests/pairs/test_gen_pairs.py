@@ -147,7 +147,7 @@ def test_answers_of_other_settings_are_not_mixed_in(pairs_settings, tmp_path):
         ({"model": "llama", "generate__seed": 1}, r"model, template, generate.seed \(was 0\)"),
     ):
         config = load_config(None, pairs_settings(pairs__limit=4, **change))
-        with pytest.raises(DpoError, match=f"holds answers made with another {name}"):
+        with pytest.raises(DpoError, match=f"answers made with another {name}"):
             generate_pairs(config)
     # How many are answered at a time does not change an answer.
     generate_pairs(load_config(None, pairs_settings(pairs__limit=4, generate__batch_size=2)))
@@ -201,7 +201,7 @@ def test_no_prompt_stands_in_both_files(pairs_settings, tmp_path, write_rows):
         ("Rub it.", "", True, "empty"),
         ("Rub it.", "Wash it well and", True, None),
         ("Rub it.", " rub  IT.", False, "identical"),
-        ("Rub it with salt.", "rub IT with", True, "the start of the chosen answer"),
+        ("Rub it with salt.", "rub IT with", True, "equal to the start of the chosen answer"),
         ("Rub it with salt.", "Rub it with", False, None),
         ("Rub it.", "Rub it. Then rinse it", True, None),
         ("Rub the copper pan with salt", "Rub the copper pan with salt.", False, "near-identical"),
@@ -223,9 +223,8 @@ def test_answers_that_never_end_leave_nothing_where_whole_ones_are_asked_for(pai
     config = load_config(None, pairs_settings(pairs__keep_capped="false", generate__max_tokens=24))
     with pytest.raises(DpoError, match="no pair is left to train on") as caught:
         generate_pairs(config)  # random weights never end an answer
-    assert caught.value.hint == (
-        "cut off by max_tokens: raise generate.max_tokens to continue them, or set pairs.keep_capped=true"
-    )
+    for word in ("cut off by max_tokens: ", "generate.max_tokens", "pairs.keep_capped=true"):
+        assert word in caught.value.hint
     assert not (tmp_path / "pairs" / "train.jsonl").exists()
 
 
@@ -241,11 +240,9 @@ def test_each_reason_for_which_rows_are_dropped_is_named_with_its_rows_and_a_rem
     write_rows("rows.jsonl", rows)
     capsys.readouterr()
     counts = generate_pairs(load_config(None, pairs_settings(pairs__source=source)))
-    assert counts.dropped == {"the start of the chosen answer": 1}
-    assert (
-        f"dropped 1, the start of the chosen answer ({source}:{number + 1}): raise generate.max_tokens, so "
-        "that the answers can differ\n"
-    ) in capsys.readouterr().err
+    assert counts.dropped == {"equal to the start of the chosen answer": 1}
+    said = f"dropped 1, equal to the start of the chosen answer ({source}:{number + 1}): "
+    assert f"{said}raise generate.max_tokens" in capsys.readouterr().err
 
 
 def test_a_row_that_comes_twice_is_one_pair(pairs_settings, write_rows):
@@ -268,7 +265,7 @@ def test_a_second_process_in_the_same_folder_is_refused(pairs_settings, tmp_path
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # it stays in the middle
     before = completions.read_bytes()
-    with pytest.raises(DpoError, match="another gen-pairs is at work here\n  wait for it, or stop it"):
+    with pytest.raises(DpoError, match="another gen-pairs is running"):
         generate_pairs(load_config(None, arguments))
     assert completions.read_bytes() == before
     first.send_signal(signal.SIGCONT)
@@ -296,7 +293,7 @@ def test_another_model_at_the_same_place_is_noticed_and_the_same_at_another_is_n
     name = "model.layers.0.mlp.up_proj.weight"
     weights[name] = weights[name] + 0.5
     mx.save_safetensors(str(place / "model.safetensors"), weights, metadata={"format": "mlx"})
-    with pytest.raises(DpoError, match="holds answers made with another model"):
+    with pytest.raises(DpoError, match="answers made with another model"):
         generate_pairs(load_config(None, pairs_settings(pairs__limit=4, **{"model.path": place})))
 
 

@@ -106,12 +106,12 @@ def test_a_whole_section_or_its_one_value_is_understood_too(text, meant, tmp_pat
         ("loss.name=[dpo, sft]", DPO),
         (
             "loss.name=grpo",
-            "it learns from rewards of sampled answers, and mlx-dpo from pairs: sigmoid is DPO",
+            "this method needs rewards of sampled answers, but mlx-dpo trains on pairs: sigmoid",
         ),
-        ("loss.name=ppo", "it learns from rewards of sampled answers"),
-        ("loss.name=kto", "it learns from single answers marked good or bad"),
-        ("loss.name=kto_pair", "it learns from single answers marked good or bad"),
-        ("adapter.type=qlora", "lora on a 4-bit copy of the model (model.path) is QLoRA; choose from lora"),
+        ("loss.name=ppo", "this method needs rewards"),
+        ("loss.name=kto", "KTO needs single answers"),
+        ("loss.name=kto_pair", "KTO needs single answers"),
+        ("adapter.type=qlora", "QLoRA is lora on a 4-bit copy of the model (model.path); choose from lora"),
         ("run.report_to=wandb", "write it as a list: [wandb]"),
     ],
 )

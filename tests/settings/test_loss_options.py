@@ -55,20 +55,20 @@ def test_options_written_to_a_file_and_read_again_are_equal(tmp_path):
         (
             "simpo",
             "simpo_gama=1",
-            "loss.options.simpo_gama is no option of simpo",
+            "loss.options.simpo_gama is not an option of simpo",
             "choose from simpo_gamma; did you mean simpo_gamma?",
         ),
         (
             "sigmoid",
             "simpo_gamma=1",
-            "loss.options.simpo_gamma is of simpo, not of sigmoid",
+            "loss.options.simpo_gamma is an option of simpo, not of sigmoid",
             "sigmoid takes label_smoothing",
         ),
-        ("sft", "x=1", "loss.options.x is no option of sft", "sft takes no options"),
+        ("sft", "x=1", "loss.options.x is not an option of sft", "sft takes no options"),
         (
             "simpo",
             "gamma_beta_ratio=0.5",
-            "loss.options.gamma_beta_ratio is no option of simpo",
+            "loss.options.gamma_beta_ratio is not an option of simpo",
             "did you mean loss.options.simpo_gamma? simpo_gamma = gamma_beta_ratio · beta.value. "
             "choose from simpo_gamma",
         ),
@@ -76,13 +76,13 @@ def test_options_written_to_a_file_and_read_again_are_equal(tmp_path):
             "simpo",
             "simpo_gamma=much",
             "loss.options.simpo_gamma must be a number, got 'much'",
-            "simpo: margin that is asked for",
+            "simpo: margin that the loss asks for",
         ),
         (
             "simpo",
             "simpo_gamma=-1",
             "loss.options.simpo_gamma must be at least 0, got -1.0",
-            "simpo: margin that is asked for",
+            "simpo: margin that the loss asks for",
         ),
     ],
 )

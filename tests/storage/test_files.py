@@ -11,6 +11,8 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.storage.files import check_writable, make_folder, replace_folder, with_replacement, write_text
 from mlx_dpo.storage.jsonl import read_jsonl, write_jsonl
 
+from ..support.mistakes import assert_told
+
 
 class Stop(Exception):
     """Something that no writer raises on purpose."""
@@ -95,10 +97,9 @@ def test_a_full_disk_is_told_with_the_files_name_and_the_remedy(tmp_path):
 
     with pytest.raises(DpoError) as caught:
         with_replacement(tmp_path / "a.json", write)
-    assert str(caught.value) == (
-        f"{tmp_path / 'a.json'}: cannot be written: No space left on device\n"
-        "  free some space or choose another output folder; what was there before is untouched"
-    )
+    what, remedy = "cannot be written: No space left on device", "free some space"
+    assert_told(caught.value, str(tmp_path / "a.json"), what, remedy)
+    assert "unchanged" in caught.value.hint
 
 
 def test_a_full_disk_is_told_also_where_a_librarys_own_code_finds_it(tmp_path):
@@ -155,7 +156,7 @@ def test_a_folder_that_is_in_the_way_stays_as_it_is(tmp_path):
     (tmp_path / "fused" / "mine.txt").write_text("mine")
     with pytest.raises(DpoError, match="exists already") as caught:
         replace_folder(tmp_path / "fused", lambda folder: (folder / "config.json").write_text("{}"))
-    assert caught.value.hint == "choose another output folder"
+    assert "another output folder" in caught.value.hint
     assert tree(tmp_path) == {"fused": None, "fused/mine.txt": b"mine"}
 
 
@@ -189,14 +190,12 @@ def test_a_file_cannot_be_an_output_folder(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(DpoError) as caught:
         check_writable(tmp_path / "run")
-    assert str(caught.value) == (
-        f"{tmp_path / 'run'}: is a file, not a folder\n  choose another output folder"
-    )
+    assert_told(caught.value, str(tmp_path / "run"), "is a file", "another output folder")
 
 
 def test_too_little_room_is_told_before_anything_is_written(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(DpoError, match=r": needs [0-9.]+ GB, the disk has [0-9.]+ GB left") as caught:
+    with pytest.raises(DpoError, match=r": needs [0-9.]+ GB, but the disk has [0-9.]+ GB left") as caught:
         check_writable(tmp_path / "run", need_bytes=free + 10**12)
     assert float(caught.value.what.split()[1]) == pytest.approx((free + 10**12) / 1e9, rel=1e-3)
     assert caught.value.where == str(tmp_path / "run")
@@ -204,9 +203,9 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the folder nobody may write in is Linux's")
 def test_a_folder_that_cannot_be_written_in_is_told_at_once():
-    with pytest.raises(DpoError, match="/proc/run: cannot write in /proc: ") as caught:
+    with pytest.raises(DpoError) as caught:
         check_writable(Path("/proc/run"))
-    assert (caught.value.where, caught.value.hint) == ("/proc/run", "choose another output folder")
+    assert_told(caught.value, "/proc/run", "cannot write in /proc: ", "another output folder")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

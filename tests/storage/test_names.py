@@ -14,17 +14,17 @@ READ = ["model.path", "model.adapter", "pairs.source", "pairs.valid_source", "da
 WRITTEN = ["pairs.output", "run.output"]
 MAY_BE_NULL = {"model.adapter", "pairs.valid_source", "data.valid"}
 FAULTS = {
-    "": "names no file or folder",
-    " \t": "names no file or folder",
-    "a\0b": "holds a control character",
-    "a\x1b]0;title\x07": "holds a control character",
-    "a\nb": "holds a control character",
-    "a\ud800b": "holds half of a character",
+    "": "is not the name of a file or folder",
+    " \t": "is not the name of a file or folder",
+    "a\0b": "contains a control character",
+    "a\x1b]0;title\x07": "contains a control character",
+    "a\nb": "contains a control character",
+    "a\ud800b": "contains half of a character",
     "c\udcffd": "is not UTF-8 text",
-    "x" * 256: "is longer than a file's name can be",
-    "folder/" + "é" * 128: "is longer than a file's name can be",
-    "x/" * 2049: "is longer than a file's name can be",
-    "~nosuchuser/m": "names a user whom this machine does not have",
+    "x" * 256: "is too long for the name of a file",
+    "folder/" + "é" * 128: "is too long for the name of a file",
+    "x/" * 2049: "is too long for the name of a file",
+    "~nosuchuser/m": "names a user that this machine does not have",
 }
 
 
@@ -61,7 +61,7 @@ def test_a_strange_name_that_a_file_can_have_is_taken(name):
 
 
 def test_settings_made_in_python_are_checked_too():
-    with pytest.raises(ValueError, match="train names no file or folder"):
+    with pytest.raises(ValueError, match="train is not the name of a file or folder"):
         DataConfig(train="")
 
 
@@ -155,5 +155,5 @@ def test_an_empty_name_as_of_a_variable_that_is_not_set_is_refused(arguments, ca
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith(f"Error: {flag}: '' names no file or folder\n  ")
+    assert capsys.readouterr().err.startswith(f"Error: {flag}: '' is not the name of a file or folder\n  ")
     assert list(tmp_path.iterdir()) == []

@@ -9,11 +9,6 @@ import pytest
 
 from mlx_dpo.losses import BetaConfig
 
-NEEDS_PAIR = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
-NEEDS_CURATED = 'each line needs "prompt" and "answer"; see data/README.md'
-NEEDS_OBJECT = 'each line is one whole object, such as {"prompt": "...", "answer": "..."}'
-NEEDS_TURN = 'a message is {"role": "user", "content": "..."}'
-NEEDS_TEXT = "texts are JSON strings; conversations are lists of {role, content}"
 SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
 IN_BETA = ", ".join(f.name for f in fields(BetaConfig))
 ALIASES = "without aliases (*name)"
