@@ -7,6 +7,7 @@ from dataclasses import fields
 import mlx.core as mx
 import pytest
 
+from mlx_dpo.errors import DpoError
 from mlx_dpo.losses import BetaConfig
 
 SECTIONS = "known here: model, pairs, generate, data, adapter, loss, beta, optimizer, training, run"
@@ -90,3 +91,17 @@ def not_a_number(folder):
     weights = mx.load(str(folder / "model.safetensors"))
     name = "model.norm.weight"
     mx.save_safetensors(str(folder / "model.safetensors"), weights | {name: weights[name] * mx.nan})
+
+
+def refused(call, argument, place, phrase, remedy=""):
+    """The call must refuse its argument at this place, with a message that holds the phrase."""
+    with pytest.raises(DpoError) as caught:
+        call(argument)
+    assert_told(caught.value, place, phrase, remedy)
+
+
+def edit(file, **changes):
+    """Set values of a JSON object; ... removes one."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    content = {name: value for name, value in (content | changes).items() if value is not ...}
+    file.write_text(json.dumps(content))

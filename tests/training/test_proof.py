@@ -12,14 +12,10 @@ from mlx_dpo.models.load import load_model
 from mlx_dpo.training import proof
 
 from ..long import check_faults
+from ..long.planted_faults import ABSENT, FAULTS
 from ..support.policies import PAIRS, policy
 
-CASES = [
-    (label, fault)
-    for label in check_faults.TINY
-    for fault in check_faults.FAULTS
-    if fault not in check_faults.ABSENT[label]
-]
+CASES = [(label, fault) for label in check_faults.TINY for fault in FAULTS if fault not in ABSENT[label]]
 
 
 def held(model, pair, own):
@@ -46,15 +42,15 @@ def tiny_proof():
 @pytest.mark.parametrize(("label", "fault"), CASES)
 def test_a_planted_fault_is_found_and_an_exact_forward_is_not_refused(tiny_proof, label, fault, dtype):
     """In bfloat16 by activations in float32."""
-    above = max(tiny_proof(label, dtype).above(check_faults.FAULTS[fault]))
+    above = max(tiny_proof(label, dtype).above(FAULTS[fault]))
     assert above < 0.5 if fault == "none" else above > 100
 
 
-@pytest.mark.parametrize("fault", sorted(set(check_faults.FAULTS) - check_faults.ABSENT["SmolLM2"]))
+@pytest.mark.parametrize("fault", sorted(set(FAULTS) - ABSENT["SmolLM2"]))
 @pytest.mark.parametrize("outliers", [False, True], ids=["as it is", "outlier channels"])
 @pytest.mark.real
 def test_a_fault_planted_into_a_real_model_is_found(real_proof, fault, outliers):
-    above = max(real_proof(outliers).above(check_faults.FAULTS[fault]))
+    above = max(real_proof(outliers).above(FAULTS[fault]))
     assert above < 1 if fault == "none" else above > 10
 
 
@@ -75,7 +71,7 @@ def real_proof(smollm2):
 @pytest.mark.parametrize("fault", ["none", "rope off by one", "prompt without its answers' gradient"])
 def test_outlier_channels_hide_no_fault(fault):
     model = check_faults.outlier_channels(check_faults.tiny("Llama, sliding windows"))
-    above = max(held(model, check_faults.random_pair(), "float32").above(check_faults.FAULTS[fault]))
+    above = max(held(model, check_faults.random_pair(), "float32").above(FAULTS[fault]))
     assert above < 1 if fault == "none" else above > 100
 
 
