@@ -5,6 +5,9 @@ from typing import Any
 _LONGEST = 1500
 """Characters of a message: a list of ten places is shorter, but a value from a file may be very long."""
 
+REPORT = "this is a bug in mlx_dpo or in the model's files: please report it with this message"
+"""A remedy where neither settings nor rows are wrong."""
+
 
 def cut_short(text: str, most: int = _LONGEST) -> str:
     """The text, without its middle if it has more than `most` characters."""

@@ -53,7 +53,7 @@ raise SystemExit(bool(wrong))
 PY
 tests=0
 "$new" -m pytest -p no:cacheprovider -rfE --tb=line tests/house/test_upstream.py tests/forward tests/models \
-  tests/training/test_checks.py tests/training/test_proof.py tests/planning "$@" || tests=$?
+  tests/training/test_forward_check.py tests/training/test_proof.py tests/planning "$@" || tests=$?
 if [ "$names" = 0 ] && [ "$tests" = 0 ]; then
   echo "check_upstream: nothing failed with $(versions "$new"); lower limits in pyproject.toml and mlx_dpo/upstream.py can be raised"
 else

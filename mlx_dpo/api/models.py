@@ -26,7 +26,8 @@ from ..models.load import ModelConfig, find_model, load_model, load_tokenizer
 from ..records import Message
 from ..settings import build
 from ..settings_file import Tree
-from ..training.checks import check_masks, choose_forward
+from ..training.forward_check import choose_forward
+from ..training.mask_check import check_masks
 from .pairs import Pairs, as_file
 
 Prompt = str | Sequence[Message]

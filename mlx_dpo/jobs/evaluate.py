@@ -26,8 +26,9 @@ from ..models.end_of_turn import end_note
 from ..models.generate import Answer, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
 from ..storage.reading import is_there
-from ..training.checks import checked_reference, choose_forward
+from ..training.forward_check import choose_forward
 from ..training.reference import reference_key
+from ..training.reference_check import checked_reference
 from ..training.trainer import Data, evaluation_metrics
 from .runs import open_run, say_if_unfinished
 

@@ -28,7 +28,9 @@ from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..training.checks import check_unmoved, choose_forward, spread_rows
+from ..training.checked_rows import spread_rows
+from ..training.forward_check import choose_forward
+from ..training.reference_check import check_unmoved
 from .output_folder import check_run_settings
 from .run_inputs import amounts_of, check_memory_limit, check_rule, say_if_small_beta, say_without_template
 

@@ -31,16 +31,10 @@ from ..models.adapters import (
 )
 from ..models.base_of_adapter import base_sums
 from ..models.load import load_model, weight_bytes
-from ..training.checks import (
-    Before,
-    before_attaching,
-    check_as_before,
-    check_batching,
-    checked_reference,
-    choose_forward,
-)
+from ..training.forward_check import check_batching, choose_forward
 from ..training.layout import Amounts, Layout, traced
 from ..training.reference import reference_key
+from ..training.reference_check import Before, before_attaching, check_as_before, checked_reference
 from ..training.rehearsal import Rehearsal
 from ..training.trainer import Data
 from .attention import attention_of

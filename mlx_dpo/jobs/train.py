@@ -19,7 +19,7 @@ from ..monitoring.run_log import RunLog
 from ..storage.files import make_folder
 from ..storage.reading import expanded, is_there
 from ..training.checkpoint_folder import only_process, remove_leftovers
-from ..training.checks import check_masks
+from ..training.mask_check import check_masks
 from .fit import TrainResult, fit, selected
 from .output_folder import checkpoint_in, is_finished, last_good, output_folder
 from .plan import Start

@@ -22,7 +22,7 @@ from ..losses import LossFunction
 from ..models.free_text import OwnText
 from ..models.load import compute_dtype
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
-from ..training.checks import END, longest_row, sample_pairs, sample_rows, shortened
+from ..training.checked_rows import END, longest_row, sample_pairs, sample_rows, shortened
 from ..training.layout import Layout
 from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -222,6 +223,11 @@ def rounding(model: nn.Module, tokens: Callable[[], Tokens]) -> Apart:
     exact = tokens()
     with rounded_otherwise(model):
         return apart(tokens(), exact)
+
+
+def floor_of(model: nn.Module, row: TokenizedPair) -> Callable[[], Apart]:
+    """How far rounding alone changes the scores of this row; measured on first use."""
+    return cache(partial(rounding, model, partial(own_tokens, model, [row])))
 
 
 def _known(logps: mx.array) -> np.ndarray:

@@ -17,7 +17,7 @@ from mlx_dpo.jobs.questions import ask_run
 from mlx_dpo.jobs.runs import open_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
-from mlx_dpo.training.checks import check_masks
+from mlx_dpo.training.mask_check import check_masks
 
 from ..support.families import FAMILIES, TEMPLATES, write_family
 from ..support.mistakes import assert_told

@@ -14,7 +14,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.models.load import load_tokenizer
 from mlx_dpo.pairs.sampled_answers import cut_text
 from mlx_dpo.records import Curated
-from mlx_dpo.training.checks import check_masks
+from mlx_dpo.training.mask_check import check_masks
 
 from ..support.family_prompts import (
     END,

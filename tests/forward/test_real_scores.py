@@ -13,7 +13,7 @@ from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
 from mlx_dpo.models.load import load_model
-from mlx_dpo.training.checks import choose_forward
+from mlx_dpo.training.forward_check import choose_forward
 
 from ..conftest import ROOT
 from ..golden import golden_smollm2

@@ -18,7 +18,7 @@ from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.forward.partial_vocabulary import Vocabulary
 from mlx_dpo.forward.prompt_cache import empty_state, forked
 from mlx_dpo.losses import LossConfig, build_loss
-from mlx_dpo.training import checks
+from mlx_dpo.training import forward_check
 from mlx_dpo.training.config import TrainingConfig
 from mlx_dpo.training.layout import Layout, traced
 from mlx_dpo.training.step import pair_gradient
@@ -161,7 +161,7 @@ def test_a_windowed_cache_cuts_as_the_models_own_mask_does():
     }
     model = policy("gemma3_text")
     assert_same(gradient_of(model, PAIRS, SHARED, 3), gradient_of(model, PAIRS, PLAIN, 1))
-    assert checks.disagreement(model, PAIRS, SHARED) is None
+    assert forward_check.disagreement(model, PAIRS, SHARED) is None
 
 
 def test_peak_memory_does_not_grow_with_logits():

@@ -200,7 +200,7 @@ def real_pair() -> TokenizedPair:
     """The first stored pair of the real model, as the start-up checks shorten it."""
     import json
 
-    from mlx_dpo.training.checks import shortened
+    from mlx_dpo.training.checked_rows import shortened
 
     stored = Path(__file__).parents[1] / "golden" / "smollm2.json"
     tokens = json.loads(stored.read_text())["pairs"][0]["tokens"]

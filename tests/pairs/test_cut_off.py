@@ -25,7 +25,7 @@ from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.pairs.sampled_answers import COMPLETIONS, cut_text, request_key
 from mlx_dpo.records import Curated, Preference
-from mlx_dpo.training.checks import check_masks
+from mlx_dpo.training.mask_check import check_masks
 
 from ..conftest import curated_rows
 from ..support.mistakes import assert_told

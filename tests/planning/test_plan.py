@@ -20,7 +20,7 @@ from mlx_dpo.planning.liveness import order
 from mlx_dpo.planning.operations import trace
 from mlx_dpo.planning.step_memory import LAYOUTS, forward_of, largest, need
 from mlx_dpo.planning.weightless import skeleton
-from mlx_dpo.training.checks import shortened
+from mlx_dpo.training.checked_rows import shortened
 from mlx_dpo.training.layout import Layout
 
 from ..support import tiny_architectures as architectures

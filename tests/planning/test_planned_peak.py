@@ -20,8 +20,8 @@ from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.planning import run_memory as needs
 from mlx_dpo.planning.step_memory import LAYOUTS, need, scoring_need
 from mlx_dpo.planning.weightless import skeleton
-from mlx_dpo.training import checks
-from mlx_dpo.training.checks import shortened
+from mlx_dpo.training import forward_check
+from mlx_dpo.training.checked_rows import shortened
 from mlx_dpo.training.layout import Layout
 
 from ..conftest import rows_of, some
@@ -134,8 +134,8 @@ def test_checks_at_the_start_need_no_more_than_planned(folder, forward):
     attach(model, AdapterConfig(rank=4))
     gc.collect()
     mx.reset_peak_memory()
-    found = checks.choose_forward(model, pairs, forward)
-    checks.check_batching(model, pairs, found)
+    found = forward_check.choose_forward(model, pairs, forward)
+    forward_check.check_batching(model, pairs, found)
     assert mx.get_peak_memory() <= max(scoring.peak, proved.peak)
 
 

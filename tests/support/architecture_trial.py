@@ -22,7 +22,7 @@ from mlx_dpo.errors import DpoError, first_line
 from mlx_dpo.forward.checkpointing import checkpoint_layers
 from mlx_dpo.forward.pair_logps import COMPLETION, SEPARATE, SHARED, Forward
 from mlx_dpo.models.adapters import AdapterConfig, attach
-from mlx_dpo.training.checks import check_batching, choose_forward, disagreement
+from mlx_dpo.training.forward_check import check_batching, choose_forward, disagreement
 
 from .tiny_architectures import TOKENS, build
 

@@ -23,8 +23,8 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import attach
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.storage.cache import entry_folder, keep, remove
-from mlx_dpo.training import checks
 from mlx_dpo.training import reference as module
+from mlx_dpo.training import reference_check
 from mlx_dpo.training.reference import reference_key, reference_scores
 
 from ..conftest import CLOCK, rows_of, some
@@ -50,7 +50,7 @@ def forwards(monkeypatch):
             nn.Embedding.__call__ = embed
 
     monkeypatch.setattr(module, "batch_scores", noted_batches)
-    monkeypatch.setattr(checks, "reference_scores", noted_scores)
+    monkeypatch.setattr(reference_check, "reference_scores", noted_scores)
 
     def since_last():
         found = (len(scored), bool(calls))

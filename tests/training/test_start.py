@@ -13,7 +13,7 @@ from mlx_dpo.jobs import prepare
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import trainable
 from mlx_dpo.models.load import load_model
-from mlx_dpo.training import checks
+from mlx_dpo.training import forward_check, reference_check
 
 from ..conftest import train_pairs
 
@@ -22,13 +22,13 @@ def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):
     config = configure()
     pairs = train_pairs(config)
     policy, before = prepare._load_policy(config, Path(config.model.path), pairs)
-    forward = checks.choose_forward(policy, pairs, "auto")
+    forward = forward_check.choose_forward(policy, pairs, "auto")
     reference = score_pairs(policy, pairs, forward, singles(pairs))
     policy.load_weights([(n, v + 0.02) for n, v in trainable(policy).items()], strict=False)
     with pytest.raises(DpoError, match="policy and reference differ at the start: margins up to"):
-        checks.check_unmoved(policy, pairs, forward, reference)
+        reference_check.check_unmoved(policy, pairs, forward, reference)
     with pytest.raises(DpoError, match="policy and reference differ at the start: margins up to"):
-        checks.check_as_before(policy, pairs, forward, before)
+        reference_check.check_as_before(policy, pairs, forward, before)
 
 
 def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):
@@ -43,9 +43,9 @@ def test_a_fast_forward_that_disagrees_is_not_used(configure, capsys):
             logits = super().__call__(inputs, cache)
             return logits * (1 + mx.arange(logits.shape[1]))[None, :, None]
 
-    assert checks.choose_forward(model, pairs, "auto").name == "shared"
+    assert forward_check.choose_forward(model, pairs, "auto").name == "shared"
     model.__class__ = ByPosition
-    assert checks.choose_forward(model, pairs, "auto").name == "plain"
+    assert forward_check.choose_forward(model, pairs, "auto").name == "plain"
 
 
 def test_a_batch_that_leaks_between_rows_is_refused(configure):
@@ -59,11 +59,11 @@ def test_a_batch_that_leaks_between_rows_is_refused(configure):
             hidden = super().__call__(*args, **kwargs)
             return hidden + 0.1 * hidden.mean(axis=0, keepdims=True)
 
-    forward = checks.choose_forward(model, pairs, "auto")
-    checks.check_batching(model, pairs, forward)
+    forward = forward_check.choose_forward(model, pairs, "auto")
+    forward_check.check_batching(model, pairs, forward)
     model.model.__class__ = Leaky
     with pytest.raises(DpoError, match="a pair scores differently in a batch than alone"):
-        checks.check_batching(model, pairs, forward)
+        forward_check.check_batching(model, pairs, forward)
 
 
 def test_a_template_that_adds_to_answers_is_refused(configure, models, tmp_path):

@@ -1,4 +1,4 @@
-"""What the checks at the start find out, and which rows they look at."""
+"""Which forward the proof before the first update chooses, and what it finds out."""
 
 from importlib.metadata import version
 
@@ -15,28 +15,15 @@ from mlx_dpo.forward import pair_logps as forward_module
 from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.forward.prompt_cache import Arrays, Keys
 from mlx_dpo.randomness import random_key
-from mlx_dpo.training import checks
+from mlx_dpo.training import forward_check
 
-from ..support.policies import CONFIGS, PAIRS, checkpointed, pair, policy
-
-
-def test_rows_that_are_checked_go_from_the_shortest_to_the_longest():
-    """Whatever their order in the file: the longest is the one that a window of attention may cut."""
-    pairs = [
-        pair(300, 20, 20, 0),
-        pair(20, 5, 5, 1),
-        pair(100, 9, 9, 2),
-        pair(50, 9, 9, 3),
-        pair(60, 9, 9, 4),
-    ]
-    assert checks.spread_rows(pairs, 2) == [1, 0]
-    assert checks.sample_rows(pairs) == [1, 3, 4]
+from ..support.policies import CONFIGS, PAIRS, checkpointed, policy
 
 
 def test_a_prompt_that_gets_no_gradient_from_its_answers_is_found_out(monkeypatch):
     """Right scores, wrong gradients: what a state that leaves a checkpointed block by mutation would give."""
     model = policy("llama")
-    assert checks.disagreement(model, PAIRS, SHARED) is None
+    assert forward_check.disagreement(model, PAIRS, SHARED) is None
     own = Keys.forked
 
     def cut(self, branches):
@@ -45,17 +32,17 @@ def test_a_prompt_that_gets_no_gradient_from_its_answers_is_found_out(monkeypatc
         return fork
 
     monkeypatch.setattr(Keys, "forked", cut)
-    assert checks.disagreement(model, PAIRS, SHARED).startswith("gradients ")
+    assert forward_check.disagreement(model, PAIRS, SHARED).startswith("gradients ")
     for separate in (False, True):
-        assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is COMPLETION
+        assert forward_check.choose_forward(model, PAIRS, "auto", separate=separate) is COMPLETION
     with pytest.raises(DpoError, match=r"the shared forward .* not only on this model: gradients "):
-        checks.choose_forward(model, PAIRS, "shared")
+        forward_check.choose_forward(model, PAIRS, "shared")
 
 
 def test_the_layout_that_trains_is_the_one_that_is_proved(monkeypatch):
     """Right joint, wrong branch by branch: gradients of the first branch only."""
     model = policy("llama")
-    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is SEPARATE
+    assert forward_check.choose_forward(model, PAIRS, "auto", separate=True) is SEPARATE
     own = forward_module._with_gradient
 
     def first_only(model, segment, state, after):
@@ -63,28 +50,17 @@ def test_the_layout_that_trains_is_the_one_that_is_proved(monkeypatch):
         return mx.stop_gradient(score) if after else score
 
     monkeypatch.setattr(forward_module, "_with_gradient", first_only)
-    assert checks.choose_forward(model, PAIRS, "auto") is SHARED
-    assert checks.choose_forward(model, PAIRS, "auto", separate=True) is COMPLETION
-
-
-def test_rows_of_a_proof_are_the_end_of_a_prompt_and_the_start_of_its_answers():
-    pairs = [pair(1500, 500, 40, 0), pair(1500, 40, 900, 1), pair(40, 20, 20, 2)]
-    cut = checks.sample_pairs(pairs)
-    assert [(len(p.prompt), len(p.chosen), len(p.rejected)) for p in cut] == [(40, 20, 20), (76, 32, 32)]
-    assert (cut[1].prompt == pairs[0].prompt[-76:]).all()
-    long = checks.longest_row(pairs, 2000)
-    assert (long.chosen == pairs[1].rejected).all()
-    assert (len(long.prompt), len(long.rejected)) == (1100, 2)
-    assert checks.longest_row(pairs, 300).tokens <= 302
+    assert forward_check.choose_forward(model, PAIRS, "auto") is SHARED
+    assert forward_check.choose_forward(model, PAIRS, "auto", separate=True) is COMPLETION
 
 
 def test_a_branch_that_starts_where_the_other_ended_is_found_out(monkeypatch):
     """Branches that write into one list of states: the second then continues the first."""
     model = policy("granite")
     monkeypatch.setattr(Arrays, "forked", lambda self, branches: self)
-    monkeypatch.setattr(checks, "SHARED", SEPARATE)
-    assert checks.disagreement(model, PAIRS, SEPARATE).startswith("scores differ by")
-    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    monkeypatch.setattr(forward_check, "SHARED", SEPARATE)
+    assert forward_check.disagreement(model, PAIRS, SEPARATE).startswith("scores differ by")
+    assert forward_check.choose_forward(model, PAIRS, "auto") is COMPLETION
 
 
 # MLX on a CPU multiplies experts in float32 only.
@@ -103,7 +79,7 @@ def test_half_precision_bases_share_their_prompts_in_every_layout(architecture, 
     """Adapters are float32 and all else is not: gradients change their type on the way between them."""
     model = made(architecture, "lora", bits, mx.bfloat16)
     forward = SEPARATE if separate else SHARED
-    assert checks.choose_forward(model, PAIRS, "auto", separate=separate) is forward
+    assert forward_check.choose_forward(model, PAIRS, "auto", separate=separate) is forward
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AssertionError, KeyError])
@@ -118,12 +94,12 @@ def test_a_model_that_cannot_be_continued_is_not_shared_whatever_it_raises(error
         return own(self, x, mask, cache)
 
     monkeypatch.setattr(type(model.layers[0]), "__call__", refuse)
-    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    assert forward_check.choose_forward(model, PAIRS, "auto") is COMPLETION
     told = capsys.readouterr().err
     assert "forward: shared is not used: the architecture" in told
     assert "WARNING" not in told
     with pytest.raises(DpoError, match="the shared forward is not exact on this model: the architecture"):
-        checks.choose_forward(model, PAIRS, "shared")
+        forward_check.choose_forward(model, PAIRS, "shared")
 
 
 FAULTS = {
@@ -145,14 +121,14 @@ def test_a_fast_forward_that_is_lost_for_another_reason_than_the_model_is_told_l
 ):
     FAULTS[fault](monkeypatch)
     model = policy("granite")
-    assert checks.choose_forward(model, PAIRS, "auto") is COMPLETION
+    assert forward_check.choose_forward(model, PAIRS, "auto") is COMPLETION
     told = capsys.readouterr().err
     assert told.count("WARNING") == 1
     assert "the fast forward (shared) cannot be used" in told and "The completion forward is used" in told
     assert "the model is not the reason" in told and "scripts/check_upstream.sh" in told
     assert f"Installed: mlx {version('mlx')} and mlx-lm {version('mlx-lm')}; tested: mlx>=" in told
     with pytest.raises(DpoError, match=r"the shared forward .* not only on this model: ") as caught:
-        checks.choose_forward(model, PAIRS, "shared")
+        forward_check.choose_forward(model, PAIRS, "shared")
     assert "scripts/check_upstream.sh" in caught.value.hint
 
 
@@ -161,7 +137,7 @@ def test_functions_of_ours_that_no_longer_reach_the_models_are_told_loudly(
 ):
     """Both fast forwards are lost to it; the model's own call is still right, and is taken."""
     monkeypatch.setattr(llama, "swiglu", lambda gate, x: nn.silu(gate) * x)
-    assert checks.choose_forward(policy("llama"), PAIRS, "auto") is PLAIN
+    assert forward_check.choose_forward(policy("llama"), PAIRS, "auto") is PLAIN
     told = capsys.readouterr().err
     assert (
         f"shared is not used: mlx-lm {version('mlx-lm')} has a changed swiglu in mlx_lm.models.llama" in told
@@ -172,7 +148,7 @@ def test_functions_of_ours_that_no_longer_reach_the_models_are_told_loudly(
 
 def test_every_forward_is_exact_on_the_known_model_and_random_numbers_stay_as_they_were():
     before = random_key().tolist()
-    assert all(map(checks.exact_on_known_model, (SHARED, SEPARATE, COMPLETION)))
+    assert all(map(forward_check.exact_on_known_model, (SHARED, SEPARATE, COMPLETION)))
     assert random_key().tolist() == before
 
 
@@ -182,17 +158,17 @@ def test_memory_that_runs_out_in_the_proof_says_nothing_about_the_model(monkeypa
 
     monkeypatch.setattr(Keys, "forked", full)
     with pytest.raises(RuntimeError, match="Unable to allocate"):
-        checks.choose_forward(policy("llama"), PAIRS, "auto")
+        forward_check.choose_forward(policy("llama"), PAIRS, "auto")
 
 
 def test_the_models_own_call_is_proved_too_where_its_blocks_are_checkpointed(monkeypatch):
     """A block that is computed again, and gives its parameters no gradient."""
     model = checkpointed("llama", "lora")
-    assert checks.choose_forward(model, PAIRS, "plain") is PLAIN
+    assert forward_check.choose_forward(model, PAIRS, "plain") is PLAIN
 
     def cut(fun, owner=None):
         return lambda parameters, *rest: fun(tree_map(mx.stop_gradient, parameters), *rest)
 
     monkeypatch.setattr(checkpointing, "checkpoint", cut)
     with pytest.raises(DpoError, match="this model cannot be trained: gradients "):
-        checks.choose_forward(model, PAIRS, "plain")
+        forward_check.choose_forward(model, PAIRS, "plain")
