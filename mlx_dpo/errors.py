@@ -30,6 +30,17 @@ class DpoError(Exception):
         super().__init__(what)
         self.what, self.where, self.hint, self.code = what, str(where), hint, code
 
+    def instead(
+        self, *, what: str | None = None, where: str | None = None, hint: str | None = None
+    ) -> "DpoError":
+        """The same kind of mistake, told in other words or of another place."""
+        return DpoError(
+            self.what if what is None else what,
+            where=self.where if where is None else where,
+            hint=self.hint if hint is None else hint,
+            code=self.code,
+        )
+
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.hint}" if self.hint else head

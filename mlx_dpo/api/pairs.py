@@ -117,7 +117,7 @@ def named(files: Mapping[Path | str, str]) -> Iterator[None]:
             if where.startswith(str(path)):
                 what = re.sub(r"\blines (\d+(?:, \d+)*)", lambda lines, n=name: _pairs(lines[1], n), what)
             what, where, hint = (_renamed(text, str(path), name) for text in (what, where, hint))
-        raise DpoError(what, where=where, hint=hint, code=error.code) from None
+        raise error.instead(what=what, where=where, hint=hint) from None
 
 
 def _renamed(text: str, path: str, name: str) -> str:

@@ -145,7 +145,7 @@ def check_template(tokenizer: Any) -> tuple[str, str]:
         hint = error.hint
         if "row" in hint:  # no row of the user is the cause
             hint = "set model.chat_template to a template that prints every turn unchanged and only adds text"
-        raise DpoError(error.what, where=tokenizer.name_or_path, hint=hint, code=error.code) from None
+        raise error.instead(where=tokenizer.name_or_path, hint=hint) from None
     opening = said.removesuffix(answer.turn["content"])
     unasked = render(tokenizer, prompt, generation_prompt=False) == before
     if unasked and opening.strip():

@@ -106,7 +106,7 @@ class RowTokenizer:
                 self._tokenizer, row.prompt, row.answers, self._end, row.tools, self._max_length
             )
         except DpoError as error:
-            raise DpoError(error.what, where=row.where, hint=error.hint, code=error.code) from None
+            raise error.instead(where=row.where) from None
         check_known(self._tokenizer, [*prompt, *branches[0], *branches[1]], row.where)
         room = self._max_length - len(prompt)
         if room < 2:

@@ -54,8 +54,7 @@ def _read_held_out(path: str, answers: bool) -> RowIndex:
     except DpoError as error:
         if error.what != NO_ROWS:
             raise
-        hint = "set data.valid=null to train without held-out pairs"
-        raise DpoError(error.what, where=error.where, hint=hint) from None
+        raise error.instead(hint="set data.valid=null to train without held-out pairs") from None
 
 
 def amounts_of(config: RunConfig, rows: int, before: Amounts | None = None) -> Amounts:

@@ -346,7 +346,8 @@ def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> d
         try:
             attach(model, config)
         except DpoError as error:
-            raise DpoError(f"this adapter does not fit: {error.what}", where=folder, hint=_FIT_HINT) from None
+            what = f"this adapter does not fit: {error.what}"
+            raise error.instead(what=what, where=str(folder), hint=_FIT_HINT) from None
     weights = check_tensors(Path(folder) / WEIGHTS, _COPY)
     live = trainable(model)
     shapes = {

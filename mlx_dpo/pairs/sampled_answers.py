@@ -68,7 +68,7 @@ def tokenize_prompts(rows: Sequence[Curated], tokenizer: Any, max_length: int) -
         try:
             tokens, (wanted,) = pair_tokens(tokenizer, row.prompt, [row.wanted], end, row.tools, max_length)
         except DpoError as error:
-            raise DpoError(error.what, where=row.where, hint=error.hint) from None
+            raise error.instead(where=row.where) from None
         check_known(tokenizer, [*tokens, *wanted], row.where)
         if len(tokens) + 2 > max_length:
             too_long.append((row.where, len(tokens)))

@@ -155,7 +155,7 @@ def _of_the_cache(folder: Path) -> Iterator[None]:
     except DpoError as error:
         if error.where not in (str(folder), str(folder.parent)):
             raise
-        raise DpoError(error.what, where=error.where, hint=_HINT) from None
+        raise error.instead(hint=_HINT) from None
 
 
 def unwritable_cache(path: Path, error: OSError) -> DpoError:
