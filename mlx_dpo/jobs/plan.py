@@ -17,7 +17,7 @@ from ..errors import DpoError, first_line
 from ..machine.resources import memory_limit
 from ..models.load import find_model, load_tokenizer
 from ..planning.remedy import nearest
-from ..planning.run_memory import Plan, Run, plan_memory, traced_layout
+from ..planning.run_memory import Plan, Run, disk_bytes, forward_flops, plan_memory, traced_layout
 from ..planning.step_memory import LAYOUTS
 from ..planning.weightless import Skeleton, skeleton
 from ..training.layout import Amounts, Layout
@@ -91,22 +91,21 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
         if not config.model.adapter:
             raise
         what, hint = f"this adapter does not fit: {error.what}", "use the model the adapter was trained on"
-        raise DpoError(what, where=config.model.adapter, hint=hint) from None
+        raise error.instead(what=what, where=config.model.adapter, hint=hint) from None
     except _Untraceable as error:
         raise DpoError(
             f"the memory need of this model cannot be planned: {error}",
             where=base,
             hint="train works without a plan; training.gradient_checkpointing=on needs the least memory",
         ) from None
-    sizes = sum(pair_sizes(some).astype(np.int64).sum(axis=0) for some in run.all())
-    blocks, head = run.model.work
+    tokens = sum(pair_sizes(some).astype(np.int64).sum(axis=0) for some in run.all()).tolist()
     return replace(
         plan,
-        disk=(1 + 3 * (config.training.keep_checkpoints + 2)) * run.model.trained
-        + 4 * int(sizes.sum())
-        + 8 * sum(map(len, run.all())),
+        disk=disk_bytes(
+            run.model.trained, config.training.keep_checkpoints, sum(tokens), sum(map(len, run.all()))
+        ),
         shapes=traced_layout(config, run, plan.chosen or LAYOUTS[-1])[1],
-        flops=2.0 * (blocks * int(sizes.sum()) + head * int(sizes[1:].sum())),
+        flops=forward_flops(run.model.work, tokens),
     )
 
 

@@ -31,6 +31,7 @@ from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder, with_replacement, write_text
 from ..training.checkpoint_folder import (
     CHECKPOINTS,
+    adapter_bytes,
     check_saved,
     checkpoint_of,
     prune_checkpoints,
@@ -55,10 +56,11 @@ def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     """
     config, policy = run.config, run.policy
     remove_leftovers(folder)
-    kept = config.training.keep_checkpoints + 2  # plus the best one, and the one being written
-    adapter = sum(value.nbytes for value in trainable(policy).values())
+    trained = sum(value.nbytes for value in trainable(policy).values())
     there = sum(file.stat().st_size for file in (folder / CHECKPOINTS).glob("*/*"))
-    check_writable(folder, need_bytes=max(0, (3 * kept + 1) * adapter - there))
+    check_writable(
+        folder, need_bytes=max(0, adapter_bytes(trained, config.training.keep_checkpoints) - there)
+    )
     make_folder(folder / CHECKPOINTS)  # first: marks the folder as a run, even if the process ends soon
     if anew:
         # The largest file first: if the disk is full, an older run is still intact.

@@ -18,6 +18,7 @@ from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..losses import build_loss
 from ..models.free_text import OwnText, longest_text
 from ..models.load import ModelConfig, load_tokenizer
+from ..training.checkpoint_folder import adapter_bytes
 from ..training.layout import Amounts, Layout, traced
 from .step_memory import LAYOUTS, Need, need, scoring_need
 from .weightless import Skeleton
@@ -239,6 +240,26 @@ def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPai
         room = length - len(pair.prompt)
         cut.append(replace(pair, chosen=pair.chosen[:room], rejected=pair.rejected[:room]))
     return cut
+
+
+def disk_bytes(trained: int, keep: int, tokens: int, pairs: int) -> int:
+    """Bytes that a run writes: the adapter, its checkpoints, tokens, and two scores for each pair.
+
+    Args:
+        trained, keep: as `adapter_bytes`.
+    """
+    return adapter_bytes(trained, keep) + 4 * tokens + 8 * pairs
+
+
+def forward_flops(work: tuple[int, int], tokens: Sequence[int]) -> float:
+    """Operations of one forward pass over all pairs: each product is a multiplication and an addition.
+
+    Args:
+        work: products for one token in the blocks, and in the head, which is computed for answers only.
+        tokens: of all prompts, chosen and rejected answers.
+    """
+    blocks, head = work
+    return 2.0 * (blocks * sum(tokens) + head * sum(tokens[1:]))
 
 
 def traced_layout(config: RunConfig, run: Run, layout: Layout) -> tuple[Layout, int]:

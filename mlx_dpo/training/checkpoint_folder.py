@@ -142,6 +142,15 @@ def holds_others(run: Path) -> bool:
     return not all(_is_step(name) for name in names if not name.startswith("."))
 
 
+def adapter_bytes(trained: int, keep: int) -> int:
+    """Bytes of an adapter and its checkpoints at most: `keep` of them, the best, and one being written.
+
+    Args:
+        trained: bytes of what is trained; a checkpoint holds them, and two moments of the optimiser.
+    """
+    return trained * (1 + 3 * (keep + 2))
+
+
 def prune_checkpoints(run: Path, keep: int, best: int | None) -> None:
     """Remove all checkpoints except the newest `keep` and the one of step `best`."""
     steps = sorted(_steps(run))

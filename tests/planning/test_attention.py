@@ -10,6 +10,7 @@ from mlx_dpo.data.shared_prompts import build_shared
 from mlx_dpo.forward.mlx_attention import BLOCKS, FUSED, Call, attending, kernel, takes_kernel
 from mlx_dpo.forward.pair_logps import SHARED
 from mlx_dpo.jobs.attention import attention_of, measured_attention
+from mlx_dpo.planning import attention_choice
 from mlx_dpo.planning.attention_choice import Measured, attention_calls, choose, measured, settle
 from mlx_dpo.planning.step_memory import LAYOUTS, _step
 from mlx_dpo.planning.weightless import skeleton
@@ -248,3 +249,29 @@ def wide(folder):
     config = read_model_config(folder)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 128, "head_dim": 64}
     return {**config, **heads, "torch_dtype": "float32"}
+
+
+def test_the_work_of_a_call_is_its_queries_times_its_keys():
+    """Four answers and six heads: 4 · 6 · 21 queries · 58 keys · 16 numbers; a prompt: 6 · 150 · 150 · 16."""
+    assert attention_choice._work(ANSWERS) == 467_712
+    assert attention_choice._work(PROMPT) == 2_160_000
+
+
+@pytest.mark.parametrize(
+    ("found", "layer"),
+    [
+        ([(Measured(1e-7, 0.25, 100), 1)], (1e-7, 0.25, 100, "")),
+        ([(Measured(1e-7, 0.25, 100), 3)], (1e-7, 0.25, 100, "")),  # three layers of one call each
+        ([(Measured(1e-7, 0.25, 100), 1), (Measured(3e-7, 0.5, 60), 2)], (3e-7, 1.25, 100, "")),
+        ([(Measured(1e-7, 0.25, 100), 2), (Measured(3e-7, 0.5, 160), 4)], (3e-7, 1.25, 160, "")),
+        ([(Measured(1.0, 0.25, 9, "no"), 1), (Measured(1e-7, 0.5, 9), 1)], (1.0, 0.75, 9, "no")),
+    ],
+)
+def test_the_calls_of_a_layer_add_up_their_seconds_and_have_the_largest_error_and_peak(found, layer):
+    assert attention_choice._together(found) == layer
+
+
+def test_an_error_that_is_no_number_is_never_lost():
+    unknown, known = (Measured(error, 0.25, 9) for error in (float("nan"), 1e-7))
+    for found in ([unknown, known], [known, unknown]):
+        assert np.isnan(attention_choice._together([(m, 1) for m in found]).error)

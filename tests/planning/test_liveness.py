@@ -1,12 +1,15 @@
-"""How long an array lives while MLX computes a graph: sums worked by hand."""
+"""How long an array lives while MLX computes a graph: sums worked by hand, and memory that is simulated."""
+
+from collections import Counter
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_dpo.planning import liveness
 from mlx_dpo.planning.graph_reader import Array
 from mlx_dpo.planning.liveness import moments, order
-from mlx_dpo.planning.operations import Graph, trace
+from mlx_dpo.planning.operations import Graph, Operation, trace
 
 MB = Array((1000, 250), 4)
 """One megabyte."""
@@ -135,3 +138,117 @@ def test_operations_that_no_result_needs_are_left_out_and_all_others_come_after_
     for operation in made:
         assert known.issuperset(operation.inputs)
         known.update(operation.outputs)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0, 0), (1, 1), (4096, 4096), (8192, 8192), (8193, 8192), (10**9, 8192)]
+)
+def test_a_buffer_is_larger_by_the_whole_array_or_two_pages(size, expected, monkeypatch):
+    monkeypatch.setattr(liveness, "_SPARE", 8192)
+    assert liveness.spare(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("commands", "megabytes_in_one", "numbers"),
+    [
+        (40, 40, [0, 0, 0, 0, 0, 0]),
+        (1, 40, [0, 0, 1, 1, 2, 2]),  # a buffer ends after more than one operation
+        (40, 1.5, [0, 0, 1, 1, 2, 2]),  # after more than 1.5 MB of inputs
+        (40, 0.5, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_command_buffer_ends_after_so_many_operations_or_bytes(
+    commands, megabytes_in_one, numbers, monkeypatch
+):
+    """Six operations, each of which reads one megabyte."""
+    monkeypatch.setattr(liveness, "_COMMANDS", commands)
+    monkeypatch.setattr(liveness, "_COMMAND_BYTES", int(megabytes_in_one * 1e6))
+    tape = [Operation("Matmul", [n], [n + 1], None) for n in range(6)]
+    assert liveness._command_buffers(tape, [10**6] * 7) == numbers
+
+
+# Random graphs against memory that is simulated by counting who still holds each buffer.
+
+IN_PLACE, PRODUCT, VIEW = "Add", "Matmul", "Transpose"
+
+
+def random_graph(seed: int) -> Graph:
+    """Forty operations on two weights, a given array and results of earlier operations."""
+    rng, graph = np.random.default_rng(seed), Graph()
+    sizes = [int(n) for n in rng.integers(1, 4, 3)]
+    arrays = [graph.array(Array((size,), 1)) for size in sizes]
+    graph.given = [arrays[0]]
+    for _ in range(40):
+        read = [int(a) for a in rng.choice(arrays[-8:], size=rng.integers(1, 3), replace=False)]
+        name = str(rng.choice([IN_PLACE, PRODUCT, VIEW]))
+        size = graph.arrays[read[0]].nbytes if name == VIEW else int(rng.integers(1, 4))
+        outputs = [graph.array(Array((size,), 1)) for _ in range(1 if name == VIEW else rng.integers(1, 3))]
+        graph.operation(name, read[:1] if name == VIEW else read, outputs, None)
+        arrays += outputs
+    graph.results = sorted({int(a) for a in rng.choice(arrays[3:], size=4)} | {arrays[-1]})
+    return graph
+
+
+def simulated(graph: Graph, behind: int = 0) -> list[int]:
+    """Bytes while each operation that is no view runs: buffers are held by arrays, and these by readers."""
+    run = order(graph)
+    readers = Counter(a for operation in run for a in dict.fromkeys(operation.inputs))
+    readers.update(graph.results)  # results are read for ever
+    buffer_of = {a: a for a in range(len(graph.arrays))}
+    made = {a for a in graph.given if readers[a]}
+    holders = {a: {a} for a in made}  # buffer -> arrays that are still to be read
+    size, leaving, seen, time = {a: graph.arrays[a].nbytes for a in made}, [], [], 0
+    for operation in run:
+        dying = []
+        for a in dict.fromkeys(operation.inputs):
+            readers[a] -= 1
+            buffer = buffer_of[a]
+            if operation.name == VIEW:
+                (view,) = operation.outputs
+                buffer_of[view] = buffer
+                if buffer in holders:
+                    holders[buffer].add(view)
+            if not readers[a] and buffer in holders:
+                holders[buffer].discard(a)
+                if not holders[buffer]:
+                    dying.append(buffer)
+        if operation.name == VIEW:
+            continue
+        for left, buffer in list(leaving):
+            if left + behind < time:
+                leaving.remove((left, buffer))
+                del size[buffer]
+        for a in operation.outputs:
+            nbytes = graph.arrays[a].nbytes
+            reused = [b for b in dying if size[b] == nbytes] if operation.name == IN_PLACE else []
+            buffer = reused[0] if reused else a
+            if reused:
+                dying.remove(buffer)
+            buffer_of[a], holders[buffer], size[buffer] = buffer, {a} if readers[a] else set(), nbytes
+        seen.append(sum(size.values()))
+        unread = [buffer_of[a] for a in operation.outputs if not readers[a]]
+        for buffer in [*dying, *unread]:
+            del holders[buffer]
+            leaving.append((time, buffer))
+        time += 1
+    return seen
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(30))
+def test_memory_of_random_graphs_is_that_of_counting_who_holds_each_buffer(seed, behind, monkeypatch):
+    monkeypatch.setattr(liveness, "_BEHIND", behind)
+    graph = random_graph(seed)
+    assert [sum(moment.blocks.values()) for moment in moments(graph)] == simulated(graph, behind)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_graphs_are_ordered_as_what_they_read_is_made(seed):
+    graph = random_graph(seed)
+    known, run = {0, 1, 2}, order(graph)
+    for operation in run:
+        assert known.issuperset(operation.inputs)
+        known.update(operation.outputs)
+    assert known.issuperset(graph.results)
+    read = {a for operation in run for a in operation.inputs} | set(graph.results)
+    assert all(read.intersection(operation.outputs) for operation in run)  # none is left over
