@@ -58,13 +58,11 @@ def run_settings(config: "RunConfig", adapter: Path | None = None) -> list[str]:
 
 
 def _all_pairs(path: str) -> bool:
-    """Whether every row of a file is a pair; curated rows have no rejected answer."""
-    from ..data.formats import to_preference
-    from ..storage.jsonl import read_jsonl
+    """Whether every row of a file gives pairs; curated rows have no rejected answer."""
+    from ..data.formats import to_pairs
+    from ..data.row_reader import RowReader
 
     try:
-        for where, row in read_jsonl(path):
-            to_preference(row, where)
+        return all(line.error is None for line in RowReader(path, to_pairs))
     except DpoError:
         return False
-    return True
