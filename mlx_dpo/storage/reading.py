@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import DpoError
+from .names import impossible
 
 WHOLE_BYTES = 2**28
 """Largest file that is read as one text: tokenizer.json of a large vocabulary has about 40 MB."""
@@ -172,14 +173,8 @@ def check_name(path: Path | str) -> None:
     Raises:
         DpoError: the name contains a NUL, or half of a character.
     """
-    try:
-        fault = "a NUL character" if b"\0" in os.fsencode(path) else ""
-    except UnicodeEncodeError:
-        fault = "half of a character"
-    if fault:
-        raise DpoError(
-            f"contains {fault}, which no file name can contain", where=path_text(path), hint=_CHECK_PATH
-        )
+    if fault := impossible(path):
+        raise DpoError(f"{fault}, which no file name can contain", where=path_text(path), hint=_CHECK_PATH)
 
 
 def path_text(path: Path | str) -> str:

@@ -16,7 +16,7 @@ MAY_BE_NULL = {"model.adapter", "pairs.valid_source", "data.valid"}
 FAULTS = {
     "": "is not the name of a file or folder",
     " \t": "is not the name of a file or folder",
-    "a\0b": "contains a control character",
+    "a\0b": "contains a NUL character",
     "a\x1b]0;title\x07": "contains a control character",
     "a\nb": "contains a control character",
     "a\ud800b": "contains half of a character",
