@@ -6,7 +6,18 @@ from typing import Any, NamedTuple
 
 from ..errors import DpoError
 from ..records import Answer, Message, Tools
-from .parts import WORD, Place, answer_parts, breaks, marked, one, other_than, prompt_parts, shown, squeezed
+from .parts import (
+    WORD,
+    Place,
+    answer_parts,
+    breaks,
+    end_of_part,
+    marked,
+    one,
+    other_than,
+    prompt_parts,
+    squeezed,
+)
 from .render import render
 
 _MARK = r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])"
@@ -187,7 +198,7 @@ def _check_parts(again: Callable[[Place], str], text: str) -> None:
         if word not in found and unseen(number, other_than(part)):
             raise _left_out(what)
         if isinstance(part, str) and part.strip():
-            after = shown(part, seen, place_after) or shown(part, seen)
+            after = end_of_part(part, seen, place_after) or end_of_part(part, seen)
             place_after = after or place_after
             for cut in () if after else breaks(part, seen):
                 if unseen(number, cut):

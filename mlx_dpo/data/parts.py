@@ -112,7 +112,7 @@ def other_than(part: Any) -> Any:
     return digits if digits != part else digits.replace("7", "8")
 
 
-def shown(text: str, seen: str, since: int = 0) -> int:
+def end_of_part(text: str, seen: str, since: int = 0) -> int:
     """The place after `text` in a rendered text (as it is, or as JSON; without white space), or 0.
 
     Args:

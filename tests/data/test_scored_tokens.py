@@ -69,7 +69,7 @@ def tokenizer(family, folders):
     return load_tokenizer(folders(family))
 
 
-def shown(family, answer):
+def as_rendered(family, answer):
     return answer.strip() if family in TRIMS else answer
 
 
@@ -80,7 +80,7 @@ def assert_scored(tokenizer, family, pair, answers):
     targets, mask = np.array(batch.targets), np.array(batch.mask)
     for row, answer in enumerate(answers):
         scored = targets[row][mask[row]]
-        assert decode(tokenizer, scored) == shown(family, answer) + END[family]
+        assert decode(tokenizer, scored) == as_rendered(family, answer) + END[family]
         ends = [i for i, token in enumerate(scored) if int(token) in tokenizer.eos_token_ids]
         assert ends == [len(scored) - 1]
         # `positions` points at the token before each scored one: the header's last, then the answer's.
@@ -124,7 +124,7 @@ def test_of_a_cut_off_answer_all_its_text_is_scored_and_no_end(folders, family, 
         targets, mask = np.array(batch.targets), np.array(batch.mask)
         chosen, rejected = (targets[branch][mask[branch]] for branch in (0, 1))
         assert decode(tokenizer, chosen) == row.chosen + END[family]
-        assert decode(tokenizer, rejected) == shown(family, row.rejected).rstrip()
+        assert decode(tokenizer, rejected) == as_rendered(family, row.rejected).rstrip()
         assert not set(rejected.tolist()) & tokenizer.eos_token_ids
         shared = build_shared([pair])
         assert np.array(shared.lengths).tolist() == [len(chosen), len(rejected)]
