@@ -14,11 +14,13 @@ an older version) is accepted as it is.
 
 import hashlib
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DpoError
+from ..storage.cache import file_state, is_settled
 from ..storage.checksummed_folder import digest
 from ..storage.reading import readable
 
@@ -30,6 +32,8 @@ _SIGNS = (f'"{_KEY}"'.encode(), f'"{_PREFIX}'.encode())
 """Both mark a stamped file: with two marks, one changed bit cannot hide that it was stamped."""
 _VALUE = re.compile(f'"{_PREFIX}([0-9a-f]{{64}})"'.encode())
 _BLOCK, _LARGEST_HEADER = 2**20, 100_000_000
+_WHOLE: list[dict[str, Any]] = []
+"""States of files that this process has read and found whole."""
 
 UNSTAMPED = {"format": "mlx", _KEY: _PREFIX + _ZEROS}
 """Metadata of a safetensors file before it is stamped."""
@@ -48,15 +52,22 @@ def stamp_weights(path: Path) -> None:
 def check_weights(path: Path) -> None:
     """Check that a safetensors file with a checksum is unchanged.
 
+    A file that did not change since this process found it whole is not read again.
+
     Raises:
         DpoError: the file changed, or cannot be read.
     """
     with readable(path):
+        begun, state = time.time(), file_state(path.resolve())
+        if state in _WHOLE:
+            return
         header = _header(path)
         if not any(sign in header for sign in _SIGNS):
             return
         found = _VALUE.search(header)
         whole = found and _sha256(path, header.replace(found[1], _ZEROS.encode(), 1)) == found[1].decode()
+        if whole and is_settled(state, begun) and file_state(path.resolve()) == state:
+            _WHOLE.append(state)
     if not whole:
         raise _damaged(path)
 

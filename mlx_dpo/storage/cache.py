@@ -196,7 +196,7 @@ def content_hash(path: Path | str) -> str:
 def _content_hash(path: Path | str) -> str:
     """As `content_hash`, but raises the system's own errors."""
     path = Path(os.path.realpath(path))
-    seen = _state(path)
+    seen = file_state(path)
     if seen["size"] < _LARGE:
         return sha256(path)
     note = cache_folder() / _HASHES / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
@@ -206,15 +206,20 @@ def _content_hash(path: Path | str) -> str:
             return known["sha256"]
     begun = time.time()
     found = sha256(path)
-    settled = max(seen["mtime_ns"], seen["ctime_ns"]) / 1e9 < begun - _TICK_SECONDS
-    if settled and _state(path) == seen:
+    if is_settled(seen, begun) and file_state(path) == seen:
         with suppress(DpoError):  # without the note, only the next start is slower
             _make_private(note.parent)
             write_text(note, json.dumps({"state": seen, "sha256": found}))
     return found
 
 
-def _state(path: Path) -> dict[str, Any]:
+def is_settled(state: Mapping[str, Any], now: float) -> bool:
+    """Whether a change of the file from now on, in seconds since 1970, shows in its state."""
+    return max(state["mtime_ns"], state["ctime_ns"]) / 1e9 < now - _TICK_SECONDS
+
+
+def file_state(path: Path) -> dict[str, Any]:
+    """What tells one content of a file from a later one without reading it."""
     found = path.stat()
     return {
         "path": str(path),

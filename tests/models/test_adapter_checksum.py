@@ -15,7 +15,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.models import adapters
+from mlx_dpo.models import adapter_checksum, adapters
 from mlx_dpo.models.adapter_checksum import UNSTAMPED, check_weights, stamp_weights
 from mlx_dpo.models.adapters import (
     AdapterConfig,
@@ -27,7 +27,7 @@ from mlx_dpo.models.adapters import (
 )
 from mlx_dpo.models.load import load_model
 from mlx_dpo.models.weights import check_tensors
-from mlx_dpo.storage import files
+from mlx_dpo.storage import cache, files
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
 from ..conftest import weights_of
@@ -107,6 +107,23 @@ def test_a_flipped_bit_in_a_finished_adapter_is_refused_by_every_reader(run, ref
     assert DAMAGED in error.value.what or (not seed % 2 and "damaged or incomplete" in error.value.what)
     for name in READERS:
         refused_at(command_line(name, models("llama")), f"run/{WEIGHTS}", error.value.what, error.value.hint)
+
+
+def test_an_eval_reads_its_adapter_once_for_the_checksum_and_again_once_it_changed(run, monkeypatch):
+    read, own = [], adapter_checksum._sha256
+
+    def counted(path, header):
+        read.append(path)
+        return own(path, header)
+
+    monkeypatch.setattr(adapter_checksum, "_sha256", counted)
+    monkeypatch.setattr(cache, "_TICK_SECONDS", 0)  # a file that was just written may change within a tick
+    evaluate_run(run, samples=0)
+    assert read == [run / WEIGHTS]
+    flip(run / WEIGHTS, -5, 0)
+    with pytest.raises(DpoError) as error:
+        evaluate_run(run, samples=0)
+    assert DAMAGED in error.value.what and read == [run / WEIGHTS] * 2
 
 
 def test_a_changed_number_in_an_adapters_config_is_refused_unless_the_checksum_is_taken_out(run, mistake):
