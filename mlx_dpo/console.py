@@ -84,17 +84,33 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
 
 
 def _lines(label: str, total: int, unit: str, done: int) -> Callable[..., None]:
-    start = last = time.monotonic()
-    finished = 0
+    last, finished = time.monotonic(), done
+    first: tuple[float, int] | None = None
 
     def advance(n: int, note: str = "") -> None:
-        nonlocal finished, last
+        nonlocal finished, first, last
         finished += n
         now = time.monotonic()
-        if now - last < _LINE_SECONDS or not finished:
+        if first is None and finished > done:
+            first = now, finished
+        if first is None or now - last < _LINE_SECONDS:
             return
         last = now
-        left = (total - done - finished) * (now - start) / finished
-        say(f"{label}: {done + finished}/{total} {unit} {note} {left:.0f} s left")
+        left = seconds_left(first, (now, finished), total)
+        told = [f"{finished}/{total} {unit}", note, "" if left is None else f"{left:.0f} s left"]
+        say(f"{label}: {' '.join(filter(None, told))}")
 
     return advance
+
+
+def seconds_left(first: tuple[float, int], now: tuple[float, int], total: int) -> float | None:
+    """Time for the rest at the pace since the first report, as the bar counts it; None at the first.
+
+    What comes before it would mislead: the device warms up, and of answers that are sampled at the same time
+    the first one takes as long as all.
+
+    Args:
+        first, now: a report's time in seconds, and how many of `total` were done then.
+    """
+    seconds, finished = now[0] - first[0], now[1] - first[1]
+    return (total - now[1]) * seconds / finished if finished else None

@@ -2,12 +2,14 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from mlx_dpo import console
 from mlx_dpo.commands import assignment, beside, command_line, last_ones, unused_folder
-from mlx_dpo.console import UNPRINTABLE, json_text, plural, printable, progress, say
+from mlx_dpo.console import UNPRINTABLE, json_text, plural, printable, progress, say, seconds_left
 from mlx_dpo.errors import DpoError
 
 from ..support.mistakes import lines, pair
@@ -48,6 +50,32 @@ def test_one_thing_has_no_plural(count, said):
 
 def test_other_plurals_are_given():
     assert [plural(n, "pass", "passes") for n in (1, 2)] == ["1 pass", "2 passes"]
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "total", "left"),
+    [
+        ((60, 16), (60, 16), 176, None),  # a batch of 16 came after a minute: nothing is known of its pace
+        ((60, 16), (76, 32), 176, 144),  # then 16 in 16 s: 144 at one a second; counted from 0 s it is 342 s
+        ((60, 1), (75, 16), 480, 464),  # answers at the same time: the first tells nothing of the others
+        ((10, 300), (20, 310), 400, 90),  # 299 were there before
+        ((5, 1), (9, 9), 9, 0),
+    ],
+)
+def test_the_time_left_follows_from_the_pace_since_the_first_report(first, now, total, left):
+    assert seconds_left(first, now, total) == left
+
+
+def test_lines_of_progress_tell_the_time_left_once_there_is_a_pace(monkeypatch, capsys):
+    """Twenty things were there before; the next one takes a minute, each one after it two seconds."""
+    times = iter([0, 60, 62, 74, 76])
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    advance = console._lines("answering", 100, "prompts", 20)
+    for n, note in ((1, "3 tokens/s"), (1, ""), (6, ""), (1, "")):
+        advance(n, note)
+    assert capsys.readouterr().err == (
+        "answering: 21/100 prompts 3 tokens/s\nanswering: 28/100 prompts 144 s left\n"
+    )
 
 
 @pytest.fixture
