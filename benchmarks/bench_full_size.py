@@ -35,8 +35,8 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.machine.resources import memory_limit
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.optimizers import OptimizerConfig
+from mlx_dpo.planning.model_without_weights import skeleton
 from mlx_dpo.planning.step_memory import LAYOUTS, need, scoring_need
-from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training.layout import Layout
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient

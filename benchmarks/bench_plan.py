@@ -34,8 +34,8 @@ from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.config_files import read_model_config
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
+from mlx_dpo.planning.model_without_weights import skeleton
 from mlx_dpo.planning.step_memory import forward_of, need
-from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training.layout import Layout
 from mlx_dpo.training.step import pair_gradient, update
 from mlx_dpo.training.window import window_gradient

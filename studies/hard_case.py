@@ -6,7 +6,7 @@ import yaml
 
 from mlx_dpo.data.sources import read_curated
 from mlx_dpo.demo.base_model import teach
-from mlx_dpo.demo.story import shipped
+from mlx_dpo.demo.run_demo import shipped
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.storage.jsonl import write_jsonl
 

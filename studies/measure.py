@@ -11,7 +11,7 @@ from typing import Any
 
 from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.data.tokenize import TokenizedPair
-from mlx_dpo.demo.story import in_house_style
+from mlx_dpo.demo.run_demo import in_house_style
 from mlx_dpo.forward.pair_logps import SHARED
 from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.models.generate import GenerateConfig, generate_answers

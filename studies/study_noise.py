@@ -20,7 +20,7 @@ from pathlib import Path
 from study_loop import interval, results, study_options
 
 from mlx_dpo.config import load_config
-from mlx_dpo.demo.story import shipped
+from mlx_dpo.demo.run_demo import shipped
 from mlx_dpo.jobs.train import train_run
 
 # isort: split

@@ -47,6 +47,6 @@ def demo(output, beta_rule, overwrite):
     from . import say_blas_note
 
     say_blas_note()
-    from ..demo.story import tell
+    from ..demo.run_demo import tell
 
     tell(output, beta_rule, overwrite=overwrite)

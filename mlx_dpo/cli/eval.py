@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import click
 
-from ..commands import fuse_command
 from ..console import show, show_json
+from ..printed_commands import fuse_command
 from .options import PATH, json_option, model_option
 
 

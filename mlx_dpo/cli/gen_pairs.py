@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import click
 
-from ..commands import assignment
 from ..console import show, show_json
+from ..printed_commands import assignment
 from .next_command import run_settings
 from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
 

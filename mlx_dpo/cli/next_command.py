@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..commands import assignment, beside, command_line, unused_folder
 from ..errors import DpoError
+from ..printed_commands import assignment, beside, command_line, unused_folder
 from .options import repeated
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..commands import assignment, command_line, last_ones
 from ..errors import DpoError, quoted
+from ..printed_commands import assignment, command_line, last_ones
 from ..storage.names import path_fault
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import click
 
-from ..commands import fuse_command
+from ..printed_commands import fuse_command
 from .next_command import judging
 from .options import data_files
 from .run_command import run_training, training_options

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from .on_demand import Lazy
+from .lazy_sequence import Lazy
 from .tokenize import TokenizedPair, pair_lengths
 
 _BUCKET = 32

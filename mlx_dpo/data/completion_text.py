@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DpoError
 from ..records import Answer, Message, Tools
-from .parts import (
+from .conversation_parts import (
     WORD,
     Place,
     answer_parts,

@@ -18,7 +18,7 @@ from ..errors import DpoError
 from ..records import Preference
 from ..storage.cache import Entry, content_hash, kept
 from ..storage.reading import files_in
-from .on_demand import Lazy
+from .lazy_sequence import Lazy
 from .render import render, template_hash
 from .row_index import RowIndex, check_unchanged
 from .templates import end_of_turn

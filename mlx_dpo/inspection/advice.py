@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..commands import assignment, beside, unused_folder
 from ..console import plural
 from ..losses import SUPERVISED, LossConfig
+from ..printed_commands import assignment, beside, unused_folder
 from .defects import ERROR, WARNING, of_severity
 from .measures import Figures
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..commands import command_line
 from ..console import plural
 from ..data.foreign_rows import unused_text
+from ..printed_commands import command_line
 from .advice import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict
 from .defects import ERROR, KINDS, WARNING, Defect, counted, of_severity
 from .measures import Figures, Pairs, figures, likelihood

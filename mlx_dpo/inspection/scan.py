@@ -10,7 +10,7 @@ import numpy as np
 
 from ..console import progress
 from ..data.formats import to_pairs
-from ..data.on_demand import Lazy
+from ..data.lazy_sequence import Lazy
 from ..data.row_index import RowIndex, check_unchanged
 from ..data.row_reader import Line, RowReader
 from ..data.sources import doubled_id

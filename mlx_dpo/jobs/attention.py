@@ -12,7 +12,7 @@ from ..errors import first_line
 from ..forward.mlx_attention import BLOCKS
 from ..forward.pair_logps import PLAIN
 from ..planning.attention_choice import attention_calls, settle
-from ..planning.weightless import skeleton
+from ..planning.model_without_weights import skeleton
 from ..training.layout import Layout
 
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ..commands import fuse_command
 from ..config import RunConfig
 from ..models.load import find_model, load_tokenizer
 from ..models.mlx_lm_command import generate_command
+from ..printed_commands import fuse_command
 from .runs import open_run
 
 

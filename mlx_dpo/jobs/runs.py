@@ -4,13 +4,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ..commands import command_line
 from ..config import RunConfig, load_config
 from ..console import say
 from ..errors import DpoError
 from ..models.adapters import read_adapter_config
 from ..models.base_of_adapter import check_template
 from ..monitoring.run_log import RunLog
+from ..printed_commands import command_line
 from ..storage.reading import expanded, is_there
 
 SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"

@@ -1,8 +1,8 @@
 """Pair losses and rules for beta: arrays in, arrays out."""
 
 from .beta_rule import BETA_RULES, BetaRule, BetaStep, register_beta_rule
-from .beta_rules import BetaConfig, beta_rule
-from .configured import LossConfig, build_loss
+from .configured_beta import BetaConfig, beta_rule
+from .configured_loss import LossConfig, build_loss
 from .reference_free import SUPERVISED
 from .registry import LOSSES, LossFunction, PairLogps, option, register_loss
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..commands import command_line, path_word
 from ..data.render import render, template_options
+from ..printed_commands import command_line, path_word
 from .end_of_turn import stop_flags
 
 

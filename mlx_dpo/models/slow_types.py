@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
-from ..commands import beside, command_line
+from ..printed_commands import beside, command_line
 from .load import compute_dtype
 
 _TOKENS, _REPEATS = 128, 3

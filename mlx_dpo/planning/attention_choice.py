@@ -14,9 +14,9 @@ from ..forward.mlx_attention import BLOCKS, FUSED, Call, attending, noted_calls
 from ..forward.pair_logps import Forward
 from ..forward.prompt_cache import Keys
 from ..training.layout import Layout
+from .model_without_weights import Skeleton
 from .operations import trace
 from .step_memory import first_possible, forward_of, largest
-from .weightless import Skeleton
 
 _SECONDS = 0.2
 """Time for repeating one measurement; the fastest repetition counts."""

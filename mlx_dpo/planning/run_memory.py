@@ -20,8 +20,8 @@ from ..models.free_text import OwnText, longest_text
 from ..models.load import ModelConfig, load_tokenizer
 from ..training.checkpoint_folder import adapter_bytes
 from ..training.layout import Amounts, Layout, traced
+from .model_without_weights import Skeleton
 from .step_memory import LAYOUTS, Need, need, scoring_need
-from .weightless import Skeleton
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
 from ..upstream import UpstreamError
 from .liveness import Moment, moments, spare
+from .model_without_weights import Skeleton
 from .operations import Graph, placeholders, trace
-from .weightless import Skeleton
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""

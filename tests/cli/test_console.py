@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from mlx_dpo import console
-from mlx_dpo.commands import assignment, beside, command_line, last_ones, unused_folder
 from mlx_dpo.console import UNPRINTABLE, json_text, plural, printable, progress, say, seconds_left
 from mlx_dpo.errors import DpoError
+from mlx_dpo.printed_commands import assignment, beside, command_line, last_ones, unused_folder
 
 from ..support.mistakes import lines, pair
 from .test_printed_commands import split

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config, save_config
-from mlx_dpo.demo import story
+from mlx_dpo.demo import run_demo
 from mlx_dpo.inspection import advice as verdict
 from mlx_dpo.jobs import report
 from mlx_dpo.models import slow_types as speed
@@ -248,7 +248,7 @@ def test_commands_of_the_demo_run(shell, models, pair_rows, monkeypatch):
     Path("rows.jsonl").write_text(lines(*pair_rows[:280:70]))
     tiny = settings(f"model.path={models('granite')}", *SHORT)
     shell(["mlx-dpo", "train", "--data", "rows.jsonl", *tiny, "--output", f"{folder}/run"])
-    printed = [line.strip() for line in story._whereabouts(folder, 1.0)]
+    printed = [line.strip() for line in run_demo._whereabouts(folder, 1.0)]
     (ask,) = [line for line in printed if line.startswith("python ")]
     assert split(ask)[-1] == "How do I clean a copper kettle?" and "Prompt: 24 tokens" in shell(ask)
     sample, train, judge, fuse = [line for line in printed if line.startswith("mlx-dpo ")]

@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from mlx_dpo.cli import main
-from mlx_dpo.commands import path_word
 from mlx_dpo.config import load_config
 from mlx_dpo.data.foreign_files import check_is_jsonl
 from mlx_dpo.errors import DpoError
@@ -16,6 +15,7 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LOSSES, LossConfig
 from mlx_dpo.models.generate import generate_answers
 from mlx_dpo.monitoring.alarms import About, alarms
+from mlx_dpo.printed_commands import path_word
 from mlx_dpo.storage.cache import cache_folder
 
 from ..conftest import ROOT, rows_of

@@ -4,7 +4,7 @@ import runpy
 
 import pytest
 
-from mlx_dpo.demo.story import in_house_style, shipped
+from mlx_dpo.demo.run_demo import in_house_style, shipped
 from mlx_dpo.storage.jsonl import read_jsonl
 
 from ..conftest import ROOT, curated_rows

@@ -13,7 +13,7 @@ import yaml
 import mlx_dpo
 from mlx_dpo.cli import cli
 from mlx_dpo.config import RunConfig, load_config
-from mlx_dpo.demo.story import story_text
+from mlx_dpo.demo.run_demo import story_text
 from mlx_dpo.evaluation.preference import Evaluation
 from mlx_dpo.inspection.advice import ADVICE
 from mlx_dpo.inspection.defects import KINDS

@@ -11,7 +11,7 @@ from ..conftest import ROOT
 LEVELS = [
     ["errors", "console"],
     ["machine", "storage", "upstream"],
-    ["records", "suggestions", "settings_file", "commands"],
+    ["records", "suggestions", "settings_file", "printed_commands"],
     ["settings"],
     ["losses", "logps", "metrics", "randomness", "optimizers"],
     ["data"],

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mlx_dpo.demo.story import shipped
+from mlx_dpo.demo.run_demo import shipped
 from mlx_dpo.demo.tiny_models import make_model
 
 RULES = {

@@ -12,7 +12,7 @@ from mlx_dpo.config import load_config
 from mlx_dpo.losses import BETA_RULES, BetaConfig, beta_rule, register_beta_rule
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig, beta_dpo, chosen_pairs, log_weights
 from mlx_dpo.losses.beta_rule import BetaRule, FixedState, beta_step, exact, quantile
-from mlx_dpo.losses.risk import RiskConfig, risk
+from mlx_dpo.losses.risk_beta import RiskConfig, risk
 
 
 def windows(size, seed=0, count=200):

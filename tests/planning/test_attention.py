@@ -12,8 +12,8 @@ from mlx_dpo.forward.pair_logps import SHARED
 from mlx_dpo.jobs.attention import attention_of, measured_attention
 from mlx_dpo.planning import attention_choice
 from mlx_dpo.planning.attention_choice import Measured, attention_calls, choose, measured, settle
+from mlx_dpo.planning.model_without_weights import skeleton
 from mlx_dpo.planning.step_memory import LAYOUTS, _step
-from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training.layout import Layout
 
 from ..support.policies import checkpointed, pair

@@ -18,8 +18,8 @@ from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.planning import run_memory as needs
+from mlx_dpo.planning.model_without_weights import skeleton
 from mlx_dpo.planning.step_memory import LAYOUTS, need, scoring_need
-from mlx_dpo.planning.weightless import skeleton
 from mlx_dpo.training import forward_check
 from mlx_dpo.training.checked_rows import shortened
 from mlx_dpo.training.layout import Layout

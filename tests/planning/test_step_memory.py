@@ -8,6 +8,7 @@ from mlx_dpo.data.shared_prompts import build_shared
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.planning import liveness, step_memory
 from mlx_dpo.planning.liveness import Moment
+from mlx_dpo.planning.model_without_weights import Skeleton
 from mlx_dpo.planning.step_memory import (
     LAYOUTS,
     _left_out,
@@ -18,7 +19,6 @@ from mlx_dpo.planning.step_memory import (
     forward_of,
     largest,
 )
-from mlx_dpo.planning.weightless import Skeleton
 
 from ..support.policies import CONFIGS, pair, policy
 

@@ -14,7 +14,7 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LOSSES, BetaConfig, beta_rule
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig
 from mlx_dpo.losses.beta_rule import exact
-from mlx_dpo.losses.risk import RiskConfig
+from mlx_dpo.losses.risk_beta import RiskConfig
 from mlx_dpo.monitoring.margin_files import margin_summary
 
 from ..conftest import rows_of, weights_of

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, section, setting
-from . import risk  # noqa: F401  (each registers its rule, in the order of the help)
+from . import risk_beta  # noqa: F401  (each registers its rule, in the order of the help)
 
 # isort: split
 from . import beta_dpo  # noqa: F401

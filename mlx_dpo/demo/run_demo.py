@@ -5,7 +5,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from ..commands import command_line
 from ..config import RunConfig, load_config
 from ..console import plural, say, show
 from ..data.sources import read_curated
@@ -19,6 +18,7 @@ from ..jobs.train import train_run
 from ..models.adapters import load_adapter
 from ..models.generate import generate_answers
 from ..models.load import load_model, load_tokenizer
+from ..printed_commands import command_line
 from ..records import Curated
 from ..storage.files import check_writable, make_folder
 from .base_model import teach

@@ -7,7 +7,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_lm.tuner.lora import LoRALinear
 
 from mlx_dpo.models.adapters import AdapterConfig
-from mlx_dpo.planning.weightless import _products, skeleton
+from mlx_dpo.planning.model_without_weights import _products, skeleton
 
 from ..support.policies import CONFIGS
 
