@@ -43,6 +43,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     """
     speed_up_products()
     model = _from_config(source) if isinstance(source, dict) else _from_folder(source)
+    before = _kinds(model)
     attach_unevaluated(model, adapter)
     sizes = {name: v.nbytes for name, v in tree_flatten(model.parameters())}
     trained = sum(v.nbytes for _, v in tree_flatten(model.trainable_parameters()))
@@ -52,7 +53,7 @@ def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     if hasattr(model, "lm_head"):  # then the embedding is only looked up, not multiplied
         outside -= sum(m.weight.size for m in model.modules() if isinstance(m, nn.Embedding))
     work = (inside, max(0, outside))
-    alike = _shorten(model)
+    alike = _shorten(model, before)
     parameters = placeholders(model.parameters())
     model.update(parameters)
     checkpoint_layers(model)
@@ -101,10 +102,13 @@ def _products(module: nn.Module, active: int | None) -> int:
     return int(total)
 
 
-def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
-    """Leave out most of the equal blocks; give (places, real number) for each kind of block."""
-    layers = list(model.layers)
-    own, adapted = _kinds(model, layers, trained=False), _kinds(model, layers, trained=True)
+def _shorten(model: nn.Module, own: list[Any]) -> list[tuple[list[int], int]]:
+    """Leave out most of the equal blocks; give (places, real number) for each kind of block.
+
+    Args:
+        own: the kind of each block before the adapter was attached.
+    """
+    layers, adapted = list(model.layers), _kinds(model)
     # For a prompt, the last block computes only its state, so it needs less than others of its kind.
     adapted[-1] = ("last", adapted[-1])
     # Models choose their masks by their first blocks, so the beginning stays unchanged.
@@ -127,8 +131,9 @@ def _shorten(model: nn.Module) -> list[tuple[list[int], int]]:
     ]
 
 
-def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> list[Any]:
-    """The kind of each block: class, parameters, memory."""
+def _kinds(model: nn.Module) -> list[Any]:
+    """The kind of each block: class, memory, parameters, and which of these are trained."""
+    layers = model.layers
     try:
         memories = [_remembers(memory) for memory in empty_state(model)]
     except (TypeError, AttributeError):
@@ -139,12 +144,8 @@ def _kinds(model: nn.Module, layers: Sequence[nn.Module], *, trained: bool) -> l
         (
             type(layer).__name__,
             memory,
-            tuple(
-                (n, v.shape, str(v.dtype))
-                for n, v in tree_flatten(layer.parameters())
-                if trained or "lora" not in n
-            ),
-            trained and tuple(n for n, _ in tree_flatten(layer.trainable_parameters())),
+            tuple((n, v.shape, str(v.dtype)) for n, v in tree_flatten(layer.parameters())),
+            tuple(n for n, _ in tree_flatten(layer.trainable_parameters())),
         )
         for layer, memory in zip(layers, memories, strict=True)
     ]  # fmt: skip

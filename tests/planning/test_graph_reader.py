@@ -61,7 +61,7 @@ def test_a_result_needs_what_it_is_made_of_and_nothing_else(results, needed):
 
 def test_a_backward_pass_needs_its_forward_pass_though_no_array_says_so():
     assert ancestors(part(FROM_0, FORWARD, BACKWARD), [5]) == [True, True, True]
-    assert ancestors(part(FROM_0, BACKWARD), [1]) == [True, False]
+    assert ancestors(part(FROM_0, FORWARD, BACKWARD), [1]) == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ ROWS = [(10, 10, 10), (1, 20, 20), (25, 2, 2)]
 )
 def test_the_worst_batches_have_the_most_tokens_or_the_longest_rows(micro_batch, batches):
     pairs = [pair(*sizes, seed) for seed, sizes in enumerate(ROWS)]
-    assert [[pairs.index(p) for p in batch] for batch in largest(pairs, micro_batch)] == batches
+    rows = {id(p): row for row, p in enumerate(pairs)}
+    assert [[rows[id(p)] for p in batch] for batch in largest(pairs, micro_batch)] == batches
 
 
 def moments_of(*moments):
