@@ -14,7 +14,9 @@ from .options import config_option, json_option, resolve, set_option
 @set_option
 @json_option
 def config(config_file, overrides, as_json):
-    """Print every setting with its value and meaning, as a settings file to start from.
+    """Print every setting with its value and help.
+
+    The output is a settings file to start from.
 
     \b
     Example:

@@ -37,7 +37,9 @@ class _BetaRule(click.ParamType):
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
 def demo(output, beta_rule, overwrite):
-    """Run every step offline on a tiny Granite hybrid: pairs, training, evaluation, fusing.
+    """Run every step offline on a tiny Granite hybrid.
+
+    The steps are pairs, training, evaluation and fusing.
 
     \b
     Example:

@@ -34,7 +34,9 @@ from .options import PATH, json_option, model_option
 )
 @json_option
 def evaluate(folder, data, model, samples, max_tokens, as_json):
-    """Evaluate a run on held-out pairs, and show answers of base and tuned model side by side.
+    """Evaluate a run on held-out pairs.
+
+    Prints figures, and answers of the base model and the tuned model.
 
     \b
     Example:

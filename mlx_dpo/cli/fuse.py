@@ -20,7 +20,9 @@ from .options import PATH, json_option, model_option
 @model_option
 @json_option
 def fuse(folder, output, model, as_json):
-    """Merge a run's adapter into the base model's weights and write the new model.
+    """Merge a run's adapter into its base model.
+
+    The result is a new model folder, which needs no adapter.
 
     \b
     Example:

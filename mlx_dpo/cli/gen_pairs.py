@@ -21,9 +21,10 @@ from .options import config_option, flags, json_option, repeated, resolve, set_o
 @set_option
 @json_option
 def gen_pairs(config_file, overrides, as_json):
-    """Make preference pairs: curated answers are chosen, sampled answers of the base model are rejected.
+    """Make preference pairs from curated answers.
 
-    You can interrupt the command at any time; run it again to continue.
+    Curated answers are chosen, sampled answers of the base model are rejected. You can interrupt the
+    command at any time; run it again to continue.
 
     \b
     Example:

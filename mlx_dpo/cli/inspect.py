@@ -34,9 +34,10 @@ from .options import (
 @set_option
 @json_option
 def inspect(config_file, data, valid, rows, no_model, overrides, as_json):
-    """Check preference pairs before training: every defect with its line, figures, and advice.
+    """Check preference pairs before training.
 
-    The exit code is 1 if no row can be trained on.
+    Prints every defect with its line, figures of the data, and advice. The exit code is 1 if no row can
+    be trained on.
 
     \b
     Example:

@@ -12,9 +12,10 @@ from .options import PATH, json_option
 )
 @json_option
 def report(folder, as_json):
-    """Write a one-page report of a run: curves, alarms, data, answers, settings.
+    """Write a one-page report of a run.
 
-    The report is report.html in the run's folder: one file that works offline, also on a phone.
+    It shows curves, alarms, data, answers and settings. The report is report.html in the run's folder:
+    one file that works offline, also on a phone.
 
     \b
     Example:

@@ -11,7 +11,7 @@ from .run_command import run_training, training_options
 @click.command()
 @training_options("Pairs to train on; without --valid, none are held out.")
 def train(config_file, overrides, data, valid, **options):
-    """Train an adapter on preference pairs, or continue a run that was stopped.
+    """Train an adapter on preference pairs.
 
     \b
     Example:

@@ -15,48 +15,62 @@ TEXTS = Path(__file__).with_name("messages.txt").read_text()
 MESSAGES = {block.partition("\n")[0]: block.partition("\n")[2] for block in TEXTS.split("== ")[1:]}
 
 NEW_RUN = f"{TRAIN} --model model --output out"
+ROWS = {"rows.jsonl": lines(pair())}
+STRICT = "{{ raise_exception('the system turn comes first') }}"
 
-CASES = {
+
+def newest_is_damaged(run):
+    """No older checkpoint is left, either."""
+    *older, newest = sorted((run / "checkpoints").iterdir())
+    for checkpoint in older:
+        shutil.rmtree(checkpoint)
+    flip(newest / "state.npz", 100)
+
+
+FILES = {
     "settings file": ({"run.yaml": "beta:\n  rule: fixed\n  vlaue: 0.2\n"}, "config --config run.yaml"),
     "--set": ({}, "train --set optimizer.learning_rate=-1e-5"),
     "row": ({"rows.jsonl": lines(pair(), {"prompt": "How?", "chosen": "So."})}, NEW_RUN),
-    "template": (
-        {
-            "rows.jsonl": lines(pair()),
-            "strict.jinja": "{{ raise_exception('the system turn comes first') }}",
-        },
-        f"{NEW_RUN} --set model.chat_template=strict.jinja",
-    ),
-    "model folder": ({"rows.jsonl": lines(pair())}, f"{TRAIN} --model ./no-model --output out"),
-    "adapter folder": ({}, "eval --run run"),
-    "checkpoint": ({}, "train --config run/config.yaml"),
-    "plan": (
-        {"rows.jsonl": lines(pair())},
-        f"{NEW_RUN} --set training.memory_limit=0.000001",
-    ),
-    "resume": ({}, "train --config run/config.yaml --set beta.value=0.3"),
+    "template": (ROWS | {"strict.jinja": STRICT}, f"{NEW_RUN} --set model.chat_template=strict.jinja"),
+    "model folder": (ROWS, f"{TRAIN} --model ./no-model --output out"),
+}
+RUNS = {
+    "adapter folder": (without("adapters.safetensors"), "eval --run run"),
+    "checkpoint": (newest_is_damaged, "train --config run/config.yaml"),
+    "resume": (lambda run: None, "train --config run/config.yaml --set beta.value=0.3"),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_mistake_is_told_in_these_words(name, mistake, models, trained, tmp_path):
-    files, command = CASES[name]
+@pytest.fixture
+def told(mistake):
+    """What a command shows on stderr beside its progress."""
+    return lambda command: f"Error: {mistake(command)}\n"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_mistake_is_told_in_these_words(name, told, models, tmp_path):
+    files, command = FILES[name]
     for file, content in files.items():
         write(tmp_path / file, content)
     shutil.copytree(models("llama"), tmp_path / "model")
+    assert told(command) == MESSAGES[name]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_cannot_be_used_is_told_in_these_words(name, told, trained, tmp_path):
+    damage, command = RUNS[name]
     run = shutil.copytree(trained("llama"), tmp_path / "run")
     changed("config.yaml", str(trained("llama")), "run")(run)
-    if name == "adapter folder":
-        without("adapters.safetensors")(run)
-    if name == "checkpoint":
-        *older, newest = sorted((run / "checkpoints").iterdir())
-        for checkpoint in older:
-            shutil.rmtree(checkpoint)
-        flip(newest / "state.npz", 100)
-    told = f"Error: {mistake(command)}\n"
-    if name == "plan":  # what a step needs differs from device to device
-        told = re.sub(r"\d+\.\d+", "{n}", told)
-    assert told == MESSAGES[name]
+    damage(run)
+    assert told(command) == MESSAGES[name]
+
+
+def test_a_run_that_does_not_fit_is_told_in_these_words(told, models, tmp_path):
+    """But for its numbers: what a step needs differs from device to device."""
+    write(tmp_path / "rows.jsonl", ROWS["rows.jsonl"])
+    shutil.copytree(models("llama"), tmp_path / "model")
+    message = told(f"{NEW_RUN} --set training.memory_limit=0.000001")
+    assert re.sub(r"\d+\.\d+", "{n}", message) == MESSAGES["plan"]
 
 
 def test_wrong_usage_is_told_in_these_words(outcome):
@@ -64,4 +78,4 @@ def test_wrong_usage_is_told_in_these_words(outcome):
 
 
 def test_every_message_in_the_file_is_compared():
-    assert MESSAGES.keys() == {*CASES, "command line"}
+    assert MESSAGES.keys() == {*FILES, *RUNS, "plan", "command line"}
