@@ -104,10 +104,10 @@ def _lines(label: str, total: int, unit: str, done: int) -> Callable[..., None]:
 
 
 def seconds_left(first: tuple[float, int], now: tuple[float, int], total: int) -> float | None:
-    """Time for the rest at the pace since the first report, as the bar counts it; None at the first.
+    """Seconds for the rest at the pace since the first report, as the bar computes them; None at the first.
 
-    What comes before it would mislead: the device warms up, and of answers that are sampled at the same time
-    the first one takes as long as all.
+    The time before the first report is left out. It includes the warm-up, and when many answers are sampled
+    at the same time, the first one takes almost as long as all of them.
 
     Args:
         first, now: a report's time in seconds, and how many of `total` were done then.

@@ -33,7 +33,7 @@ class DpoError(Exception):
     def instead(
         self, *, what: str | None = None, where: str | None = None, hint: str | None = None
     ) -> "DpoError":
-        """The same kind of mistake, told in other words or of another place."""
+        """The same kind of mistake with another message, place or remedy."""
         return DpoError(
             self.what if what is None else what,
             where=self.where if where is None else where,

@@ -243,7 +243,7 @@ def _shortened(pairs: Sequence[TokenizedPair], length: int) -> list[TokenizedPai
 
 
 def disk_bytes(trained: int, keep: int, tokens: int, pairs: int) -> int:
-    """Bytes that a run writes: the adapter, its checkpoints, tokens, and two scores for each pair.
+    """Bytes that a run writes: adapter, checkpoints, tokens, and two scores for each pair.
 
     Args:
         trained, keep: as `adapter_bytes`.

@@ -1,4 +1,4 @@
-"""The fastest forward that agrees with the model's own call, proved on real rows before the first update."""
+"""Chooses the fastest forward that agrees with the model's own call, on real rows before the first update."""
 
 import time
 from collections.abc import Sequence

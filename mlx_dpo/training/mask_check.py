@@ -1,4 +1,4 @@
-"""What is scored of an answer decodes to the answer and one end of turn, after the shared prompt."""
+"""Checks that the scored tokens decode to the answer and one end of turn, after the shared prompt."""
 
 from collections.abc import Sequence
 from typing import Any

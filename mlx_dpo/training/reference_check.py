@@ -1,4 +1,4 @@
-"""Before the first update the policy is its reference: margins 0, and sigmoid loss ln 2."""
+"""Checks that the policy equals its reference before the first update: margins 0, sigmoid loss ln 2."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -121,4 +121,4 @@ def test_a_plan_needs_what_its_layout_needs_or_the_least_where_none_fits():
     assert Plan(10 * GB, needs, LAYOUTS[1]).need.peak == 10 * GB
     refused = Plan(5 * GB, needs, None)
     assert refused.need.peak == 6 * GB
-    assert "training.memory_limit=6.1 " in refused.refusal().hint  # 6 GB and a tenth
+    assert "training.memory_limit=6.1" in refused.refusal().hint  # 6 GB and a tenth
