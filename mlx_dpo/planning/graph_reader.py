@@ -25,7 +25,7 @@ class Array(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a function with a custom backward pass."""
+    """One call of a function with a custom backward pass; equal calls have the same `key`."""
 
     fun: Callable[..., Any]
     vjp: Callable[..., Any] | None
@@ -36,6 +36,7 @@ class Call(NamedTuple):
     block: int | None
     recomputed: bool
     kernels: Callable[[], AbstractContextManager[None]]
+    key: Any
 
 
 class Marked(NamedTuple):

@@ -34,6 +34,11 @@ class Skeleton(NamedTuple):
     work: tuple[int, int]
     parameters: Any
 
+    @property
+    def places(self) -> list[list[int]]:
+        """Of each kind of block, where in `model` there is one."""
+        return [places for places, _ in self.alike]
+
 
 def skeleton(source: Path | dict[str, Any], adapter: AdapterConfig) -> Skeleton:
     """The model of a folder, or of a config alone, with an adapter.
@@ -132,7 +137,7 @@ def _shorten(model: nn.Module, own: list[Any]) -> list[tuple[list[int], int]]:
 
 
 def _kinds(model: nn.Module) -> list[Any]:
-    """The kind of each block: class, memory, parameters, and which of these are trained."""
+    """The kind of each block: class, memory, switches (such as a sliding window), parameters."""
     layers = model.layers
     try:
         memories = [_remembers(memory) for memory in empty_state(model)]
@@ -144,11 +149,18 @@ def _kinds(model: nn.Module) -> list[Any]:
         (
             type(layer).__name__,
             memory,
+            _switches(layer),
             tuple((n, v.shape, str(v.dtype)) for n, v in tree_flatten(layer.parameters())),
             tuple(n for n, _ in tree_flatten(layer.trainable_parameters())),
         )
         for layer, memory in zip(layers, memories, strict=True)
     ]  # fmt: skip
+
+
+def _switches(layer: nn.Module) -> tuple:
+    """What is true or false of the block and its parts."""
+    parts = layer.named_modules()
+    return tuple((n, k, v) for n, part in parts for k, v in vars(part).items() if type(v) is bool)
 
 
 def _remembers(memory: Any) -> tuple:

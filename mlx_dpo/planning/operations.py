@@ -5,6 +5,7 @@ pass (see `custom_gradients.py`) is not one: in a trace its calls leave marks in
 the marks into the backward pass, and afterwards the operations of the calls replace the marks.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ def trace(
     given: Sequence[mx.array] = (),
     *,
     blocks: Sequence[nn.Module] = (),
+    alike: Sequence[Sequence[int]] = (),
     recomputed: bool = False,
     forget: Callable[[], None] = lambda: None,
 ) -> Graph:
@@ -71,15 +73,24 @@ def trace(
     Args:
         given: arrays without other references: their memory is free after their last use.
         blocks: modules whose operations are marked with their place in this list.
+        alike: places of blocks that do the same: one of them is traced, and stands for the others.
         recomputed: the blocks' forward pass runs again in the backward pass.
         forget: called after each part; must remove what `fun` leaves in a model.
     """
-    return _Tracer(blocks, recomputed, forget).graph(fun, given)
+    return _Tracer(blocks, alike, recomputed, forget).graph(fun, given)
 
 
 class _Tracer:
-    def __init__(self, blocks: Sequence[nn.Module], recomputed: bool, forget: Callable[[], None]):
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        alike: Sequence[Sequence[int]],
+        recomputed: bool,
+        forget: Callable[[], None],
+    ):
         self._blocks = {id(block): place for place, block in enumerate(blocks)}
+        self._first = {place: places[0] for places in alike for place in places}
+        self._count: Counter[int] = Counter()
         self._recomputed, self._forget = recomputed, forget
         self._calls: list[Call] = []
         self._made: list[mx.array] = []
@@ -108,7 +119,7 @@ class _Tracer:
         """Replaces each call during a trace: returns marked arrays of the right shapes instead of results."""
         primals = arrays_of(args)
         block = self._blocks.get(id(owner)) if owner is not None else None
-        key = self._key(fun, primals) if block is None else None
+        key = self._key(fun, primals, block)
         results = self._results.get(key) if key else None
         if results is None:
             made = len(self._made)
@@ -127,6 +138,7 @@ class _Tracer:
                 block,
                 block is None or self._recomputed,
                 as_now(),
+                key,
             )
         )
         total = None
@@ -147,13 +159,18 @@ class _Tracer:
         self._next += 1
         return mark
 
-    @staticmethod
-    def _key(fun: Callable[..., Any], arrays: Sequence[mx.array]) -> Any:
-        """A key that equal calls share; None if the function may hold arbitrary objects."""
+    def _key(self, fun: Callable[..., Any], arrays: Sequence[mx.array], block: int | None) -> Any:
+        """A key that equal calls share; None if the function may hold arbitrary objects.
+
+        Blocks of one kind do the same in the first call of each, in the second, and so on.
+        """
+        shapes = [(tuple(a.shape), a.dtype) for a in arrays]
+        if block is not None:
+            self._count[block] += 1
+            first = self._first.get(block)
+            return None if first is None else (first, self._count[block], *shapes)
         held = tuple(cell.cell_contents for cell in fun.__closure__ or ())
-        if not all(isinstance(value, int) for value in held):
-            return None
-        return (fun.__code__, held, *((tuple(a.shape), a.dtype) for a in arrays))
+        return (fun.__code__, held, *shapes) if all(isinstance(value, int) for value in held) else None
 
     # One function
 
@@ -183,9 +200,9 @@ class _Tracer:
         Args:
             wanted: the outputs that have a cotangent.
         """
-        key = self._key(call.fun, call.primals) if call.block is None else None
-        if key is not None and (key, wanted) in self._parts:
-            return self._parts[key, wanted]
+        key = call.key and (call.key, wanted)
+        if key in self._parts:
+            return self._parts[key]
         count = len(call.primals)
 
         def both(arrays: Sequence[mx.array]) -> list[mx.array]:
@@ -231,8 +248,8 @@ class _Tracer:
         with call.kernels():
             part = self._trace(both, given, len(self._calls))
         part = part._replace(forward=ancestors(part, part.results[: len(call.outputs)]))
-        if key is not None:
-            self._parts[key, wanted] = part
+        if key and not (call.block is not None and part.outside):
+            self._parts[key] = part
         return part
 
     # What was traced, put together

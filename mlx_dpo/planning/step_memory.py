@@ -166,6 +166,7 @@ def _scored(
             graph = trace(
                 lambda: forward.score(model, batch, gradient=False),
                 blocks=model.layers,
+                alike=skeleton.places,
                 forget=lambda: model.update(skeleton.parameters),
             )
         return _top(skeleton, graph, device)
@@ -204,7 +205,12 @@ def _traced(skeleton: Skeleton, computed: Callable[[], Any], device: mx.DeviceTy
     """Peak bytes of what a check computes, in the blocks and elsewhere."""
     model = skeleton.model
     with chunks_as_on(device):
-        graph = trace(computed, blocks=model.layers, forget=lambda: model.update(skeleton.parameters))
+        graph = trace(
+            computed,
+            blocks=model.layers,
+            alike=skeleton.places,
+            forget=lambda: model.update(skeleton.parameters),
+        )
     return _top(skeleton, graph, device)
 
 
@@ -259,6 +265,7 @@ def _step(
         graph = trace(
             lambda: gradient.compute(batch, reference, beta, mx.array(1.0)),
             blocks=model.layers,
+            alike=skeleton.places,
             recomputed=layout.checkpointing,
             forget=forget,
         )
@@ -278,6 +285,7 @@ def _rehearsal(
         graph = trace(
             lambda: divergence_gradient(model, text),
             blocks=model.layers,
+            alike=skeleton.places,
             recomputed=layout.checkpointing,
             forget=lambda: model.update(skeleton.parameters),
         )
