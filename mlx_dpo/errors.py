@@ -5,7 +5,7 @@ from typing import Any
 _LONGEST = 1500
 """Characters of a message: a list of ten places is shorter, but a value from a file may be very long."""
 
-REPORT = "this is a fault of mlx_dpo or of the model's files: please report it with this line"
+REPORT = "this is a bug in mlx_dpo or in the model's files: please report it with this message"
 """A remedy where neither settings nor rows are wrong."""
 
 

@@ -55,7 +55,7 @@ tests=0
 "$new" -m pytest -p no:cacheprovider -rfE --tb=line tests/house/test_upstream.py tests/forward tests/models \
   tests/training/test_forward_check.py tests/training/test_proof.py tests/planning "$@" || tests=$?
 if [ "$names" = 0 ] && [ "$tests" = 5 ]; then
-  echo "check_upstream: no name changed with $(versions "$new"), and none of the core tests is selected by: $*"
+  echo "check_upstream: no private name changed with $(versions "$new"); no core test matches: $*"
 elif [ "$names" = 0 ] && [ "$tests" = 0 ]; then
   echo "check_upstream: nothing failed with $(versions "$new"); lower limits in pyproject.toml and mlx_dpo/upstream.py can be raised"
 else

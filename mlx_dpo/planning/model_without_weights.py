@@ -111,7 +111,7 @@ def _shorten(model: nn.Module, own: list[Any]) -> list[tuple[list[int], int]]:
     """Leave out most of the equal blocks; give (places, real number) for each kind of block.
 
     Args:
-        own: the kinds of the blocks before an adapter was attached.
+        own: the kind of each block before the adapter was attached.
     """
     layers, adapted = list(model.layers), _kinds(model)
     # For a prompt, the last block computes only its state, so it needs less than others of its kind.

@@ -8,7 +8,12 @@ import pytest
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.adapters import read_adapter_config
 
-from ..support.mistakes import COPY_RUN, cases, edit, refused
+from ..support.mistakes import (
+    COPY_RUN,
+    cases,
+    edit,
+    refused,
+)
 
 PEFT = {"peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 8, "lora_alpha": 16}
 

@@ -10,7 +10,11 @@ from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.models.config_files import read_model_config
 from mlx_dpo.models.load import find_model, load_model, load_tokenizer
 
-from ..support.mistakes import cases, edit, refused
+from ..support.mistakes import (
+    cases,
+    edit,
+    refused,
+)
 
 # ---- config.json, generation_config.json
 

@@ -7,7 +7,10 @@ import pytest
 
 from mlx_dpo.models.load import find_model, load_model
 
-from ..support.mistakes import DOWNLOAD, refused
+from ..support.mistakes import (
+    DOWNLOAD,
+    refused,
+)
 
 KINDS = {
     "pytorch_model.bin": "save_pretrained('model')",

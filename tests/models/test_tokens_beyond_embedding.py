@@ -7,7 +7,15 @@ import pytest
 
 from mlx_dpo.models.load import load_tokenizer
 
-from ..support.mistakes import GEN_PAIRS, TRAIN, curated, edit, lines, pair, refused
+from ..support.mistakes import (
+    GEN_PAIRS,
+    TRAIN,
+    curated,
+    edit,
+    lines,
+    pair,
+    refused,
+)
 
 
 def with_token(model, token, *, special):

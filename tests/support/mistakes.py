@@ -15,6 +15,8 @@ IN_BETA = ", ".join(f.name for f in fields(BetaConfig))
 ALIASES = "without aliases (*name)"
 DOWNLOAD = "download the model again"
 COPY_RUN = "copy the whole run folder again"
+A_TURN = '{"role": "user", "content": "..."}'
+TYPE = "wrong-type"
 
 # No case with this model gets as far as looking for it: settings, files and folders are checked before.
 NO_MODEL = "--model ./no-model --output out"
