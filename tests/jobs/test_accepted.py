@@ -19,17 +19,17 @@ def notes(folder, event):
 
 
 def test_a_run_that_the_guard_ended_goes_on_from_its_best_checkpoint(configure, tmp_path):
-    config = configure("llama", *EASY, train=40)
+    config = configure("llama", *EASY, "training.epochs=2", train=40, valid=6)
     folder = train_run(config).folder
     best, ruined = (int(path.name) for path in sorted((folder / CHECKPOINTS).iterdir())[-2:])
     milder = again(config, tmp_path, "optimizer.learning_rate=1e-9")
     train_run(milder, accept_changes=True)
     assert notes(folder, "resumed") == [f"continuing from {folder / CHECKPOINTS / f'{best:06d}'}"]
     reports, held_out = rows_of(folder)
-    assert [row["step"] for row in reports] == list(range(1, 11))
+    assert [row["step"] for row in reports] == list(range(1, 21))
     assert reports[ruined - 1]["learning_rate"] < 1e-8
     margins = {row["step"]: row["eval/rewards/margins"] for row in held_out}
-    assert margins[10] == pytest.approx(margins[best], rel=1e-3)
+    assert margins[20] == pytest.approx(margins[best], rel=1e-3)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_an_adapter_of_another_form_is_refused_and_the_run_stays_as_it_was(half,
 
 def test_a_run_that_is_to_end_with_its_best_adapter_after_all_does(configure, tmp_path):
     """It was to end with its last one, which the guard has found to be ruined."""
-    config = configure("llama", *EASY, "training.select=last", train=40)
+    config = configure("llama", *EASY, "training.select=last", train=40, valid=6)
     folder = train_run(config).folder
     best = sorted((folder / CHECKPOINTS).iterdir())[-2]
     assert not same_weights(folder, best)

@@ -67,7 +67,7 @@ def test_chosen_answers_that_become_unlikely_are_told_and_end_the_run(
     settings = (f"data.valid={write_rows('swapped.jsonl', swapped)}", "beta.value=0.01", "training.epochs=6")
     settings += ("adapter.type=full", "optimizer.learning_rate=5e-3", "training.eval_steps=1")
     settings += (f"model.path={model}", "training.patience=null")
-    folder = train_run(configure("llama", *settings, train=40)).folder
+    folder = train_run(configure("llama", *settings, train=40, valid=6)).folder
     _, held_out = rows_of(folder)
     assert held_out[-1]["step"] == alarms_of(folder)["chosen falls"] < 60
     assert held_out[-1]["eval/logps/chosen"] < held_out[0]["eval/logps/chosen"] - 0.7 * 8

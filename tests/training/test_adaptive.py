@@ -26,7 +26,7 @@ DEFERRED = (*BETA_DPO, "beta.beta_dpo.deferred=true")
 
 
 def test_a_run_with_risk_reports_what_its_rule_saw(configure):
-    reports, held_out = rows_of(train_run(configure("llama", *RISK, "training.epochs=2")).folder)
+    reports, held_out = rows_of(train_run(configure("llama", *RISK, "training.epochs=2", train=20)).folder)
     names = {f"risk/{name}" for name in ("p_hat", "tau", "fail", "u_k", "s_k")}
     assert [names <= set(row) for row in reports] == [False] * 2 + [True] * 8
     # A window has the beta of before it, so the first that may differ is the fourth.
@@ -199,14 +199,15 @@ def test_a_run_with_bcos_shift_differs_from_one_without_from_the_second_update_o
 @pytest.mark.parametrize("warmup", [4, 5])
 def test_a_warm_up_that_leaves_no_window_another_beta_is_refused(configure, warmup):
     """Generation B moves beta after a window: the fifth of five windows has the beta of after the fourth."""
-    config = configure("llama", "beta.rule=risk", f"beta.risk.warmup_steps={warmup}")
+    config = configure("llama", "beta.rule=risk", f"beta.risk.warmup_steps={warmup}", train=20)
     with pytest.raises(DpoError, match="only 5: beta would never"):
         train_run(config)
-    reports, _ = rows_of(train_run(configure("llama", "beta.rule=risk", "beta.risk.warmup_steps=3")).folder)
+    config = configure("llama", "beta.rule=risk", "beta.risk.warmup_steps=3", train=20)
+    reports, _ = rows_of(train_run(config).folder)
     assert reports[-1]["beta"] != pytest.approx(0.1, rel=1e-6)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused(configure):
-    config = configure("llama", "beta.rule=risk")
+    config = configure("llama", "beta.rule=risk", train=20)
     with pytest.raises(DpoError, match=r"120 updates, .* only 5: beta would never"):
         train_run(config)
