@@ -128,7 +128,7 @@ def render(
             list(turns), tokenize=False, add_generation_prompt=generation_prompt, **options
         )
 
-    from .template_limits import BoundedEnvironment  # jinja2 is slow to import
+    from .template_sandbox import BoundedEnvironment  # jinja2 is slow to import
 
     try:
         template_sandbox(BoundedEnvironment)
@@ -144,7 +144,7 @@ def _refusal(tokenizer: Any, error: Exception) -> DpoError:
     """What to raise when a template fails on a conversation, with a remedy for the cause."""
     from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
-    from .template_limits import MOST, TooLargeError
+    from .template_sandbox import MOST, TooLargeError
 
     code = "template-refuses"
     what = f"the chat template refuses this conversation: {first_line(error)}"

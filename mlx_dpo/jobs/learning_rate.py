@@ -9,7 +9,7 @@ from ..errors import DpoError
 from ..forward.pair_logps import Forward
 from ..losses import build_loss
 from ..randomness import random_untouched
-from ..training.rate_test import RATES, ROWS, found_rate, rate_test
+from ..training.learning_rate_test import RATES, ROWS, found_rate, rate_test
 from ..training.step import pair_gradient
 
 

@@ -9,8 +9,8 @@ from ..errors import DpoError
 from ..models.config_files import read_model_config
 from ..printed_commands import assignment, beside, command_line
 from ..training.layout import Layout
+from .layout_choice import Plan, Run, need_of_scoring, need_of_step, plan_memory
 from .model_without_weights import skeleton
-from .run_memory import Plan, Run, need_of_scoring, need_of_step, plan_memory
 
 _SHARES = (0.75, 0.5, 0.375, 0.25)
 """Shares of the longest row's length that are tried when nothing fits."""

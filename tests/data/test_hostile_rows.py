@@ -6,7 +6,7 @@ import pytest
 
 from mlx_dpo.data.formats import to_preference
 from mlx_dpo.data.render import render
-from mlx_dpo.data.template_limits import MOST
+from mlx_dpo.data.template_sandbox import MOST
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.load import load_tokenizer

@@ -13,7 +13,7 @@ from mlx_dpo.losses import build_loss
 from mlx_dpo.models.adapters import attach
 from mlx_dpo.models.load import load_model
 from mlx_dpo.training.layout import Amounts, Layout
-from mlx_dpo.training.rate_test import RATES, found_rate, rate_test
+from mlx_dpo.training.learning_rate_test import RATES, found_rate, rate_test
 from mlx_dpo.training.step import pair_gradient
 
 from ..conftest import rows_of, some, train_pairs

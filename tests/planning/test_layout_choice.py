@@ -20,7 +20,7 @@ from mlx_dpo.jobs.plan import Start, plan_run, planned_layout
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.resources import memory_limit
 from mlx_dpo.models.load import load_model
-from mlx_dpo.planning.run_memory import allowed
+from mlx_dpo.planning.layout_choice import allowed
 from mlx_dpo.planning.step_memory import LAYOUTS
 from mlx_dpo.training.layout import Amounts, Layout
 

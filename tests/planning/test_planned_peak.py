@@ -17,7 +17,7 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig
-from mlx_dpo.planning import run_memory as needs
+from mlx_dpo.planning import layout_choice as needs
 from mlx_dpo.planning.model_without_weights import skeleton
 from mlx_dpo.planning.step_memory import LAYOUTS, need, scoring_need
 from mlx_dpo.training import forward_check

@@ -6,9 +6,9 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.planning import remedy, run_memory
+from mlx_dpo.planning import layout_choice, remedy
+from mlx_dpo.planning.layout_choice import Run, plan_memory
 from mlx_dpo.planning.remedy import nearest
-from mlx_dpo.planning.run_memory import Run, plan_memory
 from mlx_dpo.planning.step_memory import Need
 from mlx_dpo.training.layout import Amounts
 
@@ -33,7 +33,7 @@ def hint(monkeypatch):
         step = tokens * (1 if layout.checkpointing else 2) * (3 if layout.separate else 4) // 3
         return Need(run.model.weights, 0, 0, step, 50 if run.amounts.rehearsal else 0, 0)
 
-    for module in (remedy, run_memory):
+    for module in (remedy, layout_choice):
         monkeypatch.setattr(module, "need_of_step", need_of_step)
         monkeypatch.setattr(module, "need_of_scoring", lambda run, config: Need(0, 0, 0, 0, 0, 0))
     monkeypatch.setattr(remedy, "read_model_config", lambda base: {})

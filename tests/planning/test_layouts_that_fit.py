@@ -3,8 +3,8 @@
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.planning import run_memory
-from mlx_dpo.planning.run_memory import Plan, _kept, _shortened, disk_bytes, forward_flops, plan_memory
+from mlx_dpo.planning import layout_choice
+from mlx_dpo.planning.layout_choice import Plan, _kept, _shortened, disk_bytes, forward_flops, plan_memory
 from mlx_dpo.planning.step_memory import LAYOUTS, Need
 from mlx_dpo.training.layout import Amounts
 
@@ -106,9 +106,9 @@ def test_the_first_layout_that_fits_is_chosen_and_none_after_it_is_looked_at(
     limit, scoring, chosen, looked_at, monkeypatch
 ):
     needs = dict(zip(LAYOUTS, NEEDS, strict=True))
-    monkeypatch.setattr(run_memory, "need_of_step", lambda run, config, layout: needs[layout])
-    monkeypatch.setattr(run_memory, "need_of_scoring", lambda run, config: in_gigabytes(scoring))
-    run = run_memory.Run(None, None, [], None, None, Amounts(1, 0.0, 1e-5), "blocks")
+    monkeypatch.setattr(layout_choice, "need_of_step", lambda run, config, layout: needs[layout])
+    monkeypatch.setattr(layout_choice, "need_of_scoring", lambda run, config: in_gigabytes(scoring))
+    run = layout_choice.Run(None, None, [], None, None, Amounts(1, 0.0, 1e-5), "blocks")
     plan = plan_memory(run, load_config(None, []), int(limit * GB))
     assert plan.chosen == (None if chosen is None else LAYOUTS[chosen])
     assert len(plan.needs) == looked_at
