@@ -27,8 +27,9 @@ from ..records import prompt_text
 from ..settings import as_plain
 from ..storage.checksummed_folder import Sealed
 from ..training.checkpoint_folder import CHECKPOINTS
+from ..training.diverged import DIVERGED
 from ..training.state import TrainState
-from ..training.step import DIVERGED, pair_gradient
+from ..training.step import pair_gradient
 from ..training.trainer import Data, evaluation_metrics, first_state, train
 from ..training.window import Objective
 from .prepare import Prepared

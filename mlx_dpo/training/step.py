@@ -13,8 +13,6 @@ from ..data.tokenize import TokenizedPair
 from ..forward.pair_logps import Forward
 from ..losses import LossFunction, PairLogps
 
-DIVERGED = "lower optimizer.learning_rate; the run folder still has the last good adapter"
-
 
 class PairGradient(NamedTuple):
     """How B pairs, as a batch from `build(pairs)`, are scored and differentiated.

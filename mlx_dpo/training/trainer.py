@@ -11,21 +11,20 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 
-from ..console import plural
 from ..data.batches import epoch_windows
 from ..data.tokenize import TokenizedPair, pair_sizes
-from ..errors import DpoError, first_ten
 from ..losses import LossFunction, PairLogps
 from ..machine.interrupt import Stop
 from ..machine.resources import process_memory
 from ..metrics import pair_metrics
 from ..randomness import random_key
 from .config import TrainingConfig
+from .diverged import report_skipped
 from .moving_reference import MovingReference
 from .rehearsal import Rehearsal
 from .state import Interval, TrainState
-from .step import DIVERGED, cap_cache, update
-from .window import Objective, Window, WindowResult, take_window
+from .step import cap_cache, update
+from .window import Objective, Window, take_window
 
 
 class Data(NamedTuple):
@@ -141,7 +140,7 @@ def train(
             )
             advance(len(result.rows))
             if state.skipped:
-                _skip(result, divergences, data, state, config, note)
+                report_skipped(result, divergences, data.pairs, state, config.max_skipped, note)
                 continue
             state = replace(
                 state,
@@ -180,37 +179,6 @@ def _windows(data: Data, config: TrainingConfig, epochs: int, done: int) -> Iter
         for number in range(skipped, len(windows)):
             yield epoch, windows[number]
         skipped = 0
-
-
-def _skip(
-    result: WindowResult,
-    divergences: Sequence[float],
-    data: Data,
-    state: TrainState,
-    config: TrainingConfig,
-    note: Callable[[int, str, str], None],
-) -> None:
-    """Report the rows of a skipped window; the policy, the optimiser and beta do not change.
-
-    Raises:
-        DpoError: too many windows in a row were skipped.
-    """
-    bad = [row for row, loss in zip(result.rows, result.losses, strict=True) if not np.isfinite(loss)]
-    what = "the loss is not finite" if bad else "the gradient is not finite"
-    hint = f"check these rows, or {DIVERGED}"
-    if not np.isfinite(divergences).all():
-        what = "the divergence on the rehearsal texts is not finite"
-        hint = f"set training.rehearsal=0, or {DIVERGED}"
-    places = first_ten([data.pairs[row].where for row in bad or result.rows])
-    note(state.step, "skipped", f"{what} at step {state.step}, which is skipped: {places}")
-    if state.skipped >= config.max_skipped:
-        raise DpoError(
-            f"{what} at step {state.step}, nor in the {plural(state.skipped - 1, 'step')} before"
-            if state.skipped > 1
-            else f"{what} at step {state.step}",
-            where=places,
-            hint=hint,
-        )
 
 
 def evaluation_metrics(
