@@ -194,7 +194,7 @@ def test_a_prompt_in_both_lists_is_named_by_both_places(run, rows):
 
 def test_a_long_prompt_is_named_by_its_place_in_the_list(models, rows, short, tmp_path):
     pairs = [*rows[0], {**rows[0][0], "id": "long", "prompt": "so " * 200}]
-    with pytest.raises(DpoError, match="tokens, data") as caught:
+    with pytest.raises(DpoError, match="the prompt has 215 tokens") as caught:
         mlx_dpo.train(models("granite"), pairs, config=short, output=tmp_path / "run")
     assert caught.value.where == "pairs[8]"
 

@@ -276,7 +276,7 @@ def test_the_copy_that_is_faster_on_a_slow_device_is_made(shell, models, monkeyp
     half_precision(models("llama"), Path("half a model"))
     monkeypatch.setattr(speed, "is_slow", lambda *seconds: True)
     told = speed.slow_products(load_model(Path("half a model"))[0], "half a model")
-    shell(told.partition("memory: ")[2])
+    shell(told.partition("faster here: ")[2])
     assert weight_dtypes(Path("half a model-float32")) == {"F32"}
 
 

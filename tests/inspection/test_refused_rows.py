@@ -16,7 +16,8 @@ from mlx_dpo.inspection.refused_rows import refused
 from mlx_dpo.storage.jsonl import ROW_BYTES
 
 from ..conftest import ROOT
-from ..data.test_bad_rows import CURATED, PAIRS
+from ..data.test_bad_curated_rows import CURATED
+from ..data.test_bad_rows import PAIRS
 from ..support.mistakes import cases, chat, curated, lines, pair, write
 
 NOT_OF_A_ROW = {
