@@ -6,9 +6,9 @@ from ..conftest import ROOT
 from ..long.slow_tests import slow
 
 REPORT = """<testsuites><testsuite>
-<testcase classname="tests.data.test_a" name="test_one[x]" time="0.7"/>
+<testcase classname="tests.data.test_a" name="test_one[x]" time="0.3"/>
 <testcase classname="tests.data.test_a" name="test_one[y]" time="0.4"/>
-<testcase classname="tests.data.test_a" name="test_two" time="0.9"/>
+<testcase classname="tests.data.test_a" name="test_two" time="0.4"/>
 <testcase classname="" name="a note of the runner" time="9.0"/>
 </testsuite></testsuites>"""
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-SECONDS = 1.0
+SECONDS = 0.5
 LIST = Path(__file__).parents[1] / "slow.txt"
 
 
