@@ -1,4 +1,7 @@
-"""Updates whose loss or gradient is not finite: they are skipped, and several in a row end the run."""
+"""What is said of a loss or gradient that is not finite.
+
+The loop in trainer.py finds it and skips the update; several in a row end the run.
+"""
 
 from collections.abc import Callable, Sequence
 
