@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,11 @@ def pytest_collection_finish():
     """Thousands of tests and what they import stay: the garbage collector need not look at them again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_configure():
+    """Ctrl-C reaches the commands that tests start, also where the suite itself runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
