@@ -1,4 +1,4 @@
-"""Tokenizers of four families."""
+"""Tokenizers of families, and rows that a command must refuse."""
 
 import json
 
@@ -7,6 +7,7 @@ import pytest
 from mlx_dpo.demo.tiny_models import write_tokenizer
 
 from ..support.family_prompts import FAMILIES, REAL
+from ..support.mistakes import NO_MODEL, write
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,16 @@ def folders(tmp_path_factory):
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
+
+
+@pytest.fixture
+def refused_rows(refused_at, tmp_path):
+    """A command must refuse the rows of a case: (content, line, phrase, remedy, code)."""
+
+    def check(command, case):
+        content, line, phrase, remedy, code = case
+        if content is not None:
+            write(tmp_path / "rows.jsonl", content)
+        refused_at(f"{command} {NO_MODEL}", f"rows.jsonl{line}", phrase, remedy, code)
+
+    return check

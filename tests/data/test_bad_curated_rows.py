@@ -1,6 +1,6 @@
 """Curated rows that cannot be used: each is refused with its line, a code, what is wrong and a remedy."""
 
-from ..support.mistakes import A_TURN, GEN_PAIRS, NO_MODEL, TYPE, cases, chat, curated, lines, write
+from ..support.mistakes import A_TURN, GEN_PAIRS, TYPE, cases, chat, curated, lines
 
 PARTS_OF_A_CURATED_ROW = '"prompt" and "answer"'
 
@@ -81,8 +81,5 @@ CURATED = {
 
 
 @cases(CURATED)
-def test_curated_rows_are_refused_before_the_model_is_looked_for(case, refused_at, tmp_path):
-    content, line, phrase, remedy, code = case
-    if content is not None:
-        write(tmp_path / "rows.jsonl", content)
-    refused_at(f"{GEN_PAIRS} {NO_MODEL}", f"rows.jsonl{line}", phrase, remedy, code)
+def test_curated_rows_are_refused_before_the_model_is_looked_for(case, refused_rows):
+    refused_rows(GEN_PAIRS, case)

@@ -324,11 +324,8 @@ PAIRS = {
 
 
 @cases(PAIRS)
-def test_pairs_are_refused_before_the_model_is_looked_for(case, refused_at, tmp_path):
-    content, line, phrase, remedy, code = case
-    if content is not None:
-        write(tmp_path / "rows.jsonl", content)
-    refused_at(f"{TRAIN} {NO_MODEL}", f"rows.jsonl{line}", phrase, remedy, code)
+def test_pairs_are_refused_before_the_model_is_looked_for(case, refused_rows):
+    refused_rows(TRAIN, case)
 
 
 def test_a_byte_order_mark_is_no_mistake(refused_at, tmp_path):
