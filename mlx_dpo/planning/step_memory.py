@@ -225,13 +225,18 @@ def first_possible(forwards: Sequence[Forward], look: Callable[[Forward], Any]) 
 
 
 def largest(pairs: Sequence[TokenizedPair], micro_batch: int) -> list[list[TokenizedPair]]:
-    """Micro-batches that may need the most: with the most tokens, and with the longest rows."""
+    """Micro-batches that may need the most memory, the one with the most tokens first.
+
+    Blocks need memory for every token, attention for long rows, and the head for every answer token.
+    """
     sizes = pair_sizes(pairs).astype(np.int64)
-    orders = (-sizes.sum(axis=1), -(sizes[:, 0] + sizes[:, 1:].max(axis=1)))
-    found = {
-        tuple(sorted(_under_own_prompts(pairs, np.argsort(o, kind="stable"), micro_batch))) for o in orders
-    }
-    return [[pairs[i] for i in rows] for rows in sorted(found)]
+    tokens, answers = sizes.sum(axis=1), sizes[:, 1:].sum(axis=1)
+    longest = sizes[:, 0] + sizes[:, 1:].max(axis=1)
+    found = dict.fromkeys(
+        tuple(sorted(_under_own_prompts(pairs, np.argsort(-most, kind="stable"), micro_batch)))
+        for most in (tokens, tokens + answers, answers, longest)
+    )
+    return [[pairs[i] for i in rows] for rows in found]
 
 
 def _under_own_prompts(pairs: Sequence[TokenizedPair], order: np.ndarray, count: int) -> list[int]:
