@@ -248,7 +248,7 @@ that are not in the table have not been run.
   answer contains, leaving out words of the question and words like "the" (`correctness` in
   `studies/measure.py`). **right**: share of answers that contain 80 % of these words. Some held-out
   questions ask for a fact that is in no training row, so no recipe can know it.
-- **loss**: the lowest held-out loss of the last run: after sft in nats a token of the curated answers,
+- **loss**: the lowest held-out loss of the last run: after sft in nats per token of the curated answers,
   after DPO the loss of the pairs. **accuracy**, **margin**: from the last held-out evaluation of the
   recipe's DPO run; margins times beta.
 - **distinct-4**: different runs of four tokens as a share of all, over all answers together: answers to

@@ -200,7 +200,7 @@ def judged(config: RunConfig, adapter: Path | None) -> dict[str, float]:
 
 FIGURES = {
     "accuracy": "held-out accuracy",
-    "chosen": "chosen, nats a token",
+    "chosen": "chosen, nats per token",
     "distinct_4": "distinct-4",
     "tokens": "tokens",
     "score": "style and correctness",

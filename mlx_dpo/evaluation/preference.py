@@ -40,24 +40,21 @@ def evaluation_text(result: Evaluation) -> str:
     count = str(result.pairs)
     if result.prompts < result.pairs:
         count += f", of {plural(result.prompts, 'prompt')}"
-    lines = [
-        f"{'held-out pairs' if result.trained_on == 0 else 'pairs'} (n)".ljust(30) + count,
-        *(
-            [f"NOT held out                  {result.trained_on} (the run was trained on them)"]
-            if result.trained_on
-            else []
-        ),
-        *(
-            ["held out                      unknown: the training pairs of the run are missing"]
-            if unknown
-            else []
-        ),
-        f"preference accuracy           {m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})",
-        f"reward margin                 {m['rewards/margins']:+.3f}",
-        f"reward of chosen, rejected    {m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
-        f"loss                          {m['loss']:.4f}",
-        f"chosen answer more likely     base {result.preferred_base:.3f}, tuned {result.preferred_tuned:.3f}",
-    ]
+    rows = {f"{'held-out pairs' if result.trained_on == 0 else 'pairs'} (n)": count}
+    if unknown:
+        rows["held out"] = "unknown: the training pairs of the run are missing"
+    elif result.trained_on:
+        rows["NOT held out"] = f"{result.trained_on} (the run was trained on them)"
+    accuracy = f"{m['rewards/accuracies']:.3f}  (95 % interval {low:.3f}-{high:.3f})"
+    rows |= {
+        "preference accuracy": accuracy,
+        "reward margin": f"{m['rewards/margins']:+.3f}",
+        "reward of chosen, rejected": f"{m['rewards/chosen']:+.3f}, {m['rewards/rejected']:+.3f}",
+        "loss": f"{m['loss']:.4f}",
+        "chosen more likely than rejected": f"base {result.preferred_base:.3f}, "
+        f"tuned {result.preferred_tuned:.3f}",
+    }
+    lines = [f"{label:<34}{text}" for label, text in rows.items()]
     for sample in result.samples:
         lines += ["", f"Q      {cut_short(sample['prompt'], _PROMPT)}"]
         for name in ("base", "tuned"):

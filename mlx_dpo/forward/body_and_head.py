@@ -1,4 +1,4 @@
-"""A model in two parts, by its own code: the trunk gives hidden states, the head scores them."""
+"""A model in two parts, by its own code: the body gives hidden states, the head scores them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,17 +10,17 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 
-def find_trunk(model: nn.Module) -> nn.Module:
+def find_body(model: nn.Module) -> nn.Module:
     """The innermost module that contains the model's blocks and can be called.
 
     Raises:
         TypeError: no such module.
     """
     line = line_to(model, model.layers[0])
-    trunk = next(filter(callable, line), None)
-    if trunk is None:
+    body = next(filter(callable, line), None)
+    if body is None:
         raise TypeError("its blocks belong to no module")
-    return trunk
+    return body
 
 
 def line_to(module: nn.Module, layer: nn.Module) -> list[nn.Module]:
@@ -40,7 +40,7 @@ def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = 
         state: one cache per block (see `prompt_cache.py`); it is continued and changed in place.
 
     Raises:
-        TypeError: the trunk returns something other than one array.
+        TypeError: the body returns something other than one array.
     """
     seen = []
 
@@ -48,38 +48,38 @@ def hidden_states(model: nn.Module, tokens: mx.array, state: list[Any] | None = 
         seen.append(call(*args, **kwargs))
         return seen[-1]
 
-    trunk = find_trunk(model)
-    if trunk is model:
+    body = find_body(model)
+    if body is model:
         raise TypeError("its blocks and its head are one module")
-    with _calling(trunk, record):
+    with _calling(body, record):
         model(tokens, cache=state)
     if len(seen) != 1 or not isinstance(seen[0], mx.array):
-        raise TypeError("its trunk returns more than hidden states")
+        raise TypeError("its body returns more than hidden states")
     return seen[0]
 
 
 def head(model: nn.Module, hidden: mx.array) -> mx.array:
     """Logits (T, V) of hidden states (T, H), by the model's own code.
 
-    The trunk returns `hidden` as if it had computed it, so that everything the model does after the trunk
+    The body returns `hidden` as if it had computed it, so that everything the model does after the body
     (tied weights, logit scaling, soft caps) is done here too.
     """
     row = hidden[None]
-    with _calling(find_trunk(model), lambda call, *args, **kwargs: row):
+    with _calling(find_body(model), lambda call, *args, **kwargs: row):
         return model(mx.zeros(row.shape[:2], mx.int32)).squeeze(0)  # [0] would be a copy
 
 
 @contextmanager
-def trunk_first(model: nn.Module) -> Iterator[None]:
-    """In this context the trunk is evaluated before the head, so that they never need memory together."""
+def body_first(model: nn.Module) -> Iterator[None]:
+    """In this context the body is evaluated before the head, so that they never need memory together."""
 
     def evaluated(call, *args, **kwargs):
         output = call(*args, **kwargs)
         mx.eval([a for _, a in tree_flatten(output) if isinstance(a, mx.array)])
         return output
 
-    trunk = find_trunk(model)
-    with nullcontext() if trunk is model else _calling(trunk, evaluated):
+    body = find_body(model)
+    with nullcontext() if body is model else _calling(body, evaluated):
         yield
 
 

@@ -16,7 +16,7 @@ Words = slice | mx.array
 class Vocabulary:
     """A model's head, by its own code, with only some rows of the parameters that have a row per entry.
 
-    `size`: number of entries. A head without such parameters, for example if the trunk returns logits,
+    `size`: number of entries. A head without such parameters, for example if the body returns logits,
     computes all its logits first.
     """
 

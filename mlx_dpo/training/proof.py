@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from ..data.shared_prompts import SharedBatch
 from ..data.tokenize import TokenizedPair
-from ..forward.body_and_head import head, hidden_states, trunk_first
+from ..forward.body_and_head import body_first, head, hidden_states
 from ..forward.checkpointing import suspended
 from ..forward.custom_gradients import is_float
 from ..forward.pair_logps import Forward
@@ -167,7 +167,7 @@ def own_logps(model: nn.Module, pair: TokenizedPair, branch: int) -> mx.array:
 
 def own_tokens(model: nn.Module, pairs: Sequence[TokenizedPair]) -> Tokens:
     """The same for all branches, in evaluation mode."""
-    with _evaluating(model), trunk_first(model):
+    with _evaluating(model), body_first(model):
         return [_known(own_logps(model, pair, branch)) for branch in (0, 1) for pair in pairs]
 
 

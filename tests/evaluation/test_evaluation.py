@@ -99,11 +99,11 @@ def test_the_command_shows_figures_and_both_answers(finished, mlx_dpo_command):
 def test_pairs_that_were_trained_on_are_not_called_held_out(finished, tmp_path):
     result = evaluate_run(finished, data=str(tmp_path / "train.jsonl"), samples=0)
     assert result.trained_on == result.pairs == 20
-    assert "NOT held out                  20 (the run was trained on them)" in evaluation_text(result)
+    assert f"{'NOT held out':<34}20 (the run was trained on them)" in evaluation_text(result)
     assert evaluate_run(finished, samples=0).trained_on == 0
     (tmp_path / "train.jsonl").rename(tmp_path / "renamed.jsonl")
     unknown = evaluation_text(evaluate_run(finished, data=str(tmp_path / "renamed.jsonl"), samples=0))
-    assert unknown.startswith("pairs (n)                     20\nheld out                      unknown: ")
+    assert unknown.startswith(f"{'pairs (n)':<34}20\n{'held out':<34}unknown: ")
 
 
 def test_pairs_under_one_prompt_are_counted_by_prompt_too_and_asked_once(finished, write_rows, pair_rows):
@@ -113,7 +113,7 @@ def test_pairs_under_one_prompt_are_counted_by_prompt_too_and_asked_once(finishe
     result = evaluate_run(finished, data=str(write_rows("ranked.jsonl", rows)), samples=4)
     assert (result.pairs, result.prompts, len(result.samples)) == (6, 3, 3)
     assert len({sample["prompt"] for sample in result.samples}) == 3
-    assert evaluation_text(result).startswith("held-out pairs (n)            6, of 3 prompts\n")
+    assert evaluation_text(result).startswith(f"{'held-out pairs (n)':<34}6, of 3 prompts\n")
 
 
 def test_a_base_that_moved_can_be_named(finished, tmp_path, models):

@@ -138,7 +138,7 @@ def test_nothing_to_say_is_train_as_it_is():
 
 
 def test_the_failed_run_of_the_published_attempt_is_told_to_fine_tune_first():
-    """300 curated answers at -5.2 nats a token against -0.8, told by their style; several epochs."""
+    """300 curated answers at -5.2 nats per token against -0.8, told by their style; several epochs."""
     advice = verdict({}, 300, of(off_policy=4.4, rejected=-0.8, style=1.0), plan(epochs=16))
     assert [a.code for a in advice] == ["sft_first"]
     assert "4.40 nats per token less likely" in advice[0].why

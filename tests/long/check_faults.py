@@ -222,7 +222,7 @@ def page(columns: list[str], cells: dict, floors: list) -> str:
         "",
         "## Floors",
         "",
-        "| model | nats a token | the most of them | gradient |",
+        "| model | nats per token | the most of them | gradient |",
         "|---|---|---|---|",
     ]
     for column, floor, slope in floors:
@@ -260,9 +260,9 @@ slow device the rows are fewer and shorter, and the log says so.
 A forward is compared with the model's own call: the log-probability of every answer token, and the
 gradient of the first block. The tolerance is four times the **floor**. The floor is measured at the
 start: it is how far the model's own call moves when the output of each block changes by up to one unit
-in its last place. In float32 this is about 1e-6 nats a token.
+in its last place. In float32 this is about 1e-6 nats per token.
 
-- At least 2e-5 nats a token (1e-4 in a single token) and 1e-4 of the gradient are allowed.
+- At least 2e-5 nats per token (1e-4 in a single token) and 1e-4 of the gradient are allowed.
 - At most 1e-3 nats are allowed in float32, 0.1 in float16 and 0.5 in bfloat16 (five or ten times that in
   a single token), and 1 %, 10 % and 50 % of the gradient.
 

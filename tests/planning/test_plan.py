@@ -143,7 +143,9 @@ def test_the_command_tells_parts_and_choice(mlx_dpo_command, models, pair_rows, 
     parts = ("weights", "adapter", "optimizer", "activations", "head", "state")
     for row in found["layouts"]:
         assert row["peak"] == sum(row[part] for part in parts)
+    named = mlx_dpo_command("plan", "--model", str(models("granite")), "--data", str(train))
     text = mlx_dpo_command("plan", *words).stdout
+    assert named.stdout == text
     for word in (*parts, "limit", "disk", "shapes", "TFLOP"):
         assert word in text
 

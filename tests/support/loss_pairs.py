@@ -28,7 +28,7 @@ def unlike_pairs(count=7, seed=0):
 
 
 def far_apart():
-    """One pair, told apart by 20,000 nats; its chosen answer of 8 tokens has 5 nats a token."""
+    """One pair, told apart by 20,000 nats; its chosen answer of 8 tokens has 5 nats per token."""
     logps = (mx.array([x]) for x in (-40.0, -1e4, -1e4, -50.0))
     return PairLogps(*logps, mx.array([8]), mx.array([8]), mx.array(8.0))
 

@@ -76,7 +76,7 @@ def test_outlier_channels_hide_no_fault(fault):
 
 
 def test_a_model_that_rounding_throws_about_is_not_taken_at_its_word():
-    """However unsteady it is, 1e-3 nats a token are the most that two forwards may differ by in float32."""
+    """However unsteady it is, 1e-3 nats per token are the most that two forwards may differ by in float32."""
     limit = proof.allowed(proof.Apart(9.0, 9.0), mx.float32)
     assert limit == proof.Apart(1e-3, 1e-2)
     assert proof.allowed_slope(9.0, mx.float32) == 1e-2
