@@ -194,7 +194,7 @@ def write_rows(tmp_path):
 def configure(tmp_path, models, pair_rows, write_rows):
     """A short run's settings: `configure("granite", "adapter.type=dora", train=20)`."""
 
-    def make(model="granite", *overrides, train=12, valid=3, output="run"):
+    def make(model="granite", *overrides, train=8, valid=2, output="run"):
         rows = pair_rows[:: len(pair_rows) // (train + valid)]
         settings = [
             f"model.path={models(model)}",

@@ -176,8 +176,8 @@ class Reader:
                 self._mark_of[local] = self._marks[int(number)]
 
     def _operation(self, record: dict[str, Any]) -> None:
-        name = record["name"]
-        inputs = [self._local(a) for a in record["inputs"]]
+        name, known = record["name"], self._names
+        inputs = [known[a[0]] if a[0] in known else self._local(a) for a in record["inputs"]]
         outputs = [self._local(a) for a in record["outputs"]]
         out = outputs[0]
         if name == "Multiply" and any(i in self._mark_of for i in inputs):

@@ -50,13 +50,9 @@ class Graph:
 
 def placeholders(tree: Any) -> Any:
     """Arrays of the same shapes and types, with one element each in memory."""
-    return tree_map(_placeholder, tree)
-
-
-def _placeholder(array: mx.array) -> mx.array:
-    one = mx.broadcast_to(mx.zeros((), array.dtype), array.shape)
-    mx.eval(one)
-    return one
+    found = tree_map(lambda array: mx.broadcast_to(mx.zeros((), array.dtype), array.shape), tree)
+    mx.eval(found)
+    return found
 
 
 def trace(
@@ -238,13 +234,13 @@ class _Tracer:
                 gradients = arrays_of([call.vjp(nested, filled(result, every)[0], outputs)])
             return [*seen, *gradients]
 
-        given = [_placeholder(a) for a in call.primals]
+        outputs = [mx.zeros(a.shape, dtype) for a, dtype in zip(call.outputs, call.dtypes, strict=True)]
+        given = [*call.primals]
         if call.vjp is not None:
             # The backward pass gets new inputs and results: work that both passes share is done in both.
-            given += [_placeholder(a) for a in call.primals]
-            given += [_like(a, dtype) for a, dtype in zip(call.outputs, call.dtypes, strict=True)]
+            given += [*call.primals, *outputs]
         first = len(given)
-        given += [_like(call.outputs[j], call.dtypes[j]) for j in wanted]
+        given = placeholders([*given, *(outputs[j] for j in wanted)])
         with call.kernels():
             part = self._trace(both, given, len(self._calls))
         part = part._replace(forward=ancestors(part, part.results[: len(call.outputs)]))
@@ -356,7 +352,3 @@ class _Places(dict[int, int]):
     def __missing__(self, local: int) -> int:
         self[local] = self._graph.array(self._part.arrays[local])
         return self[local]
-
-
-def _like(array: Array, dtype: mx.Dtype) -> mx.array:
-    return _placeholder(mx.broadcast_to(mx.zeros((), dtype), array.shape))

@@ -132,16 +132,15 @@ def scoring_need(
     longer = held if held is not None and pair_sizes(held).sum(axis=1).max() > longest else None
     forwards = forward_of(forward, LAYOUTS[0])
     sample, long = sample_pairs(pairs), longest_row(pairs, int(longest))
-    widest, short = max(sample, key=lambda pair: pair.tokens), shortened(sample[0])
+    widest, short = max(pair.tokens for pair in sample), shortened(sample[0])
     checks = [_scored(skeleton, forwards, [pairs[i] for i in sample_rows(pairs)], device)]
-    wide = compute_dtype(model) != mx.float32
+    wide, fast = compute_dtype(model) != mx.float32, forward != PLAIN.name
     with in_float32(model) if wide else nullcontext():
-        checks += _own_call(skeleton, widest.tokens, device)
-        if not wide or widens_cheaply(model):
+        checks += _own_call(skeleton, max(widest, long.tokens if fast else 0), max(widest, END), device)
+        if wide and widens_cheaply(model):
             checks.append(_proof(skeleton, short, device))
-        if forward != PLAIN.name:
+        if fast:
             checks.append(_scored(skeleton, [COMPLETION, PLAIN], [long], device))
-            checks += _own_call(skeleton, long.tokens, device, end=END)
     checks.append(_proof(skeleton, short, device))
     blocks, head = max(checks, key=sum)
     found = [Need(skeleton.weights, skeleton.trained, 0, blocks, head, 0)]
@@ -180,18 +179,16 @@ def _proof(skeleton: Skeleton, pair: TokenizedPair, device: mx.DeviceType) -> tu
     return _traced(skeleton, lambda: block_gradient(model, lambda: own_logps(model, pair, 0).sum()), device)
 
 
-def _own_call(
-    skeleton: Skeleton, tokens: int, device: mx.DeviceType, end: int | None = None
-) -> list[tuple[int, int]]:
+def _own_call(skeleton: Skeleton, tokens: int, scored: int, device: mx.DeviceType) -> list[tuple[int, int]]:
     """Peak bytes of the model's own call on `tokens` tokens: of its body, and of its head after that.
 
     Args:
-        end: the head uses only this number of last tokens.
+        scored: the head uses at most this number of tokens, the last ones.
     """
     model, inputs = skeleton.model, mx.zeros((1, tokens), mx.int32)
     model.eval()
     try:
-        hidden = placeholders(hidden_states(model, inputs)[0, -(end or tokens) :])
+        hidden = placeholders(hidden_states(model, inputs)[0, -scored:])
     except TypeError:  # the model is not in two parts
         return [_traced(skeleton, lambda: token_logps(model(inputs), inputs), device)]
     targets = inputs[0, : len(hidden)]

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import pytest
 
-from ..conftest import ROOT
+from ..conftest import ROOT, some
 from ..support.mistakes import lines, pair
 
 FULL = "/dev/full"
@@ -53,23 +54,27 @@ def test_an_output_that_takes_no_more_is_told(command, tmp_path, models):
     assert "No space left on device\n  free some space" in said and said.count("\n") == 2
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
-def test_letters_that_the_output_cannot_show_are_escapes(encoding, tmp_path, models):
+def test_letters_that_the_output_cannot_show_are_escapes(tmp_path, models):
     (tmp_path / "rows.jsonl").write_text(lines(pair(prompt="Où…", chosen="Là-bas…")))
     command = f"mlx-dpo inspect --no-model --data rows.jsonl --model {models('llama')}"
-    shown = in_shell(command, tmp_path, PYTHONIOENCODING=encoding)
-    assert shown.returncode == 0 and "\\u" in shown.stdout
-    whole = in_shell(command, tmp_path).stdout
-    assert whole.encode(encoding, "backslashreplace").decode(encoding) == shown.stdout
-    found = [in_shell(f"{command} --json", tmp_path, PYTHONIOENCODING=e) for e in (encoding, "utf-8")]
-    assert json.loads(found[0].stdout) == json.loads(found[1].stdout)
+    whole, found = (in_shell(line, tmp_path).stdout for line in (command, f"{command} --json"))
+    for encoding in ("latin-1", "cp1252"):
+        shown = in_shell(command, tmp_path, PYTHONIOENCODING=encoding)
+        assert shown.returncode == 0 and "\\u" in shown.stdout
+        assert whole.encode(encoding, "backslashreplace").decode(encoding) == shown.stdout
+        as_json = in_shell(f"{command} --json", tmp_path, PYTHONIOENCODING=encoding)
+        assert json.loads(as_json.stdout) == json.loads(found)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("command", ["train", "gen-pairs", "inspect", "eval", "fuse"])
-def test_a_command_that_is_stopped_says_that_nothing_is_lost(
-    command, number, code, tmp_path, models, trained
-):
+COMMANDS = ("train", "gen-pairs", "inspect", "eval", "fuse")
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    some(product(COMMANDS, STOPS), *product(COMMANDS, [signal.SIGINT]), ("train", signal.SIGTERM)),
+)
+def test_a_command_that_is_stopped_says_that_nothing_is_lost(command, number, tmp_path, models, trained):
     """While the model's config is read, long before the first update."""
     base = shutil.copytree(models("llama"), tmp_path / "base")
     shutil.copytree(trained("llama"), tmp_path / "run")
@@ -97,6 +102,6 @@ def test_a_command_that_is_stopped_says_that_nothing_is_lost(
     time.sleep(0.2)
     os.kill(process.pid, number)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == code, said + rest
+    assert process.returncode == STOPS[number], said + rest
     (told,) = rest.strip().splitlines()
     assert told.startswith("interrupted: ") and "same command again" in told

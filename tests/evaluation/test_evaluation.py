@@ -32,6 +32,8 @@ def trained_once(tmp_path_factory, models, pair_rows):
         "optimizer.learning_rate=3e-3",
         "training.accumulation=2",
         "training.micro_batch=2",
+        "training.epochs=2",
+        "training.samples=0",
         f"run.output={folder / 'run'}",
         "generate.max_tokens=12",
     ]
@@ -83,10 +85,10 @@ def test_other_pairs_can_be_named(finished, write_rows, pair_rows):
     assert evaluate_run(finished, data=str(data), samples=0).pairs == len(pair_rows[5::100])
 
 
-def test_the_command_shows_figures_and_both_answers(finished, mlx_dpo_command):
+def test_the_command_shows_figures_and_both_answers(finished, mlx_dpo_command, outcome):
     shown = mlx_dpo_command("eval", "--run", finished, "--samples", 2)
     assert shown.returncode == 0, shown.stderr
-    as_json = json.loads(mlx_dpo_command("eval", "--run", finished, "--samples", 2, "--json").stdout)
+    as_json = json.loads(outcome("eval", "--run", finished, "--samples", 2, "--json")[1])
     assert as_json["pairs"] == 10 and len(as_json["samples"]) == 2
     lines = shown.stdout.splitlines()
     assert lines[0].split() == ["held-out", "pairs", "(n)", "10"]

@@ -26,21 +26,22 @@ from ..conftest import half_precision
 
 
 @pytest.fixture
-def trained(tmp_path, models, pair_rows, write_rows):
+def trained(tmp_path, models, pair_rows, write_rows, once):
     """A run that has clearly moved: `trained("granite", "lora")` gives (base, run folder)."""
 
     def make(model, kind):
         folder = tmp_path / "run"
         settings = [
             f"model.path={models(model)}",
-            f"data.train={write_rows('train.jsonl', pair_rows[::40])}",
+            f"data.train={write_rows('train.jsonl', pair_rows[::80])}",
             "data.valid=null",
             f"adapter.type={kind}",
             "optimizer.learning_rate=2e-2",
             "training.accumulation=2",
+            "training.epochs=1",
             f"run.output={folder}",
         ]
-        train_run(load_config(None, settings))
+        once(f"a run that has moved, {model}, {kind}", lambda: train_run(load_config(None, settings)))
         return models(model), folder
 
     return make
@@ -126,7 +127,8 @@ def test_a_small_update_survives_fusing_into_half_precision(tmp_path, models, pa
         f"data.train={write_rows('train.jsonl', pair_rows[::40])}",
         "data.valid=null",
         f"adapter.type={kind}",
-        "training.accumulation=4",
+        "training.accumulation=2",
+        "training.epochs=2",
         f"run.output={tmp_path / 'run'}",
     ]
     train_run(load_config(None, settings))

@@ -20,10 +20,27 @@ def command(tmp_path):
     return path
 
 
+@pytest.fixture
+def noting(tmp_path):
+    """An mlx-dpo command that only writes down what it is called with; and what it was called with since."""
+    path, calls = tmp_path / "noting", tmp_path / "calls"
+    path.write_text(f"""#!/bin/sh\nprintf '%s\\0' "$@" >> '{calls}'\nprintf '\\n\\0' >> '{calls}'\n""")
+    path.chmod(0o755)
+
+    def called():
+        words = calls.read_text().removesuffix("\0\n\0").split("\0\n\0") if calls.exists() else []
+        calls.unlink(missing_ok=True)
+        return [command.split("\0") for command in words]
+
+    return path, called
+
+
+QUICK = ("--set", "generate.max_tokens=24", "--set", "training.epochs=1")
+
+
 def run_script(command, *more, **environment):
-    arguments = ["--set", "generate.max_tokens=24", "--set", "training.epochs=1"]
     return subprocess.run(
-        ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *arguments, *more],
+        ["bash", str(ROOT / "scripts" / "run_granite_dpo.sh"), *QUICK, *more],
         capture_output=True,
         text=True,
         timeout=300,
@@ -31,7 +48,9 @@ def run_script(command, *more, **environment):
     )
 
 
-def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path, models, command):
+def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(
+    tmp_path, models, command, noting, outcome
+):
     out = tmp_path / "out"
     environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
     done = run_script(command, **environment)
@@ -46,32 +65,49 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(tmp_path,
     load(str(out / "fused"))
     # A second run finds everything done, changes nothing and evaluates again.
     before = {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()}
-    again = run_script(command, **environment)
-    assert again.returncode == 0, again.stderr
+    noted, called = noting
+    assert run_script(noted, **environment).returncode == 0
+    again = called()
+    assert [words[0] for words in again] == ["gen-pairs", "train", "eval"]
+    for words in again:
+        assert outcome(*words)[0] == 0
     assert {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()} == before
     # Other settings in the same folder are refused, not passed off as trained.
-    other = run_script(command, "--set", "beta.value=0.5", **environment)
-    assert other.returncode == 1
-    assert f"Error: {out}/run: " in other.stderr and "beta.value is 0.5, was 0.1" in other.stderr
+    run_script(noted, "--set", "beta.value=0.5", **environment)
+    _, train, _ = called()
+    code, _, errors = outcome(*train)
+    assert code == 1
+    assert f"Error: {out}/run: " in errors and "beta.value is 0.5, was 0.1" in errors
 
 
-def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models, command):
+def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models, noting, outcome):
+    """Its commands, run one after another as the script gives them."""
+    noted, called = noting
     out = tmp_path / "out"
     environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
     quick = ("--set", "optimizer.learning_rate=1e-3", "--set", "training.rehearsal=0")
-    wrong = run_script(command, *quick, METHOD="spo", **environment)
+    out.mkdir()
+    wrong = run_script(noted, *quick, METHOD="spo", **environment)
     assert (wrong.returncode, (out / "method").exists()) == (1, False)
     assert "METHOD is spo; it must be dpo or sft" in wrong.stderr
-    done = run_script(command, *quick, METHOD="sft", **environment)
+    called()
+    done = run_script(noted, *quick, METHOD="sft", **environment)
     assert done.returncode == 0, done.stderr
+    commands = called()
+    assert [words[0] for words in commands] == ["gen-pairs", "sft", "eval", "fuse"]
+    for words in commands:
+        code, _, errors = outcome(*words)
+        assert code == 0, errors
     assert "name: sft" in (out / "run" / "config.yaml").read_text()
     assert (out / "fused" / "config.json").exists()
-    other = run_script(command, *quick, METHOD="dpo", **environment)
+    other = run_script(noted, *quick, METHOD="dpo", **environment)
     assert other.returncode == 1
     assert f"{out} was started with METHOD=sft" in other.stderr and "OUT" in other.stderr
     (out / "method").unlink()  # as in a folder of an earlier version: the run itself tells
-    again = run_script(command, *quick, **environment)
+    called()
+    again = run_script(noted, *quick, **environment)
     assert (again.returncode, "method: sft" in again.stdout) == (0, True), again.stderr
+    assert [words[0] for words in called()] == ["gen-pairs", "sft", "eval"]
 
 
 def test_the_granite_script_asks_inspect_for_the_method(tmp_path, models):

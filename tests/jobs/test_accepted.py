@@ -19,7 +19,7 @@ def notes(folder, event):
 
 
 def test_a_run_that_the_guard_ended_goes_on_from_its_best_checkpoint(configure, tmp_path):
-    config = configure("llama", *EASY, "training.epochs=2", train=40, valid=6)
+    config = configure("llama", *EASY, "training.epochs=2", "training.accumulation=2", train=20, valid=4)
     folder = train_run(config).folder
     best, ruined = (int(path.name) for path in sorted((folder / CHECKPOINTS).iterdir())[-2:])
     milder = again(config, tmp_path, "optimizer.learning_rate=1e-9")
@@ -36,7 +36,7 @@ def test_a_run_that_the_guard_ended_goes_on_from_its_best_checkpoint(configure, 
 def half(configure, once):
     """Settings of a run that its patience ended after 2 of 10 updates; by its rate nothing moved."""
     settings = ("training.eval_steps=1", "training.patience=2", "optimizer.learning_rate=1e-30")
-    config = configure("llama", *settings, train=40)
+    config = configure("llama", *settings, "training.accumulation=2", train=20)
     once("a run that its patience ended", lambda: train_run(config))
     return config
 
@@ -80,7 +80,7 @@ def test_an_adapter_of_another_form_is_refused_and_the_run_stays_as_it_was(half,
 
 def test_a_run_that_is_to_end_with_its_best_adapter_after_all_does(configure, tmp_path):
     """It was to end with its last one, which the guard has found to be ruined."""
-    config = configure("llama", *EASY, "training.select=last", train=40, valid=6)
+    config = configure("llama", *EASY, "training.select=last", "training.accumulation=2", train=20, valid=4)
     folder = train_run(config).folder
     best = sorted((folder / CHECKPOINTS).iterdir())[-2]
     assert not same_weights(folder, best)

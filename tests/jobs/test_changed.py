@@ -21,7 +21,7 @@ from ..support.mistakes import changed
 def own_stopped(configure, monkeypatch, tmp_path, models):
     """Settings of a run with its own copy of a model, and what runs it until its third update."""
     model = shutil.copytree(models("llama"), tmp_path / "model")
-    config = configure("llama", f"model.path={model}", "training.eval_steps=1", train=16)
+    config = configure("llama", f"model.path={model}", "training.eval_steps=1", "training.accumulation=2")
 
     def update(*arguments):
         if (tmp_path / "run/checkpoints/000002").exists():

@@ -19,6 +19,7 @@ from mlx_dpo.training.step import pair_gradient
 from ..conftest import rows_of, some, train_pairs
 
 SFT = ("loss.name=sft", "optimizer.learning_rate=null")
+HALF = ("training.accumulation=2",)
 
 
 def test_the_rate_is_the_one_of_the_update_that_reached_half_of_the_way():
@@ -75,19 +76,20 @@ def test_the_test_leaves_the_policy_as_it_was(configure, models):
 @pytest.mark.parametrize("model", some(["llama", "granite"], "granite"))
 def test_a_run_at_the_found_rate_learns_more_than_at_a_tenth_or_thirty_times_of_it(model, configure):
     def held_out(rate, name):
-        settings = ("loss.name=sft", f"optimizer.learning_rate={rate}", "training.epochs=8")
-        return train_run(configure(model, *settings, output=name)).held_out["eval/loss"]
+        settings = ("loss.name=sft", f"optimizer.learning_rate={rate}", *short)
+        return train_run(configure(model, *settings, train=12, valid=3, output=name)).held_out["eval/loss"]
 
-    own = train_run(configure(model, *SFT, "training.epochs=8", output="own"))
+    short = ("training.epochs=4", *HALF)
+    own = train_run(configure(model, *SFT, *short, train=12, valid=3, output="own"))
     rate = max(row["learning_rate"] for row in rows_of(own.folder)[0])
     assert own.held_out["eval/loss"] < held_out(rate / 10, "low")
     assert own.held_out["eval/loss"] < held_out(rate * 30, "high")
 
 
 def test_a_run_that_goes_on_keeps_the_rate_and_the_epochs_that_its_start_found(configure, monkeypatch):
-    config = configure("llama", *SFT, "training.epochs=null", "training.patience=null", train=8)
+    config = configure("llama", *SFT, "training.epochs=null", "training.patience=null", *HALF, train=4)
     folder = train_run(config).folder
-    assert config.training.epochs_for(8, answers_only=True) == 10
+    assert config.training.epochs_for(4, answers_only=True) == 10
     assert len(rows_of(folder)[0]) == 20
     monkeypatch.setattr(job, "rate_test", lambda *_: pytest.fail("the rate is known"))
     before = (folder / "metrics.jsonl").read_bytes()
@@ -103,10 +105,11 @@ def test_where_no_rate_lowers_the_loss_the_run_says_so(configure, monkeypatch):
 
 
 def test_pairs_have_their_usual_rate_and_passes_that_make_24_updates(configure):
-    config = configure("llama", "optimizer.learning_rate=null", "training.epochs=null", train=20)
+    open_settings = ("optimizer.learning_rate=null", "training.epochs=null")
+    config = configure("llama", *open_settings, "training.accumulation=1", train=5)
     reports, _ = rows_of(train_run(config).folder)
     assert len(reports) == 25  # five passes of five windows
-    training = config.training
+    training = configure("llama", *open_settings).training
     assert [training.epochs_for(n, answers_only=False) for n in (4, 12, 48, 96, 1000)] == [6, 6, 2, 1, 1]
     assert max(row["learning_rate"] for row in reports) == pytest.approx(2e-5)
 

@@ -20,7 +20,7 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import fit, prepare
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
-from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
+from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, prune_checkpoints
 from mlx_dpo.training.state import TrainState
 
 from ..conftest import CLOCK, rows_of, some
@@ -92,9 +92,9 @@ def test_a_run_interrupted_again_and_again_ends_as_one_that_was_not(
 ):
     windows = (f"training.micro_batch={micro_batch}", f"training.accumulation={4 // micro_batch}")
     settings = ("llama", *RULES[rule], *windows, *EPOCHS, "run.margin_files=true")
-    whole = outcome(train_run(configure(*settings, train=14, valid=2)).folder)
-    config, times = configure(*settings, train=14, valid=2, output="again"), 0
-    while interrupted(config, 19 if micro_batch == 1 else 8):  # micro-batches
+    whole = outcome(train_run(configure(*settings, train=10, valid=1)).folder)
+    config, times = configure(*settings, train=10, valid=1, output="again"), 0
+    while interrupted(config, 11 if micro_batch == 1 else 5):  # micro-batches
         times += 1
     assert times >= 2
     assert outcome(Path(config.run.output)) == whole
@@ -106,9 +106,9 @@ FEW = ("dropout", "a reference that moves", "reports of several windows", "kept 
 @pytest.mark.parametrize("other", some(OTHERS, *FEW))
 def test_nothing_that_a_run_can_be_keeps_it_from_going_on(configure, interrupted, other):
     settings = ("granite" if other != "traced steps" else "llama", *EPOCHS, *OTHERS[other])
-    whole = outcome(train_run(configure(*settings, train=8, valid=2)).folder)
-    config = configure(*settings, train=8, valid=2, output="again")
-    assert interrupted(config, 11)
+    whole = outcome(train_run(configure(*settings, train=6, valid=1)).folder)
+    config = configure(*settings, train=6, valid=1, output="again")
+    assert interrupted(config, 9)
     assert not interrupted(config, 10**6)
     assert outcome(Path(config.run.output)) == whole
 
@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_was_not(configu
     whole = outcome(train_run(configure(*settings)).folder)
     config, moments = configure(*settings, output="again"), random.Random(0)
     folder = Path(config.run.output)
-    for _ in range(3):
+    for _ in range(2):
         process, seen = start(config, tmp_path), len(list(folder.glob("checkpoints/[0-9]*")))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -150,9 +150,9 @@ def test_a_run_that_is_killed_wherever_it_writes_ends_as_one_that_was_not(config
 
     One run dies at its first write, is started again and dies at its second, and so on.
     """
-    settings = ("llama", "training.eval_steps=1", "training.keep_checkpoints=1")
-    whole = outcome(train_run(configure(*settings, train=8)).folder)
-    config, deaths = configure(*settings, train=8, output="again"), 0
+    settings = ("llama", "training.eval_steps=1", "training.keep_checkpoints=1", "training.accumulation=2")
+    whole = outcome(train_run(configure(*settings, train=4, valid=1)).folder)
+    config, deaths = configure(*settings, train=4, valid=1, output="again"), 0
 
     def dies_after(count):
         def counted(own):
@@ -213,14 +213,23 @@ def test_with_resume_there_must_be_something_to_resume(configure):
         train_run(configure("llama"), resume=True)
 
 
-@pytest.mark.parametrize("kept", [1, 2, 3])
-def test_the_newest_checkpoints_and_the_best_are_kept(configure, kept):
-    settings = (f"training.keep_checkpoints={kept}", "training.eval_steps=1", *EPOCHS)
-    folder = train_run(configure("llama", *settings, train=12)).folder
+def test_the_newest_checkpoints_and_the_best_are_kept(configure):
+    settings = ("training.keep_checkpoints=2", "training.eval_steps=1", "training.accumulation=1")
+    folder = train_run(configure("llama", *settings, train=6)).folder
     _, held_out = rows_of(folder)
     best = min(held_out, key=lambda row: row["eval/loss"])["step"]
-    expected = sorted({*range(7 - kept, 7), best})
-    assert sorted(int(p.name) for p in (folder / CHECKPOINTS).iterdir()) == expected
+    assert sorted(int(p.name) for p in (folder / CHECKPOINTS).iterdir()) == sorted({5, 6, best})
+
+
+@pytest.mark.parametrize(
+    ("kept", "best", "left"),
+    [(1, 3, [3, 6]), (2, 3, [3, 5, 6]), (3, 3, [3, 4, 5, 6]), (1, 6, [6]), (3, None, [4, 5, 6])],
+)
+def test_which_checkpoints_are_kept_by_hand(tmp_path, kept, best, left):
+    for step in range(7):
+        (tmp_path / CHECKPOINTS / f"{step:06d}").mkdir(parents=True)
+    prune_checkpoints(tmp_path, kept, best)
+    assert sorted(int(p.name) for p in (tmp_path / CHECKPOINTS).iterdir()) == left
 
 
 def test_a_checkpoint_is_an_adapter_folder(configure, models):

@@ -85,7 +85,8 @@ def told(tmp_path_factory):
         asked = [({"role": "user", "content": r["prompt"]},) for r in rows]
         teach(base, [Curated(q, r["answer"], r["id"]) for q, r in zip(asked, rows, strict=True)], epochs=70)
         run, fused = folder / f"{kind}-run", folder / f"{kind}-fused"
-        data = [f"data.train={folder}/train.jsonl", f"data.valid={folder}/valid.jsonl", "training.samples=0"]
+        data = [f"data.train={folder}/train.jsonl", f"data.valid={folder}/valid.jsonl"]
+        data += ["training.samples=0", "training.epochs=1"]
         sets = [word for setting in data for word in ("--set", setting)]
         commands = {
             "train": [*sets, "--model", str(base), "--output", str(run)],
@@ -176,7 +177,7 @@ def test_train_and_eval_say_once_which_end_of_turn_the_files_do_not_list(told, k
 def test_sft_says_it_too(told, tmp_path, capsys):
     base = told("granite").base
     data = f"--set data.train={base.parent}/train.jsonl --set data.valid=null --output {tmp_path / 'sft'}"
-    data += " --set optimizer.learning_rate=1e-5 --set training.epochs=1"
+    data += " --set optimizer.learning_rate=1e-5 --set training.epochs=1 --set training.rehearsal=0"
     with pytest.raises(SystemExit) as stop:
         main(["sft", *data.split(), "--model", str(base)])
     out, err = capsys.readouterr()

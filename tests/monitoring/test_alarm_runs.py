@@ -22,12 +22,13 @@ def alarms_of(folder):
 
 def test_a_run_in_order_raises_no_alarm(configure):
     settings = ("training.epochs=4", "training.samples=2", "training.sample_tokens=16")
-    assert alarms_of(train_run(configure("granite", *settings)).folder) == {}
+    assert alarms_of(train_run(configure("granite", *settings, train=12, valid=3)).folder) == {}
 
 
 def test_a_rate_that_moves_nothing_is_told(configure):
     settings = ("optimizer.learning_rate=1e-9", "training.patience=null", "training.eval_steps=1")
-    folder = train_run(configure("llama", *settings, train=40)).folder
+    settings += ("training.accumulation=2",)
+    folder = train_run(configure("llama", *settings, train=20)).folder
     assert alarms_of(folder) == {"unmoved": 4}  # of 10 updates
     assert len(rows_of(folder)[0]) == 10
 
@@ -49,8 +50,8 @@ def test_pairs_that_are_too_easy_are_told_and_end_the_run(configure):
 
 @pytest.mark.parametrize(("guard", "alarm"), [("warn", True), ("off", False)])
 def test_a_guard_that_warns_or_is_off_lets_it_go_on(configure, guard, alarm):
-    settings = (*EASY, f"training.guard={guard}", "training.epochs=3")
-    folder = train_run(configure("llama", *settings, train=40)).folder
+    settings = (*EASY, f"training.guard={guard}", "training.epochs=3", "training.accumulation=2")
+    folder = train_run(configure("llama", *settings, train=20)).folder
     assert len(rows_of(folder)[0]) == 30
     assert ({"margins too large", "loss vanished"} <= set(alarms_of(folder))) == alarm
 
@@ -123,6 +124,7 @@ def test_answers_that_run_on_are_told(configure, write_rows, pair_rows):
     first = configure("llama", f"data.train={short}", *shared, "loss.name=sft", "training.select=last")
     begun = train_run(first).folder.rename(short.parent / "begun")
     more = ("loss.name=[sigmoid, sft]", f"model.adapter={begun}", "training.epochs=4", "training.guard=warn")
+    more += ("training.eval_steps=4",)
     folder = train_run(configure("llama", f"data.train={long}", *shared, *more)).folder
     _, held_out = rows_of(folder)
     tokens = {row["step"]: row["eval/samples/tokens"] for row in held_out}

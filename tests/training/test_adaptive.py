@@ -20,13 +20,15 @@ from mlx_dpo.monitoring.margin_files import margin_summary
 from ..conftest import rows_of, weights_of
 
 LN2 = math.log(2)
+ALONE = "data.valid=null"
 RISK = ("beta.rule=risk", "beta.risk.warmup_steps=2", "beta.risk.alpha=0.1")
 BETA_DPO = ("beta.rule=beta_dpo", "beta.beta_dpo.alpha=0.6")
 DEFERRED = (*BETA_DPO, "beta.beta_dpo.deferred=true")
 
 
 def test_a_run_with_risk_reports_what_its_rule_saw(configure):
-    reports, held_out = rows_of(train_run(configure("llama", *RISK, "training.epochs=2", train=20)).folder)
+    settings = (*RISK, "training.epochs=2", "training.accumulation=2")
+    reports, held_out = rows_of(train_run(configure("llama", *settings, train=10)).folder)
     names = {f"risk/{name}" for name in ("p_hat", "tau", "fail", "u_k", "s_k")}
     assert [names <= set(row) for row in reports] == [False] * 2 + [True] * 8
     # A window has the beta of before it, so the first that may differ is the fourth.
@@ -54,15 +56,15 @@ def test_a_run_with_beta_dpo_reports_what_its_rule_saw(configure):
 
 
 def test_beta_dpo_that_keeps_all_and_follows_nothing_ends_where_dpo_ends(configure):
-    plain = train_run(configure("llama", "training.epochs=2", output="plain")).folder
-    idle = (*BETA_DPO, "beta.beta_dpo.alpha=0", "beta.beta_dpo.keep=1", "training.epochs=2")
+    plain = train_run(configure("llama", ALONE, output="plain")).folder
+    idle = (*BETA_DPO, "beta.beta_dpo.alpha=0", "beta.beta_dpo.keep=1", ALONE)
     same = train_run(configure("llama", *idle, output="idle")).folder
     assert all(np.array_equal(w, weights_of(same)[n]) for n, w in weights_of(plain).items())
 
 
 def test_deferred_weighting_ends_where_two_passes_end(configure):
-    two = rows_of(train_run(configure("llama", *BETA_DPO, output="two")).folder)[0]
-    one = rows_of(train_run(configure("llama", *DEFERRED, output="one")).folder)[0]
+    two = rows_of(train_run(configure("llama", *BETA_DPO, ALONE, output="two")).folder)[0]
+    one = rows_of(train_run(configure("llama", *DEFERRED, ALONE, output="one")).folder)[0]
     for a, b in zip(one, two, strict=True):
         assert (a["loss"], a["beta"]) == pytest.approx((b["loss"], b["beta"]), rel=1e-3)
 
@@ -71,7 +73,7 @@ def test_deferred_weighting_ends_where_two_passes_end(configure):
 def test_a_run_trains_with_every_loss(configure, name):
     """Its report is its own loss: lower after two epochs at a high rate than before."""
     rate = ("optimizer.learning_rate=3e-3", "training.epochs=3", "optimizer.warmup_ratio=0")
-    folder = train_run(configure("llama", f"loss.name={name}", *rate, train=8, valid=2)).folder
+    folder = train_run(configure("llama", f"loss.name={name}", *rate, ALONE, train=4)).folder
     reports, _ = rows_of(folder)
     assert reports[-1]["loss"] < reports[0]["loss"]
 
@@ -81,9 +83,10 @@ def test_a_weighted_sum_of_losses_is_what_it_says(configure):
         "loss.name=[sigmoid, bco_pair, sft]",
         "loss.weights=[0.8, 0.2, 0.5]",
         "training.accumulation=20",
+        ALONE,
     )
     summed, _ = rows_of(train_run(configure("llama", *settings)).folder)
-    sft, _ = rows_of(train_run(configure("llama", "loss.name=sft", settings[2], output="sft")).folder)
+    sft, _ = rows_of(train_run(configure("llama", "loss.name=sft", *settings[2:], output="sft")).folder)
     assert summed[0]["loss"] == pytest.approx(0.8 * LN2 + 0.2 * 2 * LN2 + 0.5 * sft[0]["loss"], rel=1e-6)
 
 
@@ -114,7 +117,7 @@ def test_a_state_that_was_saved_and_loaded_goes_on_as_if_it_had_not_been(tmp_pat
 
 
 def test_margin_files_hold_every_window(configure):
-    settings = ("run.margin_files=true", "training.epochs=2", *RISK)
+    settings = ("run.margin_files=true", "training.epochs=2", *RISK, ALONE)
     folder = train_run(configure("llama", *settings, train=10)).folder
     reports, _ = rows_of(folder)
     rows = [
@@ -174,35 +177,38 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
 
 
 def test_a_run_with_generation_a_moves_beta_before_its_window(configure):
-    reports, _ = rows_of(train_run(configure("llama", *RISK, "beta.risk.generation=A")).folder)
+    settings = (*RISK, "beta.risk.generation=A", "training.accumulation=2", ALONE)
+    reports, _ = rows_of(train_run(configure("llama", *settings, train=6)).folder)
     moved = 0.1 * math.exp(0.1 * reports[2]["risk/s_k"])
     assert [row["beta"] for row in reports[:3]] == pytest.approx([0.1, 0.1, moved], rel=1e-5)
 
 
 def test_a_run_with_wpo_weighs_its_pairs(configure):
     """Every loss of the first window is ln 2, times a weight that is not 1."""
-    reports, _ = rows_of(train_run(configure("llama", "loss.wpo=true")).folder)
+    reports, _ = rows_of(train_run(configure("llama", "loss.wpo=true", ALONE, train=4)).folder)
     assert 0 < reports[0]["loss"] != pytest.approx(LN2, rel=1e-3)
     assert reports[0]["rewards/margins"] == 0
 
 
 def test_a_run_with_bcos_shift_differs_from_one_without_from_the_second_update_on(configure):
     """Before it all rewards are 0, and so is their mean."""
-    name = ("loss.name=bco_pair", "optimizer.warmup_ratio=0")
-    plain, _ = rows_of(train_run(configure("llama", *name, output="plain")).folder)
-    shifted, _ = rows_of(train_run(configure("llama", *name, "loss.bco_shift=true", output="shift")).folder)
+    name = ("loss.name=bco_pair", "optimizer.warmup_ratio=0", "training.accumulation=2", ALONE)
+    plain, _ = rows_of(train_run(configure("llama", *name, train=4, output="plain")).folder)
+    more = (*name, "loss.bco_shift=true")
+    shifted, _ = rows_of(train_run(configure("llama", *more, train=4, output="shift")).folder)
     assert shifted[0]["loss"] == plain[0]["loss"]
     assert shifted[1]["logps/chosen"] == pytest.approx(plain[1]["logps/chosen"], rel=1e-6)
     assert shifted[1]["loss"] != plain[1]["loss"]
 
 
-@pytest.mark.parametrize("warmup", [4, 5])
-def test_a_warm_up_that_leaves_no_window_another_beta_is_refused(configure, warmup):
+def test_a_warm_up_that_leaves_no_window_another_beta_is_refused(configure):
     """Generation B moves beta after a window: the fifth of five windows has the beta of after the fourth."""
-    config = configure("llama", "beta.rule=risk", f"beta.risk.warmup_steps={warmup}", train=20)
-    with pytest.raises(DpoError, match="only 5: beta would never"):
-        train_run(config)
-    config = configure("llama", "beta.rule=risk", "beta.risk.warmup_steps=3", train=20)
+    settings = ("beta.rule=risk", "training.accumulation=2", ALONE)
+    for warmup in (4, 5):
+        config = configure("llama", *settings, f"beta.risk.warmup_steps={warmup}", train=10)
+        with pytest.raises(DpoError, match="only 5: beta would never"):
+            train_run(config)
+    config = configure("llama", *settings, "beta.risk.warmup_steps=3", train=10)
     reports, _ = rows_of(train_run(config).folder)
     assert reports[-1]["beta"] != pytest.approx(0.1, rel=1e-6)
 

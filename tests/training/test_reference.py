@@ -68,22 +68,22 @@ def configure(configure):
     """A short run's settings: `configure("training.seed=1", model="llama")`."""
 
     def make(*overrides, model="granite", output="run"):
-        return configure(model, *overrides, train=13, valid=5, output=output)
+        return configure(model, *overrides, train=6, valid=2, output=output)
 
     return make
 
 
 def test_a_second_run_makes_no_reference_forward_and_ends_the_same(configure, forwards, capsys):
     first = train_run(configure(output="a")).folder
-    assert forwards() == (18, True)
+    assert forwards() == (8, True)
     said = capsys.readouterr().err
-    assert "reference, train pairs: 13 pairs scored\n" in said
-    assert "reference, held-out pairs: 5 pairs scored\n" in said
+    assert "reference, train pairs: 6 pairs scored\n" in said
+    assert "reference, held-out pairs: 2 pairs scored\n" in said
     second = train_run(configure(output="b")).folder
     assert forwards() == (0, False)
     said = capsys.readouterr().err
-    assert "reference, train pairs: 13 pairs from the cache" in said
-    assert "reference, held-out pairs: 5 pairs from the cache" in said
+    assert "reference, train pairs: 6 pairs from the cache" in said
+    assert "reference, held-out pairs: 2 pairs from the cache" in said
     one_by_one = zip(*([*chain(*rows_of(folder))] for folder in (first, second)), strict=True)
     for one, other in one_by_one:
         same = [k for k in one if k not in CLOCK]
@@ -108,9 +108,9 @@ FEW = ("another micro-batch", "another loss", "other layers", "checkpointing")
 
 
 @pytest.mark.parametrize("other", some(SWEEP, *FEW))
-def test_a_sweep_makes_no_reference_forward_and_starts_unmoved(other, configure, forwards):
+def test_a_sweep_makes_no_reference_forward_and_starts_unmoved(other, configure, forwards, once):
     overrides = SWEEP[other]
-    train_run(configure(output="a"))
+    once("a run before a sweep", lambda: train_run(configure(output="a")))
     forwards()
     train, held_out = rows_of(train_run(configure(*overrides, output="b")).folder)
     assert forwards() == (0, False)
@@ -136,7 +136,7 @@ def test_a_run_from_an_adapter_has_a_reference_of_its_own(configure, forwards):
     first = train_run(configure("optimizer.learning_rate=1e-2", output="a")).folder
     forwards()
     train_run(configure(f"model.adapter={first}", output="b"))
-    assert forwards() == (18, True)
+    assert forwards() == (8, True)
     train, _ = rows_of(train_run(configure(f"model.adapter={first}", output="c")).folder)
     assert forwards() == (0, False)
     assert train[0]["rewards/margins"] == 0
@@ -150,7 +150,7 @@ def test_a_stale_reference_is_noticed_said_and_scored_again(configure, forwards,
     monkeypatch.setattr(prepare, "reference_key", lambda *a: keys.append(key_of(*a)) or keys[-1])
     first = train_run(configure(output="a")).folder
     forwards()
-    for key, label, count in zip(keys[:2], ("train pairs", "held-out pairs"), (13, 5), strict=True):
+    for key, label, count in zip(keys[:2], ("train pairs", "held-out pairs"), (6, 2), strict=True):
         remove("reference", key)
         keep("reference", key, module._writer(np.full((count, 2), -9.0, np.float32)))
         second = train_run(configure("run.output=" + str(first.parent / label))).folder
@@ -168,7 +168,7 @@ def test_a_run_stopped_while_the_reference_is_scored_goes_on_there(configure, fo
 
     def stopping(model, pairs, forward, batches):
         for number, scored in enumerate(batch_scores(model, pairs, forward, batches)):
-            if number == 9:
+            if number == 4:
                 raise KeyboardInterrupt
             yield scored
 
@@ -178,8 +178,8 @@ def test_a_run_stopped_while_the_reference_is_scored_goes_on_there(configure, fo
     assert "interrupted; run the same command again" in capsys.readouterr().err
     forwards()
     train_run(configure())
-    assert forwards() == (13 - 9 + 5, True)
-    assert "13 pairs scored, 9 of them by an earlier run" in capsys.readouterr().err
+    assert forwards() == (6 - 4 + 2, True)
+    assert "6 pairs scored, 4 of them by an earlier run" in capsys.readouterr().err
 
 
 # ---- the scores
@@ -318,7 +318,7 @@ batch_scores = reference.batch_scores
 def killing(*arguments):
     for number, scored in enumerate(batch_scores(*arguments)):
         yield scored
-        if number == 6:
+        if number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 reference.batch_scores = killing
 train.train_run(load_config(sys.argv[1]))
@@ -330,7 +330,7 @@ def test_a_killed_run_loses_no_score(configure, forwards, tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml")]
     assert subprocess.run(command, capture_output=True).returncode == -9
     train_run(configure())
-    assert forwards() == (13 - 7 + 5, True)
+    assert forwards() == (6 - 4 + 2, True)
 
 
 def test_scores_that_are_not_finite_are_not_kept(job):

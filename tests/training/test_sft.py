@@ -103,12 +103,12 @@ def test_a_row_without_an_answer_is_refused_by_its_line(row, configure, write_ro
 
 def test_held_out_answers_become_likelier_and_dpo_starts_from_there(configure, capsys, tmp_path):
     """The commands as a user gives them; the reference of DPO is what the supervised run ended as."""
-    config = configure("llama", train=40)
+    config = configure("llama", train=24)
     given = [f"model.path={config.model.path}", f"data.train={config.data.train}"]
     given += [f"data.valid={config.data.valid}", "data.max_length=128", "training.samples=0"]
+    given += ["training.rehearsal=0", "training.accumulation=2"]
     sets = [word for setting in given for word in ("--set", setting)]
-    more = ["--set", "optimizer.learning_rate=5e-3", "--set", "training.epochs=6"]
-    more += ["--set", "training.accumulation=2"]
+    more = ["--set", "optimizer.learning_rate=5e-3", "--set", "training.epochs=5"]
     with pytest.raises(SystemExit) as stop:
         main(["sft", *sets, *more, "--output", str(tmp_path / "sft")])
     assert stop.value.code == 0
@@ -117,10 +117,9 @@ def test_held_out_answers_become_likelier_and_dpo_starts_from_there(configure, c
     best = min(held_out, key=lambda row: row["eval/loss"])
     # Random and frozen, the head of this model allows little: even full training ends 0.34 below the start.
     assert best["eval/loss"] < held_out[0]["eval/loss"] - 0.2
+    onward = ["--set", f"model.adapter={tmp_path / 'sft'}", "--set", "training.epochs=1"]
     with pytest.raises(SystemExit) as stop:
-        main(
-            ["train", *sets, "--set", f"model.adapter={tmp_path / 'sft'}", "--output", str(tmp_path / "dpo")]
-        )
+        main(["train", *sets, *onward, "--output", str(tmp_path / "dpo")])
     assert stop.value.code == 0
     reports, first = rows_of(tmp_path / "dpo")
     assert reports[0]["loss"] == pytest.approx(math.log(2), abs=5e-7)

@@ -29,12 +29,27 @@ from ..conftest import half_precision, rows_of, train_pairs, weights_of
 LN2 = math.log(2)
 
 
+@pytest.fixture
+def run_of(configure, once):
+    """Settings of a short run of the tiny Granite by kind of adapter; the run is in its folder."""
+
+    def make(kind="lora"):
+        config = configure("granite", f"adapter.type={kind}")
+        once(f"a short run, {kind}", lambda: train_run(config))
+        return config
+
+    return make
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_the_first_report_is_log_two_with_no_margin(configure, kind, micro_batch):
-    windows = (f"training.micro_batch={micro_batch}", "training.accumulation=2")
-    config = configure("granite", f"adapter.type={kind}", *windows, train=7)
-    reports, held_out = rows_of(train_run(config).folder)
+def test_the_first_report_is_log_two_with_no_margin(configure, run_of, kind, micro_batch):
+    windows = ("training.micro_batch=3", "training.accumulation=2")
+    if micro_batch == 1:
+        folder = Path(run_of(kind).run.output)
+    else:
+        folder = train_run(configure("granite", f"adapter.type={kind}", *windows, train=7)).folder
+    reports, held_out = rows_of(folder)
     for row, prefix in ((reports[0], ""), (held_out[0], "eval/")):
         assert row[f"{prefix}loss"] == pytest.approx(LN2, abs=5e-7)
         # The reference is scored pair by pair: one by one the policy's first scores are the same to the last
@@ -45,15 +60,16 @@ def test_the_first_report_is_log_two_with_no_margin(configure, kind, micro_batch
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_the_first_report_of_a_4_bit_base_is_log_two(configure, kind):
-    reports, _ = rows_of(train_run(configure("granite-4bit", f"adapter.type={kind}", train=6)).folder)
+    settings = (f"adapter.type={kind}", "data.valid=null")
+    reports, _ = rows_of(train_run(configure("granite-4bit", *settings, train=4)).folder)
     assert reports[0]["loss"] == pytest.approx(LN2, abs=5e-7)
     assert reports[0]["rewards/margins"] == 0
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tmp_path, kind):
-    far = "optimizer.learning_rate=1e-2"
-    first = train_run(configure("granite", f"adapter.type={kind}", far)).folder
+    far = ("optimizer.learning_rate=1e-2", "training.accumulation=2")
+    first = train_run(configure("granite", f"adapter.type={kind}", *far)).folder
     # The settings that the adapter does not have are taken from it: rank 4, not 16.
     config = configure("granite", f"model.adapter={first}", "adapter.rank=16", output="second")
     second = train_run(config).folder
@@ -67,16 +83,16 @@ def test_a_run_from_an_adapter_takes_that_adapter_as_its_reference(configure, tm
     assert load_config(second / "config.yaml").adapter.rank == 4
 
 
-def test_the_same_settings_give_the_same_run_and_another_seed_another(configure):
-    first = weights_of(train_run(configure(output="a")).folder)
+def test_the_same_settings_give_the_same_run_and_another_seed_another(configure, run_of):
+    first = weights_of(Path(run_of().run.output))
     again = weights_of(train_run(configure(output="b")).folder)
     other = weights_of(train_run(configure("granite", "training.seed=1", output="c")).folder)
     assert all(np.array_equal(first[n], again[n]) for n in first)
     assert not all(np.array_equal(first[n], other[n]) for n in first)
 
 
-def test_a_run_repeats_from_its_own_settings_file(configure, tmp_path):
-    first = train_run(configure()).folder
+def test_a_run_repeats_from_its_own_settings_file(run_of, tmp_path):
+    first = Path(run_of().run.output)
     config = load_config(first / "config.yaml", [f"run.output={tmp_path / 'again'}"])
     again = train_run(config).folder
     assert weights_of(first).keys() == weights_of(again).keys()
@@ -84,7 +100,7 @@ def test_a_run_repeats_from_its_own_settings_file(configure, tmp_path):
 
 
 def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
-    folder = train_run(configure("granite", "training.epochs=2", train=10)).folder
+    folder = train_run(configure("granite", "training.epochs=2", train=10, valid=1)).folder
     reports, held_out = rows_of(folder)
     published = (
         "step epoch loss rewards/chosen rewards/rejected rewards/margins rewards/accuracies logps/chosen "
@@ -101,18 +117,17 @@ def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
 
 
 def test_training_separates_the_pairs_it_saw(configure):
-    reports, _ = rows_of(
-        train_run(configure("llama", "training.epochs=8", "optimizer.learning_rate=3e-3", train=24)).folder
-    )
+    settings = ("training.epochs=8", "optimizer.learning_rate=3e-3", "data.valid=null")
+    reports, _ = rows_of(train_run(configure("llama", *settings, train=16)).folder)
     assert reports[-1]["rewards/accuracies"] == 1
     assert reports[-1]["loss"] < 0.5 * LN2
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
-def test_the_run_folder_loads_in_mlx_lm_as_it_stands(configure, models, kind):
+def test_the_run_folder_loads_in_mlx_lm_as_it_stands(run_of, models, kind):
     from mlx_lm import load
 
-    folder = train_run(configure("granite", f"adapter.type={kind}")).folder
+    folder = Path(run_of(kind).run.output)
     theirs, _ = load(str(models("granite")), adapter_path=str(folder))
     ours, _ = load_model(models("granite"))
     base = np.array(ours(mx.array([[5, 6, 7]])))
@@ -195,7 +210,8 @@ def test_full_training_of_half_precision_weights_is_not_lost_to_rounding(configu
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
 def test_a_half_precision_base_stays_so_when_fused(configure, models, tmp_path, kind):
     folder = half_precision(models("granite"), tmp_path / "half")
-    config = configure("granite", f"model.path={folder}", f"adapter.type={kind}", train=8)
+    kinds = (f"adapter.type={kind}", "data.valid=null", "training.accumulation=2")
+    config = configure("granite", f"model.path={folder}", *kinds, train=4)
     fused = fuse_run(str(folder), train_run(config).folder, tmp_path / "fused")
     one, other = (dict(tree_flatten(load_model(f)[0].parameters())) for f in (folder, fused))
     assert {n: v.dtype for n, v in one.items()} == {n: v.dtype for n, v in other.items()}
