@@ -43,12 +43,14 @@ def embed(texts: Sequence[str], name: str) -> np.ndarray:
 def _model(name: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise DpoError(
             "sentence-transformers is not installed",
             where="pairs.embedder",
             hint="pip install 'mlx-dpo[embeddings]', or set pairs.embedder=null",
         ) from None
+    disable_progress_bar()
     try:
         return SentenceTransformer(name)
     except Exception as error:  # the library raises what its many parts raise
