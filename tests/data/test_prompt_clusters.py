@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data import prompt_clusters
-from mlx_dpo.data.prompt_clusters import clusters
+from mlx_dpo.data.prompt_clusters import asked, clusters, nearest
 
 
 def at(*degrees):
@@ -40,3 +40,17 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch, block):
     assert 1 < len(set(whole.tolist())) < 20
     monkeypatch.setattr(prompt_clusters, "_BLOCK", block)
     assert clusters(vectors, 0.8).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("block", [1, 2, 1024])
+def test_the_nearest_row_is_found_with_its_cosine(monkeypatch, block):
+    monkeypatch.setattr(prompt_clusters, "_BLOCK", block)
+    numbers, cosines = nearest(at(0, 50, 90), at(80, 60, 10))
+    assert numbers.tolist() == [2, 1, 0]
+    assert cosines == pytest.approx(np.cos(np.radians(10)) * np.ones(3))
+    assert [len(found) for found in nearest(at(), at(0))] == [0, 0]
+
+
+def test_what_is_compared_is_all_of_a_prompt_but_its_system_turn():
+    turns = [("system", "Be brief."), ("user", "How?"), ("assistant", "So."), ("user", "Why?")]
+    assert asked([{"role": role, "content": text} for role, text in turns]) == "How?\nSo.\nWhy?"
