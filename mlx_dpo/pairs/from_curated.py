@@ -55,6 +55,32 @@ class PairsConfig(Section):
     keep_capped: bool = setting(
         True, "keep answers that were cut off at max_tokens; they are scored without an end token"
     )
+    per_prompt: int | None = setting(
+        None, "use at most this many pairs of a prompt, from the first; null: all", least=1, most=10**6
+    )
+    length_matched: bool = setting(
+        False,
+        "of several possible rejected answers, take the one whose length is closest to the chosen answer's",
+    )
+    embedder: str | None = setting(
+        None,
+        "sentence-transformers model (folder or Hub name) that finds prompts which ask nearly the same, and "
+        "answers off the topic; null: none",
+        also="embedding_model sentence_transformer",
+    )
+    max_prompt_similarity: float = setting(
+        0.8,
+        "prompts more similar than this (cosine, by the embedder) are on the same side of the split",
+        above=0,
+        most=1,
+    )
+    min_relevance: float | None = setting(
+        None,
+        "pairs are dropped if the chosen answer is less similar to its prompt than this (cosine, by the "
+        "embedder); null: none",
+        above=0,
+        below=1,
+    )
 
 
 @dataclass(frozen=True)

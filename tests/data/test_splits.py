@@ -155,3 +155,36 @@ def test_a_source_of_its_own_is_split_the_same_whatever_fraction_and_seed_say():
 
 def test_without_a_share_every_row_is_trained_on():
     assert [name for name, _ in split_rows(curated(["a", "b", "c"]), None, 0.0, 0)] == ["train"] * 3
+
+
+# ---- clusters of prompts that ask nearly the same
+
+
+def test_prompts_of_one_cluster_are_on_one_side():
+    keys = [prompt_key(p) for p in prompts(40)]
+    cluster = {key: i // 2 for i, key in enumerate(keys)}
+    for seed in range(20):
+        held = valid_prompts(prompts(40), 0.25, seed, cluster=cluster)
+        assert len(held) == 10
+        assert all((keys[i] in held) == (keys[i + 1] in held) for i in range(0, 40, 2))
+
+
+def test_a_cluster_that_is_larger_than_the_share_is_trained_on():
+    keys = [prompt_key(p) for p in prompts(20)]
+    cluster = dict.fromkeys(keys[:5], 0)
+    for seed in range(20):
+        held = valid_prompts(prompts(20), 0.2, seed, cluster=cluster)
+        assert len(held) == 4 and not held & cluster.keys()
+
+
+def test_a_cluster_with_a_prompt_that_was_trained_on_is_trained_on():
+    keys = [prompt_key(p) for p in prompts(6)]
+    cluster = {keys[0]: 0, keys[1]: 0}
+    for seed in range(20):
+        assert keys[1] not in valid_prompts(prompts(6), 0.5, seed, {keys[0]}, cluster)
+
+
+def test_a_cluster_of_one_is_no_cluster():
+    keys = [prompt_key(p) for p in prompts(30)]
+    alone = {key: i for i, key in enumerate(keys)}
+    assert valid_prompts(prompts(30), 0.3, 1, cluster=alone) == valid_prompts(prompts(30), 0.3, 1)

@@ -19,7 +19,13 @@ NOT_IMPORTED = {
     "mkdocs-material": "builds docs/ as a site, from scripts/docs.sh",
 }
 """Dependencies that no file of the package imports, and why they are there."""
-MODULES = {"pyyaml": "yaml", "mlx": "mlx", "mlx-lm": "mlx_lm", "huggingface-hub": "huggingface_hub"}
+MODULES = {
+    "pyyaml": "yaml",
+    "mlx": "mlx",
+    "mlx-lm": "mlx_lm",
+    "huggingface-hub": "huggingface_hub",
+    "sentence-transformers": "sentence_transformers",
+}
 """Modules whose name is not the package's."""
 
 

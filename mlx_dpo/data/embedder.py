@@ -1,0 +1,60 @@
+"""Texts to vectors whose products are their similarity in meaning, by a sentence-transformers model."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..console import progress
+from ..errors import DpoError, first_line
+
+_BATCH = 64
+"""Texts embedded at the same time, and between two updates of the progress bar."""
+
+
+def embed(texts: Sequence[str], name: str) -> np.ndarray:
+    """Unit vectors of the texts, float32 (n, size); a product of two vectors is their cosine.
+
+    Equal texts are embedded once.
+
+    Args:
+        name: a sentence-transformers model: its folder, or its name on the Hub.
+
+    Raises:
+        DpoError: sentence-transformers is not installed, or it cannot load the model.
+    """
+    model = _model(name)
+    once = list(dict.fromkeys(texts))
+    parts = [np.zeros((0, model.get_embedding_dimension()), np.float32)]
+    with progress("embedding", len(once), "texts") as advance:
+        for start in range(0, len(once), _BATCH):
+            some = once[start : start + _BATCH]
+            parts.append(
+                model.encode(some, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
+            )
+            advance(len(some))
+    place = {text: i for i, text in enumerate(once)}
+    return np.concatenate(parts)[[place[text] for text in texts]]
+
+
+@cache
+def _model(name: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError:
+        raise DpoError(
+            "sentence-transformers is not installed",
+            where="pairs.embedder",
+            hint="pip install 'mlx-dpo[embeddings]', or set pairs.embedder=null",
+        ) from None
+    disable_progress_bar()
+    try:
+        return SentenceTransformer(name)
+    except Exception as error:  # the library raises what its many parts raise
+        hint = "give a folder of a sentence-transformers model, or its name on the Hub"
+        if Path(name).is_dir():
+            hint = "the folder must have the files of a sentence-transformers model, such as modules.json"
+        raise DpoError(f"cannot be loaded: {first_line(error)}", where=name, hint=hint) from None
