@@ -5,10 +5,11 @@ from pathlib import Path
 
 from ..console import say
 from ..errors import DpoError, quoted
-from ..records import Curated, Preference
+from ..records import Curated, Preference, Prompt
 from ..settings import Section, setting
 from .foreign_rows import unused_text
 from .formats import to_curated, to_pairs
+from .prompts import is_prompt, to_prompt
 from .row_reader import Parse, Record, RowReader
 
 
@@ -56,6 +57,18 @@ def read_pairs(path: Path | str) -> list[Preference]:
 def read_curated(path: Path | str) -> list[Curated]:
     """All curated answers of a JSONL file; errors as for `read_pairs`."""
     return _read(path, lambda row, where: [to_curated(row, where)])
+
+
+def read_questions(path: Path | str) -> list[Curated] | list[Prompt]:
+    """All curated answers of a JSONL file, or, if its first row has no answer, all its prompts.
+
+    Raises:
+        DpoError: as for `read_pairs`.
+    """
+    first = next(iter(RowReader(path, lambda row, where: [])))
+    if not is_prompt(first.row):
+        return read_curated(path)
+    return _read(path, lambda row, where: [to_prompt(row, where)])
 
 
 def _read(path: Path | str, parse: Parse[Record]) -> list[Record]:
