@@ -13,7 +13,7 @@ LEVELS = [
     ["machine", "storage", "upstream"],
     ["records", "suggestions", "settings_file", "printed_commands"],
     ["settings"],
-    ["losses", "logps", "metrics", "randomness", "optimizers"],
+    ["losses", "logps", "metrics", "randomness", "optimizers", "endpoint"],
     ["data"],
     ["forward"],
     ["models"],
