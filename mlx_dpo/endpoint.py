@@ -1,7 +1,6 @@
 """A client for servers with OpenAI's chat protocol: vLLM, Ollama, LM Studio, mlx_lm.server, OpenAI itself."""
 
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,7 @@ from .console import plural, say
 from .errors import DpoError, cut_short, first_line, first_ten
 from .records import Message
 from .settings import Section, setting
+from .threads import each
 
 if TYPE_CHECKING:
     import openai
@@ -214,52 +214,8 @@ class Endpoint:
         items: Iterable[Item],
         done: Callable[[int, Result], None] = lambda index, result: None,
     ) -> None:
-        """Do work that asks this server, in `concurrency` threads; the next item is taken when one is done.
-
-        Ctrl-C waits for the replies that are under way, since they are paid for; a second one does not wait.
-        So the work itself keeps what it was answered: `done` is not called for what ends after Ctrl-C.
-
-        Args:
-            done: called in this thread with index and result, as results come.
-
-        Raises:
-            the first error of the work or of `done`; KeyboardInterrupt.
-        """
-        entries, lock, ended = enumerate(items), threading.Lock(), queue.SimpleQueue()
-
-        def take() -> None:
-            try:
-                while not self.stop.is_set():
-                    with lock:
-                        entry = next(entries, None)
-                    if entry is None:
-                        break
-                    ended.put((entry[0], work(entry[1]), None))
-            except BaseException as error:
-                ended.put((0, None, error))
-            ended.put(None)
-
-        threads = [threading.Thread(target=take, daemon=True) for _ in range(self.config.concurrency)]
-        try:
-            for thread in threads:
-                thread.start()
-            running = len(threads)
-            while running:
-                if (found := ended.get()) is None:
-                    running -= 1
-                    continue
-                index, result, error = found
-                if error is not None:
-                    raise error
-                done(index, result)
-        except BaseException as error:
-            self.stop.set()
-            if isinstance(error, KeyboardInterrupt):
-                say("stopping after the replies that are under way; press Ctrl-C again to stop at once")
-            until = time.monotonic() + self.config.timeout_seconds
-            for thread in threads:
-                thread.join(max(0.0, until - time.monotonic()))
-            raise
+        """Do work that asks this server with `concurrency` requests at a time, see `threads.each`."""
+        each(work, items, done, self.config.concurrency, self.stop, self.config.timeout_seconds)
 
     def _create(self, request: Request) -> Any:
         """Send the request; an argument that the server refuses is left out, and from then on always."""
