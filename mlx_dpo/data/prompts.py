@@ -6,9 +6,10 @@ from typing import Any
 from ..records import Prompt
 from .formats import to_curated
 
-_COLUMNS = ("prompt", "question", "instruction", "messages")
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "input", "messages")
 _ANSWER = re.compile(
-    "answer|completion|response|chosen|reject|output|target|solution|repl(y|ies)|conversation|label", re.IGNORECASE
+    "answer|completion|response|chosen|reject|output|target|solution|repl(y|ies)|conversation|label",
+    re.IGNORECASE,
 )
 
 
@@ -17,7 +18,9 @@ def is_prompt(row: dict[str, Any]) -> bool:
     turns = row.get("messages")
     if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
         return turns[-1].get("role") in ("user", "tool")
-    return any(name in row for name in _COLUMNS[:3]) and not any(map(_ANSWER.search, row))
+    return any(name in row for name in ("prompt", "question", "instruction")) and not any(
+        map(_ANSWER.search, row)
+    )
 
 
 def to_prompt(row: dict[str, Any], where: str) -> Prompt:
@@ -28,12 +31,14 @@ def to_prompt(row: dict[str, Any], where: str) -> Prompt:
     Raises:
         DpoError: as `formats.to_curated`.
     """
-    name = next((name for name in _COLUMNS if name in row), "prompt")
+    name = next((name for name in PROMPT_COLUMNS if name in row), "prompt")
     given = {key: value for key, value in row.items() if not _ANSWER.search(key)}
     if name == "messages":
         given["prompt"] = given.pop(name)
     elif name == "instruction":
         texts = [given.pop("instruction"), given.pop("input", None)]
-        given["prompt"] = "\n\n".join(texts) if all(isinstance(text, str) and text.strip() for text in texts) else texts[0]
+        given["prompt"] = (
+            "\n\n".join(texts) if all(isinstance(text, str) and text.strip() for text in texts) else texts[0]
+        )
     own = to_curated({**given, "answer": "an answer"}, where)
     return Prompt(own.prompt, own.id, where, own.tools)

@@ -49,7 +49,7 @@ class Missing(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What sampling took: prompt tokens that were processed; and the answers that failed, each with its reason."""
+    """What sampling took: prompt tokens processed, and the answers that failed, each with the reason."""
 
     prompt_tokens: int
     failed: Sequence[tuple[Missing, str]] = ()
@@ -153,7 +153,7 @@ def plain_prompt(row: Row) -> str | list[Message]:
 
 
 def _row(row: Row, answers: Answers) -> dict[str, Any]:
-    """One line of the file: the answers in the order of their numbers, which are written if one is missing."""
+    """One line of the file: the answers by number; the numbers are written if one is missing."""
     numbers = sorted(answers)
     every = [answers[number] for number in numbers]
     with_ids = all(answer.ids is not None for answer in every)
@@ -172,7 +172,10 @@ def _answers_of(row: dict[str, Any], where: str) -> tuple[str, Answers]:
     if "text" in row:
         row = {
             "key": row.get("key"),
-            **{new: [row.get(old)] for old, new in (("text", "completions"), ("ended", "ended"), ("ids", "ids"))},
+            **{
+                new: [row.get(old)]
+                for old, new in (("text", "completions"), ("ended", "ended"), ("ids", "ids"))
+            },
         }
     key, texts, ended = (row.get(name) for name in ("key", "completions", "ended"))
     numbers = row.get("samples", [*range(len(texts))] if isinstance(texts, list) else None)
@@ -253,7 +256,9 @@ class SampleCounts:
         return f"{text}; {sampled}, {plural(self.prompt_tokens, 'prompt token')} processed"
 
 
-def count_samples(done: Mapping[str, Answers], keys: Sequence[str], samples: int, sampled: Sampled) -> SampleCounts:
+def count_samples(
+    done: Mapping[str, Answers], keys: Sequence[str], samples: int, sampled: Sampled
+) -> SampleCounts:
     """The counts of the first `samples` answers to each of these prompts."""
     every = [[done[key][number] for number in range(samples)] for key in keys]
     different = [len({answer.text for answer in answers}) for answers in every]

@@ -13,7 +13,7 @@ from ..errors import DpoError
 from ..records import Curated
 from ..settings import Section, setting
 from ..storage.jsonl import write_jsonl
-from .completions import SampleCounts, plain_prompt, request_key
+from .completions import plain_prompt, request_key
 from .sampled_answers import Said
 
 

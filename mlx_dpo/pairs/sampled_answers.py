@@ -93,7 +93,10 @@ def answer_texts(
     """
     end = end_of_turn(tokenizer)
     return {
-        key: [_said(tokenizer, row, answers[key][number].ids, answers[key][number].ended, end, max_tokens) for number in range(samples)]
+        key: [
+            _said(tokenizer, row, answers[key][number].ids, answers[key][number].ended, end, max_tokens)
+            for number in range(samples)
+        ]
         for key, row in {request_key(row): row for row in rows}.items()
     }
 
