@@ -306,9 +306,7 @@ def _sdk() -> Any:
     try:
         import openai
     except ImportError:
-        raise DpoError(
-            "asking a server needs the package openai", hint="pip install 'mlx-dpo[endpoint]'"
-        ) from None
+        raise DpoError("asking a server needs the package openai", hint="pip install 'openai>=3'") from None
     return openai
 
 

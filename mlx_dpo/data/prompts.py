@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from ..errors import DpoError
 from ..records import Prompt
 from .formats import to_curated
 
@@ -26,19 +27,23 @@ def is_prompt(row: dict[str, Any]) -> bool:
 def to_prompt(row: dict[str, Any], where: str) -> Prompt:
     """A prompt: prompt, question, instruction (with input), or messages that end with a user turn.
 
-    A column for an answer is not used.
-
     Raises:
-        DpoError: as `formats.to_curated`.
+        DpoError: the row has an answer; and as `formats.to_curated`.
     """
+    if found := next((name for name, value in row.items() if _ANSWER.search(name) and value), None):
+        raise DpoError(
+            f"has {found!r}, but the first row has no answer",
+            where=where,
+            hint="write an answer in every row, or in none",
+            code="not-one-answer",
+        )
     name = next((name for name in PROMPT_COLUMNS if name in row), "prompt")
-    given = {key: value for key, value in row.items() if not _ANSWER.search(key)}
+    given = dict(row)
     if name == "messages":
         given["prompt"] = given.pop(name)
     elif name == "instruction":
-        texts = [given.pop("instruction"), given.pop("input", None)]
-        given["prompt"] = (
-            "\n\n".join(texts) if all(isinstance(text, str) and text.strip() for text in texts) else texts[0]
-        )
+        texts = [given.pop(name), given.pop("input", None)]
+        both = all(isinstance(text, str) and text.strip() for text in texts)
+        given["prompt"] = "\n\n".join(texts) if both else texts[0]
     own = to_curated({**given, "answer": "an answer"}, where)
     return Prompt(own.prompt, own.id, where, own.tools)

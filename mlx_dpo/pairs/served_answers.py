@@ -54,8 +54,9 @@ def ask_missing(
             failed.append((one, "the server's content filter stopped the answer"))
         else:
             prompt_tokens.append(reply.prompt_tokens or 0)
-            answer = Completion(reply.text.strip(), reply.finish_reason != "length", limit=config.max_tokens)
-            keep(one, answer, reply.completion_tokens or 0)
+            cut = reply.finish_reason == "length"
+            text = reply.text.strip().rstrip("\ufffd") if cut else reply.text.strip()  # half of a character
+            keep(one, Completion(text, not cut, limit=config.max_tokens), reply.completion_tokens or 0)
 
     endpoint.each(ask, missing)
     return Work(sum(prompt_tokens), failed)
