@@ -10,10 +10,10 @@ from ..conftest import ROOT
 # Downwards; the rooms of one line do not import one another.
 LEVELS = [
     ["errors", "console"],
-    ["machine", "storage", "upstream"],
+    ["machine", "storage", "upstream", "threads"],
     ["records", "suggestions", "settings_file", "printed_commands"],
     ["settings"],
-    ["losses", "logps", "metrics", "randomness", "optimizers"],
+    ["losses", "logps", "metrics", "randomness", "optimizers", "endpoint"],
     ["data"],
     ["forward"],
     ["models"],

@@ -1,0 +1,374 @@
+"""A client for servers with OpenAI's chat protocol: vLLM, Ollama, LM Studio, mlx_lm.server, OpenAI itself."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from .console import plural, say
+from .errors import DpoError, cut_short, first_line, first_ten
+from .records import Message
+from .settings import Section, setting
+from .threads import each
+
+if TYPE_CHECKING:
+    import openai
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_RETRIES = 6
+"""Attempts of the SDK after the first, 0.5 to 8 seconds apart, or as many seconds as the server asks for."""
+_LONGEST_SDK_WAIT = 120
+"""Seconds: if a server asks for a longer wait, the SDK gives up, and this client waits."""
+_LONG_WAITS = 10
+_FAILURES_IN_A_ROW = 10
+_CHECK_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class EndpointConfig(Section):
+    """A server with OpenAI's chat protocol."""
+
+    url: str | None = setting(
+        None,
+        "address of an OpenAI-compatible server, such as http://localhost:8080/v1; null: the model runs in "
+        "this process",
+        also="base_url api_base endpoint host openai_base_url",
+    )
+    model: str | None = setting(
+        None, "the server's name for the model; null: the only one that it offers", also="model_name"
+    )
+    key_variable: str = setting(
+        "OPENAI_API_KEY",
+        "environment variable that holds the key; a server on this machine usually needs none",
+        also="api_key api_key_env api_key_variable",
+    )
+    concurrency: int = setting(
+        4,
+        "requests at the same time",
+        least=1,
+        most=1000,
+        also="num_workers max_workers workers parallel max_concurrency",
+    )
+    timeout_seconds: float = setting(
+        300.0, "seconds after which a request counts as lost and is sent again", above=0, also="timeout"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+
+
+class Request(NamedTuple):
+    """One question. `schema`: a JSON schema for the reply; `top_logprobs`: how many for the first token."""
+
+    messages: Sequence[Message]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+    top_p: float | None = None
+    schema: dict[str, Any] | None = None
+    top_logprobs: int = 0
+    stop: Sequence[str] | None = None
+
+
+class Reply(NamedTuple):
+    """What the server answered.
+
+    `finish_reason`: "stop", "length", "content_filter", or "refusal" if the model refused; the text then says
+    why. `top_logprobs`: (token, log-probability in nats) of the likeliest first tokens; empty if the server
+    gives none. `model`: the name that the server gives. Token counts are None if the server does not count.
+    """
+
+    text: str
+    finish_reason: str | None
+    top_logprobs: tuple[tuple[str, float], ...]
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Failure(NamedTuple):
+    """Why there is no reply to one question, although the server works."""
+
+    reason: str
+
+
+class Endpoint:
+    """A server and what is known about it; its methods can be called from several threads.
+
+    Args:
+        config: url is set.
+        section: the section of the settings, for messages.
+        wait: sleeps for so many seconds; by default until `stop` is set.
+        retries: attempts after a failed one.
+
+    `model`: the name to ask for. `refused`: arguments that the server does not accept and that are left out.
+    """
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        section: str,
+        wait: Callable[[float], Any] | None = None,
+        retries: int = _RETRIES,
+    ):
+        self.config, self.section, self.model = config, section, config.model
+        self.refused: set[str] = set()
+        self.stop = threading.Event()
+        self._wait = wait or self.stop.wait
+        self._lock = threading.Lock()
+        self._paused_until = 0.0
+        self._failed_in_a_row = 0
+        self._key = os.environ.get(config.key_variable, "").strip()
+        self._client = _sdk().OpenAI(
+            base_url=config.url,
+            api_key=self._key or "none",  # the SDK refuses to start without a key
+            timeout=config.timeout_seconds,
+            max_retries=retries,
+        )
+
+    def check(self) -> None:
+        """Check address, key and model name before any work; set `model` if the server offers only one.
+
+        Raises:
+            DpoError: the server cannot be reached, refuses the key, or does not offer the model.
+        """
+        sdk = _sdk()
+        brief = self._client.with_options(
+            max_retries=1, timeout=min(_CHECK_SECONDS, self.config.timeout_seconds)
+        )
+        try:
+            offered = [model.id for model in brief.models.list()]
+        except sdk.NotFoundError:  # some servers do not list their models
+            offered = []
+        except sdk.APIStatusError as error:
+            raise self._error_of(error) from None
+        except sdk.APIConnectionError:
+            raise DpoError(
+                f"no server answers at {self.config.url}",
+                where=f"{self.section}.url",
+                hint="start the server, or correct the address; it usually ends in /v1",
+            ) from None
+        except (AttributeError, TypeError, ValueError, sdk.OpenAIError):
+            raise self._no_protocol() from None
+        self.model = self._known_model(offered)
+
+    def _known_model(self, offered: list[str]) -> str:
+        asked, where = self.config.model, f"{self.section}.model"
+        if asked is None:
+            if len(offered) == 1:
+                return offered[0]
+            names = f"it offers {first_ten(offered)}" if offered else "it does not list its models"
+            raise DpoError("the server needs the name of a model", where=where, hint=names)
+        # mlx_lm.server lists the full path of the folder that it serves.
+        for name in (asked, os.path.realpath(os.path.expanduser(asked))):
+            if not offered or name in offered:
+                return name
+        raise DpoError(
+            f"the server does not offer {asked!r}", where=where, hint=f"it offers {first_ten(offered)}"
+        )
+
+    def ask(self, request: Request) -> Reply | Failure:
+        """Ask once; failed attempts are repeated, also after a long wait that the server asked for.
+
+        Raises:
+            DpoError: the server refuses the key or the model, or many requests in a row have failed.
+            InterruptedError: `stop` was set before the request was sent.
+        """
+        sdk = _sdk()
+        for _ in range(_LONG_WAITS):
+            self._pause()
+            try:
+                response = self._create(request)
+            except sdk.APITimeoutError:
+                return self._failed(f"no reply in {self.config.timeout_seconds:g} s")
+            except sdk.APIConnectionError as error:
+                return self._failed(f"the connection broke: {first_line(error.__cause__ or error)}")
+            except sdk.APIStatusError as error:
+                if (seconds := _retry_after(error)) > _LONGEST_SDK_WAIT:
+                    self._pause_for(seconds)
+                    continue
+                if error.status_code in (401, 404) or error.code == "insufficient_quota":
+                    raise self._error_of(error) from None
+                reason = f"the server answered {error.status_code}: {self._message(error)}"
+                busy = error.status_code in (403, 408, 409, 429) or error.status_code >= 500
+                return self._failed(reason) if busy else Failure(reason)
+            except (ValueError, sdk.OpenAIError) as error:
+                return self._failed(f"the reply cannot be read: {first_line(error)}")
+            reply = _reply(response)
+            if isinstance(reply, Reply):
+                self._failed_in_a_row = 0
+                return reply
+            return self._failed(reply.reason)
+        return self._failed(f"the server asked {_LONG_WAITS} times to wait")
+
+    def each(
+        self,
+        work: Callable[[Item], Result],
+        items: Iterable[Item],
+        done: Callable[[int, Result], None] = lambda index, result: None,
+    ) -> None:
+        """Do work that asks this server with `concurrency` requests at a time, see `threads.each`."""
+        each(work, items, done, self.config.concurrency, self.stop, self.config.timeout_seconds)
+
+    def _create(self, request: Request) -> Any:
+        """Send the request; an argument that the server refuses is left out, and from then on always."""
+        sdk, left_out = _sdk(), set(self.refused)
+        while True:
+            arguments = _arguments(request, left_out)
+            try:
+                response = self._client.chat.completions.create(model=self.model, **arguments)
+                break
+            except (sdk.BadRequestError, sdk.UnprocessableEntityError) as error:
+                if not (name := _refused_argument(error, arguments)):
+                    raise
+                left_out.add(name)
+        if new := left_out - self.refused:
+            self.refused |= new
+            say(f"the server does not accept {' and '.join(sorted(new))}: asking without")
+        return response
+
+    def _pause(self) -> None:
+        if (seconds := self._paused_until - time.monotonic()) > 0:
+            self._wait(seconds)
+        if self.stop.is_set():
+            raise InterruptedError
+
+    def _pause_for(self, seconds: float) -> None:
+        with self._lock:
+            until = time.monotonic() + seconds
+            news = until > self._paused_until + 1
+            self._paused_until = max(until, self._paused_until)
+        if news:
+            minutes = plural(max(1, round(seconds / 60)), "minute")
+            say(f"the server asks to wait {minutes}; Ctrl-C stops, and the same command continues later")
+
+    def _failed(self, reason: str) -> Failure:
+        """One question without a reply.
+
+        Raises:
+            DpoError: so many in a row failed that the server must be out of order.
+        """
+        with self._lock:
+            self._failed_in_a_row += 1
+            many = self._failed_in_a_row >= _FAILURES_IN_A_ROW
+        if many:
+            raise DpoError(
+                f"{_FAILURES_IN_A_ROW} requests in a row failed; the last: {reason}",
+                where=self.config.url or "",
+                hint="look at the server, then run the same command again to continue",
+            )
+        return Failure(reason)
+
+    def _error_of(self, error: "openai.APIStatusError") -> DpoError:
+        """A status that no other question would change."""
+        message, name = self._message(error), self.config.key_variable
+        if error.status_code in (401, 403):
+            given = "refuses the key in" if self._key else "needs a key, and there is none in"
+            return DpoError(
+                f"the server {given} the environment variable {name} ({message})",
+                where=f"{self.section}.key_variable",
+                hint=f"export {name}=..., or set {self.section}.key_variable to another variable's name",
+            )
+        if error.status_code == 404:
+            return DpoError(
+                f"the server knows no chat at {self.config.url}, or no model {self.model!r} ({message})",
+                where=f"{self.section}.url",
+                hint=f"the address usually ends in /v1; see also {self.section}.model",
+            )
+        return DpoError(
+            f"the server answered {error.status_code}: {message}",
+            where=self.config.url or "",
+            hint="look at the server or its account, then run the same command again",
+        )
+
+    def _no_protocol(self) -> DpoError:
+        return DpoError(
+            f"{self.config.url} does not answer like an OpenAI-compatible server",
+            where=f"{self.section}.url",
+            hint="correct the address; it usually ends in /v1",
+        )
+
+    def _message(self, error: "openai.APIStatusError") -> str:
+        """The server's own message, without the key, which some servers repeat."""
+        body = error.body if isinstance(error.body, dict) else {}
+        text = " ".join(str(body.get("message") or body.get("error") or first_line(error)).split())
+        return cut_short(text.replace(self._key, "***") if self._key else text, 200)
+
+
+def _sdk() -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise DpoError("asking a server needs the package openai", hint="pip install 'openai>=3'") from None
+    return openai
+
+
+_MAX_TOKENS, _MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
+
+
+def _arguments(request: Request, left_out: set[str]) -> dict[str, Any]:
+    """The request as the SDK takes it, without arguments that the server refuses."""
+    arguments: dict[str, Any] = {
+        _MAX_TOKENS: request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "top_p": request.top_p,
+        "stop": request.stop,
+    }
+    if request.schema:
+        form = {"name": "reply", "strict": True, "schema": request.schema}
+        arguments["response_format"] = {"type": "json_schema", "json_schema": form}
+    if request.top_logprobs:
+        arguments |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if _MAX_TOKENS in left_out:  # OpenAI's newer models
+        arguments[_MAX_COMPLETION_TOKENS] = request.max_tokens
+    if "logprobs" in left_out:
+        left_out = left_out | {"top_logprobs"}
+    sent = {name: value for name, value in arguments.items() if name not in left_out and value is not None}
+    return {"messages": list(request.messages), **sent}
+
+
+def _refused_argument(error: "openai.APIStatusError", arguments: dict[str, Any]) -> str | None:
+    """The optional argument that a 400 is about; a 400 without a name is taken to mean response_format."""
+    body = error.body if isinstance(error.body, dict) else {}
+    about = f"{body.get('param')} {body.get('message')} {error}".lower()
+    named = ("response_format", "logprobs", "temperature", "top_p", "seed", "stop", _MAX_TOKENS)
+    found = next((name for name in named if name in arguments and name in about), None)
+    return found or ("response_format" if "response_format" in arguments else None)
+
+
+def _retry_after(error: "openai.APIStatusError") -> float:
+    """Seconds that the server asks to wait before the next request; 0 if it does not say so."""
+    with suppress(ValueError):
+        return float(error.response.headers.get("retry-after", 0))
+    return 0.0
+
+
+def _reply(response: Any) -> Reply | Failure:
+    """The first choice of a response, whose fields a server may have left out."""
+    choices = getattr(response, "choices", None)
+    if not choices or getattr(choices[0], "message", None) is None:
+        return Failure("the reply has no choices")
+    choice, usage = choices[0], getattr(response, "usage", None)
+    refusal = getattr(choice.message, "refusal", None)
+    return Reply(
+        text=refusal or choice.message.content or "",
+        finish_reason="refusal" if refusal else choice.finish_reason,
+        top_logprobs=_first_token(choice),
+        model=getattr(response, "model", None) or "",
+        prompt_tokens=getattr(usage, "prompt_tokens", None),
+        completion_tokens=getattr(usage, "completion_tokens", None),
+    )
+
+
+def _first_token(choice: Any) -> tuple[tuple[str, float], ...]:
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    likely = getattr(content[0], "top_logprobs", None) if content else None
+    return tuple((one.token, float(one.logprob)) for one in likely or ())
