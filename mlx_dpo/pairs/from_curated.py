@@ -20,15 +20,15 @@ from .sampled_answers import Said, request_key
 class PairsConfig(Section):
     """How curated answers become pairs."""
 
-    source: str = setting(
+    source: str | list[str] = setting(
         "data/curated.jsonl",
-        "file of curated rows; their answers become the chosen answers",
+        "curated rows, whose answers become the chosen ones: named in the same way as data.train",
         path="read",
         also="curated source_file prompts_file",
     )
-    valid_source: str | None = setting(
+    valid_source: str | list[str] | None = setting(
         None,
-        "file of curated rows for the held-out pairs; null: a share of source (valid_fraction)",
+        "curated rows for the held-out pairs; null: a share of source (valid_fraction)",
         path="read",
     )
     output: str = setting("data/pairs", "folder for train.jsonl and valid.jsonl", path="written")
