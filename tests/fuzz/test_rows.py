@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlx_dpo.data.foreign_files import check_is_jsonl
 from mlx_dpo.data.foreign_rows import unused_columns
 from mlx_dpo.data.formats import to_answer, to_curated, to_preference
+from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.pairs.completions import request_key
@@ -44,7 +44,7 @@ def test_every_file_of_rows_is_read_or_refused(tmp_path, tokenizers):
     for number, content in enumerate(files(0, CASES)):
         file.write_bytes(content)
         tokenizer = tokenizers[number % len(tokenizers)]
-        if wrong := fault(lambda: check_is_jsonl(file)):
+        if wrong := fault(lambda: open_rows(file)):
             faults[number] = wrong
         for line, _, text in read_lines(file):
             where = f"{file}:{line}"
