@@ -23,8 +23,8 @@ class PairsConfig(Section):
 
     source: str | list[str] = setting(
         "data/curated.jsonl",
-        "curated rows, whose answers become the chosen ones, or prompts without answers: named in the same way "
-        "as data.train",
+        "curated rows, whose answers become the chosen ones, or prompts without answers: named in the same "
+        "way as data.train",
         path="read",
         also="curated source_file prompts_file",
     )
