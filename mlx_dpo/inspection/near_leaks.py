@@ -1,6 +1,6 @@
 """Held-out prompts that ask nearly the same as a prompt that is trained on, found by an embedder."""
 
-from ..data.embedder import embed
+from ..models.embedder import embed
 from ..data.prompt_clusters import asked, nearest
 from ..data.row_index import RowIndex
 from .defects import KINDS, WARNING, Defect, Kind, defect

@@ -85,7 +85,7 @@ def test_continued_answers_are_those_of_the_larger_max_tokens_in_one_go(
     assert ids[0] == ids[1]
     assert files_of(tmp_path / "pairs") == files_of(tmp_path / "whole")
     cut = [row for row in before if not row["ended"]]
-    assert len(before) == len(answers_in(tmp_path / "pairs")) == 48
+    assert len(before) == len(answers_in(tmp_path / "pairs")) == 24
     assert (first.cut_off, second.cut_off, second.dropped) == (len(cut), whole.cut_off, whole.dropped)
     assert first.tokens + second.tokens == whole.tokens == sum(len(tokens) for tokens in ids[0].values())
     assert second.tokens == sum(len(ids[0][row["key"]]) - 20 for row in cut)
