@@ -55,7 +55,7 @@ def gen_pairs(config_file, overrides, as_json):
     show(str(counts))
     output = config.pairs.output
     if isinstance(counts, SampleCounts):
-        show(f"next: {command_line(['mlx-dpo', 'judge', '--source', f'{output}/{COMPLETIONS}'])}")
+        show(f"next: {command_line(['mlx-dpo', 'judge', '--completions', f'{output}/{COMPLETIONS}'])}")
         return
     settings = [
         assignment("data.train", f"{output}/train.jsonl"),

@@ -94,7 +94,7 @@ def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_
     assert code == 0
     assert f"{prompts_file} has prompts without answers: they are answered, and no pairs are made" in err
     assert out.startswith("10 prompts, 3 answers each: 3.0 different ones on average, never all equal; ")
-    assert out.splitlines()[-1] == f"next: mlx-dpo judge --source {tmp_path}/pairs/{COMPLETIONS}"
+    assert out.splitlines()[-1] == f"next: mlx-dpo judge --completions {tmp_path}/pairs/{COMPLETIONS}"
     rows = rows_of(tmp_path / "pairs" / COMPLETIONS)
     assert sorted(row["prompt"] for row in rows) == sorted(r["prompt"] for r in rows_of(prompts_file))
     assert [len(row["completions"]) for row in rows] == [3] * 10
