@@ -22,8 +22,8 @@ def each(
 ) -> None:
     """Do the work in `count` threads; an item is taken when another is done.
 
-    Ctrl-C waits for work that is under way, since its replies are paid for; a second one does not wait. So the
-    work itself keeps its results: `done` is not called for what ends after Ctrl-C.
+    Ctrl-C waits for work that is under way, since its replies are paid for; a second one does not wait. The
+    work itself must keep its results: `done` is not called for what ends after Ctrl-C.
 
     Args:
         done: called in this thread with index and result, as results come.
