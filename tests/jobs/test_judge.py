@@ -1,31 +1,17 @@
 """mlx-dpo judge against scripted judges: pairs, ties, bias, bad replies, resuming, costs, votes."""
 
+import io
 import json
 from collections import Counter
 
 import pytest
 
+from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
+from mlx_dpo.jobs.judge_check import agreement_by_vote
 
-from ..support.judge_server import always_first, judging, longer, shown, smaller
-from ..support.openai_server import NO_CHOICES, Fails, OpenAIServer, Raw, Says
-
-ROWS = [
-    {"prompt": f"Question {n}?", "completions": [f"{n} b", f"{n} a, longer", f"{n} c"]} for n in range(20)
-]
-
-
-@pytest.fixture
-def serve():
-    running = []
-
-    def start(answer, **more):
-        running.append(OpenAIServer(answer, **more).__enter__())
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.__exit__()
+from ..support.judge_server import ROWS, always_first, judging, longer, pairs, shown, smaller, verdicts
+from ..support.openai_server import NO_CHOICES, Fails, Raw, Says
 
 
 @pytest.fixture
@@ -43,23 +29,15 @@ def judge(tmp_path, write_rows, outcome):
     return run
 
 
-def pairs(tmp_path):
-    return [p for name in ("train", "valid") for p in read_pairs(tmp_path / "judged" / f"{name}.jsonl")]
-
-
-def verdicts(tmp_path):
-    return [json.loads(line) for line in (tmp_path / "judged" / "verdicts.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("labels", [False, True], ids=["written", "labels"])
 def test_the_best_and_the_worst_of_each_prompt_become_a_pair(judge, serve, tmp_path, labels):
     server = serve(judging(smaller, labels=labels))
     code, summary, err = judge(server)
     assert code == 0, err
     assert {(p.chosen, p.rejected) for p in pairs(tmp_path)} == {
-        (f"{n} a, longer", f"{n} c") for n in range(20)
+        (f"{n} a, longer", f"{n} c") for n in range(12)
     }
-    assert (summary["train"], summary["valid"], summary["tied"]) == (18, 2, 0)
+    assert (summary["train"], summary["valid"], summary["tied"]) == (10, 2, 0)
     assert summary["consistency"] == {"rate": 1.0, "n": summary["comparisons"]}
     assert {row["method"] for row in verdicts(tmp_path)} == {"labels" if labels else "written"}
     assert ("known answer found in both orders" in err) and (
@@ -72,7 +50,7 @@ def test_every_two_answers_are_shown_in_both_orders_and_equal_ones_never(judge, 
         {"prompt": "Q?", "completions": ["same", "same ", "other"]},
         {"prompt": "R?", "completions": ["x", "x"]},
     ]
-    code, summary, _ = judge(serve(judging(smaller)), rows=rows)
+    _, summary, _ = judge(serve(judging(smaller)), rows=rows)
     assert {(row["A"], row["B"]) for row in verdicts(tmp_path)} == {("same", "other"), ("other", "same")}
     assert (summary["comparisons"], summary["alike"], summary["train"]) == (1, 1, 1)
     assert summary["distinct"] == {"rate": 0.6, "n": 5}
@@ -83,7 +61,7 @@ def test_a_judge_that_always_says_first_yields_only_ties_a_warning_and_no_files(
     assert code == 1
     assert "no verdict separates two answers" in err
     assert (summary["tied"], summary["first_position"]["rate"], summary["consistency"]["rate"]) == (
-        20,
+        12,
         1.0,
         0.0,
     )
@@ -182,11 +160,9 @@ def test_a_row_without_a_reply_is_listed_as_failed_and_the_next_run_asks_it_agai
     server = serve(answer)
     code, summary, _ = judge(server, rows=ROWS[:4])
     (failed,) = summary["failed"]
-    assert (
-        (code == 0
-        and failed.startswith(f"completions.jsonl:3: {reason}"))
-        or failed.split("/")[-1].startswith(f"completions.jsonl:3: {reason}")
-    )
+    assert (code == 0 and failed.startswith(f"completions.jsonl:3: {reason}")) or failed.split("/")[
+        -1
+    ].startswith(f"completions.jsonl:3: {reason}")
     assert summary["train"] + summary["valid"] == 3
     broken = False
     code, summary, _ = judge(server, rows=ROWS[:4])
@@ -204,7 +180,7 @@ def test_a_server_that_refuses_or_ignores_schemas_and_logprobs_is_judged_with_in
 
     for answer in (refusing, judging(smaller)):
         server = serve(answer)
-        code, summary, err = judge(server, rows=ROWS[:3])
+        code, _, err = judge(server, rows=ROWS[:3])
         assert code == 0, err
         assert "schemas: no" in err
         assert not any("response_format" in body for body in server.bodies[-5:])
@@ -226,7 +202,7 @@ def test_a_schema_that_shapes_the_reply_is_sent_with_every_request(judge, serve)
 
 
 def test_another_models_name_in_the_replies_is_told(judge, serve):
-    code, summary, err = judge(
+    code, summary, _ = judge(
         serve(judging(smaller, says=lambda text: Says(text, model="small")), models=["judge"])
     )
     assert code == 0
@@ -250,7 +226,7 @@ def test_the_same_command_again_asks_nothing_and_gives_the_same_files(judge, ser
     _, before, _ = judge(server)
     files = {name: (tmp_path / "judged" / name).read_bytes() for name in ("train.jsonl", "valid.jsonl")}
     calls = server.calls
-    code, after, err = judge(server)
+    _, after, err = judge(server)
     assert server.calls == calls
     assert "nothing is asked" in err
     assert {name: (tmp_path / "judged" / name).read_bytes() for name in files} == files
@@ -269,7 +245,7 @@ def test_another_rubric_is_asked_anew_and_the_first_one_stays_paid_for(judge, se
 
 def test_added_prompts_leave_the_others_where_they_were(judge, serve, tmp_path):
     server = serve(judging(smaller))
-    judge(server, rows=ROWS[:10])
+    judge(server, rows=ROWS[:6])
     before = (
         {p.prompt for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
         if False
@@ -284,7 +260,7 @@ def test_max_calls_stops_and_the_next_call_goes_on_without_asking_twice(judge, s
     server = serve(judging(smaller))
     sent = []
     for _ in range(20):
-        code, summary, _ = judge(server, max_calls=30)
+        _, summary, _ = judge(server, max_calls=30)
         sent.append(summary["calls"]["sent"])
         if not summary["unfinished"]:
             break
@@ -300,7 +276,7 @@ def test_the_dry_run_asks_nothing_and_never_says_too_little(judge, serve, tmp_pa
     assert not (tmp_path / "judged").exists()
     assert told["price"] == pytest.approx((told["prompt_tokens"] * 2 + told["completion_tokens"] * 10) / 1e6)
     _, summary, _ = judge(server, model="judge")
-    assert summary["calls"]["sent"] <= told["requests"] == 20 * 3 * 2
+    assert summary["calls"]["sent"] <= told["requests"] == 12 * 3 * 2
     _, told, _ = judge(server, "--dry-run", model="judge")
     assert told["requests"] == 0
 
@@ -314,7 +290,7 @@ def test_the_key_is_in_no_file_and_in_no_message(judge, serve, tmp_path, monkeyp
 
 
 def vote_rows(judged, wrong):
-    """Votes as a person gives them who disagrees on the first `wrong` pairs, and always votes for "smaller"."""
+    """Votes of a person who prefers the smaller answer, except in the first `wrong` pairs."""
     pairs = {(row["prompt"], *sorted((row["A"], row["B"]))) for row in judged}
     for number, (prompt, small, large) in enumerate(sorted(pairs)):
         yield {"prompt": prompt, "answers": [large, small], "vote": 1 if number < wrong else 2}
@@ -339,29 +315,37 @@ def test_votes_that_fit_no_pair_are_refused(judge, serve, write_rows):
     assert "votes.jsonl: has no vote on a pair that was judged" in err
 
 
-def test_a_person_votes_blind_and_goes_on_later(judge, serve, tmp_path, monkeypatch):
+def test_a_person_votes_blind_and_goes_on_later(judge, serve, tmp_path):
     server = serve(judging(smaller))
     judge(server)
+    config = load_config(
+        None,
+        [
+            f"judge.url={server.url}",
+            f"judge.completions={tmp_path}/completions.jsonl",
+            f"judge.output={tmp_path}/judged",
+        ],
+    )
     calls, seen = server.calls, []
 
-    def person(text, **_):
-        return "q" if len(seen) in (3,) else "1"
+    def vote(prompt, one, other):
+        seen.append((one, other))
+        return None if len(seen) == 3 else "1"
 
-    def keep(text, *more):
-        if "Answer 1" in text:
-            seen.append(text)
+    assert agreement_by_vote(config, 8, vote).n == 2
+    told = agreement_by_vote(config, 8, vote)
+    assert (told.n, len(seen), len(set(seen)), server.calls) == (8, 9, 8, calls)
+    assert told.same == sum(one < other for one, other in set(seen))
+    assert 0 < told.same < 8  # a coin decides which answer is shown first
 
-    monkeypatch.setattr("mlx_dpo.cli.judge.click.prompt", person)
-    monkeypatch.setattr("mlx_dpo.cli.judge.say", keep)
-    code, told, _ = judge(server, "--check", "8")
-    assert (code, told["n"], server.calls) == (0, 2, calls)
-    seen.append("")
-    code, told, _ = judge(server, "--check", "8")
-    assert told["n"] == 8
-    assert len(set(seen) - {""}) == 8
-    firsts = [text.split("Answer 1\n")[1][:3] for text in seen if text]
-    assert not any("verdict" in text for text in seen)
-    assert len({first[2] for first in firsts}) > 1
+
+def test_the_terminal_shows_the_texts_and_takes_the_votes(judge, serve, monkeypatch):
+    server = serve(judging(smaller))
+    judge(server)
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\nx\nt\nq\n"))
+    code, told, err = judge(server, "--check", "8")
+    assert (code, told["n"]) == (0, 2)
+    assert err.count("Answer 1\n") == 3 and "verdict" not in err
 
 
 def test_check_before_judging_is_refused(judge, serve):

@@ -1,8 +1,10 @@
-"""What a scripted judge replies: it reads the two quoted answers of a request, and prefers one by a rule."""
+"""A scripted judge, which reads the two quoted answers of a request and prefers one by a rule; its rows."""
 
 import json
 import math
 import re
+
+from mlx_dpo.data.sources import read_pairs
 
 from .openai_server import Says
 
@@ -55,3 +57,19 @@ def smaller(a, b):
 
 def always_first(a, b):
     return "A"
+
+
+ROWS = [
+    {"prompt": f"Question {n}?", "completions": [f"{n} b", f"{n} a, longer", f"{n} c"]} for n in range(12)
+]
+
+
+def pairs(tmp_path):
+    """The pairs that judge wrote."""
+    files = [tmp_path / "judged" / f"{name}.jsonl" for name in ("train", "valid")]
+    return [pair for file in files if file.stat().st_size for pair in read_pairs(file)]
+
+
+def verdicts(tmp_path):
+    """The lines of verdicts.jsonl."""
+    return [json.loads(line) for line in (tmp_path / "judged" / "verdicts.jsonl").read_text().splitlines()]
