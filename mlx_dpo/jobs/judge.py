@@ -111,6 +111,8 @@ class _Work:
         key = _key(settings, earlier)
         again = key is not None and earlier.get("key") == key
         method = earlier.get("method") if settings.method == "auto" and again else settings.method
+        if method == "auto" and settings.url is None:
+            method = "labels"  # a local judge always gives log-probabilities
         return cls(settings, rows, rubric, folder, key, None if method == "auto" else method)
 
     @property
@@ -184,8 +186,13 @@ def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
     server, settings = _server(settings=work.settings), work.settings
     server.check()
     local = settings.url is None
-    found = probe(server.ask, work.method or settings.method, settings.max_tokens, schemas=not local)
+    method = work.method or settings.method
+    found = probe(server.ask, method, settings.max_tokens, settings.tie_band, schemas=not local)
     say(found.text)
+    if found.fault:
+        if settings.guard == "stop":
+            raise found.fault
+        say(f"warning: {found.fault.what}")
     if not local and not _same_model(found.model, server.model or ""):
         say(f"replies come from {found.model!r}, though {server.model!r} was asked for")
     work.note_judge(work.key or server.model or "", found.method)

@@ -44,6 +44,11 @@ class JudgeConfig(EndpointConfig):
         "verdict; auto: labels if the judge gives log-probabilities, else written",
         choices=METHODS,
     )
+    guard: str = setting(
+        "stop",
+        "what happens if the judge fails a question with a known answer: stop, or warn and go on",
+        choices=("stop", "warn"),
+    )
     tie_band: float = setting(
         0.1,
         "for labels: a comparison is a tie if the probability of the first answer is within this of one half",

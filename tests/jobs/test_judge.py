@@ -219,6 +219,9 @@ def test_a_judge_that_fails_the_known_question_stops_before_any_comparison(judge
     assert "fails a question with a known answer" in err and "it said A and A" in err
     assert server.calls <= 5
     assert verdicts(tmp_path) == []
+    code, summary, err = judge(server, guard="warn", rows=ROWS[:2])
+    assert (code, summary["tied"]) == (1, 2)
+    assert "warning: the judge fails a question with a known answer" in err
 
 
 def test_the_same_command_again_asks_nothing_and_gives_the_same_files(judge, serve, tmp_path):
