@@ -1,7 +1,9 @@
-"""Tokens per second of gen-pairs' batched answering against one prompt at a time, in one run.
+"""Tokens per second of gen-pairs' answering: batched against one prompt at a time, and several answers a
+prompt in one run against as many runs of one answer.
 
     python benchmarks/bench_generate.py [--batch 16] [--prompts 48] [--tokens 64] [--repeats 3]
     python benchmarks/bench_generate.py --models "$(python scripts/get_smollm2.py | head -1)"
+    python benchmarks/bench_generate.py --samples 4 --prompts 8 --prompt-tokens 400 --tokens 32
 
 Models of 20 million parameters with random weights (Llama; Granite hybrid), or a model's folder, which
 answers questions of data/curated.jsonl; all answers have the same length. Rounds are interleaved;
@@ -47,6 +49,44 @@ def one_at_a_time(model, tokenizer, prompts, tokens):
     return made / (time.perf_counter() - start)
 
 
+def samples_together(model, tokenizer, prompts, a):
+    """Tokens a second of a.samples answers to each prompt, with the prompt tokens processed."""
+    config = GenerateConfig(max_tokens=a.tokens, temperature=1.0, batch_size=a.batch)
+    rows, processed = [prompt for prompt in prompts for _ in range(a.samples)], []
+    start = time.perf_counter()
+    made = sum(x.tokens for x in generate_answers(model, tokenizer, rows, config, processed=processed.append))
+    return made / (time.perf_counter() - start), sum(processed)
+
+
+def samples_apart(model, tokenizer, prompts, a):
+    """The same answers by a.samples runs of one answer to each prompt."""
+    config = GenerateConfig(max_tokens=a.tokens, temperature=1.0, batch_size=a.batch)
+    start, made, processed = time.perf_counter(), 0, []
+    for sample in range(a.samples):
+        streams = [i * a.samples + sample for i in range(len(prompts))]
+        answers = generate_answers(model, tokenizer, prompts, config, streams, processed=processed.append)
+        made += sum(x.tokens for x in answers)
+    return made / (time.perf_counter() - start), sum(processed)
+
+
+def measure_samples(folder, model, tokenizer, prompts, a):
+    long = [(prompt * a.prompt_tokens)[: a.prompt_tokens] for prompt in prompts]
+    together, apart = [], []
+    for _ in range(a.repeats):
+        apart.append(samples_apart(model, tokenizer, long, a))
+        together.append(samples_together(model, tokenizer, long, a))
+    speeds = [[speed for speed, _ in found] for found in (apart, together)]
+    return {
+        "model": folder.name,
+        "parameters_millions": round(weight_bytes(model) / 4e6, 1),
+        "apart_tokens_per_second": summary(speeds[0]),
+        "together_tokens_per_second": summary(speeds[1]),
+        "ratio": round(statistics.median(speeds[1]) / statistics.median(speeds[0]), 2),
+        "apart_prompt_tokens": apart[0][1],
+        "together_prompt_tokens": together[0][1],
+    }
+
+
 def measure(name, a):
     if name in LAYERS:
         folder = Path(tempfile.mkdtemp(prefix="bench-")) / name
@@ -62,6 +102,8 @@ def measure(name, a):
         rows = read_curated(shipped("data/curated.jsonl"))
         prompts = [prompt_tokens(tokenizer, row.prompt) for row in rows[: a.prompts]]
     tokenizer.eos_token_ids = set()  # every answer has as many tokens
+    if a.samples > 1:
+        return measure_samples(folder, model, tokenizer, prompts, a)
     single, batched = [], []
     for _ in range(a.repeats):
         single.append(one_at_a_time(model, tokenizer, prompts[: a.prompts // 4], a.tokens))
@@ -89,6 +131,8 @@ def main():
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=1, help="answers a prompt, against as many runs")
+    parser.add_argument("--prompt-tokens", type=int, default=400, help="length of the prompts with --samples")
     parser.add_argument("--models", nargs="*", default=list(LAYERS))
     a = parser.parse_args()
     result = {

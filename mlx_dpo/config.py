@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .console import say
 from .data.sources import DataConfig
+from .endpoint import EndpointConfig
 from .errors import DpoError
 from .judges.config import JudgeConfig
 from .losses import BETA_RULES, BetaConfig, LossConfig, beta_rule
@@ -65,6 +66,7 @@ class RunConfig:
         also="generation generation_config generating_args sampling sampling_params",
         decides=False,
     )
+    endpoint: EndpointConfig = section(EndpointConfig, also="server openai api", decides=False)
     judge: JudgeConfig = section(JudgeConfig, also="judging ranker reward_model", decides=False)
     data: DataConfig = section(DataConfig, also="dataset datasets dataset_args data_args data_config")
     adapter: AdapterConfig = section(

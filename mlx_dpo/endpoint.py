@@ -55,13 +55,17 @@ class EndpointConfig(Section):
         also="num_workers max_workers workers parallel max_concurrency",
     )
     timeout_seconds: float = setting(
-        300.0, "seconds after which a request counts as lost and is sent again", above=0, also="timeout"
+        300.0,
+        "seconds after which a request counts as lost and is sent again",
+        above=0,
+        most=86_400,
+        also="timeout",
     )
 
     def __post_init__(self):
         super().__post_init__()
         if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+            raise ValueError(f"url must begin with http:// or https://, got {cut_short(self.url, 60)!r}")
 
 
 class Request(NamedTuple):
@@ -306,9 +310,7 @@ def _sdk() -> Any:
     try:
         import openai
     except ImportError:
-        raise DpoError(
-            "asking a server needs the package openai", hint="pip install 'mlx-dpo[endpoint]'"
-        ) from None
+        raise DpoError("asking a server needs the package openai", hint="pip install 'openai>=3'") from None
     return openai
 
 

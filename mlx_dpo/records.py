@@ -47,6 +47,16 @@ class Curated:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A question without an answer."""
+
+    prompt: tuple[Message, ...]
+    id: str
+    where: str = ""
+    tools: Tools = ()
+
+
+@dataclass(frozen=True)
 class Preference:
     """A prompt with a chosen and a rejected completion, all text.
 

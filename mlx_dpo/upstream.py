@@ -49,8 +49,10 @@ NAMES = {
     "mlx_lm.utils:_tokenizer_defaults": Shape(("model_path",)),
     "mlx_lm.tokenizer_utils:TokenizerWrapper.__init__": Shape(names=("_chat_template",)),
     "mlx_lm.generate:BatchGenerator.__init__": Shape(_BATCH),
-    "mlx_lm.generate:BatchGenerator.insert": Shape(("prompts", "max_tokens", "samplers")),
-    "mlx_lm.generate:BatchGenerator.next_generated": Shape(),
+    "mlx_lm.generate:BatchGenerator.insert_segments": Shape(("segments", "max_tokens", "caches", "samplers")),
+    "mlx_lm.generate:BatchGenerator.next": Shape(),
+    "mlx_lm.generate:BatchGenerator.extract_cache": Shape(("uids",), alone=True),
+    "mlx_lm.generate:BatchGenerator.stats": Shape(),
     "mlx_lm.generate:BatchGenerator.close": Shape(),
     "mlx_lm.models.cache:ConcatenateKVCache.update_and_fetch": Shape(
         ("keys", "values"), names=("keys", "values", "offset", "keys_and_values")
@@ -193,7 +195,7 @@ def remove_renderer(tokenizer: Any) -> None:
 
 def batch_generator(model: Any, **settings: Any) -> Any:
     """mlx_lm's continuous batching."""
-    for name in ("__init__", "insert", "next_generated", "close"):
+    for name in ("__init__", "insert_segments", "next", "extract_cache", "stats", "close"):
         checked(f"mlx_lm.generate:BatchGenerator.{name}")
     return import_module("mlx_lm.generate").BatchGenerator(model, **settings)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import DpoError
-from ..records import Curated, Preference
+from ..records import Curated, Preference, Prompt
 from ..storage.jsonl import parse_line, read_lines
 from ..storage.reading import path_text
 from .foreign_files import check_is_jsonl
@@ -15,7 +15,7 @@ from .formats import own_columns
 
 NO_ROWS = "has no rows"
 
-Record = TypeVar("Record", Curated, Preference)
+Record = TypeVar("Record", Curated, Preference, Prompt)
 Parse = Callable[[dict[str, Any], str], Sequence[Record]]
 """One row and its place, "file:line", to its records: several pairs where the row ranks several answers."""
 

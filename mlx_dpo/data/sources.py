@@ -1,14 +1,16 @@
 """Files to records."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..console import say
 from ..errors import DpoError, quoted
-from ..records import Curated, Preference
+from ..records import Curated, Preference, Prompt
 from ..settings import Section, setting
 from .foreign_rows import unused_text
 from .formats import to_curated, to_pairs
+from .prompts import PROMPT_COLUMNS, is_prompt, to_prompt
 from .row_reader import Parse, Record, RowReader
 
 
@@ -58,7 +60,19 @@ def read_curated(path: Path | str) -> list[Curated]:
     return _read(path, lambda row, where: [to_curated(row, where)])
 
 
-def _read(path: Path | str, parse: Parse[Record]) -> list[Record]:
+def read_questions(path: Path | str) -> list[Curated] | list[Prompt]:
+    """All curated answers of a JSONL file, or, if its first row has no answer, all its prompts.
+
+    Raises:
+        DpoError: as for `read_pairs`.
+    """
+    first = next(iter(RowReader(path, lambda row, where: [])))
+    if not is_prompt(first.row):
+        return read_curated(path)
+    return _read(path, lambda row, where: [to_prompt(row, where)], own=PROMPT_COLUMNS)
+
+
+def _read(path: Path | str, parse: Parse[Record], own: Collection[str] = ()) -> list[Record]:
     reader = RowReader(path, parse)
     records = [record for line in reader.good() for record in line.records]
     seen: dict[str, Record] = {}
@@ -66,8 +80,8 @@ def _read(path: Path | str, parse: Parse[Record]) -> list[Record]:
         if record.id in seen:
             raise doubled_id(seen[record.id], record)
         seen[record.id] = record
-    if reader.unused:
-        say(unused_text(path, reader.unused))
+    if unused := {name: count for name, count in reader.unused.items() if name not in own}:
+        say(unused_text(path, unused))
     return records
 
 

@@ -1,5 +1,6 @@
 """Answers to many prompts at once, by mlx_lm's continuous batching."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,11 +33,11 @@ class GenerateConfig(Section):
         0.95, "sample only from the most likely tokens whose probabilities add up to this", above=0, most=1
     )
     batch_size: int = setting(
-        16, "prompts answered at the same time; more is faster and needs more memory", least=1, most=100_000
+        16, "answers sampled at the same time; more is faster and needs more memory", least=1, most=100_000
     )
     seed: int = setting(
         0,
-        "sampling seed; every prompt has its own random numbers, so the batch size does not change an answer",
+        "sampling seed; every answer has its own random numbers, so the batch size does not change an answer",
         least=0,
         most=LARGEST_SEED,
         also="sampling_seed",
@@ -74,22 +75,25 @@ def generate_answers(
     streams: Sequence[int] | None = None,
     begun: Sequence[Sequence[int]] | None = None,
     advance: Callable[[int], None] | None = None,
+    processed: Callable[[int], None] | None = None,
 ) -> Iterator[Answer]:
     """Answer every prompt (a list of token ids); yield each answer when it ends, in any order.
 
-    Long prompts go first, so that the batch stays full until the end and the memory peak comes early.
+    Equal prompts are processed once: all their answers continue from the same memory of the prompt. Long
+    prompts go first, so that the batch stays full until the end and the memory peak comes early.
 
     Args:
-        streams: the number of each prompt's stream of random numbers; by default the place of the prompt.
+        streams: the number of each answer's stream of random numbers; by default its place in `prompts`.
         begun: the tokens that each answer already has, fewer than max_tokens. The answer continues from them
             as if it had never stopped, except for rounding.
         advance: called with the number of new tokens.
+        processed: called at the end with the number of prompt tokens that the model processed before the
+            answers. A prompt's last token is not among them: it is the first input of each of its answers.
     """
     if not prompts:
         return
     streams = range(len(prompts)) if streams is None else streams
     begun = [[]] * len(prompts) if begun is None else begun
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(begun[i]))
     model.eval()
     generator = batch_generator(
         model,
@@ -97,28 +101,99 @@ def generate_answers(
         completion_batch_size=config.batch_size,
         prefill_batch_size=min(_PREFILL, config.batch_size),
     )
+    queue = _Queue(generator, prompts, begun, streams, config)
     try:
-        uids = generator.insert(
-            [[*prompts[i], *begun[i]] for i in order],
-            [config.max_tokens - len(begun[i]) for i in order],
-            samplers=None
-            if config.temperature == 0
-            else [row_sampler(config, streams[i], len(begun[i])) for i in order],
-        )
-        index = dict(zip(uids, order, strict=True))
-        tokens = {uid: list(begun[i]) for uid, i in index.items()}
-        while responses := generator.next_generated():
-            if advance:
-                advance(len(responses))
-            for response in responses:
-                if response.finish_reason != "stop":
-                    tokens[response.uid].append(response.token)
-                if response.finish_reason:
-                    ids = tokens.pop(response.uid)
-                    text = tokenizer.decode(ids).strip()
-                    yield Answer(index[response.uid], text, ids, response.finish_reason == "length")
+        with generator.stats() as stats:
+            while queue.fill():
+                ready, responses = generator.next()
+                queue.fork([response.uid for response in ready if response.end_of_segment])
+                if advance and responses:
+                    advance(len(responses))
+                for response in responses:
+                    ids = queue.ids[response.uid]
+                    if response.finish_reason != "stop":
+                        ids.append(response.token)
+                    if response.finish_reason:
+                        text = tokenizer.decode(ids).strip()
+                        capped = response.finish_reason == "length"
+                        yield Answer(queue.taken(response.uid), text, ids, capped)
+        if processed:
+            processed(stats.prompt_tokens)
     finally:
         generator.close()
+
+
+class _Queue:
+    """Hands prompts to mlx_lm's generator: equal prompts once, their other answers when it is processed.
+
+    `ids` has the tokens so far of the answers that the generator has, by its number for them.
+    """
+
+    def __init__(
+        self,
+        generator: Any,
+        prompts: Sequence[Sequence[int]],
+        begun: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        config: GenerateConfig,
+    ):
+        self._generator, self._config = generator, config
+        self._prompts, self._begun, self._streams = prompts, begun, streams
+        self.ids: dict[int, list[int]] = {}
+        self._places: dict[int, int] = {}
+        self._sharing: dict[int, list[int]] = {}
+        equal: dict[tuple[int, ...], list[int]] = {}
+        for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i]) - len(begun[i])):
+            equal.setdefault(tuple(prompts[i]), []).append(i)
+        self._waiting = deque(equal.values())
+
+    def fill(self) -> bool:
+        """Give the generator enough prompts for a full batch; whether there is anything left to do."""
+        while self._waiting and self._under_way < self._config.batch_size + _PREFILL:
+            first, *others = self._waiting.popleft()
+            *start, last = self._prompts[first]
+            if others and start:
+                (uid,) = self._insert([first], [[start, [last, *self._begun[first]]]])
+                self._sharing[uid] = others
+            else:
+                every = [first, *others]
+                self._insert(every, [[[*start, last, *self._begun[i]]] for i in every])
+        return bool(self.ids)
+
+    def fork(self, uids: Sequence[int]) -> None:
+        """Continue the other answers of the processed prompts among these from the same memory."""
+        for uid in uids:
+            if others := self._sharing.pop(uid, None):
+                with mx.stream(self._generator.stream):
+                    memory, _ = self._generator.extract_cache([uid])[uid]
+                    mx.eval([cache.state for cache in memory])  # else it would keep the memory of its batch
+                segments = [[[self._prompts[i][-1], *self._begun[i]]] for i in others]
+                self._insert(others, segments, [memory] * len(others))
+
+    def taken(self, uid: int) -> int:
+        """The place of an answer that has ended; it leaves the queue."""
+        del self.ids[uid]
+        return self._places.pop(uid)
+
+    @property
+    def _under_way(self) -> int:
+        return len(self.ids) + sum(map(len, self._sharing.values()))
+
+    def _insert(
+        self, places: Sequence[int], segments: Sequence[list[list[int]]], caches: Any = None
+    ) -> list[int]:
+        begun, config = [self._begun[i] for i in places], self._config
+        uids = self._generator.insert_segments(
+            segments,
+            [config.max_tokens - len(ids) for ids in begun],
+            caches=caches,
+            samplers=[row_sampler(config, self._streams[i], len(self._begun[i])) for i in places]
+            if config.temperature
+            else None,
+        )
+        self.ids.update((uid, list(ids)) for uid, ids in zip(uids, begun, strict=True))
+        self._places.update(zip(uids, places, strict=True))
+        return uids
 
 
 def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable[[mx.array], mx.array]:

@@ -13,7 +13,8 @@ from ..errors import DpoError
 from ..records import Curated
 from ..settings import Section, setting
 from ..storage.jsonl import write_jsonl
-from .sampled_answers import Said, request_key
+from .completions import plain_prompt, request_key
+from .sampled_answers import Said
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PairsConfig(Section):
 
     source: str = setting(
         "data/curated.jsonl",
-        "file of curated rows; their answers become the chosen answers",
+        "file of curated rows, whose answers become the chosen answers, or of prompts without answers",
         path="read",
         also="curated source_file prompts_file",
     )
@@ -31,7 +32,16 @@ class PairsConfig(Section):
         "file of curated rows for the held-out pairs; null: a share of source (valid_fraction)",
         path="read",
     )
-    output: str = setting("data/pairs", "folder for train.jsonl and valid.jsonl", path="written")
+    output: str = setting(
+        "data/pairs", "folder for completions.jsonl, train.jsonl and valid.jsonl", path="written"
+    )
+    samples: int = setting(
+        1,
+        "answers sampled for each prompt; with more than one, mlx-dpo judge can rank them",
+        least=1,
+        most=64,
+        also="num_return_sequences num_generations best_of completions_per_prompt n",
+    )
     limit: int | None = setting(
         None,
         "use only this many rows of each source, from the first; null: all",
@@ -123,7 +133,7 @@ def split_rows(
 def make_pairs(
     rows: Sequence[Curated],
     valid_rows: Sequence[Curated] | None,
-    answers: Mapping[str, Said],
+    answers: Mapping[str, Sequence[Said]],
     config: PairsConfig,
     origin: dict[str, Any],
     seed: int,
@@ -132,6 +142,7 @@ def make_pairs(
     """Drop the rows that cannot be used, then split the others.
 
     Args:
+        answers: the sampled answers by request key; the first one that can be used is rejected.
         trained: keys of prompts that an earlier call wrote to train.jsonl, see `trained_prompts`.
 
     Returns:
@@ -142,9 +153,13 @@ def make_pairs(
 
     seen: set[tuple[str, str]] = set()
 
+    def rejected(row: Curated) -> Said:
+        every = answers[request_key(row)]
+        return next((said for said in every if not drop_reason(row.answer, said, config)), every[0])
+
     def kept(row: Curated) -> bool:
         own = request_key(row), row.answer
-        reason = REPEATED if own in seen else drop_reason(row.answer, answers[request_key(row)], config)
+        reason = REPEATED if own in seen else drop_reason(row.answer, rejected(row), config)
         seen.add(own)
         if reason:
             dropped.setdefault(reason, []).append(row.where)
@@ -153,11 +168,11 @@ def make_pairs(
     usable = [row for row in rows if kept(row)]
     held = None if valid_rows is None else [row for row in valid_rows if kept(row)]
     for name, row in split_rows(usable, held, config.valid_fraction, seed, trained):
-        answer = answers[request_key(row)]
+        answer = rejected(row)
         files[name].append(
             {
                 "id": row.id,
-                "prompt": _plain_prompt(row),
+                "prompt": plain_prompt(row),
                 **({"tools": list(row.tools)} if row.tools else {}),
                 "chosen": [row.turn] if row.turn else row.answer,
                 **({"chosen_cut": True} if row.cut else {}),
@@ -208,12 +223,6 @@ def count_pairs(
     return PairCounts(
         sum(kept.values()) + sum(lost.values()), **kept, dropped=lost, cut_off=cut_off, tokens=tokens
     )
-
-
-def _plain_prompt(row: Curated) -> str | list[dict[str, str]]:
-    if len(row.prompt) == 1:
-        return row.prompt[0]["content"]
-    return list(row.prompt)
 
 
 def write_pairs(files: dict[str, list[dict[str, Any]]], counts: PairCounts, output: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ..errors import DpoError
-from .files import sync, unwritable, write_text
-from .jsonl import read_jsonl
+from .files import sync, unwritable, with_replacement, write_text
+from .jsonl import parse_line
 from .locks import BusyError, locked
-from .reading import is_there, opened, read_object
+from .reading import is_there, opened, path_text, read_object
 
 
 class AppendLog(NamedTuple):
@@ -104,13 +104,14 @@ class AppendLog(NamedTuple):
             file.truncate(_whole_lines(path))
             sync(path)
             try:
-                yield OpenLog(path, file, dict(read(row, where) for where, row in read_jsonl(path)))
+                places = ((f"{path_text(path)}:{number}", line) for number, line in _lines(path))
+                yield OpenLog(path, file, dict(read(parse_line(line, at), at) for at, line in places))
             finally:
                 sync(path)
 
 
 class OpenLog:
-    """An open log: its `results` by key, and `append` to add one."""
+    """An open log: its `results` by key, `append` to add one, and `tidy` at the end."""
 
     def __init__(self, path: Path, file: IO[bytes], results: dict[str, Any]):
         self.results = results
@@ -129,6 +130,31 @@ class OpenLog:
         except OSError as error:
             raise unwritable(self._path, error) from None
         self.results[key] = result
+
+    def tidy(self) -> None:
+        """Leave only the last row of each key in the file; the last thing that is done with an open log.
+
+        Raises:
+            DpoError: the disk refused to write; the file is then as it was.
+        """
+        rows, last = 0, {}
+        for number, line in _lines(self._path):
+            rows, last[json.loads(line)["key"]] = rows + 1, number
+        if len(last) == rows:
+            return
+        kept = frozenset(last.values())
+
+        def write(beside: Path) -> None:
+            with open(beside, "wb") as file:
+                file.writelines(line for number, line in _lines(self._path) if number in kept)
+
+        with_replacement(self._path, write)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Line number from 1 and bytes of each line that is not blank, however long it is."""
+    with opened(path) as file:
+        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
 
 
 def _inside(settings: Any, name: str) -> Any:

@@ -36,8 +36,8 @@ CURATED = {
         "bad-turn",
     ),
     "messages without an answer": (
-        lines({"messages": chat(("user", "How?"))}),
-        ":1",
+        lines(curated(), {"messages": chat(("user", "How?"))}),
+        ":2",
         "'messages' must end with an assistant turn",
         PARTS_OF_A_CURATED_ROW,
         "not-one-answer",

@@ -7,7 +7,7 @@ from mlx_dpo.data.foreign_rows import unused_columns
 from mlx_dpo.data.formats import to_answer, to_curated, to_preference
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
-from mlx_dpo.pairs.sampled_answers import request_key
+from mlx_dpo.pairs.completions import request_key
 from mlx_dpo.storage.jsonl import parse_line, read_lines
 
 from ..support.families import FAMILIES, write_family

@@ -19,8 +19,9 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.pairs.completions import COMPLETIONS, request_key
 from mlx_dpo.pairs.from_curated import PairCounts, PairsConfig, count_pairs, drop_reason, make_pairs
-from mlx_dpo.pairs.sampled_answers import COMPLETIONS, Said, request_key
+from mlx_dpo.pairs.sampled_answers import Said
 from mlx_dpo.records import Curated
 from mlx_dpo.storage.jsonl import read_jsonl
 
@@ -29,6 +30,12 @@ from ..conftest import curated_rows
 
 def rows_of(path):
     return [row for _, row in read_jsonl(path)]
+
+
+def answers_in(folder):
+    """The one answer of each prompt: its ids, and whether it has ended, beside the key."""
+    rows = rows_of(folder / COMPLETIONS)
+    return [{**row, "ids": row["ids"][0], "ended": row["ended"][0]} for row in rows if len(row["ids"]) == 1]
 
 
 def prompts_of(folder, count=12):
@@ -316,7 +323,7 @@ def test_the_share_held_out_is_of_the_pairs_that_are_left(tmp_path):
     """Ten rows, of which six are dropped: of the four left one is held out, whichever rows they are."""
     rows = [Curated(({"role": "user", "content": f"q{i}"},), "yes", str(i), f"f:{i}") for i in range(10)]
     for left in ([0, 1, 2, 3], [2, 5, 7, 9], [6, 7, 8, 9]):
-        answers = {request_key(r): Said("no" if i in left else "", cut=False) for i, r in enumerate(rows)}
+        answers = {request_key(r): [Said("no" if i in left else "", cut=False)] for i, r in enumerate(rows)}
         files, dropped = make_pairs(rows, None, answers, PairsConfig(valid_fraction=0.25), {}, 0)
         assert dropped == {"empty": [f"f:{i}" for i in range(10) if i not in left]}
         counts = count_pairs(files, dropped, tokens=7)

@@ -10,7 +10,7 @@ import pytest
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.train import train_run
-from mlx_dpo.pairs.sampled_answers import completions_log
+from mlx_dpo.pairs.completions import completions_log
 from mlx_dpo.storage.cache import find, kept
 from mlx_dpo.storage.reading import entries, is_there
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS

@@ -1,0 +1,49 @@
+"""Rows that have a prompt and no answer."""
+
+import re
+from typing import Any
+
+from ..errors import DpoError
+from ..records import Prompt
+from .formats import to_curated
+
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "input", "messages")
+_ANSWER = re.compile(
+    "answer|completion|response|chosen|reject|output|target|solution|repl(y|ies)|conversation|label",
+    re.IGNORECASE,
+)
+
+
+def is_prompt(row: dict[str, Any]) -> bool:
+    """Whether a row has a prompt, and no column that could be an answer."""
+    turns = row.get("messages")
+    if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
+        return turns[-1].get("role") in ("user", "tool")
+    return any(name in row for name in ("prompt", "question", "instruction")) and not any(
+        map(_ANSWER.search, row)
+    )
+
+
+def to_prompt(row: dict[str, Any], where: str) -> Prompt:
+    """A prompt: prompt, question, instruction (with input), or messages that end with a user turn.
+
+    Raises:
+        DpoError: the row has an answer; and as `formats.to_curated`.
+    """
+    if found := next((name for name, value in row.items() if _ANSWER.search(name) and value), None):
+        raise DpoError(
+            f"has {found!r}, but the first row has no answer",
+            where=where,
+            hint="write an answer in every row, or in none",
+            code="not-one-answer",
+        )
+    name = next((name for name in PROMPT_COLUMNS if name in row), "prompt")
+    given = dict(row)
+    if name == "messages":
+        given["prompt"] = given.pop(name)
+    elif name == "instruction":
+        texts = [given.pop(name), given.pop("input", None)]
+        both = all(isinstance(text, str) and text.strip() for text in texts)
+        given["prompt"] = "\n\n".join(texts) if both else texts[0]
+    own = to_curated({**given, "answer": "an answer"}, where)
+    return Prompt(own.prompt, own.id, where, own.tools)
