@@ -9,6 +9,7 @@ from .console import say
 from .data.sources import DataConfig
 from .endpoint import EndpointConfig
 from .errors import DpoError
+from .judges.config import JudgeConfig
 from .losses import BETA_RULES, BetaConfig, LossConfig, beta_rule
 from .models.adapters import AdapterConfig
 from .models.generate import GenerateConfig
@@ -66,6 +67,7 @@ class RunConfig:
         decides=False,
     )
     endpoint: EndpointConfig = section(EndpointConfig, also="server openai api", decides=False)
+    judge: JudgeConfig = section(JudgeConfig, also="judging ranker reward_model", decides=False)
     data: DataConfig = section(DataConfig, also="dataset datasets dataset_args data_args data_config")
     adapter: AdapterConfig = section(
         AdapterConfig,

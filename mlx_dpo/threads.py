@@ -23,7 +23,7 @@ def each(
     """Do the work in `count` threads; an item is taken when another is done.
 
     Ctrl-C waits for work that is under way, since its replies are paid for; a second one does not wait. The
-    work itself keeps its results: `done` is not called for what ends after Ctrl-C.
+    work itself must keep its results: `done` is not called for what ends after Ctrl-C.
 
     Args:
         done: called in this thread with index and result, as results come.

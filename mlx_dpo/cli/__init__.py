@@ -16,6 +16,7 @@ from .eval import evaluate
 from .fuse import fuse
 from .gen_pairs import gen_pairs
 from .inspect import inspect
+from .judge import judge
 from .options import settings_like
 from .plan import plan
 from .report import report
@@ -67,7 +68,7 @@ def cli():
         raise DpoError(what, hint="the folder was deleted or moved; cd to a folder that exists") from None
 
 
-for command in (demo, gen_pairs, inspect, plan, sft, train, evaluate, report, fuse, config):
+for command in (demo, gen_pairs, judge, inspect, plan, sft, train, evaluate, report, fuse, config):
     cli.add_command(command)
 
 

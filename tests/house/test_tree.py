@@ -19,6 +19,7 @@ LEVELS = [
     ["models"],
     ["training"],
     ["monitoring", "pairs", "evaluation", "export", "inspection", "report"],
+    ["judges"],
     ["config"],
     ["planning"],
     ["jobs"],

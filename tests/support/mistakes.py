@@ -10,7 +10,9 @@ import pytest
 from mlx_dpo.errors import DpoError
 from mlx_dpo.losses import BetaConfig
 
-SECTIONS = "known here: model, pairs, generate, endpoint, data, adapter, loss, beta, optimizer, training, run"
+SECTIONS = (
+    "known here: model, pairs, generate, endpoint, judge, data, adapter, loss, beta, optimizer, training, run"
+)
 IN_BETA = ", ".join(f.name for f in fields(BetaConfig))
 ALIASES = "without aliases (*name)"
 DOWNLOAD = "download the model again"

@@ -1,0 +1,241 @@
+"""The command judge: make every cheap check, probe the judge, compare, write pairs."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..console import plural, progress, say
+from ..data.sources import read_curated
+from ..endpoint import Endpoint
+from ..errors import DpoError
+from ..judges.asking import Judge, Judged, kept_reply, verdicts_log
+from ..judges.completions import Completions, read_completions
+from ..judges.config import JudgeConfig
+from ..judges.estimate import Estimate, estimate
+from ..judges.pairs import judged_pairs
+from ..judges.probe import probe
+from ..judges.prompts import Rubric, load_rubric
+from ..judges.summary import JudgeSummary, summarise
+from ..machine.interrupt import tell
+from ..pairs.from_curated import trained_prompts
+from ..storage.append_log import OpenLog
+from ..storage.files import check_writable, write_text
+from ..storage.jsonl import write_jsonl
+from ..storage.reading import is_there, read_object
+
+
+def judge_completions(config: RunConfig) -> JudgeSummary:
+    """Compare the completions of every prompt, write train.jsonl and valid.jsonl.
+
+    Raises:
+        DpoError: anything a user can fix; before any paid request, if it can be known before.
+    """
+    work = _Work.of(config)
+    with work.open() as log:
+        kept = len(log.results)
+        if work.ready and not estimate(work.judge(log), work.rows).requests:
+            say("every verdict is kept already; nothing is asked")
+            judge = work.judge(log)
+            judged = [judge.rank(row) for row in work.rows]
+        else:
+            judge, judged = _judge(work, log, kept)
+    meta = {"judge": work.name, "rubric": work.rubric.name, "method": judge.method}
+    settings = config.judge
+    trained = trained_prompts(work.folder)
+    files = judged_pairs(judged, meta, settings.valid_fraction, config.generate.seed, trained)
+    if files["train"]:
+        for name, rows in files.items():
+            write_jsonl(work.folder / f"{name}.jsonl", rows)
+    return summarise(judged, files, judge.calls, judge.models)
+
+
+def estimate_cost(config: RunConfig) -> Estimate:
+    """What `judge_completions` will ask for at most; nothing is sent, and no file is written."""
+    work = _Work.of(config)
+    prices = config.judge.input_price, config.judge.output_price
+    with work.read() as log:
+        return estimate(work.judge(log), work.rows, *prices)
+
+
+def judged_so_far(config: RunConfig) -> list[Judged]:
+    """What the kept replies give; nothing is sent.
+
+    Raises:
+        DpoError: nothing was judged with these settings.
+    """
+    work = _Work.of(config)
+    with work.read() as log:
+        judged = list(map(work.judge(log).rank, work.rows)) if work.ready else []
+    if not any(one.comparisons for one in judged):
+        raise DpoError(
+            "has no verdicts with these settings",
+            where=work.folder,
+            hint="run the same command without --check first",
+        )
+    return judged
+
+
+@dataclass
+class _Work:
+    """What there is to do: rows, rubric, and the judge as far as it is known without asking it.
+
+    `key` and `method` are None as long as only the server or the probe can tell them.
+    """
+
+    settings: JudgeConfig
+    rows: list[Completions]
+    rubric: Rubric
+    folder: Path
+    key: str | None
+    method: str | None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "_Work":
+        settings, folder = config.judge, Path(config.judge.output)
+        if settings.url is None and settings.model is None:
+            raise DpoError(
+                "there is no judge",
+                where="judge.url",
+                hint="set judge.url to a server, such as http://localhost:8080/v1, or judge.model",
+            )
+        rows = read_completions(settings.completions)
+        rubric = load_rubric(settings.rubric, read_curated(settings.examples) if settings.examples else ())
+        check_writable(folder, need_bytes=10_000_000)
+        log = verdicts_log(folder, {})
+        log.check()
+        earlier = read_object(log.settings_file) if is_there(log.settings_file) else {}
+        key = _key(settings, earlier)
+        again = key is not None and earlier.get("key") == key
+        method = earlier.get("method") if settings.method == "auto" and again else settings.method
+        if method == "auto" and settings.url is None:
+            method = "labels"  # a local judge always gives log-probabilities
+        return cls(settings, rows, rubric, folder, key, None if method == "auto" else method)
+
+    @property
+    def name(self) -> str:
+        """The judge, for people."""
+        return self.settings.model or str(self.key)
+
+    @property
+    def ready(self) -> bool:
+        """Whether kept replies can be found."""
+        return self.key is not None and self.method is not None
+
+    @property
+    def _log(self) -> Any:
+        about = {
+            "url": self.settings.url,
+            "model": self.settings.model,
+            "key": self.key,
+            "method": self.method,
+        }
+        return verdicts_log(self.folder, about)
+
+    @contextmanager
+    def open(self) -> Iterator[OpenLog]:
+        """The log, to write to."""
+        with self._log.open(kept_reply) as log:
+            yield log
+
+    @contextmanager
+    def read(self) -> Iterator[OpenLog]:
+        """The log as it is; an empty one in memory if there is none."""
+        if is_there(self._log.path):
+            with self.open() as log:
+                yield log
+        else:
+            yield OpenLog(self._log.path, None, {})
+
+    def note_judge(self, key: str, method: str) -> None:
+        """Remember which judge was asked how, so that the same command goes on in the same way."""
+        self.key, self.method = key, method
+        write_text(self._log.settings_file, json.dumps(dict(self._log.settings), indent=1) + "\n")
+
+    def judge(self, log: OpenLog, **more: Any) -> Judge:
+        """The judge; without `ask` it only uses what is kept."""
+        settings = self.settings
+        return Judge(
+            **{"ask": None, **more},
+            key=self.key or "",
+            rubric=self.rubric,
+            method=self.method or "written",
+            max_tokens=settings.max_tokens,
+            tie_band=settings.tie_band,
+            log=log,
+            max_calls=settings.max_calls,
+        )
+
+
+def _key(settings: JudgeConfig, earlier: dict[str, Any]) -> str | None:
+    """What identifies the judge; None if only the server knows the name of its model."""
+    if settings.url is None:
+        from ..judges.local import LocalJudge
+
+        return LocalJudge(settings.model or "").key
+    if settings.model is not None:
+        return settings.model
+    return earlier.get("key") if earlier.get("url") == settings.url else None
+
+
+def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
+    """Probe the judge, then compare the completions of all rows."""
+    server, settings = _server(settings=work.settings), work.settings
+    server.check()
+    local = settings.url is None
+    method = work.method or settings.method
+    found = probe(server.ask, method, settings.max_tokens, settings.tie_band, schemas=not local)
+    say(found.text)
+    if found.fault:
+        if settings.guard == "stop":
+            raise found.fault
+        say(f"warning: {found.fault.what}")
+    if not local and not _same_model(found.model, server.model or ""):
+        say(f"replies come from {found.model!r}, though {server.model!r} was asked for")
+    work.note_judge(work.key or server.model or "", found.method)
+    if kept:
+        say(f"{plural(kept, 'reply is', 'replies are')} kept from before; continuing")
+    judge = work.judge(log, ask=server.ask, schema=found.schema)
+    groups = _by_prompt(work.rows)
+    judged: dict[str, Judged] = {}
+
+    def rank(group: list[Completions]) -> list[Judged]:
+        return [judge.rank(row) for row in group]
+
+    with progress("judging", len(work.rows), "prompts") as advance:
+
+        def done(index: int, results: list[Judged]) -> None:
+            judged.update({one.row.where: one for one in results})
+            advance(len(results), f"{judge.calls.sent:,} requests")
+
+        try:
+            server.each(rank, groups, done)
+        except KeyboardInterrupt as stop:
+            replies = plural(len(log.results), "reply", "replies")
+            tell(stop, f"interrupted: kept {replies}; the same command continues from here")
+            raise
+    return judge, [judged[row.where] for row in work.rows]
+
+
+def _server(settings: JudgeConfig) -> Any:
+    if settings.url is not None:
+        return Endpoint(settings, "judge")
+    from ..judges.local import LocalJudge
+
+    return LocalJudge(settings.model or "")
+
+
+def _by_prompt(rows: list[Completions]) -> list[list[Completions]]:
+    """Rows with the same prompt are judged one after the other, so that no two threads ask the same."""
+    groups: dict[str, list[Completions]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row.prompt, row.tools], sort_keys=True), []).append(row)
+    return list(groups.values())
+
+
+def _same_model(given: str, asked: str) -> bool:
+    """Whether both names mean one model: servers add a date to a name, or drop its folder."""
+    return not given or given.startswith(asked) or Path(given).name == Path(asked).name

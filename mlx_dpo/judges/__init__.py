@@ -1,0 +1,1 @@
+"""Judging answers: who is asked, how, and what the replies are worth."""

@@ -1,0 +1,73 @@
+"""Settings of the judge."""
+
+from dataclasses import dataclass
+
+from ..endpoint import EndpointConfig
+from ..settings import setting
+from .prompts import RUBRICS
+
+METHODS = ("auto", "labels", "written")
+
+
+@dataclass(frozen=True)
+class JudgeConfig(EndpointConfig):
+    """How completions are compared; `url` and `model` are the judge's, not the trained model's."""
+
+    model: str | None = setting(
+        None,
+        "the judge: the server's name for it (null: the only one that it offers); without url, a model "
+        "folder or a name on the Hub",
+        path="read",
+        also="judge judge_model model_name",
+    )
+    completions: str = setting(
+        "data/pairs/completions.jsonl",
+        "file with a prompt and several completions per line; gen-pairs writes it",
+        path="read",
+        also="source input",
+    )
+    output: str = setting(
+        "data/judged", "folder for verdicts.jsonl, train.jsonl and valid.jsonl", path="written"
+    )
+    rubric: str = setting(
+        "helpfulness",
+        f"what decides: {', '.join(RUBRICS)}, or a text file of yours",
+        path="read",
+        also="criterion criteria prompt_template",
+    )
+    examples: str | None = setting(
+        None, "curated rows that show the wanted style; the rubric style needs them", path="read"
+    )
+    method: str = setting(
+        "auto",
+        "how the judge answers. labels: one letter, by its log-probabilities; written: a reason and a "
+        "verdict; auto: labels if the judge gives log-probabilities, else written",
+        choices=METHODS,
+    )
+    guard: str = setting(
+        "stop",
+        "what happens if the judge fails a question with a known answer: stop, or warn and go on",
+        choices=("stop", "warn"),
+    )
+    tie_band: float = setting(
+        0.1,
+        "for labels: a comparison is a tie if the probability of the first answer is within this of one half",
+        least=0,
+        below=0.5,
+    )
+    max_tokens: int = setting(
+        400, "for written: maximum length of reason and verdict, in tokens", least=16, most=100_000
+    )
+    max_calls: int | None = setting(
+        None,
+        "stop after so many requests; the same command continues later. null: no limit",
+        least=1,
+        most=10**12,
+    )
+    valid_fraction: float = setting(0.1, "share of the prompts that become held-out pairs", least=0, below=1)
+    input_price: float | None = setting(
+        None, "price of a million prompt tokens, for the estimate of --dry-run", least=0
+    )
+    output_price: float | None = setting(
+        None, "price of a million tokens that the judge writes, for the estimate of --dry-run", least=0
+    )

@@ -1,0 +1,88 @@
+"""What judging will cost at most, before any request is sent."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..console import plural
+from .asking import Judge, NotAsked, label_request, written_request
+from .completions import Completions
+from .prompts import Quoted
+from .ranking import best_and_worst
+from .verdicts import FIRST, compared
+
+_CHARACTERS_PER_TOKEN = 4
+_WRITTEN_TOKENS = 80
+"""Tokens of a reason and a verdict, about."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Requests that are still to be sent at most, about how many tokens they have, and their price if known.
+
+    Requests that repeat an unreadable verdict, and the few of the probe, are not included.
+    """
+
+    rows: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    price: float | None
+
+    def __str__(self) -> str:
+        price = "" if self.price is None else f", price about {self.price:,.2f}"
+        return (
+            f"{plural(self.rows, 'prompt')}: at most {plural(self.requests, 'request')} to send, about "
+            f"{self.prompt_tokens:,} prompt tokens and {self.completion_tokens:,} tokens written{price}"
+        )
+
+
+def estimate(
+    judge: Judge,
+    rows: Iterable[Completions],
+    input_price: float | None = None,
+    output_price: float | None = None,
+) -> Estimate:
+    """The cost of the verdicts that are not kept yet, if no comparison is a tie.
+
+    Args:
+        judge: its `ask` is None.
+        input_price, output_price: of a million tokens.
+    """
+    count = requests = characters = 0
+
+    for row in rows:
+        count += 1
+
+        def outcome(first: int, second: int, row: Completions = row) -> str | None:
+            nonlocal requests, characters
+            readings = []
+            for a, b in ((first, second), (second, first)):
+                quoted = Quoted(row.prompt, row.answers[a], row.answers[b], row.tools)
+                try:
+                    readings.append(judge.reading(quoted))
+                except NotAsked:
+                    requests += 1
+                    characters += _characters(judge, quoted)
+            if len(readings) < 2:
+                return FIRST
+            return compared(row.answers[first], row.answers[second], *readings, judge.tie_band).outcome
+
+        if len(row.answers) > 1:
+            best_and_worst(len(row.answers), outcome)
+    prompt = characters // _CHARACTERS_PER_TOKEN
+    written = requests * (1 if judge.method == "labels" else min(_WRITTEN_TOKENS, judge.max_tokens))
+    price = None
+    if input_price is not None or output_price is not None:
+        price = (prompt * (input_price or 0) + written * (output_price or 0)) / 1e6
+    return Estimate(count, requests, prompt, written, price)
+
+
+def _characters(judge: Judge, quoted: Quoted) -> int:
+    labels = judge.method == "labels"
+    request = (
+        label_request(judge.rubric, quoted)
+        if labels
+        else written_request(judge.rubric, quoted, judge.max_tokens, False)
+    )
+    return len(json.dumps(request.messages, ensure_ascii=False))

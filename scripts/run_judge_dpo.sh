@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# From prompts to a model tuned by a judge: SFT on curated answers, three samples a prompt from that model, a judge that
+# ranks them, DPO on best against worst from the SFT adapter. Run it again to continue after a stop.
+#
+#   scripts/run_judge_dpo.sh                                 with the judge's server of the config
+#   JUDGE_URL=https://api.openai.com/v1 JUDGE=gpt-4o-mini scripts/run_judge_dpo.sh
+#   JUDGE=models/a-larger-model scripts/run_judge_dpo.sh     a judge on this machine, without a server
+#
+# SOURCE   curated rows (default: from the config)     JUDGE      the judge: its name on the server, or a model folder
+# MODEL    base model (default: from the config)       JUDGE_URL  the judge's server; with JUDGE alone: no server
+# CONFIG   settings file (default: config/judge.yaml)  LIMIT      use only the first LIMIT rows
+# OUT      folder for sft/, samples/, judged/ and dpo/ (default: runs/judged, or runs/judged-LIMIT)
+# Further arguments, such as --set section.key=value, are passed to every command. A key comes from the environment
+# (OPENAI_API_KEY, or the variable that judge.key_variable names).
+set -euo pipefail
+repository=$(cd "$(dirname "$0")/.." && pwd)
+mlx_dpo=${MLX_DPO:-$repository/.venv/bin/mlx-dpo}
+[ -n "${MLX_DPO:-}" ] || "$repository/scripts/setup.sh"
+
+config=${CONFIG:-$repository/config/judge.yaml}
+out=${OUT:-$repository/runs/judged${LIMIT:+-$LIMIT}}
+source=${SOURCE:-$repository/data/curated.jsonl}
+settings=(--config "$config" --set "pairs.source=$source" --set "pairs.output=$out/samples")
+settings+=(--set "judge.completions=$out/samples/completions.jsonl" --set "judge.output=$out/judged")
+settings+=(--set "judge.examples=$source")
+[ -z "${MODEL:-}" ] || settings+=(--set "model.path=$MODEL")
+[ -z "${LIMIT:-}" ] || settings+=(--set "pairs.limit=$LIMIT")
+if [ -n "${JUDGE_URL:-}" ]; then
+    settings+=(--set "judge.url=$JUDGE_URL" --set "judge.model=${JUDGE:-null}")
+elif [ -n "${JUDGE:-}" ]; then
+    settings+=(--set judge.url=null --set "judge.model=$JUDGE")
+fi
+from_sft=(--set "model.adapter=$out/sft")
+
+"$mlx_dpo" sft "${settings[@]}" --set "data.train=$source" --set data.valid=null --set "run.output=$out/sft" \
+    --set optimizer.learning_rate=null "$@"
+"$mlx_dpo" gen-pairs "${settings[@]}" "${from_sft[@]}" --set "run.output=$out/dpo" "$@"
+"$mlx_dpo" judge "${settings[@]}" "$@"
+"$mlx_dpo" train "${settings[@]}" "${from_sft[@]}" --set "data.train=$out/judged/train.jsonl" \
+    --set "data.valid=$out/judged/valid.jsonl" --set "run.output=$out/dpo" "$@"
+"$mlx_dpo" eval --run "$out/dpo"
+echo "adapter: $out/dpo    judged pairs: $out/judged"

@@ -1,0 +1,390 @@
+"""mlx-dpo judge against scripted judges: pairs, ties, bias, bad replies, resuming, costs, votes."""
+
+import io
+import json
+from collections import Counter
+
+import pytest
+
+from mlx_dpo.config import load_config
+from mlx_dpo.data.sources import read_pairs
+from mlx_dpo.jobs.judge_check import agreement_by_vote
+
+from ..support.judge_server import ROWS, always_first, judging, longer, pairs, shown, smaller, verdicts
+from ..support.openai_server import NO_CHOICES, Fails, Raw, Says
+
+
+@pytest.fixture
+def judge(tmp_path, write_rows, outcome):
+    """Run the command on rows with a server; exit code, summary from --json, and what it says."""
+
+    def run(server, *more, rows=ROWS, **settings):
+        command = ["judge", "--completions", write_rows("completions.jsonl", rows), "--output", "judged"]
+        command += ["--endpoint", server.url, "--json"]
+        for name, value in settings.items():
+            command += ["--set", f"judge.{name}={value}"]
+        code, out, err = outcome(*command, *more)
+        return code, json.loads(out) if out else None, err
+
+    return run
+
+
+@pytest.mark.parametrize("labels", [False, True], ids=["written", "labels"])
+def test_the_best_and_the_worst_of_each_prompt_become_a_pair(judge, serve, tmp_path, labels):
+    server = serve(judging(smaller, labels=labels))
+    code, summary, err = judge(server)
+    assert code == 0, err
+    assert {(p.chosen, p.rejected) for p in pairs(tmp_path)} == {
+        (f"{n} a, longer", f"{n} c") for n in range(12)
+    }
+    assert (summary["train"], summary["valid"], summary["tied"]) == (10, 2, 0)
+    assert summary["consistency"] == {"rate": 1.0, "n": summary["comparisons"]}
+    assert {row["method"] for row in verdicts(tmp_path)} == {"labels" if labels else "written"}
+    assert ("known answer found in both orders" in err) and (
+        f"log-probabilities: {'yes' if labels else 'no'}" in err
+    )
+
+
+def test_every_two_answers_are_shown_in_both_orders_and_equal_ones_never(judge, serve, tmp_path):
+    rows = [
+        {"prompt": "Q?", "completions": ["same", "same ", "other"]},
+        {"prompt": "R?", "completions": ["x", "x"]},
+    ]
+    _, summary, _ = judge(serve(judging(smaller)), rows=rows)
+    assert {(row["A"], row["B"]) for row in verdicts(tmp_path)} == {("same", "other"), ("other", "same")}
+    assert (summary["comparisons"], summary["alike"], summary["train"]) == (1, 1, 1)
+    assert summary["distinct"] == {"rate": 0.6, "n": 5}
+
+
+def test_a_judge_that_always_says_first_yields_only_ties_a_warning_and_no_files(judge, serve, tmp_path):
+    code, summary, err = judge(serve(judging(always_first)))
+    assert code == 1
+    assert "no verdict separates two answers" in err
+    assert (summary["tied"], summary["first_position"]["rate"], summary["consistency"]["rate"]) == (
+        12,
+        1.0,
+        0.0,
+    )
+    assert "answer shown first" in " ".join(summary["warnings"])
+    assert not (tmp_path / "judged" / "train.jsonl").exists()
+
+
+def test_a_judge_that_prefers_the_longer_gives_those_pairs_and_the_warning(judge, serve, tmp_path):
+    code, summary, _ = judge(serve(judging(longer)))
+    assert code == 0
+    assert all(p.chosen.endswith("longer") for p in pairs(tmp_path))
+    assert summary["longer_wins"]["rate"] == 1.0
+    assert [text[:43] for text in summary["warnings"]] == ["the judge mostly prefers the longer answer:"]
+
+
+def test_an_answer_that_was_cut_off_is_marked_in_the_pair(judge, serve, tmp_path):
+    rows = [{"prompt": "Q?", "completions": ["a", "b"], "ended": [False, True]}]
+    judge(serve(judging(smaller)), rows=rows)
+    (pair,) = pairs(tmp_path)
+    assert (pair.chosen_cut, pair.rejected_cut) == (True, False)
+
+
+def test_conversations_and_tools_come_back_in_the_pairs(judge, serve, tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q?"}]
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {}}}]
+    judge(serve(judging(smaller)), rows=[{"prompt": turns, "completions": ["a", "b"], "tools": tools}])
+    (pair,) = pairs(tmp_path)
+    assert (list(pair.prompt), list(pair.tools)) == (turns, tools)
+
+
+def test_of_several_rows_with_one_key_the_last_one_counts(judge, serve, tmp_path):
+    rows = [
+        {"key": "k", "prompt": "Q?", "completions": ["a", "b"]},
+        {"key": "k", "prompt": "Q?", "completions": ["c", "d"]},
+    ]
+    judge(serve(judging(smaller)), rows=rows)
+    assert [(p.chosen, p.rejected) for p in pairs(tmp_path)] == [("c", "d")]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda text: Says(text, finish_reason="length"),
+        lambda text: Says(""),
+        lambda text: Says(" \n" * 200, finish_reason="length"),
+        lambda text: Says(text[:-3]),
+        lambda text: Says(text.replace('"A"', '"Answer A"').replace('"B"', '"Answer B"')),
+        lambda text: Says(None, refusal="I cannot judge this."),
+        lambda text: Says(f"The verdict is a tie between A and B. {text}"),
+    ],
+    ids=["cut off", "empty", "blanks", "invalid", "wrong enum", "refusal", "words around it"],
+)
+def test_a_bad_reply_is_asked_again_once_then_unreadable_and_never_a_verdict(judge, serve, tmp_path, says):
+    def answer(body):
+        good = judging(smaller)(body)
+        about_two = "begin answer A" in body["messages"][0]["content"] and shown(body)[0].startswith("2 ")
+        return says(good.text) if about_two else good
+
+    code, summary, err = judge(serve(answer), rows=ROWS[:4])
+    assert code == 0, err
+    assert (summary["unreadable"], summary["tied"], summary["train"] + summary["valid"]) == (1, 0, 3)
+    bad = [row for row in verdicts(tmp_path) if row["A"].startswith("2 ")]
+    assert bad and {row["verdict"] for row in bad} == {None}
+    assert summary["calls"]["sent"] == len(verdicts(tmp_path))
+    asked = Counter((row["A"], row["B"]) for row in bad)
+    assert set(asked.values()) == {2}
+
+
+def test_a_good_second_reply_counts(judge, serve):
+    def answer(body):
+        good = judging(smaller)(body)
+        asked_once = len(body["messages"]) == 1 and "Question" in body["messages"][0]["content"]
+        return Says("I like the first one.") if asked_once else good
+
+    code, summary, _ = judge(serve(answer), rows=ROWS[:4])
+    assert (code, summary["unreadable_comparisons"], summary["train"] + summary["valid"]) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fails(400, "too long for this model"), "the server answered 400: too long for this model"),
+        (NO_CHOICES, "the reply has no choices"),
+        (Raw("{broken"), "the reply cannot be read"),
+    ],
+    ids=["400", "no choices", "broken"],
+)
+def test_a_row_without_a_reply_is_listed_as_failed_and_the_next_run_asks_it_again(
+    judge, serve, fault, reason
+):
+    broken = True
+
+    def answer(body):
+        return fault if broken and "Question 2?" in body["messages"][0]["content"] else judging(smaller)(body)
+
+    server = serve(answer)
+    code, summary, _ = judge(server, rows=ROWS[:4])
+    (failed,) = summary["failed"]
+    assert (code == 0 and failed.startswith(f"completions.jsonl:3: {reason}")) or failed.split("/")[
+        -1
+    ].startswith(f"completions.jsonl:3: {reason}")
+    assert summary["train"] + summary["valid"] == 3
+    broken = False
+    code, summary, _ = judge(server, rows=ROWS[:4])
+    assert (code, summary["failed"], summary["train"] + summary["valid"]) == (0, [], 4)
+
+
+def test_a_server_that_refuses_or_ignores_schemas_and_logprobs_is_judged_with_in_words(
+    judge, serve, tmp_path
+):
+    def refusing(body):
+        for name in ("response_format", "logprobs"):
+            if name in body:
+                return Fails(400, f"unknown parameter {name}")
+        return judging(smaller)(body)
+
+    for answer in (refusing, judging(smaller)):
+        server = serve(answer)
+        code, _, err = judge(server, rows=ROWS[:3])
+        assert code == 0, err
+        assert "schemas: no" in err
+        assert not any("response_format" in body for body in server.bodies[-5:])
+        (tmp_path / "judged" / "verdicts.jsonl").unlink()
+
+
+def test_a_schema_that_shapes_the_reply_is_sent_with_every_request(judge, serve):
+    def answer(body):
+        if "response_format" in body and "begin answer A" not in body["messages"][0]["content"]:
+            return json.dumps({"reason": "hello", "verdict": "tie"})
+        return judging(smaller)(body)
+
+    server = serve(answer)
+    _, _, err = judge(server, rows=ROWS[:3])
+    assert "schemas: yes" in err
+    assert all(
+        "response_format" in body for body in server.bodies if "Question" in body["messages"][0]["content"]
+    )
+
+
+def test_another_models_name_in_the_replies_is_told(judge, serve):
+    code, summary, _ = judge(
+        serve(judging(smaller, says=lambda text: Says(text, model="small")), models=["judge"])
+    )
+    assert code == 0
+    assert summary["models"] == ["small"]
+
+
+def test_a_judge_that_fails_the_known_question_stops_before_any_comparison(judge, serve, tmp_path):
+    def broken(body):
+        return json.dumps({"reason": "", "verdict": "A"})
+
+    server = serve(broken)
+    code, summary, err = judge(server)
+    assert (code, summary) == (1, None)
+    assert "fails a question with a known answer" in err and "it said A and A" in err
+    assert server.calls <= 5
+    assert verdicts(tmp_path) == []
+    code, summary, err = judge(server, guard="warn", rows=ROWS[:2])
+    assert (code, summary["tied"]) == (1, 2)
+    assert "warning: the judge fails a question with a known answer" in err
+
+
+def test_the_same_command_again_asks_nothing_and_gives_the_same_files(judge, serve, tmp_path):
+    server = serve(judging(smaller))
+    _, before, _ = judge(server)
+    files = {name: (tmp_path / "judged" / name).read_bytes() for name in ("train.jsonl", "valid.jsonl")}
+    calls = server.calls
+    _, after, err = judge(server)
+    assert server.calls == calls
+    assert "nothing is asked" in err
+    assert {name: (tmp_path / "judged" / name).read_bytes() for name in files} == files
+    zero = {"sent": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    assert after == {**before, "calls": zero}
+
+
+def test_another_rubric_is_asked_anew_and_the_first_one_stays_paid_for(judge, serve):
+    server = serve(judging(smaller))
+    judge(server)
+    _, summary, _ = judge(server, rubric="harmlessness")
+    assert summary["calls"]["sent"] > 0
+    _, summary, _ = judge(server)
+    assert summary["calls"]["sent"] == 0
+
+
+def test_added_prompts_leave_the_others_where_they_were(judge, serve, tmp_path):
+    server = serve(judging(smaller))
+    judge(server, rows=ROWS[:6])
+    before = (
+        {p.prompt for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
+        if False
+        else {str(p.prompt) for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
+    )
+    judge(server)
+    after = {str(p.prompt) for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
+    assert before <= after
+
+
+def test_max_calls_stops_and_the_next_call_goes_on_without_asking_twice(judge, serve):
+    server = serve(judging(smaller))
+    sent = []
+    for _ in range(20):
+        _, summary, _ = judge(server, max_calls=30)
+        sent.append(summary["calls"]["sent"])
+        if not summary["unfinished"]:
+            break
+    assert max(sent) == 30 and len(sent) > 2
+    own = {content: n for content, n in server.answered.items() if "Question" in content}
+    assert set(own.values()) == {1} and len(own) == sum(sent)
+
+
+def test_the_dry_run_asks_nothing_and_never_says_too_little(judge, serve, tmp_path):
+    server = serve(judging(smaller))
+    code, told, _ = judge(server, "--dry-run", model="judge", input_price=2, output_price=10)
+    assert (code, server.calls) == (0, 0)
+    assert not (tmp_path / "judged").exists()
+    assert told["price"] == pytest.approx((told["prompt_tokens"] * 2 + told["completion_tokens"] * 10) / 1e6)
+    _, summary, _ = judge(server, model="judge")
+    assert summary["calls"]["sent"] <= told["requests"] == 12 * 3 * 2
+    _, told, _ = judge(server, "--dry-run", model="judge")
+    assert told["requests"] == 0
+
+
+def test_the_key_is_in_no_file_and_in_no_message(judge, serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cret")
+    code, _, err = judge(serve(judging(smaller), key="s3cret"))
+    assert code == 0
+    assert "s3cret" not in err
+    assert not any(b"s3cret" in path.read_bytes() for path in (tmp_path / "judged").iterdir())
+
+
+def vote_rows(judged, wrong):
+    """Votes of a person who prefers the smaller answer, except in the first `wrong` pairs."""
+    pairs = {(row["prompt"], *sorted((row["A"], row["B"]))) for row in judged}
+    for number, (prompt, small, large) in enumerate(sorted(pairs)):
+        yield {"prompt": prompt, "answers": [large, small], "vote": 1 if number < wrong else 2}
+
+
+def test_votes_from_a_file_give_agreement_and_kappa(judge, serve, tmp_path, write_rows):
+    server = serve(judging(smaller))
+    judge(server)
+    write_rows("votes.jsonl", vote_rows(verdicts(tmp_path), 6))
+    code, told, err = judge(server, "--check-file", "votes.jsonl")
+    assert code == 0, err
+    assert told["n"] - told["same"] == 6
+    assert told["kappa_interval"][0] < told["kappa"] < told["kappa_interval"][1] < 1
+
+
+def test_votes_that_fit_no_pair_are_refused(judge, serve, write_rows):
+    server = serve(judging(smaller))
+    judge(server)
+    write_rows("votes.jsonl", [{"prompt": "Other?", "answers": ["a", "b"], "vote": "tie"}])
+    code, _, err = judge(server, "--check-file", "votes.jsonl")
+    assert code == 1
+    assert "votes.jsonl: has no vote on a pair that was judged" in err
+
+
+def test_a_person_votes_blind_and_goes_on_later(judge, serve, tmp_path):
+    server = serve(judging(smaller))
+    judge(server)
+    config = load_config(
+        None,
+        [
+            f"judge.url={server.url}",
+            f"judge.completions={tmp_path}/completions.jsonl",
+            f"judge.output={tmp_path}/judged",
+        ],
+    )
+    calls, seen = server.calls, []
+
+    def vote(prompt, one, other):
+        seen.append((one, other))
+        return None if len(seen) == 3 else "1"
+
+    assert agreement_by_vote(config, 8, vote).n == 2
+    told = agreement_by_vote(config, 8, vote)
+    assert (told.n, len(seen), len(set(seen)), server.calls) == (8, 9, 8, calls)
+    assert told.same == sum(one < other for one, other in set(seen))
+    assert 0 < told.same < 8  # a coin decides which answer is shown first
+
+
+def test_the_terminal_shows_the_texts_and_takes_the_votes(judge, serve, monkeypatch):
+    server = serve(judging(smaller))
+    judge(server)
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\nx\nt\nq\n"))
+    code, told, err = judge(server, "--check", "8")
+    assert (code, told["n"]) == (0, 2)
+    assert err.count("Answer 1\n") == 3 and "verdict" not in err
+
+
+def test_check_before_judging_is_refused(judge, serve):
+    code, _, err = judge(serve(judging(smaller)), "--check", "5", model="judge")
+    assert code == 1
+    assert "has no verdicts with these settings" in err
+
+
+BAD_ROWS = {
+    "no completions": ({"prompt": "Q?"}, "'completions' is missing"),
+    "no prompt": ({"completions": ["a", "b"]}, "'prompt' is missing"),
+    "one text": ({"prompt": "Q?", "completions": "a"}, "'completions' must be a list of texts, got text"),
+    "a number": ({"prompt": "Q?", "completions": ["a", 3]}, "'completions' must be a list of texts"),
+    "empty prompt": ({"prompt": " ", "completions": ["a", "b"]}, "'prompt' is empty"),
+    "answered": (
+        {"prompt": [{"role": "assistant", "content": "x"}], "completions": ["a", "b"]},
+        "the prompt must end with a user turn",
+    ),
+    "ended too short": (
+        {"prompt": "Q?", "completions": ["a", "b"], "ended": [True]},
+        "'ended' must have true or false",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_refused_with_its_line_before_the_server_is_asked(judge, serve, case):
+    row, phrase = case
+    server = serve(judging(smaller))
+    code, _, err = judge(server, rows=[ROWS[0], row, row])
+    assert code == 1
+    assert f"completions.jsonl:2: {phrase}" in err and "(1 more line cannot be used)" in err
+    assert server.calls == 0
+
+
+def test_without_a_judge_nothing_starts(outcome, write_rows):
+    code, _, err = outcome("judge", "--completions", write_rows("completions.jsonl", ROWS))
+    assert code == 1
+    assert "judge.url: there is no judge" in err
