@@ -4,6 +4,7 @@ import pytest
 
 from mlx_dpo.config import load_config
 from mlx_dpo.demo.tiny_models import make_model
+from mlx_dpo.jobs.plan import plan_run
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,16 @@ def configure(tmp_path, models, pair_rows, write_rows):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def known_needs():
+    return []
+
+
+@pytest.fixture
+def usual_needs(configure, known_needs):
+    """What a run with the settings of `configure()` needs by layout."""
+    if not known_needs:
+        known_needs.append(dict(plan_run(configure()).needs))
+    return known_needs[0]
