@@ -104,9 +104,8 @@ def test_a_plan_without_weights_is_that_with_them(configure, tmp_path, models):
     """From the Hub, `plan` fetches the config and the tokenizer alone."""
     bare = tmp_path / "bare"
     shutil.copytree(models("granite-4bit"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
-    plans = [
-        plan_run(configure(f"model.path={path}", model="granite")) for path in (models("granite-4bit"), bare)
-    ]
+    joint = "training.branches=joint"
+    plans = [plan_run(configure(f"model.path={path}", joint)) for path in (models("granite-4bit"), bare)]
     assert plans[0].needs == plans[1].needs
     assert plans[0].flops == plans[1].flops
     with pytest.raises(DpoError, match=r"no model\*.safetensors"):
