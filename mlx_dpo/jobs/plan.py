@@ -150,8 +150,8 @@ def less_memory(config: RunConfig, start: Start, attention: str) -> str:
     try:
         with _model_code():
             run = start.run(skeleton(start.base, config.adapter), attention)
-            limit = int(0.8 * plan_memory(run, config, run_limit(config)).need.peak)
-            what = nearest(plan_memory(run, config, limit, every=True), run, config)
+            plan = plan_memory(run, config, run_limit(config), every=True)
+            what = nearest(replace(plan, limit=int(0.8 * plan.need.peak)), run, config)
     except (DpoError, _Untraceable):
         what = "set training.gradient_checkpointing=on and training.micro_batch=1, or shorten data.max_length"
     going_on = "; then continue from the last checkpoint with --accept-changes"

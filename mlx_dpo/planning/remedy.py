@@ -17,17 +17,24 @@ _SHARES = (0.75, 0.5, 0.375, 0.25)
 
 
 def nearest(plan: Plan, run: Run, config: RunConfig) -> str:
-    """The smallest change of settings with which the run fits, in words."""
+    """The smallest change of settings with which the run fits, in words.
+
+    Args:
+        plan: of all layouts that the settings allow.
+    """
     free = replace(config, training=replace(config.training, gradient_checkpointing="auto", branches="auto"))
-    run = run._replace(before=None)
-    tried = [(run, free, "")]
+    if free != config or run.before:  # else the plan has looked at every layout
+        run = run._replace(before=None)
+        other = plan_memory(run, free, plan.limit).chosen
+    else:
+        other = next((layout for layout, need in plan.needs if need.peak <= plan.limit), None)
+    if other:
+        return f"set {_as_settings(other)}"
     if config.adapter.dropout:
         without = replace(free, adapter=replace(config.adapter, dropout=0.0))
-        model = skeleton(run.base, without.adapter)
-        tried.append((run._replace(model=model), without, "adapter.dropout=0, "))
-    for changed_run, changed, also in tried:
-        if other := plan_memory(changed_run, changed, plan.limit).chosen:
-            return f"set {also}{_as_settings(other)}"
+        changed = run._replace(model=skeleton(run.base, without.adapter))
+        if other := plan_memory(changed, without, plan.limit).chosen:
+            return f"set adapter.dropout=0, {_as_settings(other)}"
     layout = min(plan.needs, key=lambda row: row[1].peak)[0]
     layout = Layout(layout.checkpointing or not config.adapter.dropout, layout.separate)
 

@@ -96,10 +96,10 @@ def same_weights(one, other):
 
 def test_alarms_about_samples_begin_anew_with_longer_ones(half, tmp_path):
     """A first evaluation with answers of 2 tokens, all of them different, says nothing of longer ones."""
-    more = ("training.samples=2", "training.patience=null", "training.sample_tokens=")
-    train_run(again(half, tmp_path, *more[:2], f"{more[2]}2", "training.epochs=1"), accept_changes=True)
-    folder = train_run(
-        again(half, tmp_path, *more[:2], f"{more[2]}40", "training.epochs=2"), accept_changes=True
-    ).folder
+    more = ("training.samples=2", "training.patience=null", "training.eval_steps=5")
+    short = again(half, tmp_path, *more, "training.sample_tokens=2", "training.epochs=1")
+    train_run(short, accept_changes=True)
+    longer = again(half, tmp_path, *more, "training.sample_tokens=40", "training.epochs=2")
+    folder = train_run(longer, accept_changes=True).folder
     (*_, newest) = sorted((folder / CHECKPOINTS).iterdir())
     assert json.loads((newest / "state.json").read_text())["facts"]["forgotten"] > 0

@@ -22,6 +22,7 @@ def alarms_of(folder):
 
 def test_a_run_in_order_raises_no_alarm(configure):
     settings = ("training.epochs=4", "training.samples=2", "training.sample_tokens=16")
+    settings += ("training.eval_steps=2",)
     assert alarms_of(train_run(configure("granite", *settings, train=12, valid=3)).folder) == {}
 
 
@@ -63,10 +64,10 @@ def test_chosen_answers_that_become_unlikely_are_told_and_end_the_run(
     texts = [row[name] for row in pair_rows for name in ("prompt", "chosen", "rejected")]
     model = make_model(tmp_path / "wide", "llama", texts, hidden=256, layers=2, vocab=512)
     swapped = [
-        {"prompt": r["prompt"], "chosen": r["rejected"], "rejected": r["chosen"]} for r in pair_rows[1::60]
+        {"prompt": r["prompt"], "chosen": r["rejected"], "rejected": r["chosen"]} for r in pair_rows[1::100]
     ]
     settings = (f"data.valid={write_rows('swapped.jsonl', swapped)}", "beta.value=0.01", "training.epochs=6")
-    settings += ("adapter.type=full", "optimizer.learning_rate=5e-3", "training.eval_steps=1")
+    settings += ("adapter.type=full", "optimizer.learning_rate=5e-3", "training.eval_steps=2")
     settings += (f"model.path={model}", "training.patience=null")
     folder = train_run(configure("llama", *settings, train=40, valid=6)).folder
     _, held_out = rows_of(folder)
@@ -119,12 +120,12 @@ def test_answers_that_run_on_are_told(configure, write_rows, pair_rows):
     short = rows("short.jsonl", "So so", pair_rows[:40])
     long = rows("long.jsonl", " ".join(["so"] * 30), pair_rows[:40])
     valid = rows("short_valid.jsonl", "So so", pair_rows[40:46])
-    shared = (f"data.valid={valid}", "optimizer.learning_rate=2e-2", "training.samples=4")
+    shared = (f"data.valid={valid}", "optimizer.learning_rate=2e-2", "training.samples=0")
     shared += ("training.sample_tokens=48", "training.eval_steps=2", "training.patience=null")
     first = configure("llama", f"data.train={short}", *shared, "loss.name=sft", "training.select=last")
     begun = train_run(first).folder.rename(short.parent / "begun")
     more = ("loss.name=[sigmoid, sft]", f"model.adapter={begun}", "training.epochs=4", "training.guard=warn")
-    more += ("training.eval_steps=4",)
+    more += ("training.eval_steps=4", "training.samples=4")
     folder = train_run(configure("llama", f"data.train={long}", *shared, *more)).folder
     _, held_out = rows_of(folder)
     tokens = {row["step"]: row["eval/samples/tokens"] for row in held_out}

@@ -37,10 +37,9 @@ def test_the_settings_leave_layouts_open_from_the_fastest(configure):
     assert allowed(configure("training.forward=plain")) == LAYOUTS[::2]
 
 
-def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
+def test_auto_takes_the_fastest_layout_that_fits(configure, usual_needs, monkeypatch):
     config = configure()
-    needs = dict(plan_run(config).needs)
-    peaks = [needs[layout].peak for layout in LAYOUTS]
+    peaks = [usual_needs[layout].peak for layout in LAYOUTS]
     assert peaks[0] > min(peaks)
     for limit in (peaks[0], peaks[0] - 1):
         monkeypatch.setattr(planning, "memory_limit", lambda memory=None, limit=limit: limit)
@@ -53,11 +52,12 @@ def test_auto_takes_the_fastest_layout_that_fits(configure, monkeypatch):
         assert planned_layout(config, start, BLOCKS, None)[0] == fits
 
 
-def test_training_that_does_not_fit_is_refused_with_the_nearest_setting_that_does(configure, monkeypatch):
+def test_training_that_does_not_fit_is_refused_with_the_nearest_setting_that_does(
+    configure, usual_needs, monkeypatch
+):
     fixed = ("training.gradient_checkpointing=off", "training.branches=joint")
-    needs = dict(plan_run(configure()).needs)
-    least = min(needs.values(), key=lambda n: n.peak)
-    assert least.peak < needs[LAYOUTS[0]].peak
+    least = min(usual_needs.values(), key=lambda n: n.peak)
+    assert least.peak < usual_needs[LAYOUTS[0]].peak
     monkeypatch.setattr(planning, "memory_limit", lambda memory=None: least.peak)
     with pytest.raises(DpoError, match="does not fit") as caught:
         train_run(configure(*fixed))
@@ -79,11 +79,13 @@ def test_a_model_that_cannot_be_planned_trains_all_the_same(configure, monkeypat
     assert "plan: none" in capsys.readouterr().err
 
 
-def test_a_run_whose_prompts_cannot_be_shared_after_all_is_planned_again(configure, monkeypatch, models):
+def test_a_run_whose_prompts_cannot_be_shared_after_all_is_planned_again(
+    configure, usual_needs, monkeypatch, models
+):
     """Sequences of their own need more: what fitted joint and stored then fits only checkpointed."""
     unshared = replace_forward(configure(), COMPLETION.name)
     stored, checkpointed = (dict(plan_run(unshared).needs)[layout].peak for layout in LAYOUTS[::2])
-    shared = dict(plan_run(configure()).needs)[LAYOUTS[0]].peak
+    shared = usual_needs[LAYOUTS[0]].peak
     assert max(shared, checkpointed) < stored
     monkeypatch.setattr(planning, "memory_limit", lambda memory=None: stored - 1)
     seen = []
@@ -100,9 +102,10 @@ def test_a_run_whose_prompts_cannot_be_shared_after_all_is_planned_again(configu
     assert type(seen[0].layers[0]).__mro__[1] is type(own)  # checkpointing gives a block a class of its own
 
 
-def test_where_only_dropout_keeps_blocks_from_being_checkpointed_it_is_named(configure, monkeypatch):
-    needs = dict(plan_run(configure()).needs)
-    least = min(needs.values(), key=lambda n: n.peak)
+def test_where_only_dropout_keeps_blocks_from_being_checkpointed_it_is_named(
+    configure, usual_needs, monkeypatch
+):
+    least = min(usual_needs.values(), key=lambda n: n.peak)
     monkeypatch.setattr(planning, "memory_limit", lambda memory=None: least.peak)
     hint = plan_run(configure("adapter.dropout=0.1")).hint
     assert hint.startswith("set adapter.dropout=0, training.gradient_checkpointing=on and training.branches=")

@@ -104,19 +104,18 @@ def test_a_plan_without_weights_is_that_with_them(configure, tmp_path, models):
     """From the Hub, `plan` fetches the config and the tokenizer alone."""
     bare = tmp_path / "bare"
     shutil.copytree(models("granite-4bit"), bare, ignore=shutil.ignore_patterns("*.safetensors"))
-    plans = [
-        plan_run(configure(f"model.path={path}", model="granite")) for path in (models("granite-4bit"), bare)
-    ]
+    joint = "training.branches=joint"
+    plans = [plan_run(configure(f"model.path={path}", joint)) for path in (models("granite-4bit"), bare)]
     assert plans[0].needs == plans[1].needs
     assert plans[0].flops == plans[1].flops
     with pytest.raises(DpoError, match=r"no model\*.safetensors"):
         train_run(configure(f"model.path={bare}"))
 
 
-def test_held_out_pairs_longer_than_all_others_are_planned(configure, pair_rows, write_rows):
+def test_held_out_pairs_longer_than_all_others_are_planned(configure, usual_needs, pair_rows, write_rows):
     joined = {k: " ".join([row[k] for row in pair_rows[20:60]]) for k in ("prompt", "chosen", "rejected")}
     valid = write_rows("valid.jsonl", [joined])
-    alone = dict(plan_run(configure()).needs)[LAYOUTS[3]].peak
+    alone = usual_needs[LAYOUTS[3]].peak
     both = dict(plan_run(configure(f"data.valid={valid}")).needs)[LAYOUTS[3]].peak
     assert both > 1.2 * alone
 

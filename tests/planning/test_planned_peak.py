@@ -73,7 +73,7 @@ def events_of(folder):
 def test_a_run_says_what_was_planned_and_measured_and_warns_once_where_the_plan_was_too_low(
     folder, configure, monkeypatch, capsys, loss
 ):
-    given = (f"model.path={folder('llama', 4)}", f"loss.name={loss}", "training.accumulation=4")
+    given = (f"model.path={folder('llama', 4)}", f"loss.name={loss}", "training.accumulation=2")
     given += ("training.epochs=1", "optimizer.learning_rate=1e-4", "data.max_length=256")
     gc.collect()
     run = train_run(configure(*given)).folder
@@ -101,7 +101,7 @@ def test_a_run_says_what_was_planned_and_measured_and_warns_once_where_the_plan_
 
 def test_a_run_that_trains_all_weights_stays_within_its_plan(folder, configure):
     """An update's gradient is gone before the next one is computed: here it is as large as the model."""
-    given = (f"model.path={folder('llama', 4)}", "adapter.type=full", "training.accumulation=4")
+    given = (f"model.path={folder('llama', 4)}", "adapter.type=full", "training.accumulation=2")
     given += ("training.epochs=2", "optimizer.learning_rate=1e-6", "data.max_length=256")
     gc.collect()
     (told,) = events_of(train_run(configure(*given)).folder)

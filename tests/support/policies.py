@@ -81,9 +81,11 @@ def policy(
     return model
 
 
+@cache
 def checkpointed(
     architecture: str, adapter: str, bits: int | None = None, dtype: mx.Dtype = mx.float32
 ) -> nn.Module:
+    """The same with checkpointed blocks; not to be changed by a test either."""
     model = policy.__wrapped__(architecture, adapter, bits, dtype)
     checkpoint_layers(model)
     return model
