@@ -1,5 +1,6 @@
 """Rows that cannot be used, recognised by their columns: what they are, and how to make pairs of them."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -195,6 +196,15 @@ def unused_text(path: Any, found: Mapping[str, int]) -> str:
     return f"{path}: unused columns (rows that have them): {columns}{more}"
 
 
+def _places(places: Sequence[str]) -> str:
+    """["a.jsonl:1", "a.jsonl:2", "b.jsonl:1"]  ->  "a.jsonl:1, 2, b.jsonl:1" """
+    files = ["", *(place.rpartition(":")[0] for place in places)]
+    same = [file == before for before, file in itertools.pairwise(files)]
+    return ", ".join(
+        place.rpartition(":")[2] if known else place for place, known in zip(places, same, strict=True)
+    )
+
+
 class LeftOut:
     """Rows that make no pair, by reason: how many, and the first ten of them."""
 
@@ -217,7 +227,7 @@ class LeftOut:
         """The reasons on one line each; `where` gives "file:line" of a line."""
         told = []
         for reason, (count, lines) in self.found.items():
-            places = ", ".join(map(where, lines))
+            places = _places(list(map(where, lines)))
             more = f" and {count - len(lines):,} more" if count > len(lines) else ""
             told.append(f"no pair from {plural(count, 'row')}, {reason}: {places}{more}")
         return "\n".join(told)

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -36,8 +38,11 @@ def is_hub_name(name: str) -> bool:
     return bool(found["scheme"]) or not (_FILES.search(name) or found["config"])
 
 
+@cache
 def hub_files(name: str) -> list[tuple[Path, str]]:
     """The Parquet files of a data set, each with its name for messages; the revision is printed.
+
+    It is looked up once, so that a command uses one revision.
 
     org/name, org/name:SPLIT, org/name@REVISION:SPLIT, hf://datasets/org/name/CONFIGURATION:SPLIT; the split
     is train if none is named.
@@ -61,16 +66,17 @@ def _downloaded(wanted: _Wanted, name: str) -> tuple[str, Path, list[str]]:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    kind = {"repo_type": "dataset"}
+    revisions = [wanted.revision] if wanted.revision else ["main", _CONVERTED]
+    download = partial(snapshot_download, wanted.repo, repo_type="dataset")
     try:
-        for revision in [wanted.revision or None, *([] if wanted.revision else [_CONVERTED])]:
-            info = HfApi().dataset_info(wanted.repo, revision=revision)
-            listed = [one.rfilename for one in info.siblings or ()]
+        for revision in revisions:
+            siblings = HfApi().dataset_info(wanted.repo, revision=revision).siblings
+            listed = [one.rfilename for one in siblings or ()]
             if any(file.endswith(".parquet") for file in listed):
                 break
         files = of_split(listed, wanted, name)
-        folder = snapshot_download(wanted.repo, revision=info.sha, allow_patterns=files, **kind)
-        return info.sha, Path(folder), files
+        folder = Path(download(revision=revision, allow_patterns=files))
+        return folder.name, folder, files
     except RepositoryNotFoundError:
         what = "no such file or folder, and no such data set on the Hub"
         raise DpoError(what, where=name, hint=_DOWNLOAD) from None
@@ -80,15 +86,15 @@ def _downloaded(wanted: _Wanted, name: str) -> tuple[str, Path, list[str]]:
         raise
     except Exception as error:  # no connection: the HTTP library below huggingface-hub differs by version
         reason = first_line(error)
-    try:
-        folder = Path(
-            snapshot_download(wanted.repo, revision=wanted.revision or None, local_files_only=True, **kind)
-        )
-    except (OSError, ValueError):
-        what = f"no such file or folder, and no data set of this name in the cache; the Hub: {reason}"
-        raise DpoError(what, where=name, hint=_DOWNLOAD) from None
-    listed = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet"))]
-    return folder.name, folder, of_split(listed, wanted, name)
+    stems = [f"{above}{wanted.split}{more}" for above in ("", "*/") for more in (".", "-*.", "/*.")]
+    likely = [f"{stem}parquet" for stem in stems]
+    for revision in revisions:
+        with suppress(OSError, ValueError):  # not in the cache
+            folder = Path(download(revision=revision, allow_patterns=likely, local_files_only=True))
+            listed = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.parquet"))]
+            return folder.name, folder, of_split(listed, wanted, name)
+    what = f"no such file or folder, and no data set of this name in the cache; the Hub: {reason}"
+    raise DpoError(what, where=name, hint=_DOWNLOAD)
 
 
 def of_split(listed: Sequence[str], wanted: _Wanted, name: str) -> list[str]:

@@ -92,15 +92,18 @@ def _turns(asked: list[Any], answered: list[Any]) -> list[Row]:
     ]
 
 
+_VOTES = ("annotator1", "annotator2", "annotator3")
+
+
 @row_format(
     "PandaLM votes",
-    {"instruction": TEXT, "response1": TEXT, "response2": TEXT, "annotator1": INTEGER},
-    "input annotator2 annotator3",
+    {"instruction": TEXT, "response1": TEXT, "response2": TEXT, **dict.fromkeys(_VOTES, INTEGER)},
+    "input",
     names={"prompt": "instruction"},
 )
 def pandalm(row: Row) -> list[Row]:
     """Three people each vote for answer 1, answer 2 or a tie (0); the majority decides."""
-    votes = [row.get(f"annotator{n}") for n in (1, 2, 3)]
+    votes = [row[name] for name in _VOTES]
     majority = next((vote for vote in (1, 2) if votes.count(vote) * 2 > len(votes)), None)
     better = {1: _FIRST, 2: _SECOND}.get(majority)
     prompt = joined(row["instruction"], row.get("input"))

@@ -11,6 +11,7 @@ import numpy as np
 from ..config import RunConfig
 from ..console import progress
 from ..data.row_files import open_rows
+from ..data.row_index import RowIndex
 from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
@@ -102,17 +103,27 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
 
 def _file(found: Scan) -> File:
     index = found.index
-    told = list(index.source.told())
     return File(
         index.source.label,
         found.rows,
         len(found.pairs),
         found.cut_off,
         dict(index.unused),
-        told,
+        list(index.source.told()),
         index.left_out.text(index.source.where),
-        [_converted(index.read(pair)) for pair in range(min(CONVERTED, len(index)))] if told else [],
+        [_converted(index.read(pair)) for pair in _first_converted(index)],
     )
+
+
+def _first_converted(index: RowIndex) -> list[int]:
+    """The first pairs of every file that does not have our own form."""
+    found = []
+    for part in index.source.parts:
+        first = int(np.searchsorted(index.lines, part.first))
+        some = range(first, min(first + CONVERTED, len(index)))
+        same = [pair for pair in some if index.source.part(int(index.lines[pair])) is part]
+        found += [] if part.form is None and part.kind.plain else same
+    return found
 
 
 def _converted(pair: Preference) -> dict[str, str]:

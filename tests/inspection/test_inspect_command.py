@@ -162,7 +162,7 @@ def test_the_files_are_those_of_the_settings_or_those_that_are_named(told, model
     [
         ("--data rows.jsonl", "rows.jsonl", "no such file", "check the path"),
         ("--data good.jsonl --valid rows.jsonl", "rows.jsonl", "no such file", "check the path"),
-        ("--data /", "/", "is a folder without files of rows", "path of a file"),
+        ("--data /usr", "/usr", "is a folder without files of rows", "path of a file"),
         (
             "--set data.max_length=1",
             "--set data.max_length",
