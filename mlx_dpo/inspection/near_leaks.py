@@ -1,8 +1,8 @@
 """Held-out prompts that ask nearly the same as a prompt that is trained on, found by an embedder."""
 
-from ..models.embedder import embed
 from ..data.prompt_clusters import asked, nearest
 from ..data.row_index import RowIndex
+from ..models.embedder import embed
 from .defects import KINDS, WARNING, Defect, Kind, defect
 
 NEAR_LEAK = "near-leak"

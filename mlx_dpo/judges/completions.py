@@ -6,6 +6,7 @@ from typing import Any
 
 from ..console import plural
 from ..data.messages import kind_of, messages_of, text_of, tools_of
+from ..data.row_files import open_rows
 from ..data.row_reader import RowReader
 from ..errors import DpoError
 from ..records import Message, Tools
@@ -37,13 +38,11 @@ def read_completions(path: Path | str) -> list[Completions]:
     """
     rows: dict[str, Completions] = {}
     errors: list[DpoError] = []
-    for line in RowReader(
-        path, lambda row, where: [(str(row.get("key", where)), to_completions(row, where))]
-    ):
+    for line in RowReader(open_rows(path), lambda row, where, form: [to_completions(row, where)]):
         if line.error:
             errors.append(line.error)
         else:
-            rows.update(line.records)
+            (rows[str(line.row.get("key", line.where))],) = line.records
     if errors:
         more = f" ({plural(len(errors) - 1, 'more line')} cannot be used)" if errors[1:] else ""
         raise errors[0].instead(what=f"{errors[0].what}{more}")

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from mlx_dpo.models.embedder import embed
 from mlx_dpo.data.prompt_clusters import clusters
 from mlx_dpo.errors import DpoError
+from mlx_dpo.models.embedder import embed
 
 from ..support.mistakes import assert_told
 
