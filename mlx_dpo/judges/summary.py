@@ -49,8 +49,8 @@ class JudgeSummary:
         for position, low in (("first", False), ("second", True)):
             if _often(self.first_position, _POSITION, below=low):
                 told.append(
-                    f"the judge mostly prefers the answer shown {position}, whichever it is: its verdicts say "
-                    "little about the answers; choose another judge"
+                    f"the judge mostly prefers the answer shown {position}, whichever it is: its verdicts "
+                    "say little about the answers; choose another judge"
                 )
         if _often(self.longer_wins, _LENGTH):
             told.append(
