@@ -6,10 +6,12 @@
 #   JUDGE_URL=https://api.openai.com/v1 JUDGE=gpt-4o-mini scripts/run_judge_dpo.sh
 #   JUDGE=models/a-larger-model scripts/run_judge_dpo.sh     a judge on this machine, without a server
 #
-# SOURCE   curated rows (default: from the config)     JUDGE      the judge: its name on the server, or a model folder
-# MODEL    base model (default: from the config)       JUDGE_URL  the judge's server; with JUDGE alone: no server
-# CONFIG   settings file (default: config/judge.yaml)  LIMIT      use only the first LIMIT rows
-# OUT      folder for sft/, samples/, judged/ and dpo/ (default: runs/judged, or runs/judged-LIMIT)
+# SOURCE     curated rows, a JSONL file (default: data/curated.jsonl); SFT learns their answers, the judge sees some
+# LIMIT      use only the first LIMIT rows               MODEL   base model (default: from the config)
+# JUDGE      the judge: its name on the server, or a model folder
+# JUDGE_URL  the judge's server; with JUDGE alone, the judge runs on this machine
+# CONFIG     settings file (default: config/judge.yaml)
+# OUT        folder for sft/, samples/, judged/ and dpo/ (default: runs/judged, or runs/judged-LIMIT)
 # Further arguments, such as --set section.key=value, are passed to every command. A key comes from the environment
 # (OPENAI_API_KEY, or the variable that judge.key_variable names).
 set -euo pipefail
@@ -20,11 +22,15 @@ mlx_dpo=${MLX_DPO:-$repository/.venv/bin/mlx-dpo}
 config=${CONFIG:-$repository/config/judge.yaml}
 out=${OUT:-$repository/runs/judged${LIMIT:+-$LIMIT}}
 source=${SOURCE:-$repository/data/curated.jsonl}
+if [ -n "${LIMIT:-}" ]; then
+    mkdir -p "$out"
+    head -n "$LIMIT" "$source" > "$out/curated.jsonl"
+    source=$out/curated.jsonl
+fi
 settings=(--config "$config" --set "pairs.source=$source" --set "pairs.output=$out/samples")
 settings+=(--set "judge.completions=$out/samples/completions.jsonl" --set "judge.output=$out/judged")
 settings+=(--set "judge.examples=$source")
 [ -z "${MODEL:-}" ] || settings+=(--set "model.path=$MODEL")
-[ -z "${LIMIT:-}" ] || settings+=(--set "pairs.limit=$LIMIT")
 if [ -n "${JUDGE_URL:-}" ]; then
     settings+=(--set "judge.url=$JUDGE_URL" --set "judge.model=${JUDGE:-null}")
 elif [ -n "${JUDGE:-}" ]; then

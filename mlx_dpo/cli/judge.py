@@ -75,6 +75,12 @@ def judge(config_file, overrides, dry_run, check, check_file, as_json):
             where=output,
             hint="sample more or more different completions, or choose another judge or rubric",
         )
+    if summary.failed:
+        raise DpoError(
+            f"{plural(len(summary.failed), 'prompt')} got no verdict; the pairs of the others are written",
+            where=output,
+            hint="run the same command again: it asks only for what is missing; or train without them",
+        )
     if as_json:
         return
     settings = [

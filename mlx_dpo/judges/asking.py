@@ -14,7 +14,7 @@ from ..storage.append_log import AppendLog, OpenLog
 from .completions import Completions
 from .prompts import LABEL_FORM, WRITTEN_FORM, Quoted, Rubric, judge_messages
 from .ranking import best_and_worst
-from .verdicts import SCHEMA, Comparison, Reading, compared, read_labels, read_written
+from .verdicts import SCHEMA, Comparison, Reading, compared, read_labels, read_written, worth_keeping
 
 LABEL_TOKENS = 10
 """First tokens whose log-probabilities are asked for; mlx_lm.server gives at most 11."""
@@ -146,7 +146,8 @@ class Judge:
         reply = self.ask(request)
         if isinstance(reply, Failure):
             raise NoReply(reply.reason)
-        kept = Kept(reply.text, reply.finish_reason, reply.top_logprobs, request.max_tokens, reply.model)
+        likely = worth_keeping(reply.top_logprobs, LABEL_TOKENS)
+        kept = Kept(reply.text, reply.finish_reason, likely, request.max_tokens, reply.model)
         with self._lock:
             self.calls.prompt_tokens += reply.prompt_tokens or 0
             self.calls.completion_tokens += reply.completion_tokens or 0

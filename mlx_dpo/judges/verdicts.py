@@ -73,7 +73,7 @@ def read_labels(top_logprobs: Sequence[tuple[str, float]]) -> Reading:
     """The verdict of the likeliest first tokens: P(A) / (P(A) + P(B)), white space around letters ignored."""
     mass = dict.fromkeys((A, B), 0.0)
     for token, logprob in top_logprobs:
-        if (letter := token.strip(" \n\t\u2581\u0120")) in mass:
+        if (letter := _letter(token)) in mass:
             mass[letter] += math.exp(logprob)
     if not top_logprobs:
         return Reading(None, "the reply has no log-probabilities")
@@ -81,6 +81,16 @@ def read_labels(top_logprobs: Sequence[tuple[str, float]]) -> Reading:
         return Reading(None, f"A and B together have a probability of {both:.2g}")
     chance = mass[A] / both
     return Reading(A if chance > 0.5 else B if chance < 0.5 else TIE, "", chance)
+
+
+def worth_keeping(top_logprobs: Sequence[tuple[str, float]], count: int) -> tuple[tuple[str, float], ...]:
+    """The first `count` tokens, and the letters further down."""
+    return (*top_logprobs[:count], *(one for one in top_logprobs[count:] if _letter(one[0]) in (A, B)))
+
+
+def _letter(token: str) -> str:
+    """A token without the white space before it, also as tokenizers write it."""
+    return token.strip(" \n\t\u2581\u0120")
 
 
 def compared(

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from ..conftest import ROOT
+from ..support.judge_server import judging, smaller
+from ..support.openai_server import OpenAIServer
 
 
 @pytest.fixture
@@ -138,3 +140,34 @@ def test_the_script_stops_at_the_first_failure(tmp_path, command):
 def test_scripts_pass_shellcheck():
     scripts = sorted(map(str, (ROOT / "scripts").glob("*.sh")))
     subprocess.run(["shellcheck", *scripts], check=True)
+
+
+def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pairs(tmp_path, models, command):
+    out = tmp_path / "out"
+    arguments = [
+        "generate.max_tokens=12",
+        "training.epochs=1",
+        "adapter.rank=2",
+        "optimizer.learning_rate=1e-4",
+    ]
+    with OpenAIServer(judging(smaller)) as server:
+        done = subprocess.run(
+            [
+                "bash",
+                str(ROOT / "scripts" / "run_judge_dpo.sh"),
+                *(w for a in arguments for w in ("--set", a)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={
+                **os.environ,
+                **{"HF_HUB_OFFLINE": "1", "MLX_DPO": str(command), "MODEL": str(models("llama"))},
+                **{"JUDGE_URL": server.url, "OUT": str(out), "LIMIT": "10"},
+            },
+        )
+    assert done.returncode == 0, done.stderr
+    pairs = [len((out / "judged" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
+    assert pairs == [9, 1]
+    assert "preference accuracy" in done.stdout
+    assert (out / "dpo" / "adapters.safetensors").exists()

@@ -77,3 +77,24 @@ def test_after_kill_9_at_20_random_moments_no_kept_reply_is_asked_again_and_no_r
     assert sum(asked) - len(asked) <= kills  # at most the one request that was under way at each kill
     rows = verdicts(tmp_path)
     assert len({row["key"] for row in rows}) == len(rows) == len(asked)
+
+
+def test_ctrl_c_keeps_the_replies_under_way_and_the_same_command_asks_only_for_the_others(
+    serve, tmp_path, write_rows, forked
+):
+    def answer(body):
+        time.sleep(0.02)
+        return judging(smaller)(body)
+
+    server = serve(answer)
+    command = ["judge", "--completions", write_rows("completions.jsonl", ROWS), "--endpoint", server.url]
+    command += ["--output", tmp_path / "judged"]
+    process = forked(command)
+    while server.calls < 20:
+        time.sleep(0.001)
+    os.kill(process.number, signal.SIGINT)
+    assert process.code() == 130
+    assert forked(command).code() == 0
+    asked = {content: n for content, n in server.asked.items() if "Question" in content}
+    assert set(asked.values()) == {1}
+    assert len(asked) == len(verdicts(tmp_path))
