@@ -16,7 +16,7 @@ from .models.generate import GenerateConfig
 from .models.load import ModelConfig
 from .monitoring.trackers import TRACKERS
 from .optimizers import OptimizerConfig
-from .pairs.from_curated import PairsConfig
+from .pairs.config import PairsConfig
 from .settings import Section, as_plain, build, section, setting, to_yaml
 from .settings_file import Tree, read_yaml
 from .storage.files import write_text

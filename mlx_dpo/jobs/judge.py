@@ -11,16 +11,18 @@ from ..config import RunConfig
 from ..console import plural, progress, say
 from ..data.sources import read_curated
 from ..endpoint import Endpoint
-from ..errors import DpoError
+from ..errors import DpoError, first_ten
 from ..judges.asking import Judge, Judged, kept_reply, verdicts_log
 from ..judges.completions import Completions, read_completions
 from ..judges.config import JudgeConfig
 from ..judges.estimate import Estimate, estimate
-from ..judges.pairs import judged_pairs
+from ..judges.pairs import judged_pairs, with_close_length
 from ..judges.probe import probe
 from ..judges.prompts import Rubric, load_rubric
 from ..judges.summary import JudgeSummary, summarise
 from ..machine.interrupt import tell
+from ..pairs.config import PairsConfig
+from ..pairs.filters import REMEDIES, clusters_of, drop_reasons
 from ..pairs.from_curated import trained_prompts
 from ..storage.append_log import OpenLog
 from ..storage.files import check_writable, write_text
@@ -45,12 +47,35 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
             judge, judged = _judge(work, log, kept)
     meta = {"judge": work.name, "rubric": work.rubric.name, "method": judge.method}
     settings = config.judge
-    trained = trained_prompts(work.folder)
-    files = judged_pairs(judged, meta, settings.valid_fraction, config.generate.seed, trained)
+    used, dropped = _selected([one for one in judged if one.decided], config.pairs)
+    files = judged_pairs(
+        used,
+        meta,
+        settings.valid_fraction,
+        config.generate.seed,
+        trained_prompts(work.folder),
+        clusters_of([one.row.prompt for one in used], config.pairs),
+    )
     if files["train"]:
         for name, rows in files.items():
             write_jsonl(work.folder / f"{name}.jsonl", rows)
-    return summarise(judged, files, judge.calls, judge.models)
+    return summarise(judged, files, dropped, judge.calls, judge.models)
+
+
+def _selected(decided: list[Judged], settings: PairsConfig) -> tuple[list[Judged], dict[str, int]]:
+    """The rows of which pairs are made, and how many are left out for each reason; says which."""
+    if settings.length_matched:
+        decided = list(map(with_close_length, decided))
+    pairs = [(one.row.prompt, *(one.row.answers[number] for number in one.decided)) for one in decided]
+    reasons = drop_reasons(pairs, settings)
+    left_out: dict[str, list[str]] = {}
+    for one, reason in zip(decided, reasons, strict=True):
+        if reason:
+            left_out.setdefault(reason, []).append(one.row.where)
+    for reason, places in left_out.items():
+        say(f"dropped {len(places)}, {reason} ({first_ten(places)}): {REMEDIES[reason]}")
+    used = [one for one, reason in zip(decided, reasons, strict=True) if not reason]
+    return used, {reason: len(places) for reason, places in left_out.items()}
 
 
 def estimate_cost(config: RunConfig) -> Estimate:

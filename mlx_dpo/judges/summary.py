@@ -21,12 +21,14 @@ class JudgeSummary:
 
     `tied`, `unreadable`, `alike`, `failed`, `unfinished`: rows without a pair, since no verdict separates
     their answers, replies could not be read, there are fewer than two distinct answers, the judge gave no
-    reply (place and reason of each), or `max_calls` was reached. `distinct`: distinct answers of all answers.
+    reply (place and reason of each), or `max_calls` was reached. `dropped`: how many pairs were left out, by
+    reason, see `pairs.filters`. `distinct`: distinct answers of all answers.
     """
 
     rows: int
     train: int
     valid: int
+    dropped: dict[str, int]
     tied: int
     unreadable: int
     alike: int
@@ -75,6 +77,7 @@ class JudgeSummary:
         none = [
             *((self.tied, "tied"), (self.unreadable, "unreadable"), (self.alike, "with one distinct answer")),
             *((len(self.failed), "failed"), (self.unfinished, "not judged yet")),
+            *((count, reason) for reason, count in self.dropped.items()),
         ]
         without = ", ".join(f"{count:,} {what}" for count, what in none if count) or "none"
         decided = self.comparisons - self.tied_comparisons - self.unreadable_comparisons
@@ -112,6 +115,7 @@ def _told(share: Share) -> str:
 def summarise(
     judged: Sequence[Judged],
     files: Mapping[str, Sequence[Any]],
+    dropped: Mapping[str, int],
     calls: Calls,
     models: Iterable[str] = (),
 ) -> JudgeSummary:
@@ -125,6 +129,7 @@ def summarise(
         rows=len(judged),
         train=len(files["train"]),
         valid=len(files["valid"]),
+        dropped=dict(dropped),
         tied=len(undecided) - unreadable,
         unreadable=unreadable,
         alike=sum(len(one.row.answers) < 2 for one in judged),

@@ -1,8 +1,9 @@
 """Curated rows to preference pairs: the rejected answer is the base model's."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..console import plural
@@ -11,87 +12,11 @@ from ..data.sources import read_pairs
 from ..data.splits import prompt_key, valid_prompts
 from ..errors import DpoError
 from ..records import Curated
-from ..settings import Section, setting
 from ..storage.jsonl import write_jsonl
 from .completions import plain_prompt, request_key
+from .config import PairsConfig
+from .filters import NEAR_IDENTICAL, REMEDIES, clusters_of, drop_reasons
 from .sampled_answers import Said
-
-
-@dataclass(frozen=True)
-class PairsConfig(Section):
-    """How curated answers become pairs."""
-
-    source: str | list[str] = setting(
-        "data/curated.jsonl",
-        "curated rows, whose answers become the chosen ones, or prompts without answers: named in the same "
-        "way as data.train",
-        path="read",
-        also="curated source_file prompts_file",
-    )
-    valid_source: str | list[str] | None = setting(
-        None,
-        "curated rows for the held-out pairs; null: a share of source (valid_fraction)",
-        path="read",
-    )
-    output: str = setting(
-        "data/pairs", "folder for completions.jsonl, train.jsonl and valid.jsonl", path="written"
-    )
-    samples: int = setting(
-        1,
-        "answers sampled for each prompt; with more than one, mlx-dpo judge can rank them",
-        least=1,
-        most=64,
-        also="num_return_sequences num_generations best_of completions_per_prompt n",
-    )
-    limit: int | None = setting(
-        None,
-        "use only this many rows of each source, from the first; null: all",
-        least=1,
-        most=10**12,
-        also="max_samples max_rows num_samples n_samples",
-    )
-    valid_fraction: float = setting(
-        0.1,
-        "share of the prompts that become held-out pairs",
-        least=0,
-        below=1,
-        also="test_size val_size valid_size eval_size validation_split valid_split",
-    )
-    max_similarity: float = setting(
-        0.95,
-        "pairs whose two answers are more similar than this (0 to 1) are dropped",
-        above=0,
-        most=1,
-    )
-    keep_capped: bool = setting(
-        True, "keep answers that were cut off at max_tokens; they are scored without an end token"
-    )
-    per_prompt: int | None = setting(
-        None, "use at most this many pairs of a prompt, from the first; null: all", least=1, most=10**6
-    )
-    length_matched: bool = setting(
-        False,
-        "of several possible rejected answers, take the one whose length is closest to the chosen answer's",
-    )
-    embedder: str | None = setting(
-        None,
-        "sentence-transformers model (folder or Hub name) that finds prompts which ask nearly the same, and "
-        "answers off the topic; null: none",
-        also="embedding_model sentence_transformer",
-    )
-    max_prompt_similarity: float = setting(
-        0.8,
-        "prompts more similar than this (cosine, by the embedder) are on the same side of the split",
-        above=0,
-        most=1,
-    )
-    min_relevance: float | None = setting(
-        None,
-        "pairs are dropped if the chosen answer is less similar to its prompt than this (cosine, by the "
-        "embedder); null: none",
-        above=0,
-        below=1,
-    )
 
 
 @dataclass(frozen=True)
@@ -128,8 +53,7 @@ DROPPED = {
     "higher generate.temperature and another pairs.output",
     "changed by the chat template": "training would use another text than the answer, for example after a "
     "stray </think>; raise generate.max_tokens, or set another generate.seed, to sample other answers",
-    "near-identical": "the two answers hardly differ; raise pairs.max_similarity to keep them, or "
-    "remove these rows",
+    **REMEDIES,
 }
 """Reasons for which a pair is not used, each with the remedy."""
 
@@ -140,19 +64,25 @@ def split_rows(
     fraction: float,
     seed: int,
     trained: Set[str] = frozenset(),
+    cluster: Mapping[str, Hashable] = MappingProxyType({}),
 ) -> list[tuple[str, Curated]]:
-    """Name each row's file, train or valid, so that no prompt is in both.
+    """Name each row's file, train or valid, so that no prompt, and no cluster of prompts, is in both.
 
     With `valid_rows`, a prompt that is in both sources belongs to valid only.
 
     Args:
-        trained: see `data.splits.valid_prompts`.
+        trained, cluster: see `data.splits.valid_prompts`.
     """
     if valid_rows is None:
-        held = valid_prompts([row.prompt for row in rows], fraction, seed, trained)
+        held = valid_prompts([row.prompt for row in rows], fraction, seed, trained, cluster)
         return [("valid" if prompt_key(row.prompt) in held else "train", row) for row in rows]
-    held = {prompt_key(row.prompt) for row in valid_rows}
-    return [("train", row) for row in rows if prompt_key(row.prompt) not in held] + [
+
+    def group(row: Curated) -> Hashable:
+        key = prompt_key(row.prompt)
+        return cluster.get(key, key)
+
+    held_groups = {group(row) for row in valid_rows}
+    return [("train", row) for row in rows if group(row) not in held_groups] + [
         ("valid", row) for row in valid_rows
     ]
 
@@ -169,7 +99,8 @@ def make_pairs(
     """Drop the rows that cannot be used, then split the others.
 
     Args:
-        answers: the sampled answers by request key; the first one that can be used is rejected.
+        answers: the sampled answers by request key. The rejected one is the first that can be used; with
+            `length_matched`, the one whose length is closest to the chosen answer's.
         trained: keys of prompts that an earlier call wrote to train.jsonl, see `trained_prompts`.
 
     Returns:
@@ -182,7 +113,10 @@ def make_pairs(
 
     def rejected(row: Curated) -> Said:
         every = answers[request_key(row)]
-        return next((said for said in every if not drop_reason(row.answer, said, config)), every[0])
+        usable = [said for said in every if not drop_reason(row.answer, said, config)] or every[:1]
+        if config.length_matched:
+            return min(usable, key=lambda said: abs(len(said.text) - len(row.answer)))
+        return usable[0]
 
     def kept(row: Curated) -> bool:
         own = request_key(row), row.answer
@@ -192,9 +126,18 @@ def make_pairs(
             dropped.setdefault(reason, []).append(row.where)
         return not reason
 
-    usable = [row for row in rows if kept(row)]
-    held = None if valid_rows is None else [row for row in valid_rows if kept(row)]
-    for name, row in split_rows(usable, held, config.valid_fraction, seed, trained):
+    def selected(some: Sequence[Curated]) -> list[Curated]:
+        usable = [row for row in some if kept(row)]
+        pairs = [(row.prompt, row.answer, rejected(row).text) for row in usable]
+        for row, reason in zip(usable, reasons := drop_reasons(pairs, config), strict=True):
+            if reason:
+                dropped.setdefault(reason, []).append(row.where)
+        return [row for row, reason in zip(usable, reasons, strict=True) if not reason]
+
+    used = selected(rows)
+    held = None if valid_rows is None else selected(valid_rows)
+    cluster = clusters_of([row.prompt for row in [*used, *(held or ())]], config)
+    for name, row in split_rows(used, held, config.valid_fraction, seed, trained, cluster):
         answer = rejected(row)
         files[name].append(
             {
@@ -236,7 +179,7 @@ def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
     if chosen == said:
         return "equal to the start of the chosen answer" if rejected.cut else "identical"
     if alike(chosen, said, config.max_similarity):
-        return "near-identical"
+        return NEAR_IDENTICAL
     return None
 
 

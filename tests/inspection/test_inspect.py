@@ -24,7 +24,8 @@ from mlx_dpo.inspection.scan import scan
 from mlx_dpo.inspection.scored_text import masked
 from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.models.load import load_tokenizer
-from mlx_dpo.pairs.from_curated import PairsConfig, drop_reason
+from mlx_dpo.pairs.config import PairsConfig
+from mlx_dpo.pairs.from_curated import drop_reason
 from mlx_dpo.pairs.sampled_answers import Said
 
 from ..data.test_bad_rows import PAIRS

@@ -20,7 +20,8 @@ from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.pairs.completions import COMPLETIONS, request_key
-from mlx_dpo.pairs.from_curated import PairCounts, PairsConfig, count_pairs, drop_reason, make_pairs
+from mlx_dpo.pairs.config import PairsConfig
+from mlx_dpo.pairs.from_curated import PairCounts, count_pairs, drop_reason, make_pairs
 from mlx_dpo.pairs.sampled_answers import Said
 from mlx_dpo.records import Curated
 from mlx_dpo.storage.jsonl import read_jsonl

@@ -24,7 +24,8 @@ from mlx_dpo.pairs.completions import (
     request_key,
     stream_of,
 )
-from mlx_dpo.pairs.from_curated import PairsConfig, make_pairs
+from mlx_dpo.pairs.config import PairsConfig
+from mlx_dpo.pairs.from_curated import make_pairs
 from mlx_dpo.pairs.sampled_answers import Said, tokenize_prompts
 from mlx_dpo.records import Curated
 
