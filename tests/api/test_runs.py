@@ -17,6 +17,7 @@ from ..support.mistakes import assert_told
 SETTINGS = [
     *("data.max_length=128", "adapter.rank=4", "optimizer.learning_rate=1e-3", "beta.value=0.2"),
     *("training.accumulation=2", "training.epochs=2", "training.samples=0", "training.rehearsal=0"),
+    "training.eval_steps=4",
 ]
 
 

@@ -144,18 +144,21 @@ def test_a_killed_check_of_a_folder_leaves_nothing_for_long(tmp_path, dead):
     assert tree(tmp_path) == {}
 
 
-def test_fuse_killed_at_ten_moments_leaves_nothing_behind_the_next_one(tmp_path, trained):
+MOMENTS = 10 if os.environ.get("MLX_DPO_EVERY_COMBINATION") else 5
+
+
+def test_fuse_killed_at_any_moment_leaves_nothing_behind_the_next_one(tmp_path, trained):
     """Every kill is a -9; what was being written is cut in half."""
     (tmp_path / "start").mkdir()
     command = ["fuse", "--run", str(trained("llama")), "--output", "fused"]
     arguments = [str(tmp_path / name) for name in ("start", "work", "states")]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.kills", *arguments, "10", *command],
+        [sys.executable, "-m", "tests.support.kills", *arguments, str(MOMENTS), *command],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     codes = json.loads(done.stdout.splitlines()[-1])
-    assert codes.pop("whole") == 0 and len(codes) == 10
+    assert codes.pop("whole") == 0 and len(codes) == MOMENTS
     whole = contents(tmp_path / "states" / "whole")
     left = 0
     for moment, (killed, again) in codes.items():
@@ -164,7 +167,7 @@ def test_fuse_killed_at_ten_moments_leaves_nothing_behind_the_next_one(tmp_path,
         left += any(name.startswith(".") for name in os.listdir(state / "killed"))
         assert (killed, again) == (-9, 1 if there else 0)  # a whole one is not replaced
         assert contents(state / "again") == whole
-    assert left >= 5
+    assert left >= MOMENTS // 2
 
 
 def contents(folder):

@@ -100,7 +100,8 @@ def test_a_run_interrupted_again_and_again_ends_as_one_that_was_not(
     assert outcome(Path(config.run.output)) == whole
 
 
-FEW = ("dropout", "a reference that moves", "reports of several windows", "kept gradients", "margin files")
+FEW = ("dropout", "a reference that moves", "reports of several windows", "kept gradients")
+"""Margin files are in the runs above."""
 
 
 @pytest.mark.parametrize("other", some(OTHERS, *FEW))

@@ -76,7 +76,7 @@ def test_a_run_takes_policy_and_reference_alike(configure, capsys):
     # An evaluation of the run says what the run itself said last, and finds its reference.
     again = evaluate_run(folder, samples=0)
     assert again.metrics["loss"] == pytest.approx(held_out[-1]["eval/loss"], rel=1e-6)
-    assert "3 pairs from the cache" in capsys.readouterr().err
+    assert "2 pairs from the cache" in capsys.readouterr().err
     full, _ = rows_of(train_run(configure("llama", output="full")).folder)
     assert reports[0]["rewards/margins"] == 0 == held_out[0]["eval/rewards/margins"]
     assert full[0]["logps/chosen"] < reports[0]["logps/chosen"] < 0

@@ -1,6 +1,7 @@
 """Against TRL: numbers that tests/golden/golden_trl.py stored, both sides having made the same models."""
 
 import json
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
@@ -27,19 +28,26 @@ PAIRS = [
 ]
 
 
-@pytest.fixture
-def model_of(tmp_path):
-    """The model that TRL had, moved so far."""
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """Folder of the model that TRL had, moved so far, made when first asked for."""
+    root = tmp_path_factory.mktemp("golden")
 
+    @cache
     def make(name, moved):
         made = golden_models.weights(GOLDEN["models"][name]["shapes"], moved)
         arrays = {n: mx.array(w) for n, w in made.items()}
-        folder = golden_models.write_model(
-            tmp_path / f"{name}-{moved}", name, arrays, lambda a, path: mx.save_safetensors(path, a)
+        return golden_models.write_model(
+            root / f"{name}-{moved}", name, arrays, lambda a, path: mx.save_safetensors(path, a)
         )
-        return load_model(folder)[0]
 
     return make
+
+
+@pytest.fixture
+def model_of(folder_of):
+    """The model that TRL had, moved so far."""
+    return lambda name, moved: load_model(folder_of(name, moved))[0]
 
 
 @pytest.mark.parametrize("forward", [PLAIN, COMPLETION, SHARED, SEPARATE], ids=lambda f: f.name)

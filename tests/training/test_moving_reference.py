@@ -12,12 +12,13 @@ from mlx_dpo.jobs.train import train_run
 from ..conftest import rows_of, weights_of
 
 LN2 = math.log(2)
-CONSTANT = ("optimizer.schedule=constant", "optimizer.warmup_ratio=0")
+CONSTANT = ("optimizer.schedule=constant", "optimizer.warmup_ratio=0", "training.accumulation=2")
+ALONE = "data.valid=null"
 
 
 def test_a_reference_that_follows_every_update_leaves_no_margin(configure):
     settings = ("training.reference_sync_steps=1", "training.epochs=2", *CONSTANT)
-    reports, held_out = rows_of(train_run(configure("llama", *settings, train=20)).folder)
+    reports, held_out = rows_of(train_run(configure("llama", *settings, train=10)).folder)
     assert len(reports) == 10
     assert [row["loss"] for row in reports] == pytest.approx([LN2] * 10, abs=5e-7)
     assert [row["rewards/margins"] for row in reports] == [0] * 10
@@ -27,9 +28,9 @@ def test_a_reference_that_follows_every_update_leaves_no_margin(configure):
 
 def test_after_a_sync_the_policy_starts_from_no_margin(configure):
     moving = train_run(
-        configure("llama", "training.reference_sync_steps=3", *CONSTANT, train=20, output="moving")
+        configure("llama", "training.reference_sync_steps=3", *CONSTANT, ALONE, train=10, output="moving")
     ).folder
-    still = train_run(configure("llama", *CONSTANT, train=20, output="still")).folder
+    still = train_run(configure("llama", *CONSTANT, ALONE, train=10, output="still")).folder
     (ours, _), (theirs, _) = rows_of(moving), rows_of(still)
     for name in ("loss", "rewards/margins", "logps/chosen", "grad_norm"):
         assert [row[name] for row in ours[:3]] == [row[name] for row in theirs[:3]]
@@ -41,8 +42,8 @@ def test_after_a_sync_the_policy_starts_from_no_margin(configure):
 
 
 def test_it_goes_with_a_beta_that_looks_first(configure):
-    settings = ("training.reference_sync_steps=2", "beta.rule=beta_dpo", *CONSTANT)
-    reports, _ = rows_of(train_run(configure("llama", *settings, train=20)).folder)
+    settings = ("training.reference_sync_steps=2", "beta.rule=beta_dpo", *CONSTANT, ALONE)
+    reports, _ = rows_of(train_run(configure("llama", *settings, train=10)).folder)
     gaps = [row["beta_dpo/gap_mean"] for row in reports]
     assert gaps[0] == gaps[2] == gaps[4] == 0 and gaps[1] != 0 != gaps[3]
 

@@ -117,8 +117,8 @@ def test_metrics_have_the_published_names_and_count_every_pair_once(configure):
 
 
 def test_training_separates_the_pairs_it_saw(configure):
-    settings = ("training.epochs=8", "optimizer.learning_rate=3e-3", "data.valid=null")
-    reports, _ = rows_of(train_run(configure("llama", *settings, train=16)).folder)
+    settings = ("training.epochs=10", "optimizer.learning_rate=5e-3", "data.valid=null")
+    reports, _ = rows_of(train_run(configure("llama", *settings, "training.eval_steps=99")).folder)
     assert reports[-1]["rewards/accuracies"] == 1
     assert reports[-1]["loss"] < 0.5 * LN2
 
