@@ -78,15 +78,19 @@ def peak_mb():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
-def start(folder, form, epoch):
-    """From the file to pairs ready; with `epoch` also every batch of an epoch."""
+def start(folder, form, part):
+    """From the file to rows that are checked; then to pairs ready; then every batch of an epoch."""
     tokenizer = load_tokenizer(folder)
     tokenizer.encode("what is made once")
     before, begun = peak_mb(), time.perf_counter()
-    pairs = open_pairs(index_rows(folder / f"pairs.{form}"), tokenizer, MAX_LENGTH)
-    found = {"seconds": time.perf_counter() - begun, "peak_mb": peak_mb(), "before_mb": before}
+    rows = index_rows(folder / f"pairs.{form}")
+    found = {"checked_seconds": time.perf_counter() - begun, "checked_peak_mb": peak_mb()}
+    if part == "rows":
+        return found | {"before_mb": before, "pairs": len(rows)}
+    pairs = open_pairs(rows, tokenizer, MAX_LENGTH)
+    found |= {"seconds": time.perf_counter() - begun, "peak_mb": peak_mb(), "before_mb": before}
     found |= {"kept": len(pairs), "tokens_a_pair": float(pair_sizes(pairs).sum(axis=1).mean())}
-    if epoch:
+    if part == "epoch":
         begun = time.perf_counter()
         for window in epoch_windows(pairs, 8, 1, 0, 0):
             for rows in window:
@@ -106,12 +110,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--form", choices=FORMS, default="jsonl")
-    parser.add_argument("--short", action="store_true", help="a fifth as many words")
-    parser.add_argument("--part", choices=("start", "epoch"))
+    parser.add_argument("--short", action="store_true", help="rows of a fifth as many words, and no epoch")
+    parser.add_argument("--only-rows", action="store_true", help="convert and check, but do not tokenise")
+    parser.add_argument("--part", choices=("rows", "start", "epoch"))
     parser.add_argument("--folder", type=Path)
     a = parser.parse_args()
     if a.part:
-        print(json.dumps(start(a.folder, a.form, a.part == "epoch")))
+        print(json.dumps(start(a.folder, a.form, a.part)))
         return
     sizes = sorted({min(a.pairs, 10**k) for k in range(4, 10)})
     results = []
@@ -121,12 +126,9 @@ def main():
             prepare(folder, count, a.form, a.short)
             time.sleep(3)  # so that the file is of older date than the clock's tick, as files mostly are
             result = {"pairs": count, "file_mb": round((folder / f"pairs.{a.form}").stat().st_size / 1e6, 1)}
-            for label, part in (
-                ("first", "start"),
-                ("second", "start"),
-                ("third", "start"),
-                ("epoch", "epoch"),
-            ):
+            starts = dict.fromkeys(("first", "second", "third"), "start")
+            parts = {"rows": "rows"} if a.only_rows else starts if a.short else starts | {"epoch": "epoch"}
+            for label, part in parts.items():
                 result[label] = measured(folder, a.form, part)
             kept = [f for f in (folder / "cache").rglob("*") if f.is_file()]
             result["cache_mb"] = round(sum(f.stat().st_size for f in kept) / 1e6, 1)

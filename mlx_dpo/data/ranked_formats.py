@@ -85,7 +85,9 @@ _PROMPTS = ("prompt", "instruction", "question")
     {},
     " ".join((*_PROMPTS, *_LISTS, *_OF_LISTS, "input")),
     test=lambda row: (
-        bool(text_in(row, _PROMPTS)) and not {"chosen", "rejected"} & row.keys() and bool(_column(row))
+        bool(text_in(row, _PROMPTS))
+        and not row.keys() & {"chosen", "rejected", "answer"}
+        and bool(_column(row))
     ),
     note="the best answer is paired with every answer that has a lower score",
 )
