@@ -61,15 +61,12 @@ def read_curated(source: Source) -> list[Curated]:
 
 
 def read_questions(source: Source) -> list[Curated] | list[Prompt]:
-    """All curated answers, or, if the first row has no answer, all prompts.
-
-    Raises:
-        DpoError: as for `read_pairs`.
-    """
-    first = next(iter(RowReader(open_rows(source), lambda row, where, form: [])))
-    if not is_prompt(first.row):
+    """All curated answers, or, if the first row has no answer, all prompts; errors as for `read_pairs`."""
+    rows = open_rows(source)
+    first = next(iter(RowReader(rows, lambda row, where, form: [])))
+    if rows.part(first.number).form or not is_prompt(first.row):
         return read_curated(source)
-    return _read(source, lambda row, where, form: [to_prompt(row, where)], own=PROMPT_COLUMNS)
+    return _read(source, to_prompt, own=PROMPT_COLUMNS)
 
 
 def _read(source: Source, parse: Parse[Record], own: Collection[str] = ()) -> list[Record]:
