@@ -127,7 +127,9 @@ def test_data_and_valid_of_train_are_those_of_inspect(models, write_rows, tmp_pa
     """--data alone trains without held-out pairs, whatever the settings file names."""
     write_rows("a.jsonl", [pair()])
     write_rows("b.jsonl", [pair(prompt="Why?")])
-    (tmp_path / "run.yaml").write_text(f"data: {{valid: {tmp_path}/b.jsonl}}\ntraining: {{samples: 0}}\n")
+    (tmp_path / "run.yaml").write_text(
+        f"data: {{valid: {tmp_path}/b.jsonl}}\ntraining: {{samples: 0, epochs: 1}}\n"
+    )
     given = ["--config", str(tmp_path / "run.yaml"), "--model", str(models("llama"))]
     files = {
         "alone": (["--data", f"{tmp_path}/a.jsonl"], None),
@@ -177,23 +179,29 @@ def test_eval_tells_of_every_token_while_it_answers(models, tokenizer):
     assert sum(told) == sum(answer.tokens for answer in answers) + ends
 
 
-@pytest.mark.parametrize("command", ["eval", "fuse"])
-def test_a_run_that_was_stopped_is_said_to_be_unfinished_with_the_command_that_goes_on(
-    command, outcome, tmp_path
-):
+def test_a_run_that_was_stopped_is_said_to_be_unfinished_with_the_command_that_goes_on(outcome, tmp_path):
     shutil.copytree(EARLIER, tmp_path / "earlier")
     for file in (tmp_path / "earlier").glob("*/config.yaml"):
         file.write_text(file.read_text().replace("FOLDER", str(tmp_path / "earlier")))
-    more = ["--output", "fused"] if command == "fuse" else ["--samples", "0"]
-    for name in ("stopped", "whole"):
-        code, _, err = outcome(command, "--run", f"earlier/{name}", *more)
-        assert code == 0 and ("is not finished" in err) == (name == "stopped")
+    commands = set()
+    for command in (["eval", "--samples", "0"], ["fuse", "--output", "fused"]):
+        assert "is not finished" not in said_by(outcome, *command, "--run", "earlier/whole")
         shutil.rmtree("fused", ignore_errors=True)
-    _, _, err = outcome(command, "--run", "earlier/stopped", *more)
-    assert "WARNING: earlier/stopped is not finished: its last report is of update 6, epoch 1.5 of 6" in err
-    _, _, going_on = err.partition("to continue: mlx-dpo ")
-    assert outcome(*going_on.splitlines()[0].split())[0] == 0
+        err = said_by(outcome, *command, "--run", "earlier/stopped")
+        assert (
+            "WARNING: earlier/stopped is not finished: its last report is of update 6, epoch 1.5 of 6" in err
+        )
+        commands.add(err.partition("to continue: mlx-dpo ")[2].splitlines()[0])
+    (going_on,) = commands
+    said_by(outcome, *going_on.split())
     assert rows_of(tmp_path / "earlier" / "stopped")[0][-1]["step"] == 24
+
+
+def said_by(outcome, *command):
+    """What a command that succeeds says beside its result."""
+    code, _, err = outcome(*command)
+    assert code == 0, err
+    return err
 
 
 @pytest.mark.parametrize("command", ["train --output run", "inspect --no-model"])
