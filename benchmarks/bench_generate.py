@@ -49,41 +49,40 @@ def one_at_a_time(model, tokenizer, prompts, tokens):
     return made / (time.perf_counter() - start)
 
 
-def samples_together(model, tokenizer, prompts, a):
-    """Tokens a second of a.samples answers to each prompt, with the prompt tokens processed."""
+def samples(model, tokenizer, prompts, streams, a):
+    """Tokens sampled, and prompt tokens processed."""
     config = GenerateConfig(max_tokens=a.tokens, temperature=1.0, batch_size=a.batch)
-    rows, processed = [prompt for prompt in prompts for _ in range(a.samples)], []
-    start = time.perf_counter()
-    made = sum(x.tokens for x in generate_answers(model, tokenizer, rows, config, processed=processed.append))
-    return made / (time.perf_counter() - start), sum(processed)
-
-
-def samples_apart(model, tokenizer, prompts, a):
-    """The same answers by a.samples runs of one answer to each prompt."""
-    config = GenerateConfig(max_tokens=a.tokens, temperature=1.0, batch_size=a.batch)
-    start, made, processed = time.perf_counter(), 0, []
-    for sample in range(a.samples):
-        streams = [i * a.samples + sample for i in range(len(prompts))]
-        answers = generate_answers(model, tokenizer, prompts, config, streams, processed=processed.append)
-        made += sum(x.tokens for x in answers)
-    return made / (time.perf_counter() - start), sum(processed)
+    processed = []
+    answers = list(generate_answers(model, tokenizer, prompts, config, streams, processed=processed.append))
+    return sum(answer.tokens for answer in answers), sum(processed)
 
 
 def measure_samples(folder, model, tokenizer, prompts, a):
+    """a.samples answers to each prompt: together in one run, and apart in as many runs of one answer."""
     long = [(prompt * a.prompt_tokens)[: a.prompt_tokens] for prompt in prompts]
-    together, apart = [], []
+    rows = [prompt for prompt in long for _ in range(a.samples)]
+    ways = {
+        "apart": [(long, range(sample, len(rows), a.samples)) for sample in range(a.samples)],
+        "together": [(rows, range(len(rows)))],
+    }
+    found = {way: [] for way in ways}
     for _ in range(a.repeats):
-        apart.append(samples_apart(model, tokenizer, long, a))
-        together.append(samples_together(model, tokenizer, long, a))
-    speeds = [[speed for speed, _ in found] for found in (apart, together)]
+        for way, runs in ways.items():
+            start, processor = time.perf_counter(), time.process_time()
+            made, processed = map(
+                sum, zip(*(samples(model, tokenizer, *run, a) for run in runs), strict=True)
+            )
+            seconds = time.perf_counter() - start, time.process_time() - processor
+            found[way].append((made / seconds[0], made / seconds[1], processed))
+    speeds = {way: list(zip(*rounds, strict=True)) for way, rounds in found.items()}
+    median = {way: [statistics.median(column) for column in columns] for way, columns in speeds.items()}
     return {
         "model": folder.name,
         "parameters_millions": round(weight_bytes(model) / 4e6, 1),
-        "apart_tokens_per_second": summary(speeds[0]),
-        "together_tokens_per_second": summary(speeds[1]),
-        "ratio": round(statistics.median(speeds[1]) / statistics.median(speeds[0]), 2),
-        "apart_prompt_tokens": apart[0][1],
-        "together_prompt_tokens": together[0][1],
+        **{f"{way}_tokens_per_second": summary(columns[0]) for way, columns in speeds.items()},
+        "ratio": round(median["together"][0] / median["apart"][0], 2),
+        "ratio_of_processor_time": round(median["together"][1] / median["apart"][1], 2),
+        **{f"{way}_prompt_tokens": columns[2][0] for way, columns in speeds.items()},
     }
 
 

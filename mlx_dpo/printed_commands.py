@@ -39,10 +39,12 @@ def _bytes(match: re.Match[str]) -> str:
     return "".join(f"\\x{byte:02x}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
-def assignment(name: str, value: str | None) -> str:
-    """The argument of `--set` that gives the setting this text, or null."""
+def assignment(name: str, value: str | Sequence[str] | None) -> str:
+    """The argument of `--set` that gives the setting this text, list of texts, or null."""
     if value is None:
         return f"{name}=null"
+    if not isinstance(value, str):
+        return f"{name}={json_text(list(value))}"
     plain = not _YAML.match(value) and value == value.strip()
     return f"{name}={value if plain else json_text(value)}"
 

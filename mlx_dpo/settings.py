@@ -90,8 +90,11 @@ class Section:
         """Raises ValueError: "name must be ..."; so do the further checks of a section."""
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.metadata.get("path") and value is not None and (fault := path_fault(value)):
-                raise ValueError(f"{f.name} {fault}, got {quoted(value)}")
+            for path in (value if isinstance(value, list) else [value]) if f.metadata.get("path") else ():
+                if path is not None and (fault := path_fault(path)):
+                    raise ValueError(f"{f.name} {fault}, got {quoted(path)}")
+            if value == [] and f.metadata.get("path"):
+                raise ValueError(f"{f.name} is an empty list")
             null = "null or " if _may_be_null(f) else ""
             for item in value if isinstance(value, list) else [value]:
                 _check_bounds(f.name, item, f.metadata.get("bounds", {}), null)
@@ -208,11 +211,14 @@ def _convert(value: Any, hint: Any, spec: Field, name: str, written: Written) ->
                 where=written.where,
                 hint=meant_value(item, choices, spec.metadata["meant"]),
             )
-    if spec.metadata["path"] and converted:
-        converted = os.path.expanduser(converted)
-        if spec.metadata["path"] == "read" and written.folder:
-            converted = found_beside(converted, written.folder)
-    return converted
+    if spec.metadata["path"] and isinstance(converted, list):
+        return [_path(one, spec, written) for one in converted]
+    return _path(converted, spec, written) if spec.metadata["path"] and converted else converted
+
+
+def _path(name: str, spec: Field, written: Written) -> str:
+    name = os.path.expanduser(name)
+    return found_beside(name, written.folder) if spec.metadata["path"] == "read" and written.folder else name
 
 
 def _as(value: Any, kind: Any) -> Any:

@@ -10,21 +10,23 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..data import sources
+from ..data.row_files import Source
 from ..errors import DpoError, first_line
 from ..records import Answer, Preference
 from ..storage.files import write_text
-from ..storage.reading import expanded
 
-Pairs = str | Path | Iterable[Mapping[str, Any] | Preference]
-"""A JSONL file, or rows: dicts as in data/README.md, or the result of `read_pairs`."""
+Pairs = str | Path | Iterable[Mapping[str, Any] | Preference | str | Path]
+"""A file, a folder, a data set on the Hub or a list of these; or rows: dicts as in data/README.md, or what
+`read_pairs` gave.
+"""
 
 
 def read_pairs(source: Pairs) -> list[Preference]:
     """Check pairs and return them as a list: `prompt` (messages), `chosen`, `rejected` (text), `id`, `meta`.
 
     Args:
-        source: a JSONL file, or dicts with "prompt", "chosen" and "rejected": texts or message lists. All
-            formats of data/README.md can be read.
+        source: a file, a folder, a data set on the Hub (org/name:split), or a list of these; or dicts with
+            "prompt", "chosen" and "rejected": texts or message lists. All formats of data/README.md are read.
 
     Raises:
         DpoError: a row is bad, an id occurs twice, or there are no rows. `where` is "file:line", or
@@ -38,19 +40,23 @@ def read_pairs(source: Pairs) -> list[Preference]:
 
 
 def in_memory(pairs: Pairs | None) -> bool:
-    """Whether `pairs` are rows, not the name of a file."""
-    return pairs is not None and not isinstance(pairs, (str, Path))
+    """Whether `pairs` are rows, not the name of a file or a list of names."""
+    return pairs is not None and not isinstance(pairs, (str, Path)) and not _are_names(pairs)
+
+
+def _are_names(pairs: Any) -> bool:
+    return isinstance(pairs, (list, tuple)) and bool(pairs) and all(isinstance(p, (str, Path)) for p in pairs)
 
 
 @contextmanager
-def as_file(pairs: Pairs, name: str = "pairs") -> Iterator[Path]:
+def as_file(pairs: Pairs, name: str = "pairs") -> Iterator[Source]:
     """The file of these pairs; for pairs in memory a temporary file, and errors name the pair: "pairs[3]".
 
     Raises:
         DpoError: a row is not a dict, or JSON cannot represent it.
     """
     if not in_memory(pairs):
-        yield expanded(pairs)
+        yield pairs
         return
     with TemporaryDirectory(prefix="mlx_dpo_") as folder:
         path = Path(folder) / f"{name}.jsonl"

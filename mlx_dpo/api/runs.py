@@ -105,14 +105,18 @@ def train(
     }
     files = {name: _kept(text, name, config) for name, text in texts.items()}
     if pairs is not None:
-        config = _with(config, {"data.train": str(files.get("pairs", pairs)), "data.valid": None})
+        config = _with(config, {"data.train": files.get("pairs") or _names(pairs), "data.valid": None})
     if valid is not None:
-        config = _with(config, {"data.valid": str(files.get("valid", valid))})
+        config = _with(config, {"data.valid": files.get("valid") or _names(valid)})
     with named({path: name for name, path in files.items()}):
         folder, held_out = train_run(config, overwrite=overwrite, callback=callback)
     metrics = RunLog(folder, 0).rows()
     best = int((held_out or metrics[-1])["step"])
     return TrainedRun(folder, metrics, held_out and dict(held_out), best)
+
+
+def _names(source: Pairs) -> str | list[str]:
+    return str(source) if isinstance(source, (str, Path)) else [str(one) for one in source]
 
 
 def _name_of(loss: str | LossFunction | Sequence[str | LossFunction]) -> str | list[str]:
@@ -185,7 +189,7 @@ def evaluate(
     say_blas_note()
     base = model and str(model)
     with nullcontext() if pairs is None else as_file(pairs) as path:
-        return evaluate_run(Path(run), path and str(path), samples, base, max_tokens)
+        return evaluate_run(Path(run), path, samples, base, max_tokens)
 
 
 def fuse(run: TrainedRun | str | Path, output: str | Path, *, model: str | Path | None = None) -> Path:

@@ -17,6 +17,7 @@ from .options import PATH, json_option, model_option
     "--data",
     type=PATH,
     metavar="FILE",
+    multiple=True,
     help="Pairs to evaluate on; by default the held-out pairs of the run.",
 )
 @model_option
@@ -50,7 +51,7 @@ def evaluate(folder, data, model, samples, max_tokens, as_json):
     from ..jobs.evaluate import evaluate_run
     from ..jobs.questions import ask_run
 
-    result = evaluate_run(folder, data, samples, model, max_tokens)
+    result = evaluate_run(folder, list(data) or None, samples, model, max_tokens)
     if as_json:
         show_json(asdict(result))
         return

@@ -55,7 +55,9 @@ def gen_pairs(config_file, overrides, as_json):
     show(str(counts))
     output = config.pairs.output
     if isinstance(counts, SampleCounts):
-        show(f"next: {command_line(['mlx-dpo', 'judge', '--completions', f'{output}/{COMPLETIONS}'])}")
+        judge = command_line(["mlx-dpo", "judge", "--completions", f"{output}/{COMPLETIONS}"])
+        more = repeated("gen-pairs", config_file, [*overrides, *flags()], ["pairs.samples=3"])
+        show(f"next: {judge if counts.samples > 1 else more}")
         return
     settings = [
         assignment("data.train", f"{output}/train.jsonl"),

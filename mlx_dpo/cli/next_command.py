@@ -10,6 +10,7 @@ from .options import repeated
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..data.row_files import Source
 
 _OF_SFT = ("run.output", "optimizer.learning_rate", "training.epochs")
 """Settings of a supervised run that do not apply to the run on pairs after it."""
@@ -57,12 +58,13 @@ def run_settings(config: "RunConfig", adapter: Path | None = None) -> list[str]:
     return [*settings, *([f"loss.name={LossConfig().name}"] if config.loss.answers_only else [])]
 
 
-def _all_pairs(path: str) -> bool:
-    """Whether every row of a file gives pairs; curated rows have no rejected answer."""
+def _all_pairs(source: "Source") -> bool:
+    """Whether all rows give pairs; curated rows have no rejected answer."""
     from ..data.formats import to_pairs
+    from ..data.row_files import open_rows
     from ..data.row_reader import RowReader
 
     try:
-        return all(line.error is None for line in RowReader(path, to_pairs))
+        return all(line.error is None for line in RowReader(open_rows(source), to_pairs))
     except DpoError:
         return False

@@ -65,7 +65,7 @@ def setting_option(flag: str, name: str, help: str) -> Callable:
     )
 
 
-def _as_typed(name: str, value: str) -> str:
+def _as_typed(name: str, value: str | Sequence[str]) -> str:
     return f"{name}=null" if value == "null" else assignment(name, value)
 
 
@@ -74,16 +74,20 @@ def files_options(data: str, valid: str) -> Callable:
 
     def add(command: Callable) -> Callable:
         for flag, help in (("--valid", valid), ("--data", data)):
-            command = click.option(flag, type=PATH, metavar="FILE", help=help)(command)
+            command = click.option(flag, type=PATH, metavar="FILE", multiple=True, help=help)(command)
         return command
 
     return add
 
 
-def data_files(data: str | None, valid: str | None) -> list[str]:
+def data_files(data: Sequence[str], valid: Sequence[str]) -> list[str]:
     """The files as "section.key=value"; with `data` but without `valid`, no file is held out."""
-    files = [_as_typed("data.train", data), _as_typed("data.valid", valid or "null")] if data else []
-    return files or ([_as_typed("data.valid", valid)] if valid else [])
+    held = [_as_typed("data.valid", _one_or_all(valid or ["null"]))] if data or valid else []
+    return [*([_as_typed("data.train", _one_or_all(data))] if data else []), *held]
+
+
+def _one_or_all(values: Sequence[str]) -> str | Sequence[str]:
+    return values[0] if len(values) == 1 else values
 
 
 def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":

@@ -1,13 +1,16 @@
-"""Rows in other formats, recognised by their columns: what they are, and how to convert them."""
+"""Rows that cannot be used, recognised by their columns: what they are, and how to make pairs of them."""
 
-import re
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import DpoError
+from ..console import plural
+from ..errors import DpoError, first_ten, label
 from ..records import Message
 from .messages import unused_fields
+from .row_format import RowFormat
+from .transcripts import is_transcript
 
 
 class _Layout(NamedTuple):
@@ -29,84 +32,27 @@ _LAYOUTS = (
     _layout("messages label", "an unpaired row (messages, label); DPO needs pairs", _PAIRS, "unpaired"),
     _layout("kto_tag", "an unpaired row (kto_tag); DPO needs pairs", _PAIRS, "unpaired"),
     _layout(
-        "conversations",
-        "a ShareGPT conversation (conversations: from, value)",
-        "write its turns into 'prompt' as messages ({role, content}; human becomes user, gpt becomes "
-        "assistant), and the two answers into 'chosen' and 'rejected'",
-    ),
-    _layout(
-        "messages chosen rejected",
-        "an axolotl row (messages, chosen, rejected)",
-        "rename messages to prompt, and write chosen and rejected as lists of one message, or as text",
-    ),
-    _layout(
-        "messages rejected_response",
-        "an ms-swift row (messages, rejected_response)",
-        f"{_PAIRS}: the last turn of messages is chosen, the turns before it are the prompt",
-    ),
-    _layout(
-        "preferred_output non_preferred_output",
-        "an OpenAI preference row (input, preferred_output, non_preferred_output)",
-        "rename input.messages to prompt, preferred_output to chosen, non_preferred_output to rejected",
-    ),
-    _layout(
-        "instruction completions",
-        "a prompt with several rated answers (UltraFeedback)",
-        f"{_PAIRS}: take the instruction, its best completion and a worse one",
-    ),
-    _layout(
-        "prompt answers",
-        "a prompt with several answers (Nectar)",
-        f"{_PAIRS}: take the answer of rank 1 and one of a lower rank",
-    ),
-    _layout(
-        "response_j response_k",
-        "a Stack Exchange preference pair (response_j, response_k)",
-        "rename question to prompt, response_j to chosen, response_k to rejected",
-    ),
-    _layout(
-        "human_ref_A human_ref_B",
-        "a Stanford Human Preferences pair (human_ref_A, human_ref_B)",
-        f"{_PAIRS}: history is the prompt; human_ref_A is chosen where labels is 1, else human_ref_B",
-    ),
-    _layout(
-        "response_0 response_1",
-        "a PKU-SafeRLHF pair (response_0, response_1)",
-        f"{_PAIRS}: better_response_id says which response is chosen",
-    ),
-    _layout(
-        "conversation_a conversation_b",
-        "a Chatbot Arena battle (conversation_a, conversation_b)",
-        f"{_PAIRS}: winner says which conversation is chosen; leave ties out",
-    ),
-    _layout(
         "response_a response_b",
         "a row with two answers, neither named chosen (response_a, response_b)",
         f"{_PAIRS}: the better response is chosen",
-    ),
-    _layout(
-        "instruction output",
-        "an Alpaca row (instruction, input, output): one answer, not two",
-        "mlx-dpo gen-pairs makes pairs from such rows: rename instruction (with input) to prompt, and output "
-        "to answer",
     ),
     _layout(
         "response1 response2",
         "a row with two answers, neither named chosen (response1, response2)",
         f"{_PAIRS}: the better response is chosen",
     ),
+    *(
+        _layout(
+            f"{asked} {answers}",
+            f"a prompt with several answers, but without scores ({asked}, {answers})",
+            f"{_PAIRS}, or add a list of scores: the best answer is then paired with the others",
+        )
+        for asked in ("prompt", "instruction")
+        for answers in ("completions", "responses", "answers", "generations")
+    ),
 )
 
 _UNPAIRED = _LAYOUTS[:3]
-_ANSWERS = (
-    _layout(
-        "conversations",
-        "a ShareGPT conversation (conversations: from, value)",
-        "write its turns as 'messages' ({role, content}; human becomes user, gpt becomes assistant)",
-    ),
-)
-"""Other formats of a row with one answer."""
-
 _OTHER_NAMES = {
     "prompt": "instruction query input user_input problem",
     "chosen": "chosen_response response_chosen chosen_answer answer_chosen preferred accepted winner better "
@@ -116,14 +62,12 @@ _OTHER_NAMES = {
     "answer": "response output target solution reply",
 }
 """Names of our columns in other formats."""
-
-_ASSISTANT = re.compile(r"^[^\S\n]*Assistant:", re.MULTILINE)
+_OURS = {"prompt", "question", "chosen", "rejected", "answer", "completion", "messages"}
 
 
 def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoError:
     """What to raise for a row that lacks a column: the format it has, or the column that may be meant."""
-    layouts = _ANSWERS if key in ("prompt", "answer") and "chosen" not in row else _LAYOUTS
-    if layout := next((layout for layout in layouts if layout.columns <= row.keys()), None):
+    if layout := next((layout for layout in _LAYOUTS if layout.columns <= row.keys()), None):
         return DpoError(layout.what, where=where, hint=layout.hint, code=layout.code)
     code = f"missing-{key}"
     if key == "chosen" and "rejected" not in row and {"prompt", "answer"} <= row.keys():
@@ -133,6 +77,8 @@ def missing_column(row: dict[str, Any], key: str, where: str, hint: str) -> DpoE
         )
     other = next((name for name in _OTHER_NAMES.get(key, "").split() if row.get(name)), None)
     if not other:
+        if not row.keys() & _OURS:
+            hint = f"{hint}; this row has {first_ten([label(name) for name in row]) or 'no columns'}"
         return DpoError(f"'{key}' is missing", where=where, hint=hint, code=code)
     more = " and add 'input' to it" if other == "instruction" and row.get("input") else ""
     return DpoError(
@@ -158,22 +104,17 @@ def check_no_transcript(row: dict[str, Any], where: str) -> None:
     """Check that the prompt and each answer are the text of one speaker.
 
     Raises:
-        DpoError: they are transcripts, as in Anthropic's HH data.
+        DpoError: they are transcripts, in a file whose first rows are not.
     """
-    found = [name for name in ("prompt", "chosen", "rejected") if _is_transcript(row.get(name))]
-    if found == ["prompt"] or found[-2:] == ["chosen", "rejected"]:
-        verb = "is a transcript" if found == ["prompt"] else "are transcripts"
+    found = [name for name in ("prompt", "chosen", "rejected", "answer") if is_transcript(row.get(name))]
+    if (found and found[0] == "prompt") or found[-2:] == ["chosen", "rejected"]:
+        verb = "is a transcript" if len(found) == 1 else "are transcripts"
         raise DpoError(
             f"{' and '.join(found)} {verb} (Human: ..., Assistant: ...)",
             where=where,
-            hint='split it at each "Human:" and "Assistant:" and write the turns as messages: the turns that '
-            'chosen and rejected share are the prompt, the text after the last "Assistant:" is the answer',
+            hint="put transcripts into a separate file, or write the turns as messages",
             code="other-format",
         )
-
-
-def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith("Human:") and bool(_ASSISTANT.search(value))
 
 
 _TEXT_ONLY = "mlx-dpo trains on text only: remove the row, or this column if the text does not need it"
@@ -212,26 +153,28 @@ _EVERY = {"system", "tools", "id"}
 _OF_PAIRS = _EVERY | {"chosen", "rejected", "chosen_cut", "rejected_cut"}
 
 
-def unused_columns(row: dict[str, Any], own: frozenset[str] = frozenset()) -> Iterator[str]:
+def unused_columns(row: dict[str, Any], form: RowFormat | None = None) -> Iterator[str]:
     """Names of non-empty columns that are not used, and of such fields in messages.
 
     Args:
-        own: columns that only rows of this kind use.
+        form: the format of the row; None for our own form.
     """
-    if "chosen" in row:
+    if form:
+        used = _EVERY | form.columns
+    elif "chosen" in row:
         used = _OF_PAIRS
     elif "messages" in row:
         used = _EVERY | {"messages"}
     else:
         used = _EVERY | {"completion" if "completion" in row and "answer" not in row else "answer"}
-    if "messages" not in used:
+    if not form and "messages" not in used:
         used = used | {"question" if "question" in row and "prompt" not in row else "prompt"}
     for name, value in row.items():
         if name == "meta" and isinstance(value, dict):
             continue
-        if name not in used and name not in own and value not in (None, "", [], {}):
+        if name not in used and value not in (None, "", [], {}):
             yield name
-        elif name in used and name != "tools":
+        elif name in used and name != "tools" and not form:
             yield from (f"{name}[].{field}" for field in unused_fields(value))
 
 
@@ -239,9 +182,9 @@ _NAMES = 30
 """Most names of unused columns that are counted; a file may have a new one in every row."""
 
 
-def count_unused(row: dict[str, Any], found: Counter[str], own: frozenset[str] = frozenset()) -> None:
-    """Count the row's unused columns in `found`; `own` as for `unused_columns`."""
-    for name in unused_columns(row, own):
+def count_unused(row: dict[str, Any], found: Counter[str], form: RowFormat | None = None) -> None:
+    """Count the row's unused columns in `found`; `form` as for `unused_columns`."""
+    for name in unused_columns(row, form):
         if name in found or len(found) < _NAMES:
             found[name] += 1
 
@@ -251,3 +194,40 @@ def unused_text(path: Any, found: Mapping[str, int]) -> str:
     columns = ", ".join(f"{name[:60]!r} ({count:,})" for name, count in found.items())
     more = ", and perhaps more" if len(found) == _NAMES else ""
     return f"{path}: unused columns (rows that have them): {columns}{more}"
+
+
+def _places(places: Sequence[str]) -> str:
+    """["a.jsonl:1", "a.jsonl:2", "b.jsonl:1"]  ->  "a.jsonl:1, 2, b.jsonl:1" """
+    files = ["", *(place.rpartition(":")[0] for place in places)]
+    same = [file == before for before, file in itertools.pairwise(files)]
+    return ", ".join(
+        place.rpartition(":")[2] if known else place for place, known in zip(places, same, strict=True)
+    )
+
+
+class LeftOut:
+    """Rows that make no pair, by reason: how many, and the first ten of them."""
+
+    def __init__(self, found: Mapping[str, tuple[int, Sequence[int]]] | None = None):
+        """
+        Args:
+            found: for each reason, the number of rows and the first ten lines.
+        """
+        self.found = {reason: (count, list(lines)) for reason, (count, lines) in (found or {}).items()}
+
+    def add(self, reason: str, line: int) -> None:
+        """Count a row."""
+        count, lines = self.found.setdefault(reason, (0, []))
+        self.found[reason] = count + 1, [*lines, line][:10]
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def text(self, where: Callable[[int], str]) -> str:
+        """The reasons on one line each; `where` gives "file:line" of a line."""
+        told = []
+        for reason, (count, lines) in self.found.items():
+            places = _places(list(map(where, lines)))
+            more = f" and {count - len(lines):,} more" if count > len(lines) else ""
+            told.append(f"no pair from {plural(count, 'row')}, {reason}: {places}{more}")
+        return "\n".join(told)

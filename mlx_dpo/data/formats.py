@@ -1,52 +1,91 @@
-"""One JSON object to one record: what a row may look like."""
+"""One JSON object to its records: what a row in our own form may look like."""
 
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
 from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
+from .known_formats import NoPairError, RowFormat, converted, format_of, in_their_words, other_format
 from .messages import empty_column, kind_of, message_text, messages_of, text_of, tools_of
 
+_EMPTY = {"empty-chosen", "empty-rejected", "empty-answer"}
+Record = TypeVar("Record", Curated, Preference)
 _TOKEN = re.compile(r"[^\W_]+|\W|_")
 _LABELS = frozenset(["human", "user", "assistant", "system", "question", "answer", "q", "a"])
 _PAIR_HINT = 'each line needs "prompt", "chosen" and "rejected"; see data/README.md'
 _CURATED_HINT = 'each line needs "prompt" and "answer"; see data/README.md'
 
 
-class RowKind(NamedTuple):
-    """Rows that give several pairs: `pairs(row, "file:line")` gives them; `columns` are those it uses."""
+def to_pairs(row: dict[str, Any], where: str, form: RowFormat | None = None) -> list[Preference]:
+    """The pairs of a row; where there are several, their ids are numbered: "a/1", "a/2".
 
-    pairs: Callable[[dict[str, Any], str], list[Preference]]
-    columns: frozenset[str]
-
-
-ROW_KINDS: dict[str, RowKind] = {}
-"""By the column that identifies such a row; a row without any of these columns is read as one pair."""
-
-
-def to_pairs(row: dict[str, Any], where: str) -> list[Preference]:
-    """The pairs of a row: one, or those that its kind gives, with numbered ids: "a/1", "a/2".
+    Args:
+        form: the format of the row's file; None for our own form.
 
     Raises:
-        DpoError: as `to_preference`.
+        DpoError: as `to_preference`, or the row has another format than its file.
+        NoPairError: the row makes no pair.
     """
-    kind = _own_kind(row)
-    if not kind:
-        return [to_preference(row, where)]
-    return [replace(pair, id=f"{pair.id}/{i}") for i, pair in enumerate(kind.pairs(row, where), 1)]
+    pairs = _read(to_preference, row, where, form)
+    if len(pairs) == 1:
+        return pairs
+    return [replace(pair, id=f"{pair.id}/{number}") for number, pair in enumerate(pairs, 1)]
 
 
-def own_columns(row: dict[str, Any]) -> frozenset[str]:
-    """Columns that only rows of this kind use."""
-    kind = _own_kind(row)
-    return kind.columns if kind else frozenset()
+def to_answers(row: dict[str, Any], where: str, form: RowFormat | None = None) -> list[Preference]:
+    """The answer to learn, in a list: of a row with several pairs, the chosen answer of the first."""
+    return _read(to_answer, row, where, form, only_first=True)
 
 
-def _own_kind(row: dict[str, Any]) -> RowKind | None:
-    return next((kind for column, kind in ROW_KINDS.items() if column in row), None)
+def to_curated_rows(row: dict[str, Any], where: str, form: RowFormat | None = None) -> list[Curated]:
+    """The curated answer of a row, in a list; see `to_answers`."""
+    return _read(to_curated, row, where, form, only_first=True)
+
+
+def _read(
+    read: Callable[[dict[str, Any], str], Record],
+    row: dict[str, Any],
+    where: str,
+    form: RowFormat | None,
+    *,
+    only_first: bool = False,
+) -> list[Record]:
+    """What `read` makes of the row, or of the rows in our own form that its format gives."""
+    try:
+        if not form:
+            return [read(row, where)]
+        found = _not_empty(read, converted(row, where, form), where)
+        return found[:1] if only_first else found
+    except DpoError as error:
+        if form:
+            raise in_their_words(error, form) from None
+        other = format_of(row) if error.code.startswith("missing-") else None
+        if other and other.needs.keys() != {"chosen", "rejected"}:
+            raise other_format(other, where, "our own format") from None
+        raise
+
+
+def _not_empty(
+    read: Callable[[dict[str, Any], str], Record], rows: list[dict[str, Any]], where: str
+) -> list[Record]:
+    """The records of the rows whose answers are not empty: published sets have some that are.
+
+    Raises:
+        NoPairError: all rows have an empty answer.
+    """
+    found = []
+    for own in rows:
+        try:
+            found.append(read(own, where))
+        except DpoError as error:
+            if error.code not in _EMPTY:
+                raise
+    if not found:
+        raise NoPairError("an answer is empty")
+    return found
 
 
 def to_preference(row: dict[str, Any], where: str) -> Preference:

@@ -20,11 +20,11 @@ from ..storage.cache import Entry, content_hash, kept
 from ..storage.reading import files_in
 from .lazy_sequence import Lazy
 from .render import render, template_hash
-from .row_index import RowIndex, check_unchanged
+from .row_index import RowIndex
 from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
-_VERSION = 4
+_VERSION = 5
 """Increase this number when the same rows give other tokens, or the files have another form."""
 
 _ADVANCE = 64
@@ -74,7 +74,7 @@ class PairStore(Lazy[TokenizedPair]):
         return Lazy(len(self), lambda row: self.index.read(self._rows[row]))
 
     def __repr__(self) -> str:
-        return f"<PairStore of {self.index.path}: {self.counts}>"
+        return f"<PairStore of {self.index.source.label}: {self.counts}>"
 
 
 def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
@@ -94,9 +94,9 @@ def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
         "mlx_dpo": __version__,
     }
     # Four bytes a token of four letters or so: about what the text takes.
-    room = index.path.stat().st_size
+    room = index.source.path.stat().st_size
     entry = kept(
-        "pairs", key, lambda folder: _write(index, tokenizer, max_length, folder), str(index.path), room
+        "pairs", key, lambda folder: _write(index, tokenizer, max_length, folder), index.source.label, room
     )
     return PairStore(entry, index, key)
 
@@ -108,7 +108,9 @@ def _write(index: RowIndex, tokenizer: Any, max_length: int, folder: Path) -> di
         tokens, sizes, rows = (
             stack.enter_context(open(folder / name, "wb")) for name in ("tokens", "sizes", "rows")
         )
-        advance = stack.enter_context(progress(f"tokenising {index.path.name}", len(index), "rows"))
+        advance = stack.enter_context(
+            progress(f"tokenising {Path(index.source.label).name}", len(index), "rows")
+        )
         # A file that grows meanwhile has more pairs than the index; check_unchanged then says so.
         for number, row in zip(range(len(index)), index.records(), strict=False):
             if pair := work.pair(row):
@@ -118,7 +120,7 @@ def _write(index: RowIndex, tokenizer: Any, max_length: int, folder: Path) -> di
                 rows.write(number.to_bytes(4, "little"))
             if (number + 1) % _ADVANCE == 0:
                 advance(_ADVANCE)
-    check_unchanged(index.path, index.content)
+    index.source.check_unchanged()
     return asdict(work.counts())
 
 

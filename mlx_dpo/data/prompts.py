@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import DpoError
 from ..records import Prompt
 from .formats import to_curated
+from .known_formats import RowFormat
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "input", "messages")
 _ANSWER = re.compile(
@@ -24,15 +25,18 @@ def is_prompt(row: dict[str, Any]) -> bool:
     )
 
 
-def to_prompt(row: dict[str, Any], where: str) -> Prompt:
-    """A prompt: prompt, question, instruction (with input), or messages that end with a user turn.
+def to_prompt(row: dict[str, Any], where: str, form: RowFormat | None = None) -> list[Prompt]:
+    """The prompt of a row, in a list.
+
+    It is a prompt, question, instruction (with input), or messages that end with a user turn.
 
     Raises:
         DpoError: the row has an answer; and as `formats.to_curated`.
     """
-    if found := next((name for name, value in row.items() if _ANSWER.search(name) and value), None):
+    found = next((name for name, value in row.items() if _ANSWER.search(name) and value), None)
+    if form or found:
         raise DpoError(
-            f"has {found!r}, but the first row has no answer",
+            f"has {found!r}, but the first row has no answer" if found else f"has answers: {form.name}",
             where=where,
             hint="write an answer in every row, or in none",
             code="not-one-answer",
@@ -46,4 +50,4 @@ def to_prompt(row: dict[str, Any], where: str) -> Prompt:
         both = all(isinstance(text, str) and text.strip() for text in texts)
         given["prompt"] = "\n\n".join(texts) if both else texts[0]
     own = to_curated({**given, "answer": "an answer"}, where)
-    return Prompt(own.prompt, own.id, where, own.tools)
+    return [Prompt(own.prompt, own.id, where, own.tools)]

@@ -1,4 +1,4 @@
-"""The pairs of a file without their text: checked once, then found by line and by prompt."""
+"""The pairs of one or more files without their text: checked once, then found by line and by prompt."""
 
 import hashlib
 from array import array
@@ -12,17 +12,19 @@ import numpy as np
 
 from .. import __version__
 from ..console import progress
-from ..errors import DpoError
 from ..records import Preference
-from ..storage.cache import content_hash, kept
+from ..storage.cache import kept
 from ..storage.jsonl import parse_line, read_row
 from ..storage.reading import opened
-from .formats import to_answer, to_pairs
-from .row_reader import Parse, RowReader
-from .sources import doubled_id
+from .foreign_rows import LeftOut
+from .formats import to_answers, to_pairs
+from .known_formats import NoPairError
+from .row_files import Rows, Source, changed, open_rows
+from .row_reader import Parse, RowReader, records_of
+from .sources import doubled_id, no_pairs
 from .splits import prompt_key
 
-_VERSION = 4
+_VERSION = 5
 """Increase this number when other files are accepted, other prompts count as equal, or the columns change."""
 
 _COLUMNS = {"lines": "<i4", "numbers": "<i4", "places": "<i8", "prompts": "S16"}
@@ -32,101 +34,102 @@ _BLOCK, _SLOW = 2**16, 2**24
 
 @dataclass(frozen=True, eq=False)
 class RowIndex:
-    """Every pair of a file that was read and is valid, in order; 32 bytes a pair, on disk.
+    """Every pair that was read and is valid, in order; 32 bytes a pair, on disk.
 
-    `content`: SHA-256 of the file. For each pair, `lines`: line of its row, int32; `numbers`: number of the
-    pair in its row, from 0, int32; `places`: first byte of its row, int64; `prompts`: 16-byte hash.
-    `answers`: only answers are read, see `to_answer`. `unused`: unused columns, with the number of rows that
-    have each.
+    `source`: the rows. For each pair, `lines`: line of its row, int32; `numbers`: number of the pair in its
+    row, from 0, int32; `places`: first byte of its row, int64; `prompts`: 16-byte hash. `answers`: only
+    answers are read, see `to_answers`. `unused`: unused columns, with the number of rows that have each.
+    `left_out`: rows that make no pair.
     """
 
-    path: Path
-    content: str
+    source: Rows
     lines: np.ndarray
     numbers: np.ndarray
     places: np.ndarray
     prompts: np.ndarray
     answers: bool = False
     unused: Mapping[str, int] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.lines)
 
+    @property
+    def content(self) -> str:
+        """A hash of the user's files."""
+        return self.source.content
+
     def where(self, pair: int) -> str:
         """ "file:line" of the pair's row."""
-        return f"{self.path}:{self.lines[pair]}"
+        return self.source.where(int(self.lines[pair]))
 
     def read(self, pair: int) -> Preference:
         """The text of one pair, read from the file."""
-        with opened(self.path) as file:
+        with opened(self.source.path) as file:
             file.seek(int(self.places[pair]))
             line = read_row(file, self.where(pair))
-        records = _parser(self.answers)(parse_line(line, self.where(pair)), self.where(pair))
-        if self.numbers[pair] >= len(records):
-            raise _changed(self.path)
-        return records[self.numbers[pair]]
+        row = parse_line(line, self.where(pair))
+        try:
+            return records_of(row, int(self.lines[pair]), self.source, _parser(self.answers))[
+                self.numbers[pair]
+            ]
+        except (NoPairError, IndexError):
+            raise changed(self.source.label) from None
 
     def records(self) -> Iterator[Preference]:
         """The text of every pair, in order, one row at a time."""
-        for line in RowReader(self.path, _parser(self.answers)).good():
+        for line in RowReader(self.source, _parser(self.answers)).good():
             yield from line.records
 
 
 def _parser(answers: bool) -> Parse[Preference]:
-    return (lambda row, where: [to_answer(row, where)]) if answers else to_pairs
+    return to_answers if answers else to_pairs
 
 
-def index_rows(path: Path | str, *, answers: bool = False) -> RowIndex:
-    """Read every row of a file of pairs, or find in the cache that the same content was read before.
+def index_rows(source: Source, *, answers: bool = False) -> RowIndex:
+    """Read every row of a source of pairs, or find in the cache that the same content was read before.
 
     Args:
         answers: the rows are answers to learn: curated answers, or the chosen answers of pairs.
 
     Raises:
-        DpoError: a bad row, the same id twice, or no rows.
+        DpoError: a bad row, the same id twice, or no pairs.
     """
-    path = Path(path)
-    reader = RowReader(path, _parser(answers))
-    content = content_hash(path)
-    key = {"rows": content, "version": _VERSION, "mlx_dpo": __version__, "answers": answers}
-    entry = kept("rows", key, lambda folder: _write(reader, content, folder, answers), str(path))
+    rows = open_rows(source)
+    reader = RowReader(rows, _parser(answers))
+    names = [part.name for part in rows.parts] if len(rows.parts) > 1 else []  # they are in the ids
+    key = {
+        "rows": rows.content,
+        "version": _VERSION,
+        "mlx_dpo": __version__,
+        "answers": answers,
+        "files": names,
+    }
+    entry = kept("rows", key, lambda folder: _write(reader, folder, answers), rows.label)
+    left_out = LeftOut(entry.facts["left_out"])
+    if not entry.facts["pairs"]:
+        raise no_pairs(rows, left_out)
+    return _index(rows, entry.folder, answers, entry.facts["unused"], left_out)
 
-    return _index(path, content, entry.folder, answers, entry.facts["unused"])
 
-
-def _index(path: Path, content: str, folder: Path, answers: bool, unused: Mapping[str, int]) -> RowIndex:
+def _index(
+    rows: Rows, folder: Path, answers: bool, unused: Mapping[str, int], left_out: LeftOut | None = None
+) -> RowIndex:
     """The index whose columns are the files of a folder."""
     columns = [np.memmap(folder / name, dtype, "r") for name, dtype in _COLUMNS.items()]
-    return RowIndex(path, content, *columns, answers, unused)
+    return RowIndex(rows, *columns, answers, unused, left_out or LeftOut())
 
 
-def check_unchanged(path: Path, content: str) -> None:
-    """Check that a file still has the content with this hash.
-
-    Raises:
-        DpoError: the content changed.
-    """
-    if content_hash(path) != content:
-        raise _changed(path)
-
-
-def _changed(path: Path) -> DpoError:
-    return DpoError(
-        "changed while it was read", where=path, hint="give the command again when the file is complete"
-    )
-
-
-def _write(reader: RowReader[Preference], content: str, folder: Path, answers: bool) -> dict[str, Any]:
+def _write(reader: RowReader[Preference], folder: Path, answers: bool) -> dict[str, Any]:
     """Read all rows once and write the columns, pair by pair."""
-    path, ids = reader.path, array("Q")
-    size = path.stat().st_size
+    rows, ids = reader.source, array("Q")
+    size = rows.path.stat().st_size
     with ExitStack() as stack:
         lines, numbers, places, prompts = (
             stack.enter_context(open(folder / name, "wb")) for name in _COLUMNS
         )
-        bar = (
-            progress(f"checking {path.name}", size // 2**20, "MB") if size > _SLOW else nullcontext(_nothing)
-        )
+        label = f"checking {Path(rows.label).name}"
+        bar = progress(label, size // 2**20, "MB") if size > _SLOW else nullcontext(_nothing)
         advance = stack.enter_context(bar)
         for line in reader.good():
             for number, pair in enumerate(line.records):
@@ -137,9 +140,15 @@ def _write(reader: RowReader[Preference], content: str, folder: Path, answers: b
                 prompts.write(_hash(prompt_key(pair.prompt), 16))
             if megabytes := line.end // 2**20 - line.place // 2**20:
                 advance(megabytes)
-    _check_ids(np.frombuffer(ids, np.uint64), _index(path, content, folder, answers, {}))
-    check_unchanged(path, content)
-    return {"rows": reader.rows, "unused": reader.unused}
+    if ids:
+        _check_ids(np.frombuffer(ids, np.uint64), _index(rows, folder, answers, {}))
+    rows.check_unchanged()
+    return {
+        "rows": reader.rows,
+        "pairs": len(ids),
+        "unused": reader.unused,
+        "left_out": reader.left_out.found,
+    }
 
 
 def _nothing(count: int) -> None:

@@ -77,8 +77,8 @@ class Plan(NamedTuple):
     epochs: int
     loss: LossConfig
     output: str
-    train: str
-    valid: str | None
+    train: str | list[str]
+    valid: str | list[str] | None
     adapter: str | None = None
     usual: int = 1
     limit: int | None = None
@@ -97,7 +97,8 @@ class Plan(NamedTuple):
     @property
     def _read(self) -> list[Path | str]:
         """Folders that these settings read from."""
-        return [Path(self.train).parent, *([self.adapter] if self.adapter else [])]
+        train = [self.train] if isinstance(self.train, str) else self.train
+        return [*(Path(path).parent for path in train), *([self.adapter] if self.adapter else [])]
 
 
 def verdict(found: Mapping[str, int], rows: int, figures: Figures, plan: Plan) -> list[Advice]:

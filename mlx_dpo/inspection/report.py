@@ -9,6 +9,7 @@ import numpy as np
 
 from ..console import plural
 from ..data.foreign_rows import unused_text
+from ..errors import cut_short
 from ..printed_commands import command_line
 from .advice import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict
 from .defects import ERROR, KINDS, WARNING, Defect, counted, of_severity
@@ -17,6 +18,8 @@ from .scored_text import Masked
 
 _NAMED = 10
 """Number of defects of a kind that the text lists; the others are counted."""
+_SHOWN = 160
+"""Characters of a converted text that are shown."""
 _SAMPLE = 500
 """Number of pairs whose texts are examined when a run starts."""
 
@@ -26,10 +29,11 @@ Shell = Callable[[Step], str]
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read: the number of its rows that are not blank, and of pairs that a run would use.
+    """A file, or several, that was read: its rows that are not blank, and the pairs that a run would use.
 
     `cut_off`: pairs with an answer that is marked as cut off, so that no end is scored. `unused`: unused
-    columns, and how many rows have them.
+    columns, and how many rows have them. `formats`: what each file is that does not have our own form.
+    `left_out`: the rows that make no pair, in words. `converted`: the first pairs of other formats, as text.
     """
 
     path: str
@@ -37,6 +41,9 @@ class File:
     pairs: int
     cut_off: int
     unused: dict[str, int] = field(default_factory=dict)
+    formats: list[str] = field(default_factory=list)
+    left_out: str = ""
+    converted: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ def as_text(found: Inspection, shell: Shell) -> str:
         for file, use in zip(found.files, ("train on", "evaluate on"), strict=False)
     ]
     files += [unused_text(file.path, file.unused) for file in found.files if file.unused]
+    files += [file.left_out for file in found.files if file.left_out]
+    other = [line for file in found.files for line in _of_other_formats(file)]
     shown = (
         ["rows as the model gets them; scored tokens are between bars", *(row.text() for row in found.shown)]
         if found.shown
@@ -93,6 +102,7 @@ def as_text(found: Inspection, shell: Shell) -> str:
     common = [f"  {code} ({count:,} of {rows:,}): {KINDS[code].meaning}" for code, count in whole.items()]
     parts = [
         files,
+        other,
         _named(single, ERROR, "errors: a run refuses or drops these rows"),
         _named(single, WARNING, "warnings: a run trains on these rows"),
         ["properties of the whole set: no single row needs a fix", *common] if common else [],
@@ -102,6 +112,20 @@ def as_text(found: Inspection, shell: Shell) -> str:
         ["then", *then] if then else [],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _of_other_formats(file: File) -> list[str]:
+    """The format of a file that has not our own form, and its first rows as they were converted."""
+    lines = list(file.formats)
+    for pair in file.converted:
+        lines.append(f"  {pair['where']}")
+        lines += [f"    {name:<9} {_short(pair[name])}" for name in ("prompt", "chosen", "rejected")]
+    return lines
+
+
+def _short(text: str) -> str:
+    """A text on one line, without its middle if it is long."""
+    return cut_short(" ".join(text.split()), _SHOWN)
 
 
 def _of_the_set(found: Inspection) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """Read a file of pairs to its end: every good row, and every defect of the others."""
 
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +10,13 @@ import numpy as np
 from ..console import progress
 from ..data.formats import to_pairs
 from ..data.lazy_sequence import Lazy
-from ..data.row_index import RowIndex, check_unchanged
+from ..data.row_files import Rows, Source, open_rows
+from ..data.row_index import RowIndex
 from ..data.row_reader import Line, RowReader
 from ..data.sources import doubled_id
 from ..data.splits import prompt_key
 from ..data.tokenize import TokenizedPair
 from ..records import Preference
-from ..storage.cache import content_hash
 from . import answer_checks, pair_checks  # noqa: F401  (they register their checks)
 from .defects import Defect, defect
 from .duplicates import CONTRADICTS, DUPLICATE_PAIR, LEAK, first_with, repeated, text_hash
@@ -50,8 +49,7 @@ class FoundPairs(Lazy[TokenizedPair]):
 class Scan(NamedTuple):
     """The content of a file: the number of rows, their defects, the rows that a run could read, the pairs.
 
-    `cut_off`: number of pairs with an answer that is marked as cut off; `unused`: columns that are not used,
-    and how many rows have them.
+    `cut_off`: number of pairs with an answer that is marked as cut off.
     """
 
     rows: int
@@ -59,22 +57,22 @@ class Scan(NamedTuple):
     index: RowIndex
     pairs: FoundPairs
     cut_off: int
-    unused: Counter[str]
 
 
-def scan(path: Path | str, context: Context) -> Scan:
+def scan(source: Source, context: Context) -> Scan:
     """Read all rows as a run would, but continue after errors; about 70 bytes per pair stay in memory.
 
     Raises:
         DpoError: the file cannot be read, changes while it is read, or has no rows.
     """
-    path = Path(path)
-    reader = RowReader(path, to_pairs)
-    content, cut_off, columns = content_hash(path), 0, _Columns()
+    rows = open_rows(source)
+    reader = RowReader(rows, to_pairs)
+    cut_off, columns = 0, _Columns()
     defects: list[Defect] = []
-    with progress(f"inspecting {path.name}", path.stat().st_size // 1024, "kB") as advance:
+    label = f"inspecting {Path(rows.label).name}"
+    with progress(label, rows.path.stat().st_size // 1024, "kB") as advance:
         for line in reader:
-            where, trained_on = f"{path}:{line.number}", False
+            where, trained_on = line.where, False
             if line.error:
                 defects.append(refused(line.error, where))
             for number, text in enumerate(line.records):
@@ -87,11 +85,12 @@ def scan(path: Path | str, context: Context) -> Scan:
                 defects += [*of_scores(line.row, where), *of_indents(line.row, where)]
             if kilobytes := line.end // 1024 - line.place // 1024:
                 advance(kilobytes)
-    check_unchanged(path, content)
-    index = columns.index(path, content)
+    rows.check_unchanged()
+    index = columns.index(rows, reader)
     defects += columns.repeats(index)
-    defects.sort(key=lambda d: d.line)
-    return Scan(reader.rows, defects, index, columns.pairs(index, context), cut_off, reader.unused)
+    order = [part.name for part in rows.parts]
+    defects.sort(key=lambda d: (order.index(d.file), d.line))
+    return Scan(reader.rows, defects, index, columns.pairs(index, context), cut_off)
 
 
 class _Columns:
@@ -112,11 +111,13 @@ class _Columns:
         self._pairs += text_hash(prompt, text.chosen, text.rejected)
         self._swapped += text_hash(prompt, text.rejected, text.chosen)
 
-    def index(self, path: Path, content: str) -> RowIndex:
+    def index(self, rows: Rows, reader: RowReader[Preference]) -> RowIndex:
         """The pairs without their text."""
         lines, numbers = (np.frombuffer(column, np.int32) for column in (self._lines, self._numbers))
         places = np.frombuffer(self._places, np.int64)
-        return RowIndex(path, content, lines, numbers, places, np.frombuffer(self._prompts, "S16"))
+        prompts = np.frombuffer(self._prompts, "S16")
+        unused, left_out = dict(reader.unused), reader.left_out
+        return RowIndex(rows, lines, numbers, places, prompts, unused=unused, left_out=left_out)
 
     def pairs(self, index: RowIndex, context: Context) -> FoundPairs:
         """The rows that a run would train on."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress, say
-from ..data.foreign_rows import unused_text
 from ..data.pair_store import open_pairs
+from ..data.row_files import Source, row_files
 from ..data.row_index import RowIndex, index_rows, shared_prompts
+from ..data.sources import say_of_rows
 from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
@@ -38,7 +39,7 @@ SAMPLE_TOKENS = 256
 
 def evaluate_run(
     folder: Path | str,
-    data: str | None = None,
+    data: Source | None = None,
     samples: int = 3,
     model: str | None = None,
     max_tokens: int | None = None,
@@ -62,7 +63,7 @@ def evaluate_run(
         return _evaluated(config, folder, data, samples)
 
 
-def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples: int) -> Evaluation:
+def _evaluated(config: RunConfig, folder: Path | str, data: Source | None, samples: int) -> Evaluation:
     source = data or config.data.valid
     if not source:
         raise DpoError(
@@ -85,8 +86,7 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
             check_base(adapter, base, tokenizer)
     if note := end_note(base, tokenizer):
         say(note)
-    if rows.unused:
-        say(unused_text(rows.path, rows.unused))
+    say_of_rows(rows.source, rows.left_out, rows.unused)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     say(f"evaluated on: {pairs.counts}")
     first = np.sort(np.unique(rows.prompts, return_index=True)[1])
@@ -146,8 +146,12 @@ def _evaluated(config: RunConfig, folder: Path | str, data: str | None, samples:
 
 
 def _trained_on(config: RunConfig, rows: RowIndex) -> int | None:
-    """How many rows have a prompt of the run's training file; None if that file is gone."""
-    if not is_there(config.data.train):
+    """How many rows have a prompt of the run's training files; None if one of them is gone."""
+    try:
+        gone = not all(is_there(file.path) for file in row_files(config.data.train))
+    except DpoError:
+        gone = True
+    if gone:
         return None
     return len(shared_prompts(rows, index_rows(config.data.train, answers=config.loss.answers_only)))
 

@@ -105,7 +105,7 @@ def _check_alone(config: RunConfig) -> None:
             where="pairs.valid_source",
             hint="set pairs.valid_source=null; mlx-dpo judge holds out pairs itself",
         )
-    say(f"{config.pairs.source} has prompts without answers: they are answered, and no pairs are made")
+    say("the rows are prompts without answers: they are answered, and no pairs are made")
 
 
 def _check_none_failed(sampled: Sampled, asked: Mapping[str, Row], output: Path) -> None:

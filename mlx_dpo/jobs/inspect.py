@@ -10,7 +10,8 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress
-from ..data.foreign_files import check_is_jsonl
+from ..data.row_files import open_rows
+from ..data.row_index import RowIndex
 from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
@@ -21,13 +22,14 @@ from ..inspection.defects import counted
 from ..inspection.measures import Likelihood, OwnAnswers, figures, likelihood
 from ..inspection.report import File, Inspection
 from ..inspection.row_checks import build_context
-from ..inspection.scan import FoundPairs, leaks, scan
+from ..inspection.scan import FoundPairs, Scan, leaks, scan
 from ..inspection.scored_text import masked
 from ..losses import LossConfig
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
+from ..records import Preference
 from ..training.checked_rows import spread_rows
 from ..training.forward_check import choose_forward
 from ..training.reference_check import check_unmoved
@@ -36,6 +38,8 @@ from .run_inputs import amounts_of, check_memory_limit, check_rule, say_if_small
 
 SCORED = 64
 """Pairs that the model scores, from the shortest to the longest."""
+CONVERTED = 3
+"""Pairs of another format that are shown as they were converted."""
 OWN, OWN_TOKENS = 8, 64
 """Prompts that the model answers, and how many tokens of an answer are compared at most."""
 
@@ -55,9 +59,9 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         raise DpoError("is a loss of single answers, but inspect checks pairs", where="loss.name", hint=hint)
     check_run_settings(config)
     say_if_small_beta(config)
-    paths = [config.data.train, *([config.data.valid] if config.data.valid else [])]
-    for path in paths:
-        check_is_jsonl(path)
+    sources = [config.data.train, *([config.data.valid] if config.data.valid else [])]
+    for source in sources:
+        open_rows(source)
     if config.model.adapter and ask_model:
         read_adapter_config(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
@@ -67,7 +71,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         check_base(config.model.adapter, base, tokenizer)
     say_without_template(tokenizer)
     context = build_context(tokenizer, config.data.max_length, config.pairs.max_similarity)
-    scans = [scan(path, context) for path in paths]
+    scans = [scan(source, context) for source in sources]
     train = scans[0]
     if train.pairs:
         count = len(train.pairs)
@@ -79,10 +83,7 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     found, plan = figures(train.pairs, likely, own=own), plan_of(config, len(train.pairs))
     advice = verdict(counted(defects), sum(one.rows for one in scans), found, plan)
     return Inspection(
-        files=[
-            File(str(one.index.path), one.rows, len(one.pairs), one.cut_off, dict(one.unused))
-            for one in scans
-        ],
+        files=[_file(one) for one in scans],
         defects=defects,
         figures=found,
         shown=[
@@ -92,6 +93,36 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
         advice=advice,
         commands=commands(advice, plan.run),
     )
+
+
+def _file(found: Scan) -> File:
+    index = found.index
+    return File(
+        index.source.label,
+        found.rows,
+        len(found.pairs),
+        found.cut_off,
+        dict(index.unused),
+        list(index.source.told()),
+        index.left_out.text(index.source.where),
+        [_converted(index.read(pair)) for pair in _first_converted(index)],
+    )
+
+
+def _first_converted(index: RowIndex) -> list[int]:
+    """The first pairs of every file that does not have our own form."""
+    found = []
+    for part in index.source.parts:
+        first = int(np.searchsorted(index.lines, part.first))
+        some = range(first, min(first + CONVERTED, len(index)))
+        same = [pair for pair in some if index.source.part(int(index.lines[pair])) is part]
+        found += [] if part.form is None and part.kind.plain else same
+    return found
+
+
+def _converted(pair: Preference) -> dict[str, str]:
+    turns = "\n".join(f"{turn['role']}: {turn['content']}" for turn in pair.prompt)
+    return {"where": pair.where, "prompt": turns, "chosen": pair.chosen, "rejected": pair.rejected}
 
 
 def plan_of(config: RunConfig, pairs: int) -> Plan:

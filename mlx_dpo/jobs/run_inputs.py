@@ -8,9 +8,10 @@ import mlx.nn as nn
 
 from ..config import RunConfig
 from ..console import plural, say
-from ..data.foreign_rows import unused_text
+from ..data.row_files import Source
 from ..data.row_index import RowIndex, index_rows, shared_prompts
 from ..data.row_reader import NO_ROWS
+from ..data.sources import say_of_rows
 from ..errors import DpoError, first_ten
 from ..losses import BETA_RULES, beta_rule
 from ..models.adapters import AdapterConfig, read_adapter_config
@@ -36,21 +37,21 @@ def read_rows(config: RunConfig) -> tuple[RowIndex, RowIndex | None]:
     rows = index_rows(config.data.train, answers=answers)
     held = _read_held_out(config.data.valid, answers) if config.data.valid else None
     for index in (rows, held):
-        if index and index.unused:
-            say(unused_text(index.path, index.unused))
+        if index:
+            say_of_rows(index.source, index.left_out, index.unused)
     both = [held.where(row) for row in shared_prompts(held, rows)] if held else []
     if both:
         raise DpoError(
             f"has prompts that are in data.train too: {first_ten(both)}",
-            where=config.data.valid,
+            where=held.source.label,
             hint="held-out numbers would be too good; remove these rows from one of the files",
         )
     return rows, held
 
 
-def _read_held_out(path: str, answers: bool) -> RowIndex:
+def _read_held_out(source: Source, answers: bool) -> RowIndex:
     try:
-        return index_rows(path, answers=answers)
+        return index_rows(source, answers=answers)
     except DpoError as error:
         if error.what != NO_ROWS:
             raise

@@ -133,7 +133,9 @@ def _run(
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """The settings with full paths of local files, so that eval and fuse work from any folder."""
 
-    def full(path: str | None) -> str | None:
+    def full(path: Any) -> Any:
+        if isinstance(path, list):
+            return [full(one) for one in path]
         return str(expanded(path).absolute()) if path and is_there(expanded(path)) else path
 
     own = config.model

@@ -21,15 +21,16 @@ from .sampled_answers import Said
 class PairsConfig(Section):
     """How curated answers become pairs."""
 
-    source: str = setting(
+    source: str | list[str] = setting(
         "data/curated.jsonl",
-        "file of curated rows, whose answers become the chosen answers, or of prompts without answers",
+        "curated rows, whose answers become the chosen ones, or prompts without answers: named in the same "
+        "way as data.train",
         path="read",
         also="curated source_file prompts_file",
     )
-    valid_source: str | None = setting(
+    valid_source: str | list[str] | None = setting(
         None,
-        "file of curated rows for the held-out pairs; null: a share of source (valid_fraction)",
+        "curated rows for the held-out pairs; null: a share of source (valid_fraction)",
         path="read",
     )
     output: str = setting(

@@ -53,14 +53,18 @@ def read_row(file: BinaryIO, where: str) -> bytes:
     """
     line = file.readline(ROW_BYTES + 1)
     if len(line) > ROW_BYTES:
-        raise DpoError(
-            f"the line is longer than {ROW_BYTES // 2**20} MB",
-            where=where,
-            hint="each line is one row: remove it, or shorten its texts, which data.max_length would cut "
-            "anyway",
-            code="line-too-long",
-        )
+        raise too_long(where)
     return line
+
+
+def too_long(where: str) -> DpoError:
+    """What to raise for a row of more than ROW_BYTES."""
+    return DpoError(
+        f"the row is longer than {ROW_BYTES // 2**20} MB",
+        where=where,
+        hint="remove it, or shorten its texts, which data.max_length would cut anyway",
+        code="line-too-long",
+    )
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:

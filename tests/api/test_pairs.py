@@ -71,7 +71,7 @@ def test_rows_in_memory_are_the_rows_of_the_file(write_rows):
             [{**PAIR, "id": "a"}, PAIR, {**PAIR, "id": "a"}],
             "pairs[2]: the id 'a' is also used at pairs[0]",
         ),
-        (["prompt"], "pairs[0]: is a str, not a dict"),
+        ([PAIR, "prompt"], "pairs[1]: is a str, not a dict"),
         (PAIR, "pairs[0]: is a str, not a dict"),
         (
             [PAIR, {**PAIR, "prompt": {1, 2}}],

@@ -7,7 +7,7 @@ import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
-from mlx_dpo.data.foreign_files import check_is_jsonl
+from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.errors import DpoError
 from mlx_dpo.inspection.score_columns import of_scores
 from mlx_dpo.jobs.evaluate import evaluate_run
@@ -221,8 +221,8 @@ def test_a_cache_folder_that_cannot_be_is_told_with_the_variables_name(monkeypat
 
 
 def test_a_conversion_writes_here_where_the_files_own_folder_takes_nothing(tmp_path, monkeypatch):
-    (tmp_path / "rows.json").write_text('[{"prompt": "How?"}]')
-    monkeypatch.setattr("mlx_dpo.data.foreign_files.os.access", lambda *a: False)
+    (tmp_path / "rows.json").write_bytes('{"prompt": "How?"}'.encode("utf-16"))
+    monkeypatch.setattr("mlx_dpo.data.file_kinds.os.access", lambda *a: False)
     with pytest.raises(DpoError) as caught:
-        check_is_jsonl(tmp_path / "rows.json")
+        open_rows(tmp_path / "rows.json")
     assert caught.value.hint.endswith(f"{tmp_path}/rows.json > rows-rows.jsonl")

@@ -163,34 +163,6 @@ PAIRS = {
         "whole conversations",
         "prompt-differs",
     ),
-    "transcripts": (
-        lines({name: f"\n\nHuman: How?\n\nAssistant: {name}." for name in ("chosen", "rejected")}),
-        ":1",
-        "chosen and rejected are transcripts",
-        "messages",
-        "other-format",
-    ),
-    "transcripts beside a prompt": (
-        lines({"prompt": "How?"} | dict.fromkeys(["chosen", "rejected"], "Human: How?\n\nAssistant: So.")),
-        ":1",
-        "chosen and rejected are transcripts",
-        "messages",
-        "other-format",
-    ),
-    "a transcript for a prompt": (
-        lines(pair(prompt="\n\nHuman: How?\n\nAssistant:")),
-        ":1",
-        "prompt is a transcript",
-        "messages",
-        "other-format",
-    ),
-    "messages beside the answers": (
-        lines({"messages": chat(("user", "How?")), "chosen": "So.", "rejected": "Thus."}),
-        ":1",
-        "axolotl",
-        "rename messages to prompt",
-        "other-format",
-    ),
     "images in a turn": (
         lines(pair(prompt=[{"role": "user", "content": "How?", "images": ["a.png"]}])),
         ":1",
@@ -243,13 +215,6 @@ PAIRS = {
         "'chosen' has a tool call",
         A_CALL,
         "bad-tools",
-    ),
-    "an instruction for a prompt": (
-        lines({"instruction": "How?", "input": "x", "chosen": "So.", "rejected": "Thus."}),
-        ":1",
-        "'prompt' is missing",
-        "rename 'instruction' to 'prompt' and add 'input'",
-        "missing-prompt",
     ),
     "turns of ShareGPT": (
         lines(pair(chosen=[{"from": "gpt", "value": "So."}])),
@@ -337,7 +302,7 @@ def test_a_byte_order_mark_is_no_mistake(refused_at, tmp_path):
 @pytest.mark.parametrize("command", [TRAIN, GEN_PAIRS], ids=["train", "gen-pairs"])
 def test_a_folder_in_place_of_a_file_is_refused(command, refused_at, tmp_path):
     (tmp_path / "rows.jsonl").mkdir()
-    refused_at(f"{command} {NO_MODEL}", "rows.jsonl", "is a folder", "the file inside it")
+    refused_at(f"{command} {NO_MODEL}", "rows.jsonl", "is a folder without files of rows", "path of a file")
 
 
 def test_a_prompt_in_both_files_is_refused(refused_at, write_rows):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mlx_dpo.data import formats
-from mlx_dpo.data.formats import ROW_KINDS, RowKind, to_curated, to_pairs
+from mlx_dpo.data.formats import to_curated_rows, to_pairs
 from mlx_dpo.data.pair_store import open_pairs
+from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.data.row_index import index_rows, shared_prompts
 from mlx_dpo.data.row_reader import RowReader
 from mlx_dpo.data.sources import read_pairs
@@ -33,7 +33,7 @@ def bad_file(tmp_path):
 def test_a_reader_goes_on_where_a_row_is_refused(bad_file):
     found = [
         (line.number, line.error and (line.error.where, line.error.code), [r.id for r in line.records])
-        for line in RowReader(bad_file, to_pairs)
+        for line in RowReader(open_rows(bad_file), to_pairs)
     ]
     assert found == [
         (2, None, ["é"]),
@@ -47,19 +47,19 @@ def test_a_reader_goes_on_where_a_row_is_refused(bad_file):
 def test_the_place_and_the_end_of_a_line_are_its_bytes(bad_file):
     content = bad_file.read_bytes()
     every = content.splitlines(keepends=True)
-    for line in RowReader(bad_file, to_pairs):
+    for line in RowReader(open_rows(bad_file), to_pairs):
         assert content[line.place : line.end] == every[line.number - 1]
 
 
 def test_rows_are_counted_good_or_bad_and_unused_columns_of_the_good_ones(bad_file):
-    reader = RowReader(bad_file, to_pairs)
+    reader = RowReader(open_rows(bad_file), to_pairs)
     for _ in range(2):  # read again, counted anew
         assert len(list(reader)) == reader.rows == 5
         assert reader.unused == {"source": 2, "note": 1}
 
 
 def test_the_first_bad_row_is_raised_where_only_good_ones_are_wanted(bad_file):
-    good = RowReader(bad_file, to_pairs).good()
+    good = RowReader(open_rows(bad_file), to_pairs).good()
     assert next(good).row["id"] == "é"
     with pytest.raises(DpoError, match=r"rows.jsonl:3: not JSON"):
         next(good)
@@ -68,48 +68,34 @@ def test_the_first_bad_row_is_raised_where_only_good_ones_are_wanted(bad_file):
 def test_curated_rows_are_read_by_the_same_reader(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(lines(curated(), {"answer": "So."}))
-    good, bad = RowReader(file, lambda row, where: [to_curated(row, where)])
+    good, bad = RowReader(open_rows(file), to_curated_rows)
     assert (good.records[0].answer, bad.error.code) == ("So.", "missing-prompt")
 
 
-def test_a_reader_refuses_a_file_without_rows_and_one_of_another_format(tmp_path):
+def test_a_reader_refuses_a_file_without_rows(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n\n")
     with pytest.raises(DpoError, match="has no rows"):
-        list(RowReader(file, to_pairs))
-    file.write_text("prompt,chosen\nHow?,So.\n")
-    with pytest.raises(DpoError, match="is CSV"):
-        RowReader(file, to_pairs)
+        list(RowReader(open_rows(file), to_pairs))
 
 
 # ---- a row that gives several pairs
 
 
-def ranked(row, where):
-    """Made up for these tests: the best answer against each of the others."""
-    if len(row["best_first"]) < 2:
-        raise DpoError("ranks one answer", where=where, hint="rank two or more", code="other-format")
-    best, *others = row["best_first"]
-    one = {name: row[name] for name in ("id", "prompt") if name in row}
-    return [formats.to_preference({**one, "chosen": best, "rejected": other}, where) for other in others]
-
-
-@pytest.fixture
-def ranks(monkeypatch):
-    """Rows with the column `best_first` are of a kind of their own."""
-    monkeypatch.setitem(ROW_KINDS, "best_first", RowKind(ranked, frozenset({"best_first"})))
+def ranked(*texts, **more):
+    """Answers, the best one first."""
+    answers = [{"answer": text, "rank": rank} for rank, text in enumerate(texts, 1)]
+    return {"prompt": "How?", "answers": answers} | more
 
 
 RANKED = "\n".join(
     [
         "",
-        json.dumps(pair(id="a")),
+        json.dumps(ranked("So.", "Thus.", id="a")),
         "",
-        json.dumps({"id": "b", "prompt": "Why?", "best_first": ["One.", "Two.", "Three."], "note": 5}),
-        json.dumps(
-            {"prompt": "Who?", "best_first": ["I.", "I.", "You."]}
-        ),  # of its pairs one has no difference
-        json.dumps(pair(prompt="When?")),
+        json.dumps(ranked("One.", "Two.", "Three.", prompt="Why?", id="b", note=5)),
+        json.dumps(ranked("I.", "I.", "You.", prompt="Who?")),  # of its pairs one has no difference
+        json.dumps(ranked("So.", "Thus.", prompt="When?")),
         "",
     ]
 )
@@ -119,7 +105,7 @@ LINES = [2, 4, 4, 5, 5, 6]
 
 
 @pytest.fixture
-def ranked_file(ranks, tmp_path):
+def ranked_file(tmp_path):
     file = tmp_path / "ranked.jsonl"
     file.write_text(RANKED)
     return file
@@ -153,7 +139,7 @@ def test_a_store_holds_every_pair_of_a_row_but_those_without_a_difference(ranked
 
 def test_inspect_finds_the_pairs_of_a_row_that_a_run_would_train_on(ranked_file, tokenizer):
     found = scan(ranked_file, build_context(tokenizer, 64, 0.95))
-    assert (found.rows, len(found.index), found.unused) == (4, 6, {"note": 1})
+    assert (found.rows, len(found.index), found.index.unused) == (4, 6, {"note": 1})
     assert [(d.line, d.code) for d in found.defects] == [(5, "identical-answers")]
     assert tokens_of(found.pairs) == tokens_of(open_pairs(index_rows(ranked_file), tokenizer, 64))
     assert [text.id for text in found.pairs.texts] == ["a", "b/1", "b/2", "line-5/2", "line-6"]
@@ -164,10 +150,10 @@ def test_the_prompt_of_a_row_is_found_in_another_file_for_each_of_its_pairs(rank
     assert shared_prompts(index_rows(ranked_file), others).tolist() == [1, 2]
 
 
-def test_a_refused_row_of_its_own_kind_is_named_by_its_line(ranked_file, tokenizer):
+def test_a_row_of_another_form_than_its_file_is_named_by_its_line(ranked_file, tokenizer):
     with open(ranked_file, "a") as more:
-        more.write(lines({"prompt": "How?", "best_first": ["So."]}))
-    with pytest.raises(DpoError, match=r"ranked.jsonl:7: ranks one answer"):
+        more.write(lines({"prompt": "How?", "answers": ["So."]}))
+    with pytest.raises(DpoError, match=r"ranked.jsonl:7: does not look like the first rows"):
         index_rows(ranked_file)
     defects = scan(ranked_file, build_context(tokenizer, 64, 0.95)).defects
     assert [(d.line, d.code) for d in defects] == [(5, "identical-answers"), (7, "other-format")]
@@ -175,7 +161,7 @@ def test_a_refused_row_of_its_own_kind_is_named_by_its_line(ranked_file, tokeniz
 
 def test_an_id_that_is_written_as_the_id_of_another_rows_pair_is_refused(ranked_file):
     with open(ranked_file, "a") as more:
-        more.write(lines(pair(id="b/2")))
+        more.write(lines(ranked("So.", "Thus.", id="b/2")))
     for read in (index_rows, read_pairs):
         with pytest.raises(DpoError, match=r"ranked.jsonl:7: the id 'b/2' is also used at .*ranked.jsonl:4"):
             read(ranked_file)
@@ -183,13 +169,13 @@ def test_an_id_that_is_written_as_the_id_of_another_rows_pair_is_refused(ranked_
 
 def test_a_pair_that_is_gone_since_the_file_was_read_is_an_error(ranked_file):
     index = index_rows(ranked_file)
-    ranked_file.write_text(RANKED.replace(', "Three."]', "]"))
+    ranked_file.write_text(RANKED.replace(', {"answer": "Three.", "rank": 3}]', "]"))
     with pytest.raises(DpoError, match=r"ranked.jsonl: changed while it was read"):
         index.read(2)
-    assert index.read(1).id == "b/1", "the row gives one pair now, and it is numbered as before"
+    assert index.read(1).id == "b", "the row gives one pair now"
 
 
-def test_a_file_of_plain_pairs_has_one_pair_a_row(mixed_file, ranks):
+def test_a_file_of_plain_pairs_has_one_pair_a_row(mixed_file):
     index = index_rows(mixed_file)
     assert set(index.numbers.tolist()) == {0}
     assert len(set(index.lines.tolist())) == len(index)

@@ -7,9 +7,12 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from ..data import test_families
+from ..data import row_fixtures, test_families
 
 SEEDS = [
+    *(rows[0] for rows, _ in row_fixtures.PAIRS.values()),
+    *row_fixtures.PAIRS[row_fixtures.RANKED][0],
+    *(rows[0] for rows, _ in row_fixtures.ANSWERS.values()),
     *test_families.ROWS.values(),
     {"prompt": "How?", "answer": "So."},
     {"question": "How?", "completion": "So.", "system": "Be brief.", "meta": {"a": 1}, "id": 7},
@@ -139,6 +142,8 @@ def files(seed: int, count: int) -> Iterator[bytes]:
             )
         elif change == 4:
             content = b"prompt,chosen,rejected\n" + content
+        elif change == 6:
+            content = b'{"version": 1, "results": {"results": [' + b",".join(lines) + b"]}}"
         elif change == 5:
             content = chance.randbytes(chance.choice([1, 20, 3_000]))
         yield content

@@ -83,7 +83,8 @@ def test_everything_as_json(mlx_dpo_command, models, rows):
     done = mlx_dpo_command("inspect", "--data", rows, "--model", models("granite"), "--json", "--rows", 2)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["files"] == [{"path": str(rows), "rows": 40, "pairs": 39, "cut_off": 0, "unused": {}}]
+    counts = {"rows": 40, "pairs": 39, "cut_off": 0, "unused": {}}
+    assert found["files"] == [{"path": str(rows), **counts, "formats": [], "left_out": "", "converted": []}]
     assert found["defects"] == [
         {
             "severity": "error",
@@ -161,7 +162,7 @@ def test_the_files_are_those_of_the_settings_or_those_that_are_named(told, model
     [
         ("--data rows.jsonl", "rows.jsonl", "no such file", "check the path"),
         ("--data good.jsonl --valid rows.jsonl", "rows.jsonl", "no such file", "check the path"),
-        ("--data .", ".", "is a folder", "file inside it"),
+        ("--data /usr", "/usr", "is a folder without files of rows", "path of a file"),
         (
             "--set data.max_length=1",
             "--set data.max_length",

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlx_dpo.data.foreign_rows import _ANSWERS, _LAYOUTS
+from mlx_dpo.data.foreign_rows import _LAYOUTS
 from mlx_dpo.data.formats import to_curated, to_preference
 from mlx_dpo.data.sources import read_curated, read_pairs
 from mlx_dpo.data.tokenize import check_known
@@ -23,11 +23,13 @@ from ..support.mistakes import cases, chat, curated, lines, pair, write
 NOT_OF_A_ROW = {
     *(
         "append_jsonl",
-        "check_is_jsonl",
+        "row_files",
         "_check_no_file",
         "__iter__",
-        "_changed",
+        "changed",
+        "no_pairs",
         "_read",
+        *("_refused", "_unpacked", "check_pyarrow", "_rows", "hub_files", "_downloaded", "of_split"),
     ),  # of a file or a store
     *("end_of_turn", "check_template", "template_source", "render"),  # of a tokenizer
     *("_check_options", "_day"),  # of settings
@@ -68,7 +70,7 @@ def test_every_code_that_is_written_down_is_of_a_kind_that_inspect_knows():
     codes = [code for path in FILES for *_, code in refusals(path) if code]
     written = {node.value for code in codes for node in ast.walk(code) if isinstance(node, ast.Constant)}
     assert written <= set(KINDS)
-    assert {layout.code for layout in (*_LAYOUTS, *_ANSWERS)} <= set(KINDS)
+    assert {layout.code for layout in _LAYOUTS} <= set(KINDS)
     assert all(KINDS[code].severity == ERROR for code in written)
 
 

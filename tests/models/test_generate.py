@@ -1,5 +1,7 @@
 """Sampling: the nucleus, the temperature, and one stream of random numbers a prompt."""
 
+from types import SimpleNamespace
+
 import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 
 # isort: split
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 from mlx_lm.sample_utils import apply_top_p
 
-from mlx_dpo.models.generate import drawn_token
+from mlx_dpo.models.generate import GenerateConfig, drawn_token, generate_answers
+
+from ..support.tiny_architectures import build
 
 CHANCES = np.array([0.05, 0.4, 0.1, 0.25, 0.2])
 
@@ -42,3 +46,25 @@ def test_the_nucleus_is_that_of_mlx_lm(top_p):
     row = np.array(logprobs[0])
     ours = {drawn_token(row, 50.0, top_p, number) for number in np.linspace(0, 0.9999, 20_000)}
     assert ours == theirs
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "falcon_h1", "mamba2", "qwen3_next"])
+def test_equal_prompts_share_every_kind_of_memory(architecture):
+    """Windows, states and both in one block; texts are longer than the window and continue what has begun."""
+    model = build(architecture)
+    tokenizer = SimpleNamespace(eos_token_ids=set(), decode=str)
+    prompts = [[(7 * i + 3 * j) % 40 + 5 for j in range(5 + 9 * i)] for i in range(3)]
+    rows = [prompt for prompt in prompts for _ in range(3)]
+    config = GenerateConfig(max_tokens=8, temperature=0.9, batch_size=4)
+    alone = [next(generate_answers(model, tokenizer, [r], config, [i])).ids for i, r in enumerate(rows)]
+    assert [a.ids for a in sorted(generate_answers(model, tokenizer, rows, config))] == alone
+    begun = [ids[: i % 5] for i, ids in enumerate(alone)]
+    assert [a.ids for a in sorted(generate_answers(model, tokenizer, rows, config, begun=begun))] == alone
+
+
+def test_one_token_prompts_have_nothing_to_share():
+    model, tokenizer = build("llama"), SimpleNamespace(eos_token_ids=set(), decode=str)
+    config = GenerateConfig(max_tokens=4, temperature=0.9, batch_size=2)
+    processed = []
+    answers = sorted(generate_answers(model, tokenizer, [[7]] * 5, config, processed=processed.append))
+    assert [len(a.ids) for a in answers] == [4] * 5 and processed == [0]

@@ -92,7 +92,7 @@ def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_
     command = ["gen-pairs", *(word for one in ask for word in ("--set", one))]
     code, out, err = outcome(*command)
     assert code == 0
-    assert f"{prompts_file} has prompts without answers: they are answered, and no pairs are made" in err
+    assert "the rows are prompts without answers: they are answered, and no pairs are made" in err
     assert out.startswith("10 prompts, 3 answers each: 3.0 different ones on average, never all equal; ")
     assert out.splitlines()[-1] == f"next: mlx-dpo judge --completions {tmp_path}/pairs/{COMPLETIONS}"
     rows = rows_of(tmp_path / "pairs" / COMPLETIONS)
@@ -102,6 +102,17 @@ def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_
     code, out, _ = outcome(*command, "--json")
     counts = json.loads(out)
     assert (code, counts["prompts"], counts["samples"], counts["tokens"]) == (0, 10, 3, 0)
+
+
+def test_after_one_answer_a_prompt_more_of_them_come_next(outcome, pairs_settings, prompts_file):
+    """A judge cannot rank one answer."""
+    ask = pairs_settings(**SAMPLED, pairs__source=prompts_file)
+    code, out, err = outcome("gen-pairs", *(word for one in ask for word in ("--set", one)))
+    assert code == 0, err
+    following = out.splitlines()[-1].removeprefix("next: mlx-dpo ").split()
+    assert following[0] == "gen-pairs" and following[-1] == "pairs.samples=3"
+    code, out, _ = outcome(*following)
+    assert code == 0 and "next: mlx-dpo judge" in out
 
 
 def test_the_command_counts_each_prompt_token_once(pairs_settings, models, prompts_file):
@@ -121,7 +132,7 @@ def test_killed_while_several_answers_are_sampled_it_ends_as_if_never_stopped(
     command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
     command += [word for one in pairs_settings(**ask) for word in ("--set", one)]
     path, answers = tmp_path / "pairs" / COMPLETIONS, 0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(lines_of(path)) < answers + 5:
             time.sleep(0.001)

@@ -127,16 +127,16 @@ def test_stopped_at_any_moment_only_what_is_under_way_is_asked_for_twice(stop, s
         command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
         command += [word for one in settings(server, "endpoint.concurrency=3") for word in ("--set", one)]
         path = tmp_path / "pairs" / COMPLETIONS
-        for more in (3, 4):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            target = len(lines_of(path)) + more
-            while process.poll() is None and len(lines_of(path)) < target:
-                time.sleep(0.001)
-            process.send_signal(stop)
-            assert process.wait() == (-signal.SIGKILL if stop == signal.SIGKILL else 130)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(lines_of(path)) < 5:
+            time.sleep(0.001)
+        process.send_signal(stop)
+        assert process.wait() == (-signal.SIGKILL if stop == signal.SIGKILL else 130)
+        kept, asked = len(lines_of(path)), server.calls
+        assert 5 <= kept < 24 and kept <= asked <= kept + 3 and (kept == asked or stop == signal.SIGKILL)
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert server.calls <= 24 + (2 * 3 if stop == signal.SIGKILL else 0)
+        assert server.calls == asked + 24 - kept
     rows = rows_of(path)
     assert len(rows) == 8 and all(len(set(row["completions"])) == 3 for row in rows)
 

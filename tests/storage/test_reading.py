@@ -117,7 +117,7 @@ COMMANDS = {
 OTHERS = {
     "a pipe": (os.mkfifo, "is not a plain file"),
     "a device without end": (lambda path: os.symlink("/dev/zero", path), "is not a plain file"),
-    "a folder": (os.mkdir, "is a folder, not a file"),
+    "a folder": (os.mkdir, "is a folder"),
     "a link to itself": (
         lambda p: os.symlink(p.name, p),
         "cannot be read: Too many levels of symbolic links",
@@ -169,7 +169,7 @@ def test_a_file_without_line_ends_is_not_read_to_its_end(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.touch()
     os.truncate(path, 2**40)  # a terabyte of nothing, which takes no room
-    with pytest.raises(DpoError, match=r"rows.jsonl:1: the line is longer than 2 MB"):
+    with pytest.raises(DpoError, match=r"rows.jsonl:1: the row is longer than 2 MB"):
         list(read_jsonl(path))
 
 

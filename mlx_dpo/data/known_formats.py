@@ -1,0 +1,24 @@
+"""All formats of rows that are known, in the order in which they are tried: importing this registers them."""
+
+from . import answer_formats, pair_formats, ranked_formats, transcripts, voted_formats  # noqa: F401
+from .row_format import (
+    FORMATS,
+    NoPairError,
+    RowFormat,
+    converted,
+    detected,
+    format_of,
+    in_their_words,
+    other_format,
+)
+
+__all__ = [
+    "FORMATS",
+    "NoPairError",
+    "RowFormat",
+    "converted",
+    "detected",
+    "format_of",
+    "in_their_words",
+    "other_format",
+]

@@ -1,0 +1,272 @@
+"""Rows of every known format: recognised by columns and types, converted to pairs, or refused by line."""
+
+import json
+
+import pytest
+
+from mlx_dpo.data.known_formats import FORMATS, detected
+from mlx_dpo.data.row_files import open_rows
+from mlx_dpo.data.row_index import index_rows
+from mlx_dpo.data.sources import read_curated, read_pairs
+from mlx_dpo.errors import DpoError
+
+from ..support.mistakes import assert_told, cases, chat, lines, pair
+from .row_fixtures import ANSWERS, HOW, NO_PAIR, OWN, PAIRS, PROMPTFOO, PROMPTFOO_PAIRS, RANKED, says, talk
+
+
+def turns(prompt):
+    return [f"{turn['role']}: {turn['content']}" for turn in prompt]
+
+
+def as_cases(pairs):
+    return [(turns(one.prompt), one.chosen, one.rejected) for one in pairs]
+
+
+@pytest.fixture
+def file_of(tmp_path):
+    def write(*rows):
+        (tmp_path / "rows.jsonl").write_text(lines(*rows))
+        return tmp_path / "rows.jsonl"
+
+    return write
+
+
+def test_every_format_has_rows_here():
+    assert {*PAIRS, *ANSWERS} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_rows_of_another_format_become_pairs(name, file_of, capsys):
+    rows, expected = PAIRS[name]
+    file = file_of(*rows)
+    index = index_rows(file)
+    assert as_cases(index.records()) == expected
+    assert [index.read(i) for i in range(len(index))] == list(index.records()) == read_pairs(file)
+    assert f"rows.jsonl: {name}" in capsys.readouterr().err.replace("\n", " ")
+    for row in rows:  # alone, each row is of the format too
+        assert detected([row]).name == name
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_chosen_answers_of_another_format_can_be_learnt(name, file_of):
+    rows, expected = PAIRS[name]
+    learnt = index_rows(file_of(*rows), answers=True)
+    assert len(learnt) == len(rows)
+    assert {(*turns(row.prompt), row.chosen) for row in learnt.records()} == {(*p, c) for p, c, _ in expected}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_rows_with_one_answer_are_curated_rows_and_no_pairs(name, file_of):
+    rows, expected = ANSWERS[name]
+    file = file_of(*rows)
+    assert [(turns(row.prompt), row.answer) for row in read_curated(file)] == expected
+    assert [row.chosen for row in index_rows(file, answers=True).records()] == [a for _, a in expected]
+    with pytest.raises(DpoError) as caught:
+        index_rows(file)
+    assert caught.value.where == f"{file}:1" and caught.value.code == "missing-chosen"
+
+
+@cases(OWN)
+def test_our_own_form_as_other_tools_write_it_is_not_told(case, file_of, capsys):
+    rows, expected = case
+    assert as_cases(read_pairs(file_of(*rows))) == expected
+    assert list(open_rows(file_of(*rows)).told()) == []
+
+
+def test_an_evaluation_of_promptfoo_becomes_pairs_of_its_best_answers(tmp_path):
+    whole, results = tmp_path / "eval.json", tmp_path / "eval.jsonl"
+    whole.write_text(json.dumps(PROMPTFOO, indent=2))
+    results.write_text(lines(*PROMPTFOO["results"]["results"]))
+    for file in (whole, results):
+        assert as_cases(read_pairs(file)) == PROMPTFOO_PAIRS
+        assert next(open_rows(file).told()).startswith(f"{file}: a promptfoo evaluation, {RANKED}")
+
+
+def test_scores_of_ranked_answers_are_in_meta(file_of):
+    first, second, *_ = read_pairs(file_of(*PAIRS[RANKED][0]))
+    assert first.meta == {"score_chosen": 4.75, "score_rejected": 3.0}
+    assert (first.id, second.id) == ("line-1/1", "line-1/2")
+
+
+@cases(NO_PAIR)
+def test_a_row_that_makes_no_pair_is_left_out_and_named_with_the_reason(case, file_of, capsys):
+    good, other, reason = case
+    file = file_of(good, other)
+    index = index_rows(file)
+    assert len(index) == 1
+    for found in (index, index_rows(file)):  # made, then found
+        assert found.left_out.text(found.source.where) == f"no pair from 1 row, {reason}: {file}:2"
+    read_pairs(file)
+    assert reason in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_file_in_which_no_row_makes_a_pair_is_refused(file_of):
+    _, tie, _ = NO_PAIR["a tie in the arena"]
+    for read in (index_rows, read_pairs):
+        with pytest.raises(DpoError, match=r"has no row that makes a pair \(2: a tie\)"):
+            read(file_of(tie, tie))
+
+
+def test_columns_that_no_format_uses_are_named(file_of):
+    assert index_rows(file_of(*PAIRS["Stack Exchange pairs"][0])).unused == {"qid": 1, "date": 1}
+    assert index_rows(file_of(*PAIRS["axolotl pairs"][0])).unused == {}
+
+
+def test_an_odd_first_row_does_not_decide_the_format_of_the_file(file_of):
+    odd, good = {"chosen": "So.", "rejected": "Thus."}, PAIRS["HH-RLHF transcripts"][0][0]
+    with pytest.raises(DpoError) as caught:
+        index_rows(file_of(odd, good, good))
+    assert caught.value.where.endswith("rows.jsonl:1") and "HH-RLHF transcripts" in str(caught.value)
+
+
+def test_a_text_of_the_prompt_is_not_made_of_half_words(file_of):
+    row = {"chosen": "Is it 12? Yes.", "rejected": "Is it 13? No."}
+    assert as_cases(read_pairs(file_of(row))) == [(["user: Is it"], "12? Yes.", "13? No.")]
+
+
+def first_of(name, **changes):
+    """The first row of a format with some values changed; ... removes one."""
+    row = {**PAIRS[name][0][0], **changes}
+    return {key: value for key, value in row.items() if value is not ...}
+
+
+HH, TLDR, SHP = "HH-RLHF transcripts", "TL;DR comparisons", "Stanford Human Preferences"
+MALFORMED = {
+    "an HH row without a transcript": (HH, {"chosen": "So."}, "does not look like", "other-format"),
+    "an HH row without rejected": (HH, {"rejected": ...}, "'rejected' is missing", "other-format"),
+    "an HH row with null": (HH, {"chosen": None}, "'chosen' must be text, got null", "wrong-type"),
+    "an HH row with another prompt": (HH, {"prompt": "Why not?"}, "'prompt' differs", "prompt-differs"),
+    "a choice in words": (TLDR, {"choice": "first"}, "'choice' must be a whole number", "wrong-type"),
+    "no post": (TLDR, {"info": "post"}, "'info' must be an object, got text", "wrong-type"),
+    "one conversation": (
+        "UltraFeedback binarized",
+        {"rejected": "Thus."},
+        "'rejected' must be a list of messages, got text",
+        "wrong-type",
+    ),
+    "conversations that part early": (
+        "UltraFeedback binarized",
+        {"rejected": chat(("user", "Why?"), ("assistant", "No."))},
+        "differ before the last assistant turn",
+        "conversations-part",
+    ),
+    "a turn of nobody": (
+        "ShareGPT pairs",
+        {"conversations": talk(("narrator", "How?"))},
+        "has the unknown role 'narrator'",
+        "bad-role",
+    ),
+    "a conversation that ends in an answer": (
+        "ShareGPT pairs",
+        {"conversations": talk(("human", "Hi."), ("gpt", "Hello."))},
+        "must end with a user turn",
+        "prompt-ends-in-answer",
+    ),
+    "an image": (
+        "axolotl pairs",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}]},
+        "has a content part of type 'image_url'",
+        "not-text",
+    ),
+    "images beside it": ("ms-swift pairs", {"images": ["a.png"]}, "'images' is not part of", "left-out"),
+    "no input": ("OpenAI preferences", {"input": ...}, "'input' is missing", "other-format"),
+    "no messages": ("OpenAI preferences", {"input": {}}, "'input.messages' is empty", "empty-prompt"),
+    "two preferred answers": (
+        "OpenAI preferences",
+        {"preferred_output": says("So.") * 2},
+        "'preferred_output' must be one assistant message",
+        "not-one-answer",
+    ),
+    "a number for an answer": (
+        "Stack Exchange pairs",
+        {"response_j": 5},
+        "'response_j' must be text, got a number",
+        "wrong-type",
+    ),
+    "an empty question": ("Stack Exchange pairs", {"question": " "}, "'question' is empty", "empty-prompt"),
+    "a list of scores that is too short": (
+        RANKED,
+        {"completions": ["So.", "Thus."], "scores": [1]},
+        "does not look like",
+        "other-format",
+    ),
+    "a label in words": (SHP, {"labels": "A"}, "'labels' must be a whole number, got text", "wrong-type"),
+    "one answer": ("PKU-SafeRLHF", {"response_1": ...}, "'response_1' is missing", "other-format"),
+    "true for an answer": ("PandaLM votes", {"response1": True}, "'response1' must be text", "wrong-type"),
+    "a snapshot that is text": (
+        "open-webui feedback",
+        {"snapshot": "..."},
+        "'snapshot' must be an object, got text",
+        "wrong-type",
+    ),
+    "two system turns": (
+        "distilabel Orca pairs",
+        {"system": 7},
+        "'system' must be text, got a number",
+        "wrong-type",
+    ),
+}
+
+
+@cases(MALFORMED)
+def test_a_malformed_row_is_named_by_its_line(case, file_of):
+    name, changes, phrase, code = case
+    good = PAIRS[name][0][0]
+    file = file_of(*[good] * 3, first_of(name, **changes))
+    with pytest.raises(DpoError) as caught:
+        index_rows(file)
+    assert_told(caught.value, f"{file}:4", phrase, code=code)
+
+
+def test_a_row_of_another_known_format_is_named_with_both(file_of):
+    hh, other = PAIRS[HH][0][0], PAIRS[SHP][0][0]
+    with pytest.raises(DpoError) as caught:
+        index_rows(file_of(hh, hh, other))
+    what = f"has the format {SHP!r}, but the first rows of the file have {HH!r}"
+    assert_told(caught.value, caught.value.where, what, "list the files in data.train", "other-format")
+    assert caught.value.where.endswith(":3")
+    with pytest.raises(
+        DpoError, match=f"has the format '{SHP}', but the first rows of the file have 'our own"
+    ):
+        index_rows(file_of(pair(), pair(), other))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "How?", "completion": "So.", "label": True},
+        {"messages": HOW + says("So."), "label": False},
+        {"prompt": "How?", "completion": "So.", "kto_tag": True},
+    ],
+)
+def test_unpaired_rows_are_refused_with_the_reason(row, file_of):
+    with pytest.raises(DpoError) as caught:
+        index_rows(file_of(row))
+    assert_told(caught.value, caught.value.where, "unpaired row", "prompt, chosen and rejected", "unpaired")
+
+
+def test_an_unknown_format_is_refused_with_its_columns(file_of):
+    with pytest.raises(DpoError) as caught:
+        index_rows(file_of({"winner_text": "So.", "loser_text": "Thus."}))
+    assert_told(
+        caught.value, caught.value.where, "'chosen' is missing", "winner_text, loser_text", "missing-chosen"
+    )
+
+
+def test_ranked_answers_without_scores_are_refused(file_of):
+    with pytest.raises(DpoError, match="several answers, but without scores"):
+        index_rows(file_of({"prompt": "How?", "completions": ["So.", "Thus."]}))
+
+
+def test_think_blocks_and_tools_pass_through_a_format(file_of):
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
+    call = {"type": "function", "function": {"name": "find", "arguments": {"q": "x"}}}
+    row = {
+        "messages": HOW,
+        "tools": tools,
+        "chosen": {"role": "assistant", "content": "So.", "reasoning_content": "Hm."},
+        "rejected": {"role": "assistant", "content": "", "tool_calls": [call]},
+    }
+    (found,) = read_pairs(file_of(row))
+    assert found.tools == tuple(tools)
+    assert found.chosen_turn["reasoning_content"] == "Hm." and found.rejected_turn["tool_calls"] == [call]
