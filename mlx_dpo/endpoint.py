@@ -1,6 +1,7 @@
 """A client for servers with OpenAI's chat protocol: vLLM, Ollama, LM Studio, mlx_lm.server, OpenAI itself."""
 
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,10 +22,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _RETRIES = 6
-"""Attempts of the SDK after the first, 0.5 to 8 seconds apart, or as many seconds as the server asks for."""
-_LONGEST_SDK_WAIT = 120
-"""Seconds: if a server asks for a longer wait, the SDK gives up, and this client waits."""
-_LONG_WAITS = 10
+_BACKOFF_SECONDS = (0.5, 8.0)
+"""First and longest wait between attempts, if the server does not ask for a time."""
+_TOLD_SECONDS = 20.0
+"""Waits from this length on are told."""
 _FAILURES_IN_A_ROW = 10
 _CHECK_SECONDS = 30.0
 
@@ -56,7 +57,7 @@ class EndpointConfig(Section):
     )
     timeout_seconds: float = setting(
         300.0,
-        "seconds after which a request counts as lost and is sent again",
+        "seconds after which a request counts as failed; the same command sends it again",
         above=0,
         most=86_400,
         also="timeout",
@@ -125,7 +126,7 @@ class Endpoint:
         self.config, self.section, self.model = config, section, config.model
         self.refused: set[str] = set()
         self.stop = threading.Event()
-        self._wait = wait or self.stop.wait
+        self._wait, self._retries = wait or self.stop.wait, retries
         self._lock = threading.Lock()
         self._paused_until = 0.0
         self._failed_in_a_row = 0
@@ -134,7 +135,9 @@ class Endpoint:
             base_url=config.url,
             api_key=self._key or "none",  # the SDK refuses to start without a key
             timeout=config.timeout_seconds,
-            max_retries=retries,
+            # The SDK would repeat a request that timed out, which the server may have answered and charged
+            # for; it does not wait longer than two minutes, and Ctrl-C does not end its waits.
+            max_retries=0,
         )
 
     def check(self) -> None:
@@ -179,38 +182,43 @@ class Endpoint:
         )
 
     def ask(self, request: Request) -> Reply | Failure:
-        """Ask once; failed attempts are repeated, also after a long wait that the server asked for.
+        """Ask once. Attempts that a busy server or the network spoiled are repeated, also after long waits.
 
         Raises:
             DpoError: the server refuses the key or the model, or many requests in a row have failed.
             InterruptedError: `stop` was set before the request was sent.
         """
-        sdk = _sdk()
-        for _ in range(_LONG_WAITS):
+        sdk, reason = _sdk(), ""
+        for attempt in range(self._retries + 1):
             self._pause()
             try:
-                response = self._create(request)
+                reply = _reply(self._create(request))
             except sdk.APITimeoutError:
                 return self._failed(f"no reply in {self.config.timeout_seconds:g} s")
             except sdk.APIConnectionError as error:
-                return self._failed(f"the connection broke: {first_line(error.__cause__ or error)}")
+                reason, seconds = f"the connection broke: {first_line(error.__cause__ or error)}", None
             except sdk.APIStatusError as error:
-                if (seconds := _retry_after(error)) > _LONGEST_SDK_WAIT:
-                    self._pause_for(seconds)
-                    continue
                 if error.status_code in (401, 404) or error.code == "insufficient_quota":
                     raise self._error_of(error) from None
                 reason = f"the server answered {error.status_code}: {self._message(error)}"
-                busy = error.status_code in (403, 408, 409, 429) or error.status_code >= 500
-                return self._failed(reason) if busy else Failure(reason)
+                if error.status_code not in (408, 409, 429) and error.status_code < 500:
+                    return Failure(reason)
+                seconds = _retry_after(error)
             except (ValueError, sdk.OpenAIError) as error:
                 return self._failed(f"the reply cannot be read: {first_line(error)}")
-            reply = _reply(response)
-            if isinstance(reply, Reply):
+            else:
+                if isinstance(reply, Failure):
+                    return self._failed(reply.reason)
                 self._failed_in_a_row = 0
                 return reply
-            return self._failed(reply.reason)
-        return self._failed(f"the server asked {_LONG_WAITS} times to wait")
+            if attempt == self._retries:
+                break
+            if seconds is None:
+                first, longest = _BACKOFF_SECONDS
+                self._wait(min(longest, first * 2**attempt) * random.uniform(0.75, 1))
+            else:
+                self._pause_for(seconds)
+        return self._failed(reason)
 
     def each(
         self,
@@ -249,9 +257,9 @@ class Endpoint:
             until = time.monotonic() + seconds
             news = until > self._paused_until + 1
             self._paused_until = max(until, self._paused_until)
-        if news:
-            minutes = plural(max(1, round(seconds / 60)), "minute")
-            say(f"the server asks to wait {minutes}; Ctrl-C stops, and the same command continues later")
+        if news and seconds >= _TOLD_SECONDS:
+            time_text = plural(round(seconds / 60), "minute") if seconds >= 90 else f"{seconds:.0f} seconds"
+            say(f"the server asks to wait {time_text}; Ctrl-C stops, and the same command continues later")
 
     def _failed(self, reason: str) -> Failure:
         """One question without a reply.
@@ -348,11 +356,13 @@ def _refused_argument(error: "openai.APIStatusError", arguments: dict[str, Any])
     return found or ("response_format" if "response_format" in arguments else None)
 
 
-def _retry_after(error: "openai.APIStatusError") -> float:
-    """Seconds that the server asks to wait before the next request; 0 if it does not say so."""
-    with suppress(ValueError):
-        return float(error.response.headers.get("retry-after", 0))
-    return 0.0
+def _retry_after(error: "openai.APIStatusError") -> float | None:
+    """Seconds that the server asks to wait before the next request; None if it does not say so."""
+    headers = error.response.headers
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(KeyError, ValueError):
+            return max(0.0, float(headers[name]) * unit)
+    return None
 
 
 def _reply(response: Any) -> Reply | Failure:

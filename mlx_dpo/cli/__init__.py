@@ -54,6 +54,7 @@ def cli():
     Example:
       mlx-dpo demo
       mlx-dpo gen-pairs --config config/granite_dpo.yaml --limit 100
+      mlx-dpo judge --config config/judge.yaml
       mlx-dpo inspect --config config/granite_dpo.yaml
       mlx-dpo plan --config config/granite_dpo.yaml --memory 16
       mlx-dpo train --config config/granite_dpo.yaml

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..judges.asking import Judge, Judged, kept_reply, verdicts_log
 from ..judges.completions import Completions, read_completions
 from ..judges.config import JudgeConfig
 from ..judges.estimate import Estimate, estimate
+from ..judges.local import LocalJudge
 from ..judges.pairs import judged_pairs, with_close_length
 from ..judges.probe import probe
 from ..judges.prompts import Rubric, load_rubric
@@ -24,7 +25,7 @@ from ..machine.interrupt import tell
 from ..pairs.config import PairsConfig
 from ..pairs.filters import REMEDIES, clusters_of, drop_reasons
 from ..pairs.from_curated import trained_prompts
-from ..storage.append_log import OpenLog
+from ..storage.append_log import AppendLog, OpenLog
 from ..storage.files import check_writable, write_text
 from ..storage.jsonl import write_jsonl
 from ..storage.reading import is_there, read_object
@@ -59,6 +60,8 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
     if files["train"]:
         for name, rows in files.items():
             write_jsonl(work.folder / f"{name}.jsonl", rows)
+        if not files["valid"]:
+            say("no pairs are held out, so nothing will show whether training helps: add prompts")
     return summarise(judged, files, dropped, judge.calls, judge.models)
 
 
@@ -151,20 +154,13 @@ class _Work:
         return self.key is not None and self.method is not None
 
     @property
-    def _log(self) -> Any:
-        about = {
-            "url": self.settings.url,
-            "model": self.settings.model,
-            "key": self.key,
-            "method": self.method,
-        }
-        return verdicts_log(self.folder, about)
+    def _log(self) -> AppendLog:
+        judge = {"url": self.settings.url, "model": self.settings.model}
+        return verdicts_log(self.folder, {**judge, "key": self.key, "method": self.method})
 
-    @contextmanager
-    def open(self) -> Iterator[OpenLog]:
+    def open(self) -> AbstractContextManager[OpenLog]:
         """The log, to write to."""
-        with self._log.open(kept_reply) as log:
-            yield log
+        return self._log.open(kept_reply)
 
     @contextmanager
     def read(self) -> Iterator[OpenLog]:
@@ -198,8 +194,6 @@ class _Work:
 def _key(settings: JudgeConfig, earlier: dict[str, Any]) -> str | None:
     """What identifies the judge; None if only the server knows the name of its model."""
     if settings.url is None:
-        from ..judges.local import LocalJudge
-
         return LocalJudge(settings.model or "").key
     if settings.model is not None:
         return settings.model
@@ -208,10 +202,11 @@ def _key(settings: JudgeConfig, earlier: dict[str, Any]) -> str | None:
 
 def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
     """Probe the judge, then compare the completions of all rows."""
-    server, settings = _server(settings=work.settings), work.settings
+    settings, local = work.settings, work.settings.url is None
+    server = LocalJudge(settings.model or "") if local else Endpoint(settings, "judge")
     server.check()
-    local = settings.url is None
-    method = work.method or settings.method
+    key = server.key if local else settings.model or server.model or ""
+    method = settings.method if work.method is None or key != work.key else work.method
     found = probe(server.ask, method, settings.max_tokens, settings.tie_band, schemas=not local)
     say(found.text)
     if found.fault:
@@ -220,7 +215,7 @@ def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
         say(f"warning: {found.fault.what}")
     if not local and not _same_model(found.model, server.model or ""):
         say(f"replies come from {found.model!r}, though {server.model!r} was asked for")
-    work.note_judge(work.key or server.model or "", found.method)
+    work.note_judge(key, found.method)
     if kept:
         say(f"{plural(kept, 'reply is', 'replies are')} kept from before; continuing")
     judge = work.judge(log, ask=server.ask, schema=found.schema)
@@ -243,14 +238,6 @@ def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
             tell(stop, f"interrupted: kept {replies}; the same command continues from here")
             raise
     return judge, [judged[row.where] for row in work.rows]
-
-
-def _server(settings: JudgeConfig) -> Any:
-    if settings.url is not None:
-        return Endpoint(settings, "judge")
-    from ..judges.local import LocalJudge
-
-    return LocalJudge(settings.model or "")
 
 
 def _by_prompt(rows: list[Completions]) -> list[list[Completions]]:

@@ -66,11 +66,11 @@ class JudgeConfig(EndpointConfig):
     )
     valid_fraction: float = setting(0.1, "share of the prompts that become held-out pairs", least=0, below=1)
     input_price: float | None = setting(
-        None, "price of a million prompt tokens, for the estimate of --dry-run", least=0, most=10**9
+        None, "price of a million prompt tokens, for the estimate of --dry-run", least=0, most=1_000_000
     )
     output_price: float | None = setting(
         None,
         "price of a million tokens that the judge writes, for the estimate of --dry-run",
         least=0,
-        most=10**9,
+        most=1_000_000,
     )

@@ -105,14 +105,19 @@ def _told(readings: list[Reading], tie_band: float) -> str:
     return f"with the right answer first and then second, it said {said}"
 
 
+_REMEDIES = {
+    "labels": "try judge.method=written, or choose another judge",
+    "written": "try a larger judge.max_tokens or judge.method=labels, or choose another judge",
+}
+
+
 def _broken(readings: list[Reading], method: str, said: str, replies: list[str]) -> DpoError:
     unread = any(reading.verdict is None for reading in readings)
-    other = "written" if method == "labels" else "labels"
+    remedy = _REMEDIES[method] if unread else "choose another judge"
     return DpoError(
         f"the judge fails a question with a known answer ({method}): {said}; "
         f"it replied {' and '.join(quoted(reply) for reply in replies)}",
         where="judge.model",
-        hint=(f"try judge.method={other}, or choose another judge" if unread else "choose another judge")
-        + "; judge.guard=warn goes on all the same",
+        hint=f"{remedy}; judge.guard=warn goes on all the same",
         code="judge-broken",
     )

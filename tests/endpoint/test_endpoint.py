@@ -78,11 +78,21 @@ def test_a_server_that_fails_twice_and_then_answers_gives_the_answer(serve, faul
     assert server.calls == 3
 
 
-def test_a_short_wait_that_the_server_asks_for_is_waited(serve):
+def test_a_short_wait_that_the_server_asks_for_is_waited(serve, capsys):
     _, client = serve(in_turn(Fails(429, retry_after=1), "hello"))
     start = time.monotonic()
     assert client.ask(question()).text == "hello"
     assert time.monotonic() - start >= 1
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_time_from_the_server_the_waits_double(serve):
+    waited = []
+    _, client = serve(Cuts(), wait=waited.append, retries=6)
+    assert client.ask(question()).reason.startswith("the connection broke")
+    longest = [0.5, 1, 2, 4, 8, 8]
+    assert len(waited) == 6
+    assert all(0.75 * most <= seconds <= most for seconds, most in zip(waited, longest, strict=True))
 
 
 def test_a_long_wait_that_the_server_asks_for_is_waited_and_told(serve, capsys):
@@ -98,6 +108,12 @@ def test_a_broken_connection_is_tried_again(serve):
     server, client = serve(in_turn(Cuts(), "hello"))
     assert client.ask(question()).text == "hello"
     assert server.calls == 2
+
+
+def test_a_request_that_timed_out_is_not_sent_again_since_it_may_have_been_charged_for(serve):
+    server, client = serve(Says(seconds=0.3), timeout_seconds=0.1)
+    assert client.ask(question()) == Failure("no reply in 0.1 s")
+    assert server.calls == 1
 
 
 @pytest.mark.parametrize(

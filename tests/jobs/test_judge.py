@@ -245,6 +245,17 @@ def test_another_rubric_is_asked_anew_and_the_first_one_stays_paid_for(judge, se
     assert summary["calls"]["sent"] == 0
 
 
+def test_a_server_that_now_has_another_model_is_another_judge(judge, serve):
+    server = serve(judging(smaller), models=["one"])
+    judge(server, rows=ROWS[:2])
+    server.models = ["two"]
+    _, summary, _ = judge(server, rows=ROWS[:3])
+    sent = summary["calls"]["sent"]
+    server.models = ["one"]
+    _, summary, _ = judge(server, rows=ROWS[:3], model="one")
+    assert summary["calls"]["sent"] * 3 == sent
+
+
 def test_added_prompts_leave_the_others_where_they_were(judge, serve, tmp_path):
     server = serve(judging(smaller))
     judge(server, rows=ROWS[:6])
