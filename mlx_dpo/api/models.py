@@ -101,7 +101,7 @@ def score(model: Model | str | Path, pairs: Pairs, *, max_length: int = DataConf
 
     Args:
         model: what `load` gave; or a path, which is loaded for this call.
-        pairs: a JSONL file, dicts, or what `read_pairs` gave. Pairs of two same answers are scored too.
+        pairs: what `read_pairs` takes, or what it gave. Pairs of two same answers are scored too.
         max_length: tokens of prompt and answer; longer answers are cut, as in training.
 
     Returns:

@@ -66,7 +66,8 @@ def train(
     Args:
         model: a path, a Hub name, or the result of `load`. The run loads its own copy of the weights: if
             memory is short, give the path. The reference is this model with its adapter, if it has one.
-        pairs: a JSONL file, dicts, or the result of `read_pairs`. Pairs in memory are saved in the folder.
+        pairs: a file, a folder, a data set on the Hub, a list of these, dicts, or the result of `read_pairs`.
+            Pairs in memory are saved in the folder.
         valid: held-out pairs in the same forms; with `pairs` and without `valid`, none are held out.
         loss: a registered loss, by its name or as the function (`losses.sigmoid`); or a list of losses, which
             are added. Their options are settings, see `config`.

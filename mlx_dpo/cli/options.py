@@ -74,7 +74,8 @@ def files_options(data: str, valid: str) -> Callable:
 
     def add(command: Callable) -> Callable:
         for flag, help in (("--valid", valid), ("--data", data)):
-            command = click.option(flag, type=PATH, metavar="FILE", multiple=True, help=help)(command)
+            option = click.option(flag, type=PATH, metavar="FILE", multiple=True, help=f"{help} Repeatable.")
+            command = option(command)
         return command
 
     return add

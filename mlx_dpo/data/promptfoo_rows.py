@@ -7,6 +7,7 @@ from typing import Any
 
 from ..storage.jsonl import parse_line
 from .json_rows import NumberedRows
+from .row_format import number_of
 
 _KEYS = {"promptIdx", "testIdx", "prompt", "response"}
 
@@ -44,8 +45,8 @@ def _score(result: Mapping[str, Any]) -> float:
     """The score of a result, in which a person's rating counts; without one, whether it passed."""
     graded = result.get("gradingResult")
     for held in (result, graded if isinstance(graded, dict) else {}):
-        if isinstance(held.get("score"), (int, float)):
-            return float(held["score"])
+        if (score := number_of(held.get("score"))) is not None:
+            return score
     return float(bool(result.get("success")))
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .pair_formats import asked
-from .row_format import OBJECT, NoPairError, Row, as_turns, row_format, text_in
+from .row_format import OBJECT, NoPairError, Row, as_turns, number_of, row_format, text_in
 from .transcripts import is_transcript, prompt_of
 
 SAME = "no two answers with different scores"
@@ -14,21 +14,11 @@ _LISTS = ("completions", "answers", "responses", "outputs", "generations", "cand
 _OF_LISTS = ("scores", "ratings", "rewards", "ranks", "rank")
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    return float(value) if is_number else None
-
-
 def _score(answer: Row) -> float | None:
     """The score of an answer; a rank counts from the best, so a smaller one is a higher score."""
-    if (rank := _number(answer.get("rank"))) is not None:
+    if (rank := number_of(answer.get("rank"))) is not None:
         return -rank
-    return _number(text_in(answer, _SCORES))
+    return number_of(text_in(answer, _SCORES))
 
 
 def _column(row: Row) -> str:
@@ -49,7 +39,7 @@ def _scored(row: Row, name: str) -> list[tuple[Any, float | None]] | None:
         if of_list is None or len(row[of_list]) != len(answers):
             return None
         sign = -1 if of_list.startswith("rank") else 1
-        scores = [None if (n := _number(value)) is None else sign * n for value in row[of_list]]
+        scores = [None if (n := number_of(value)) is None else sign * n for value in row[of_list]]
         texts = answers
     return list(zip(texts, scores, strict=True)) if any(score is not None for score in scores) else None
 
@@ -107,7 +97,7 @@ def ranked(row: Row) -> list[Row]:
 def open_webui(row: Row) -> list[Row]:
     """A thumbs-up or thumbs-down on one of several answers, with the conversation as a tree of messages."""
     messages = _history(row["snapshot"])
-    rated, rating = messages.get(row["meta"].get("message_id")), _number(row["data"].get("rating"))
+    rated, rating = messages.get(str(row["meta"].get("message_id"))), number_of(row["data"].get("rating"))
     if not rated or rating is None:
         raise NoPairError("no rating, or the rated message is not in the snapshot")
     siblings = [
@@ -116,7 +106,7 @@ def open_webui(row: Row) -> list[Row]:
         if other is not rated
         and other.get("role") == "assistant"
         and other.get("parentId") == rated.get("parentId")
-        and _number((other.get("annotation") or {}).get("rating")) in (None, -rating)
+        and _rating(other) in (None, -rating)
     ]
     if not siblings or not rating:
         raise NoPairError("one rated answer, without another answer to the same message")
@@ -130,6 +120,11 @@ def open_webui(row: Row) -> list[Row]:
         }
         for other in siblings
     ]
+
+
+def _rating(message: Row) -> float | None:
+    annotation = message.get("annotation")
+    return number_of(annotation.get("rating")) if isinstance(annotation, dict) else None
 
 
 def _history(snapshot: Row) -> dict[str, Row]:
@@ -147,7 +142,7 @@ def _history(snapshot: Row) -> dict[str, Row]:
 def _above(messages: dict[str, Row], message: Row) -> list[Row]:
     """The turns that lead to a message, from the first."""
     turns, seen = [], set()
-    while (parent := message.get("parentId")) in messages and parent not in seen:
+    while (parent := str(message.get("parentId"))) in messages and parent not in seen:
         seen.add(parent)
         message = messages[parent]
         turns.append({"role": message.get("role"), "content": message.get("content")})

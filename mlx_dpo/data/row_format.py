@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -235,6 +236,17 @@ def as_answer(value: Any) -> Any:
     """An answer that is a text, a message or a list of messages, as our own form takes it."""
     value = as_turns(value)
     return [value] if isinstance(value, dict) else value
+
+
+def number_of(value: Any) -> float | None:
+    """A number, or the number that a text writes; None for anything else, and for what is not finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def text_in(held: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ KINDS |= {
     "not-json": Kind(ERROR, "the line is not JSON"),
     "not-an-object": Kind(ERROR, "the line is JSON, but not an object"),
     "not-utf-8": Kind(ERROR, "the line is not UTF-8 text"),
-    "line-too-long": Kind(ERROR, "the line is longer than any row may be"),
+    "line-too-long": Kind(ERROR, "the row is longer than any may be"),
     "bad-cells": Kind(ERROR, "a row of the table does not have a cell for each column"),
     "half-character": Kind(ERROR, "a character such as an emoji was cut in half"),
     "unpaired": Kind(ERROR, "the row has one answer with a label, not two answers"),

@@ -79,6 +79,31 @@ then
 """
 
 
+def test_another_format_is_told_with_its_first_three_rows_as_they_were_converted(outcome, write_rows, models):
+    begun = "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: How {}?\n\nAssistant: "
+    rows = [{"chosen": begun.format(i) + "So.", "rejected": begun.format(i) + "Thus."} for i in range(5)]
+    rows[1]["chosen"] = begun.format(1)
+    write_rows("hh.jsonl", rows)
+    given = ("--data", "hh.jsonl", "--model", models("llama"), "--no-model", "--rows", 0)
+    _, out, _ = outcome("inspect", *given)
+    assert out.startswith(
+        """hh.jsonl: 5 rows, 4 pairs to train on
+no pair from 1 row, an answer is empty: hh.jsonl:2
+
+hh.jsonl: HH-RLHF transcripts
+  hh.jsonl:1
+    prompt    user: Hi. assistant: Hello. user: How 0?
+    chosen    So.
+    rejected  Thus.
+  hh.jsonl:3
+"""
+    )
+    assert out.count("    rejected  Thus.") == 3
+    _, out, _ = outcome("inspect", *given, "--json")
+    (file,) = json.loads(out)["files"]
+    assert file["formats"] == ["hh.jsonl: HH-RLHF transcripts"] and len(file["converted"]) == 3
+
+
 def test_everything_as_json(mlx_dpo_command, models, rows):
     done = mlx_dpo_command("inspect", "--data", rows, "--model", models("granite"), "--json", "--rows", 2)
     assert done.returncode == 0, done.stderr
