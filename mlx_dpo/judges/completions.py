@@ -6,6 +6,7 @@ from typing import Any
 
 from ..console import plural
 from ..data.messages import kind_of, messages_of, text_of, tools_of
+from ..data.row_files import open_rows
 from ..data.row_reader import RowReader
 from ..errors import DpoError
 from ..records import Message, Tools
@@ -17,7 +18,7 @@ _HINT = 'each line needs a prompt and a list: {"prompt": "...", "completions": [
 class Completions:
     """A prompt and its distinct answers that are not empty; `ended`: whether each came to its end.
 
-    `given`: the number of completions in the row.
+    `given`: the number of completions in the row. `key`: the last row with a key counts.
     """
 
     prompt: tuple[Message, ...]
@@ -26,6 +27,7 @@ class Completions:
     given: int
     id: str
     where: str
+    key: str
     tools: Tools = ()
 
 
@@ -37,13 +39,10 @@ def read_completions(path: Path | str) -> list[Completions]:
     """
     rows: dict[str, Completions] = {}
     errors: list[DpoError] = []
-    for line in RowReader(
-        path, lambda row, where: [(str(row.get("key", where)), to_completions(row, where))]
-    ):
+    for line in RowReader(open_rows(path), lambda row, where, form: [to_completions(row, where)]):
         if line.error:
             errors.append(line.error)
-        else:
-            rows.update(line.records)
+        rows.update({row.key: row for row in line.records})
     if errors:
         more = f" ({plural(len(errors) - 1, 'more line')} cannot be used)" if errors[1:] else ""
         raise errors[0].instead(what=f"{errors[0].what}{more}")
@@ -85,6 +84,7 @@ def to_completions(row: dict[str, Any], where: str) -> Completions:
         len(texts),
         f"line-{where.rsplit(':', 1)[-1]}" if name is None else str(name),
         where,
+        str(row.get("key", where)),
         tools_of(row.get("tools"), where),
     )
 
