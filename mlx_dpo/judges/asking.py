@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..endpoint import Failure, Reply, Request
@@ -88,7 +89,7 @@ class Judge:
     max_calls: int | None = None
     calls: Calls = field(default_factory=Calls)
     models: set[str] = field(default_factory=set)
-    _lock: Any = field(default_factory=threading.Lock)
+    lock: Any = field(default_factory=threading.Lock)
 
     def rank(self, row: Completions) -> Judged:
         """The best and the worst answer of a row, with all comparisons that were needed."""
@@ -139,7 +140,7 @@ class Judge:
         if kept and not (kept.finish_reason == "length" and kept.max_tokens < request.max_tokens):
             self.models.add(kept.model)
             return kept
-        with self._lock:
+        with self.lock:
             if self.ask is None or (self.max_calls is not None and self.calls.sent >= self.max_calls):
                 raise NotAsked
             self.calls.sent += 1
@@ -148,7 +149,7 @@ class Judge:
             raise NoReply(reply.reason)
         likely = worth_keeping(reply.top_logprobs, LABEL_TOKENS)
         kept = Kept(reply.text, reply.finish_reason, likely, request.max_tokens, reply.model)
-        with self._lock:
+        with self.lock:
             self.calls.prompt_tokens += reply.prompt_tokens or 0
             self.calls.completion_tokens += reply.completion_tokens or 0
             self.log.append(key, self._row(kept, quoted), kept)
@@ -215,7 +216,7 @@ def kept_reply(row: dict[str, Any], where: str) -> tuple[str, Kept]:
         ) from None
 
 
-def verdicts_log(folder: Any, settings: dict[str, Any]) -> AppendLog:
+def verdicts_log(folder: Path, settings: dict[str, Any]) -> AppendLog:
     """The log of all replies in a folder; replies of several judges and rubrics can be in one log."""
     return AppendLog(
         folder / "verdicts.jsonl",
