@@ -145,7 +145,8 @@ def test_what_is_no_plain_file_is_refused_by_every_reader(
     make(path)
     error, _ = refusal(*COMMANDS[READERS[file]].split())
     named = file in error and "cannot be followed: Too many levels of symbolic links" in error
-    assert named if what.endswith("symbolic links") and "/" not in file else error == f"{file}: {what}"
+    told = error.startswith(f"{file}: {what}")
+    assert named if what.endswith("symbolic links") and "/" not in file else told
 
 
 # ---- one line, one row
