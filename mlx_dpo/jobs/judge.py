@@ -38,14 +38,7 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
         DpoError: anything a user can fix; before any paid request, if it can be known before.
     """
     work = _Work.of(config)
-    with work.open() as log:
-        kept = len(log.results)
-        if work.ready and not estimate(work.judge(log), work.rows).requests:
-            say("every verdict is kept already; nothing is asked")
-            judge = work.judge(log)
-            judged = [judge.rank(row) for row in work.rows]
-        else:
-            judge, judged = _judge(work, log, kept)
+    judge, judged = _from_kept_replies(work) or _ask(work)
     meta = {"judge": work.name, "rubric": work.rubric.name, "method": judge.method}
     settings = config.judge
     used, dropped = _selected([one for one in judged if one.decided], config.pairs)
@@ -171,9 +164,8 @@ class _Work:
         else:
             yield OpenLog(self._log.path, None, {})
 
-    def note_judge(self, key: str, method: str) -> None:
-        """Remember which judge was asked how, so that the same command goes on in the same way."""
-        self.key, self.method = key, method
+    def note_judge(self) -> None:
+        """Remember which judge is asked how, so that the same command goes on in the same way."""
         write_text(self._log.settings_file, json.dumps(dict(self._log.settings), indent=1) + "\n")
 
     def judge(self, log: OpenLog, **more: Any) -> Judge:
@@ -200,8 +192,52 @@ def _key(settings: JudgeConfig, earlier: dict[str, Any]) -> str | None:
     return earlier.get("key") if earlier.get("url") == settings.url else None
 
 
-def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
+def _from_kept_replies(work: _Work) -> tuple[Judge, list[Judged]] | None:
+    """The outcome of all rows without a request; None if a reply is missing."""
+    if not work.ready:
+        return None
+    with work.read() as log:
+        judge = work.judge(log)
+        if estimate(judge, work.rows).requests:
+            return None
+        say("every verdict is kept already; nothing is asked")
+        return judge, [judge.rank(row) for row in work.rows]
+
+
+def _ask(work: _Work) -> tuple[Judge, list[Judged]]:
     """Probe the judge, then compare the completions of all rows."""
+    server, schema = _probed(work)
+    with work.open() as log:
+        work.note_judge()
+        if log.results:
+            say(f"{plural(len(log.results), 'reply is', 'replies are')} kept from before; continuing")
+        judge = work.judge(log, ask=server.ask, schema=schema)
+        judged: dict[str, Judged] = {}
+
+        def rank(group: list[Completions]) -> list[Judged]:
+            return [judge.rank(row) for row in group]
+
+        with progress("judging", len(work.rows), "prompts") as advance:
+
+            def done(index: int, results: list[Judged]) -> None:
+                judged.update({one.row.where: one for one in results})
+                advance(len(results), f"{judge.calls.sent:,} requests")
+
+            try:
+                server.each(rank, _by_prompt(work.rows), done)
+            except KeyboardInterrupt as stop:
+                replies = plural(len(log.results), "reply", "replies")
+                tell(stop, f"interrupted: kept {replies}; the same command continues from here")
+                raise
+    return judge, [judged[row.where] for row in work.rows]
+
+
+def _probed(work: _Work) -> tuple[Endpoint | LocalJudge, bool]:
+    """The judge, ready to be asked, and whether schemas shape its replies; sets key and method of the work.
+
+    Raises:
+        DpoError: the judge cannot be reached, or fails a question with a known answer.
+    """
     settings, local = work.settings, work.settings.url is None
     server = LocalJudge(settings.model or "") if local else Endpoint(settings, "judge")
     server.check()
@@ -215,29 +251,8 @@ def _judge(work: _Work, log: OpenLog, kept: int) -> tuple[Judge, list[Judged]]:
         say(f"warning: {found.fault.what}")
     if not local and not _same_model(found.model, server.model or ""):
         say(f"replies come from {found.model!r}, though {server.model!r} was asked for")
-    work.note_judge(key, found.method)
-    if kept:
-        say(f"{plural(kept, 'reply is', 'replies are')} kept from before; continuing")
-    judge = work.judge(log, ask=server.ask, schema=found.schema)
-    groups = _by_prompt(work.rows)
-    judged: dict[str, Judged] = {}
-
-    def rank(group: list[Completions]) -> list[Judged]:
-        return [judge.rank(row) for row in group]
-
-    with progress("judging", len(work.rows), "prompts") as advance:
-
-        def done(index: int, results: list[Judged]) -> None:
-            judged.update({one.row.where: one for one in results})
-            advance(len(results), f"{judge.calls.sent:,} requests")
-
-        try:
-            server.each(rank, groups, done)
-        except KeyboardInterrupt as stop:
-            replies = plural(len(log.results), "reply", "replies")
-            tell(stop, f"interrupted: kept {replies}; the same command continues from here")
-            raise
-    return judge, [judged[row.where] for row in work.rows]
+    work.key, work.method = key, found.method
+    return server, found.schema
 
 
 def _by_prompt(rows: list[Completions]) -> list[list[Completions]]:

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..endpoint import Failure, Reply, Request
@@ -215,7 +216,7 @@ def kept_reply(row: dict[str, Any], where: str) -> tuple[str, Kept]:
         ) from None
 
 
-def verdicts_log(folder: Any, settings: dict[str, Any]) -> AppendLog:
+def verdicts_log(folder: Path, settings: dict[str, Any]) -> AppendLog:
     """The log of all replies in a folder; replies of several judges and rubrics can be in one log."""
     return AppendLog(
         folder / "verdicts.jsonl",

@@ -18,7 +18,7 @@ _HINT = 'each line needs a prompt and a list: {"prompt": "...", "completions": [
 class Completions:
     """A prompt and its distinct answers that are not empty; `ended`: whether each came to its end.
 
-    `given`: the number of completions in the row.
+    `given`: the number of completions in the row. `key`: the last row with a key counts.
     """
 
     prompt: tuple[Message, ...]
@@ -27,6 +27,7 @@ class Completions:
     given: int
     id: str
     where: str
+    key: str
     tools: Tools = ()
 
 
@@ -41,8 +42,7 @@ def read_completions(path: Path | str) -> list[Completions]:
     for line in RowReader(open_rows(path), lambda row, where, form: [to_completions(row, where)]):
         if line.error:
             errors.append(line.error)
-        else:
-            (rows[str(line.row.get("key", line.where))],) = line.records
+        rows.update({row.key: row for row in line.records})
     if errors:
         more = f" ({plural(len(errors) - 1, 'more line')} cannot be used)" if errors[1:] else ""
         raise errors[0].instead(what=f"{errors[0].what}{more}")
@@ -84,6 +84,7 @@ def to_completions(row: dict[str, Any], where: str) -> Completions:
         len(texts),
         f"line-{where.rsplit(':', 1)[-1]}" if name is None else str(name),
         where,
+        str(row.get("key", where)),
         tools_of(row.get("tools"), where),
     )
 

@@ -217,7 +217,7 @@ def test_a_judge_that_fails_the_known_question_stops_before_any_comparison(judge
     assert (code, summary) == (1, None)
     assert "fails a question with a known answer" in err and "it said A and A" in err
     assert server.calls <= 5
-    assert verdicts(tmp_path) == []
+    assert not (tmp_path / "judged").exists()
     code, summary, err = judge(server, guard="warn", rows=ROWS[:2])
     assert (code, summary["tied"]) == (1, 2)
     assert "warning: the judge fails a question with a known answer" in err
@@ -392,6 +392,12 @@ def test_a_bad_row_is_refused_with_its_line_before_the_server_is_asked(judge, se
     assert code == 1
     assert f"completions.jsonl:2: {phrase}" in err and "(1 more line cannot be used)" in err
     assert server.calls == 0
+
+
+def test_an_unreachable_judge_is_one_clear_line_and_leaves_no_file(mistake, write_rows):
+    write_rows("rows.jsonl", ROWS)
+    error = mistake("judge --completions rows.jsonl --output judged --endpoint http://127.0.0.1:9/v1")
+    assert (error.where, error.what) == ("judge.url", "no server answers at http://127.0.0.1:9/v1")
 
 
 def test_without_a_judge_nothing_starts(outcome, write_rows):

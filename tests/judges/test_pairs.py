@@ -12,7 +12,7 @@ READ = Reading("A", "")
 
 
 def judged(*outcomes, decided=(0, 1)):
-    row = Completions(({"role": "user", "content": "Q?"},), ANSWERS, (True,) * 4, 4, "q", "rows:1")
+    row = Completions(({"role": "user", "content": "Q?"},), ANSWERS, (True,) * 4, 4, "q", "rows:1", "q")
     compared = tuple(Comparison(ANSWERS[a], ANSWERS[b], READ, READ, outcome) for a, b, outcome in outcomes)
     return Judged(row, decided, compared)
 
