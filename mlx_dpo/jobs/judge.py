@@ -55,7 +55,7 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
             write_jsonl(work.folder / f"{name}.jsonl", rows)
         if not files["valid"]:
             say("no pairs are held out, so nothing will show whether training helps: add prompts")
-    return summarise(judged, files, dropped, judge.calls, judge.models)
+    return summarise(judged, files, judge.calls, judge.models, dropped)
 
 
 def _selected(decided: list[Judged], settings: PairsConfig) -> tuple[list[Judged], dict[str, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ..console import plural
@@ -115,9 +116,9 @@ def _told(share: Share) -> str:
 def summarise(
     judged: Sequence[Judged],
     files: Mapping[str, Sequence[Any]],
-    dropped: Mapping[str, int],
     calls: Calls,
     models: Iterable[str] = (),
+    dropped: Mapping[str, int] = MappingProxyType({}),
 ) -> JudgeSummary:
     """The summary of judged rows, of the pairs made from them, and of this call's requests."""
     comparisons = [c for one in judged for c in one.comparisons]
