@@ -42,7 +42,7 @@ def one_round(model: Path, prompts: Path, folder: Path, adapter: Path | None, to
     )
     judged = command(
         *("judge", "--model", model, "--completions", folder / "samples" / "completions.jsonl"),
-        *("--output", folder / "judged", "--set", "judge.guard=warn", "--json"),
+        *("--output", folder / "judged", "--set", "judge.guard=warn", "--set", "judge.tie_band=0", "--json"),
     )
     run = folder / "run"
     trained = command(
@@ -98,9 +98,8 @@ def page(model: Path, prompts: int, tokens: int, rounds: list[dict]) -> str:
 
 `studies/judged_rounds.py`: {model.name} answers {prompts} prompts three times each
 (temperature 0.9, at most {tokens} tokens). The same model without an adapter is the judge, by the
-probabilities of the letters A and B, in both orders. DPO trains on best against worst for one epoch at 5e-6.
-The second round samples from the adapter of the first. One run on a CPU with 2 cores, with other work beside
-it, so the seconds are too high.
+probabilities of the letters A and B, in both orders, without a tie band. DPO trains on best against worst for
+one epoch at 5e-6. The second round samples from the adapter of the first. One run on a CPU with 2 cores.
 
 {chr(10).join(table)}
 
