@@ -65,6 +65,7 @@ class PairsConfig(Section):
         None,
         "sentence-transformers model (folder or Hub name) that finds prompts which ask nearly the same, and "
         "answers off the topic; null: none",
+        path="read",
         also="embedding_model sentence_transformer",
     )
     max_prompt_similarity: float = setting(
