@@ -1,32 +1,14 @@
 """mlx-dpo judge against scripted judges: pairs, ties, bias, bad replies, resuming, costs, votes."""
 
-import io
 import json
 from collections import Counter
 
 import pytest
 
-from mlx_dpo.config import load_config
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.jobs.judge_check import agreement_by_vote
 
 from ..support.judge_server import ROWS, always_first, judging, longer, pairs, shown, smaller, verdicts
 from ..support.openai_server import NO_CHOICES, Fails, Raw, Says
-
-
-@pytest.fixture
-def judge(tmp_path, write_rows, outcome):
-    """Run the command on rows with a server; exit code, summary from --json, and what it says."""
-
-    def run(server, *more, rows=ROWS, **settings):
-        command = ["judge", "--completions", write_rows("completions.jsonl", rows), "--output", "judged"]
-        command += ["--endpoint", server.url, "--json"]
-        for name, value in settings.items():
-            command += ["--set", f"judge.{name}={value}"]
-        code, out, err = outcome(*command, *more)
-        return code, json.loads(out) if out else None, err
-
-    return run
 
 
 @pytest.mark.parametrize("labels", [False, True], ids=["written", "labels"])
@@ -300,65 +282,6 @@ def test_the_key_is_in_no_file_and_in_no_message(judge, serve, tmp_path, monkeyp
     assert code == 0
     assert "s3cret" not in err
     assert not any(b"s3cret" in path.read_bytes() for path in (tmp_path / "judged").iterdir())
-
-
-def vote_rows(judged, wrong):
-    """Votes of a person who prefers the smaller answer, except in the first `wrong` pairs."""
-    pairs = {(row["prompt"], *sorted((row["A"], row["B"]))) for row in judged}
-    for number, (prompt, small, large) in enumerate(sorted(pairs)):
-        yield {"prompt": prompt, "answers": [large, small], "vote": 1 if number < wrong else 2}
-
-
-def test_votes_from_a_file_give_agreement_and_kappa(judge, serve, tmp_path, write_rows):
-    server = serve(judging(smaller))
-    judge(server)
-    write_rows("votes.jsonl", vote_rows(verdicts(tmp_path), 6))
-    code, told, err = judge(server, "--check-file", "votes.jsonl")
-    assert code == 0, err
-    assert told["n"] - told["same"] == 6
-    assert told["kappa_interval"][0] < told["kappa"] < told["kappa_interval"][1] < 1
-
-
-def test_votes_that_fit_no_pair_are_refused(judge, serve, write_rows):
-    server = serve(judging(smaller))
-    judge(server)
-    write_rows("votes.jsonl", [{"prompt": "Other?", "answers": ["a", "b"], "vote": "tie"}])
-    code, _, err = judge(server, "--check-file", "votes.jsonl")
-    assert code == 1
-    assert "votes.jsonl: has no vote on a pair that was judged" in err
-
-
-def test_a_person_votes_blind_and_goes_on_later(judge, serve, tmp_path):
-    server = serve(judging(smaller))
-    judge(server)
-    config = load_config(
-        None,
-        [
-            f"judge.url={server.url}",
-            f"judge.completions={tmp_path}/completions.jsonl",
-            f"judge.output={tmp_path}/judged",
-        ],
-    )
-    calls, seen = server.calls, []
-
-    def vote(prompt, one, other):
-        seen.append((one, other))
-        return None if len(seen) == 3 else "1"
-
-    assert agreement_by_vote(config, 8, vote).n == 2
-    told = agreement_by_vote(config, 8, vote)
-    assert (told.n, len(seen), len(set(seen)), server.calls) == (8, 9, 8, calls)
-    assert told.same == sum(one < other for one, other in set(seen))
-    assert 0 < told.same < 8  # a coin decides which answer is shown first
-
-
-def test_the_terminal_shows_the_texts_and_takes_the_votes(judge, serve, monkeypatch):
-    server = serve(judging(smaller))
-    judge(server)
-    monkeypatch.setattr("sys.stdin", io.StringIO("1\nx\nt\nq\n"))
-    code, told, err = judge(server, "--check", "8")
-    assert (code, told["n"]) == (0, 2)
-    assert err.count("Answer 1\n") == 3 and "verdict" not in err
 
 
 def test_check_before_judging_is_refused(judge, serve):
