@@ -89,14 +89,22 @@ class Rows:
         """
         _check_content(self.files, self.content, self.label)
 
-    def told(self) -> Iterator[str]:
-        """A line for each file that has not our own form: what it is."""
+    def descriptions(self) -> Iterator[str]:
+        """What the files are that do not have our own form; files of the same kind share a line."""
+        alike: dict[str, list[str]] = {}
         for part in self.parts:
             facts = [] if part.kind.plain else [part.kind.name]
             facts += [part.form.name] if part.form else []
             if facts:
                 note = f" ({part.form.note})" if part.form and part.form.note else ""
-                yield f"{part.name}: {', '.join(facts)}{note}"
+                alike.setdefault(f"{', '.join(facts)}{note}", []).append(part.name)
+        for facts, names in alike.items():
+            yield f"{_together(names)}: {facts}"
+
+
+def _together(names: Sequence[str]) -> str:
+    more = f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
 
 
 def changed(label: str) -> DpoError:
@@ -119,9 +127,7 @@ def open_rows(source: Source) -> Rows:
         (file,) = files
         part = Part(file.name, 1, kinds[0], _form(file.path, 0, file.path.stat().st_size))
         return Rows(file.path, (file.path,), (part,), None, content, content, file.name)
-    label = (
-        files[0].name if len(files) == 1 else f"{files[0].name} and {plural(len(files) - 1, 'other file')}"
-    )
+    label = _together([file.name for file in files])
     paths = tuple(file.path for file in files)
     key = {
         "converted": content,

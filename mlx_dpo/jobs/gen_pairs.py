@@ -194,7 +194,7 @@ def _pairs_of(
     output = Path(config.pairs.output)
     trained = trained_prompts(output)
     files, dropped = make_pairs(rows, valid, answers, config.pairs, origin, config.generate.seed, trained)
-    counts = count_pairs(files, dropped, sampled.tokens, sampled)
+    counts = count_pairs(files, dropped, sampled.tokens, sampled if sampled.samples > 1 else None)
     for reason, places in dropped.items():
         say(f"dropped {len(places)}, {reason} ({first_ten(places)}): {DROPPED[reason]}")
     write_pairs(files, counts, output)

@@ -24,7 +24,7 @@ class PairCounts:
     """How many curated rows became pairs, and why others did not.
 
     `cut_off`: pairs whose rejected answer was cut off by max_tokens; `tokens`: tokens that this call sampled.
-    `answers`: the counts of the sampled answers; None if they were not counted.
+    `answers`: the counts of the sampled answers, if there are several a prompt.
     """
 
     rows: int
