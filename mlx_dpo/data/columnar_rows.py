@@ -76,12 +76,18 @@ def _rows(batches: Iterator[tuple[Any, int]], name: str) -> RowsRead:
             for row in _without_dates(batch).to_pylist():
                 number += 1
                 yield number, row_text(row, _as_text), done
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DpoError(
-            f"cannot be read: {first_line(error)[:200]}",
-            where=f"{name}:{number + 1}" if number else name,
-            hint="get the file again, or write it without the columns that are not needed",
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(
+            f"is damaged: {first_line(error)[:200]}", name, number, "get the file again"
         ) from None
+    except (ValueError, OverflowError) as error:
+        hint = "write the file without the columns that are not needed"
+        raise _unreadable(f"cannot be read: {first_line(error)[:200]}", name, number, hint) from None
+
+
+def _unreadable(what: str, name: str, number: int, hint: str) -> DpoError:
+    """What to raise for the row after row `number`."""
+    return DpoError(what, where=f"{name}:{number + 1}" if number else name, hint=hint)
 
 
 def _check_names(names: list[str], name: str) -> None:

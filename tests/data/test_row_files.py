@@ -77,7 +77,7 @@ FILES = {
         [1, 2, 3],
     ),
     "CSV": (table(","), "CSV", [2, 4, 5]),
-    "CSV with Windows line ends": (table(",").replace("\n", "\r\n").replace("\r\r", "\r"), "CSV", [2, 4, 5]),
+    "CSV with line feeds": (table(",").replace("\r\n", "\n"), "CSV", [2, 4, 5]),
     "CSV with semicolons": (table(";"), "CSV with semicolons", [2, 4, 5]),
     "CSV with a byte order mark": ("\ufeff" + table(","), "CSV", [2, 4, 5]),
     "TSV": (table("\t"), "TSV", [2, 4, 5]),
@@ -97,7 +97,7 @@ FILES = {
 def write(tmp_path):
     def to(name, content):
         file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         return file
 
@@ -342,14 +342,9 @@ CUT = "is damaged or cut off"
 NOISE = random.Random(0).randbytes(200_000).hex().encode()
 
 
-def damaged(content):
-    """With some bytes in the middle changed."""
-    middle = len(content) // 2
-    return (
-        content[:middle]
-        + bytes(255 - byte for byte in content[middle : middle + 50])
-        + content[middle + 50 :]
-    )
+def damaged(content, place=50_000):
+    """With some bytes changed."""
+    return content[:place] + bytes(255 - byte for byte in content[place : place + 20]) + content[place + 20 :]
 
 
 def doubled_column():
@@ -366,7 +361,7 @@ BROKEN = {
     "a number for a row": ("a.json", f"[{OBJECTS[0]},\n5]", ":6", "not an object", "not-an-object"),
     "a misspelt name": ("a.json", PRETTY.replace("chosen", "chose"), ":2", "missing", "missing-chosen"),
     "a name twice": ("a.json", PRETTY.replace("rejected", "chosen"), ":2", "twice", "written-twice"),
-    "text behind a list": ("a.json", f"{PRETTY}\nand more", ":17", "has more text after", "not-json"),
+    "text behind a list": ("a.json", f"{PRETTY}\nand more", ":18", "has more text after", "not-json"),
     "half of a character in a cell": (
         "a.csv",
         HEADER + 'How?,"[{""role"": ""assistant"", ""content"": ""So \\ud83d""}]",Thus.\n',
@@ -382,7 +377,7 @@ BROKEN = {
         "wrong-type",
     ),
     "a column of Parquet twice": ("a.pq", doubled_column(), "", "'chosen' is there twice", "written-twice"),
-    "a bzip2 file that is damaged": ("a.bz2", damaged(bz2.compress(NOISE)), "", CUT, ""),
+    "a bzip2 file that is damaged": ("a.bz2", damaged(bz2.compress(NOISE), 4), "", CUT, ""),
     "a bzip2 file that breaks off": ("a.bz2", bz2.compress(NOISE)[:-50], "", CUT, ""),
     "an xz file that is damaged": ("a.xz", damaged(lzma.compress(NOISE)), "", CUT, ""),
     "a gzip file that is damaged": ("a.gz", damaged(gzip.compress(NOISE)), "", CUT, ""),
