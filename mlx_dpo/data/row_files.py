@@ -181,8 +181,8 @@ def row_files(source: Source) -> list[RowFile]:
     found = [one for one in entries(path) if _may_hold_rows(one)]
     if not found:
         hint = (
-            "give a file, or a folder with files of rows (.jsonl, .json, .csv, .tsv, .parquet) in the folder "
-            "itself, not in folders inside it"
+            "give the path of a file, or of a folder with files of rows (.jsonl, .json, .csv, .tsv, .parquet)"
+            ": folders inside it are not searched"
         )
         raise DpoError("is a folder without files of rows", where=path_text(path), hint=hint)
     if len({_is_held_out(one.name) for one in found}) > 1:

@@ -261,7 +261,9 @@ def test_a_folder_of_folders_is_answered_with_where_files_must_be(write, tmp_pat
     write("set/train/rows.jsonl", LINES)
     with pytest.raises(DpoError) as caught:
         open_rows(tmp_path / "set")
-    assert_told(caught.value, str(tmp_path / "set"), "without files of rows", "not in folders inside it")
+    assert_told(
+        caught.value, str(tmp_path / "set"), "without files of rows", "folders inside it are not searched"
+    )
 
 
 def test_a_list_of_files_is_a_setting():
