@@ -93,11 +93,11 @@ def test_prompt_and_answer_rebuild_the_conversation(template, asked, tokenizer_o
             rendered = render(tokenizer, [*row.prompt, answer.turn], generation_prompt=False, tools=row.tools)
             if rendered.startswith(before):
                 assert rendered.startswith(whole)
-    assert scored or (template, asked) in NEVER
+    assert bool(scored) == ((template, asked) not in NEVER)
 
 
 NEVER = {
-    *product(["gemma", "llama31", "r1", "opens think"], ["tools"]),
+    *product(["gemma", "r1", "opens think"], ["tools"]),
     ("gemma", "system"),
 }
 """Prompts that a template cannot render."""
