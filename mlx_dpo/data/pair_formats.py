@@ -187,24 +187,27 @@ def responses(row: Row) -> list[Row]:
 
 renamed("Stack Exchange pairs", {"prompt": "question", "chosen": "response_j", "rejected": "response_k"})
 
-_OTHER_PROMPTS = (
-    "prompt",
-    "question",
-    "instruction",
-    "input",
-    "messages",
-    "conversations",
-    "info",
-    "context",
+_PROMPT_NAMES = re.compile(
+    "prompt|question|query|instruction|input|context|message|conversation|dialog|user|human|problem|request"
+    "|task|post|history|info|text|document",
+    re.IGNORECASE,
 )
+"""Parts of the names of columns that may hold a prompt."""
+
+
+def _may_have_a_prompt(row: Row) -> bool:
+    """Whether a column beside the answers may hold the prompt, or a part of it."""
+    return any(
+        isinstance(value, (str, list, dict)) and value and _PROMPT_NAMES.search(name)
+        for name, value in row.items()
+    )
 
 
 @row_format(
     "pairs without a prompt",
     {"chosen": TEXT, "rejected": TEXT},
     test=lambda row: (
-        not any(row.get(name) for name in _OTHER_PROMPTS)
-        and not (is_transcript(row["chosen"]) or is_transcript(row["rejected"]))
+        not _may_have_a_prompt(row) and not (is_transcript(row["chosen"]) or is_transcript(row["rejected"]))
     ),
     note="the prompt is the text that chosen and rejected begin with; check it with mlx-dpo inspect",
 )

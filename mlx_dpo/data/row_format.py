@@ -264,6 +264,6 @@ def only_one(row: Row, names: Sequence[str]) -> Any:
         raise DpoError(
             f"has both '{first}' and '{other}', and only one of them can be the prompt",
             hint=f"put all of the prompt into '{first}', and remove '{other}'",
-            code="two-prompts",
+            code="left-out",
         )
     return given.get(first)

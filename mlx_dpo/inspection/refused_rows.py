@@ -35,7 +35,6 @@ KINDS |= {
     "prompt-ends-in-answer": Kind(ERROR, "the prompt does not end with a user turn"),
     "prompt-differs": Kind(ERROR, "the prompt and the conversations begin differently"),
     "conversations-part": Kind(ERROR, "the two conversations have different prompts"),
-    "two-prompts": Kind(ERROR, "the row has two columns with different prompts"),
     "two-systems": Kind(ERROR, "the row has two system turns that differ"),
     "duplicate-id": Kind(ERROR, "two rows have the same id"),
     "prompt-too-long": Kind(

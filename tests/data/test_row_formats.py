@@ -207,6 +207,37 @@ def test_an_odd_first_row_does_not_decide_the_format_of_the_file(file_of):
     assert caught.value.where.endswith("rows.jsonl:1") and "HH-RLHF transcripts" in str(caught.value)
 
 
+OTHER_PROMPTS = [
+    {"query": "How?"},
+    {"Prompt (EN)": "How?"},
+    {"user_input": "How?"},
+    {"problem": "How?"},
+    {"dialogue": [["How?"]]},
+    {"Context": "A kettle."},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_PROMPTS, ids=str)
+def test_a_shared_start_of_the_answers_is_no_prompt_where_a_column_may_be_the_prompt(other, file_of):
+    row = {**other, "chosen": "The sky is blue.", "rejected": "The sky is green."}
+    with pytest.raises(DpoError) as caught:
+        index_rows(file_of(row))
+    assert_told(caught.value, caught.value.where, "'prompt' is missing", code="missing-prompt")
+
+
+def test_columns_about_the_row_leave_the_shared_start_the_prompt(file_of):
+    about = {
+        "id": "a",
+        "source": "web",
+        "score_chosen": 4.0,
+        "prompt": None,
+        "user_id": 7,
+        "chosen_model": "m",
+    }
+    row = {**about, "chosen": "The sky is blue.", "rejected": "The sky is green."}
+    assert as_cases(read_pairs(file_of(row))) == [(["user: The sky is"], "blue.", "green.")]
+
+
 def test_a_text_of_the_prompt_is_not_made_of_half_words(file_of):
     row = {"chosen": "Is it 12? Yes.", "rejected": "Is it 13? No."}
     assert as_cases(read_pairs(file_of(row))) == [(["user: Is it"], "12? Yes.", "13? No.")]
@@ -289,7 +320,7 @@ MALFORMED = {
         "pairs with chosen_response and rejected_response",
         {"prompt": "Why?"},
         "has both 'instruction' and 'prompt'",
-        "two-prompts",
+        "left-out",
     ),
     "a history in words": (
         "instructions with two answers",
