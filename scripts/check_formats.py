@@ -35,7 +35,7 @@ def counted(path: Path) -> Counter[str]:
             refused.append(f"refused: {line.error.where}: {line.error.what}")
     for reason, (count, _) in reader.left_out.found.items():
         found[reason] = count
-    told = [*rows.told(), f"{reader.rows:,} rows, {found['pairs']:,} pairs", *refused]
+    told = [*rows.descriptions(), f"{reader.rows:,} rows, {found['pairs']:,} pairs", *refused]
     print("\n  ".join([*told, *reader.left_out.text(rows.where).splitlines()]))
     return found
 

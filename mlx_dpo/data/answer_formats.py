@@ -1,7 +1,7 @@
 """Formats with one answer a row, for gen-pairs and sft."""
 
 from .pair_formats import asked
-from .row_format import ANY, CONVERSATION, TEXT, Row, as_turns, row_format
+from .row_format import ANY, CONVERSATION, TEXT, Row, as_turns, joined, row_format
 
 
 def _is_single(row: Row) -> bool:
@@ -33,7 +33,6 @@ def sharegpt(row: Row) -> list[Row]:
     names={"prompt": "instruction", "answer": "response"},
 )
 def dolly(row: Row) -> list[Row]:
-    """As in databricks-dolly-15k; `context` is put after the instruction."""
-    return [
-        {"prompt": asked({**row, "input": row.get("context") or row.get("input")}), "answer": row["response"]}
-    ]
+    """As in databricks-dolly-15k; `context` and `input` are put after the instruction."""
+    prompt = joined(row["instruction"], row.get("context"), row.get("input"))
+    return [{"prompt": prompt, "answer": row["response"]}]

@@ -1,18 +1,20 @@
 """Rows of Parquet and Arrow files, in batches, through pyarrow."""
 
-import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..errors import DpoError, first_line
+from ..errors import DpoError, first_line, quoted
+from .json_rows import row_text
 
 RowsRead = Iterator[tuple[int, bytes, int]]
 """Rows as lines of JSON, each with its number from 1 and, roughly, the bytes of the file that are read."""
 
 _BATCH = 256
 """Rows that are in memory at a time."""
+_BUFFER = 2**20
+"""Bytes of a column that are read at a time: a file may consist of one group of all rows."""
 
 
 def parquet_rows(path: Path, name: str) -> RowsRead:
@@ -25,7 +27,7 @@ def parquet_rows(path: Path, name: str) -> RowsRead:
     import pyarrow.parquet
 
     def batches() -> Iterator[tuple[Any, int]]:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
             size, count = path.stat().st_size, file.metadata.num_rows
             for number, batch in enumerate(file.iter_batches(_BATCH), 1):
                 yield batch, min(size, size * number * _BATCH // max(1, count))
@@ -70,16 +72,47 @@ def _rows(batches: Iterator[tuple[Any, int]], name: str) -> RowsRead:
     number = 0
     try:
         for batch, done in batches:
-            for row in batch.to_pylist():
+            _check_names(batch.schema.names, name)
+            for row in _without_dates(batch).to_pylist():
                 number += 1
-                yield number, json.dumps(row, ensure_ascii=False, default=_told).encode(), done
+                yield number, row_text(row, _as_text), done
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        what = f"is damaged: {first_line(error)[:200]}"
-        raise DpoError(
-            what, where=f"{name}:{number + 1}" if number else name, hint="get the file again"
+        raise _unreadable(
+            f"is damaged: {first_line(error)[:200]}", name, number, "get the file again"
         ) from None
+    except (ValueError, OverflowError) as error:
+        hint = "write the file without the columns that are not needed"
+        raise _unreadable(f"cannot be read: {first_line(error)[:200]}", name, number, hint) from None
 
 
-def _told(value: Any) -> str:
-    """A value that JSON cannot have, such as a date or bytes, as text."""
-    return f"<{len(value):,} bytes>" if isinstance(value, bytes) else str(value)
+def _unreadable(what: str, name: str, number: int, hint: str) -> DpoError:
+    """What to raise for the row after row `number`."""
+    return DpoError(what, where=f"{name}:{number + 1}" if number else name, hint=hint)
+
+
+def _check_names(names: list[str], name: str) -> None:
+    twice = next((column for column in names if names.count(column) > 1), None)
+    if twice is not None:
+        what = f"the column {quoted(twice)} is there twice"
+        raise DpoError(what, where=name, hint="rename one of the two columns", code="written-twice")
+
+
+def _without_dates(batch: Any) -> Any:
+    """The batch with dates and times as text: Arrow has some that Python has not."""
+    import pyarrow
+
+    columns = [
+        column.cast(pyarrow.string()) if pyarrow.types.is_temporal(column.type) else column
+        for column in batch.columns
+    ]
+    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _as_text(value: Any) -> Any:
+    """A value that JSON cannot have, such as a date, as text; bytes that are no text stay recognisable."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()  # some writers store texts as bytes
+    except UnicodeDecodeError:
+        return {"bytes": len(value)}

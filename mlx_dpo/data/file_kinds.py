@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ..errors import DpoError
+from ..errors import DpoError, first_line
 from ..storage.jsonl import read_row
 from ..storage.reading import opened, path_text
 from .columnar_rows import arrow_rows, parquet_rows
-from .json_rows import NumberedRows, holds_rows, json_rows, rows_inside
+from .json_rows import NumberedRows, json_rows, name_of_list, rows_inside
 from .known_formats import format_of
 from .promptfoo_rows import grouped, is_result
 from .table_rows import table_rows
@@ -52,7 +52,7 @@ _COLUMNAR = {
     b"\xff\xff\xff\xff": ("Arrow", arrow_rows),
 }
 _TABLES = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}
-_COLUMN = re.compile(r"[\w .-]*")
+_COLUMN = re.compile(r"[\w ./()&#:-]*")
 _OWN = {"prompt", "question", "messages", "chosen", "conversations", "instruction"}
 
 Read = Callable[[BinaryIO, str], NumberedRows]
@@ -117,8 +117,10 @@ def _unpacked(raw: BinaryIO, name: str) -> Iterator[BinaryIO]:
     try:
         with unpack(raw) if unpack else nullcontext(raw) as file:
             yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        what = f"is damaged or cut off: {error}"
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if getattr(error, "errno", None):  # the disk's error, not one of the content
+            raise
+        what = f"is damaged or cut off: {first_line(error)}"
         raise DpoError(what, where=name, hint="get the file again") from None
 
 
@@ -132,12 +134,11 @@ def _check(head: bytes, path: Path) -> None:
             raise _refused(path, f"is a compressed {what} file", "unpack it first")
     if b"\0" in head[:64]:
         raise _refused(path, "is not text", _ROWS)
-    if (
-        head.decode("utf-8-sig", errors="replace")
-        .lstrip()[:9]
-        .lower()
-        .startswith(("<!doctype", "<html", "<?xml"))
-    ):
+    if b"\n" not in head and re.search(rb"\r\s*[^\s]", head) and head[:1] not in (b"[", b"{"):
+        what = "has the line ends of old Macs (CR)"
+        raise _refused(path, what, "turn them into line feeds: tr '\\r' '\\n' < PATH > OUT")
+    begins = head.decode("utf-8-sig", errors="replace").lstrip()[:9].lower()
+    if begins.startswith(("<!doctype", "<html", "<?xml")):
         raise _refused(path, "is a web page", "download the file itself: this page only displays it")
 
 
@@ -160,39 +161,40 @@ def _kind_of_text(path: Path, name: str, text: str) -> tuple[str, Read]:
         listed = text[1:].lstrip()[:1] == "{"  # otherwise a row is a list by mistake
         return ("a JSON list", json_rows) if listed else ("JSONL", _lines)
     if text.startswith("{"):
-        first = _first_object(text)
+        first = _first_object(path, name)
         if is_result(first):
             return "a promptfoo evaluation", lambda file, name: grouped(_lines(file, name), name)
         if first is not None and (_OWN & first.keys() or format_of(first)):
             return "JSONL", _lines
         with _text(path, name) as file:
-            inside = holds_rows(file, name)
+            inside = name_of_list(file, name)
         if inside:
-            return _kind_inside(path, name)
+            return _kind_inside(path, name, inside)
         return ("JSON objects", json_rows) if first is None and _spans(text) else ("JSONL", _lines)
     sign = next((sign for sign in _TABLES if _is_table(text, sign)), "")
     return (_TABLES[sign], partial(table_rows, delimiter=sign)) if sign else ("JSONL", _lines)
 
 
-def _first_object(text: str) -> dict[str, Any] | None:
+def _first_object(path: Path, name: str) -> dict[str, Any] | None:
     """The object on the first line; None if that line is not a complete one."""
-    with suppress(ValueError, RecursionError):
-        first = json.loads(text.splitlines()[0])
+    with _text(path, name) as file, suppress(DpoError, ValueError, RecursionError):
+        _, line = next(_lines(file, name))
+        first = json.loads(line.decode("utf-8-sig"))
         return first if isinstance(first, dict) else None
     return None
 
 
-def _kind_inside(path: Path, name: str) -> tuple[str, Read]:
+def _kind_inside(path: Path, name: str, inside: str) -> tuple[str, Read]:
     with _text(path, name) as file, suppress(ValueError, RecursionError):
         _, first = next(rows_inside(file, name))
         if is_result(json.loads(first)):
             return "a promptfoo evaluation", lambda file, name: grouped(rows_inside(file, name), name)
-    return "a JSON object with a list of rows", rows_inside
+    return f"the list {inside!r} of a JSON object", rows_inside
 
 
 def _spans(text: str) -> bool:
     """Whether the first object is complete but spans several lines."""
-    if text.splitlines()[0].strip() == "{":
+    if text.partition("\n")[0].strip() == "{":
         return True
     with suppress(ValueError, RecursionError):
         _, end = json.JSONDecoder().raw_decode(text)
@@ -201,10 +203,15 @@ def _spans(text: str) -> bool:
 
 
 def _is_table(text: str, sign: str) -> bool:
-    """Whether the text begins with a line of names, separated by this sign, and has a line after it."""
-    lines = text.splitlines()[:2]
-    names = [name.strip(' "') for name in lines[0].split(sign)] if len(lines) > 1 else []
-    return len(names) > 1 and any(names) and all(map(_COLUMN.fullmatch, names))
+    """Whether the text begins with a line of names, separated by this sign.
+
+    A single line, or a single name, may be damaged JSONL, unless it names a column of ours.
+    """
+    first, _, more = text.partition("\n")
+    names = [name.strip(' "\r') for name in first.split(sign)]
+    if not _OWN.isdisjoint(names):
+        return True
+    return bool(more) and len(names) > 1 and any(names) and all(map(_COLUMN.fullmatch, names))
 
 
 def _lines(file: BinaryIO, name: str) -> NumberedRows:

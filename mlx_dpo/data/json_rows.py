@@ -4,7 +4,7 @@ import codecs
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from ..errors import DpoError
@@ -91,18 +91,37 @@ class _Window:
 _DECODER = json.JSONDecoder()
 
 
+def row_text(row: Any, other: Callable[[Any], Any] | None = None) -> bytes:
+    """A row as a line of JSON. Half of a character stays an escape, which the reader of the rows refuses.
+
+    Args:
+        other: turns a value that JSON cannot have into one that it can have.
+    """
+    try:
+        return json.dumps(row, ensure_ascii=False, default=other).encode()
+    except UnicodeEncodeError:
+        return json.dumps(row, default=other).encode()
+
+
 def json_rows(file: BinaryIO, name: str) -> NumberedRows:
-    """The items of a JSON list, or the objects of a text of objects.
+    """The items of a JSON list, or of several lists one after the other, or the objects of a text of objects.
 
     Raises:
-        DpoError: not JSON, or the list is not complete.
+        DpoError: not JSON, or a list is not complete.
     """
-    window = _Window(file, name)
-    end = ""
-    if window.sign() == "[":
+    yield from _numbered(_all_items(_Window(file, name), name))
+
+
+def _all_items(window: _Window, name: str) -> NumberedRows:
+    if window.sign() != "[":
+        yield from _items(window, name, "")
+    while window.sign(_COMMA) == "[":
         window.skip()
-        end = "]"
-    yield from _numbered(_items(window, name, end))
+        yield from _items(window, name, "]")
+        window.skip()
+    if window.sign():
+        what = "has more text after its list of rows"
+        raise DpoError(what, where=f"{name}:{window.line}", hint=_HINT, code="not-json")
 
 
 def rows_inside(file: BinaryIO, name: str) -> NumberedRows:
@@ -117,32 +136,32 @@ def rows_inside(file: BinaryIO, name: str) -> NumberedRows:
     yield from _numbered(_items(window, name, "]"))
 
 
-def holds_rows(file: BinaryIO, name: str) -> bool:
-    """Whether the file is an object that holds a list of rows, and is not a row itself."""
+def name_of_list(file: BinaryIO, name: str) -> str:
+    """The name of the list of rows that an object in the file holds; "" if it holds none, or is a row."""
     try:
         return _entered(_Window(file, name))
     except DpoError:
-        return False
+        return ""
 
 
-def _entered(window: _Window) -> bool:
-    """Move to the first item of the list of rows in an object; False if there is no such list."""
+def _entered(window: _Window) -> str:
+    """Move to the first item of the list of rows in an object; the name of the list, "" if there is none."""
     if window.sign() != "{":
-        return False
+        return ""
     window.skip()
     while window.sign(_COMMA) == '"':
         key, _ = window.value()
         if key in _OF_ROWS or window.sign() != ":":
-            return False
+            return ""
         window.skip()
         sign = window.sign()
         if sign == "{" and key in _OBJECTS:
             return _entered(window)
         if sign == "[" and key in _LISTS:
             window.skip()
-            return window.sign() == "{"
+            return key if window.sign() == "{" else ""
         window.value()
-    return False
+    return ""
 
 
 def _numbered(items: NumberedRows) -> NumberedRows:

@@ -1,6 +1,13 @@
 """All formats of rows that are known, in the order in which they are tried: importing this registers them."""
 
-from . import answer_formats, pair_formats, ranked_formats, transcripts, voted_formats  # noqa: F401
+from . import (  # noqa: F401
+    answer_formats,
+    open_webui_format,
+    pair_formats,
+    ranked_formats,
+    transcripts,
+    voted_formats,
+)
 from .row_format import (
     FORMATS,
     NoPairError,

@@ -9,10 +9,11 @@ from ..records import Message, Tools
 from ..storage.jsonl import TwiceError, once
 
 ROLES = ("system", "user", "assistant", "tool")
-_OTHER_NAMES = {
+OTHER_ROLES = {
     "developer": "system",
     "human": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "function": "tool",
@@ -99,7 +100,7 @@ def _message(turn: Any, key: str, where: str) -> Message:
         raise DpoError(what, where=where, hint=_MESSAGE_HINT, code="bad-turn")
     role = turn["role"]
     if role not in ROLES:
-        known = _OTHER_NAMES.get(role) if isinstance(role, str) else None
+        known = OTHER_ROLES.get(role) if isinstance(role, str) else None
         hint = f"write {known!r}" if known else f"the roles are {', '.join(ROLES)}"
         raise DpoError(
             f"'{key}' has the unknown role {str(role)[:40]!r}", where=where, hint=hint, code="bad-role"

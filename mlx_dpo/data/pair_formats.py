@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any
 
+from ..errors import DpoError
 from .row_format import (
     ANY,
     CONVERSATION,
@@ -17,6 +18,7 @@ from .row_format import (
     as_answer,
     as_turns,
     joined,
+    only_one,
     renamed,
     row_format,
     text_in,
@@ -35,14 +37,20 @@ def tldr(row: Row) -> list[Row]:
     texts = [one.get("text") if isinstance(one, dict) else one for one in summaries]
     if len(texts) != 2 or choice not in (0, 1):
         raise NoPairError("not two summaries with a choice of 0 or 1")
-    chosen, rejected = texts[choice], texts[1 - choice]
+    chosen, rejected = texts if choice == 0 else texts[::-1]
     return [{"prompt": summarise(info), "chosen": chosen, "rejected": rejected}]
 
 
 def summarise(info: dict[str, Any]) -> Any:
-    """The prompt for a summary of a Reddit post, or of a news article (algorithm reference, 6.3)."""
+    """The prompt for a summary of a Reddit post, or of a news article (algorithm reference, 6.3).
+
+    Raises:
+        NoPairError: there is nothing to sum up.
+    """
     if not isinstance(info.get("post"), str) or not info["post"].strip():
-        return joined(f"TITLE: {info.get('title') or ''}".strip(), info.get("article"), "TL;DR:")
+        if not info.get("article"):
+            raise NoPairError("neither a post nor an article")
+        return joined(f"TITLE: {info.get('title') or ''}".strip(), info["article"], "TL;DR:")
     post = re.sub(r"\n{2,}", "\n", info["post"].strip())
     subreddit = f"SUBREDDIT: r/{info['subreddit']}" if info.get("subreddit") else ""
     return joined(subreddit, f"TITLE: {info.get('title') or ''}".strip(), f"POST: {post}", "TL;DR:")
@@ -98,7 +106,7 @@ def axolotl(row: Row) -> list[Row]:
 )
 def ms_swift(row: Row) -> list[Row]:
     """The last turn of `messages` is the chosen answer."""
-    *prompt, chosen = row["messages"]
+    *prompt, chosen = as_turns(row["messages"])
     return [{"prompt": prompt, "chosen": [chosen], "rejected": row["rejected_response"]}]
 
 
@@ -140,14 +148,24 @@ def instruction(row: Row) -> list[Row]:
 
 
 def asked(row: Row) -> Any:
-    """The prompt of an Alpaca row: `instruction` and `input`, after the turns in `history`."""
+    """The prompt of an Alpaca row: `instruction` and `input`, after the turns in `history`.
+
+    Raises:
+        DpoError: `history` has another form than [[question, answer], ...].
+    """
     text, history = joined(row["instruction"], row.get("input")), row.get("history")
-    if not history or not isinstance(history, list):
+    if not history:
         return text
-    turns = []
-    for exchange in history:
-        question, answer = exchange if isinstance(exchange, list) and len(exchange) == 2 else (exchange, None)
-        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    exchanges = history if isinstance(history, list) else [history]
+    if not all(isinstance(exchange, list) and len(exchange) == 2 for exchange in exchanges):
+        hint = 'write it as [["question", "answer"], ...], or write all turns as messages'
+        raise DpoError("'history' is not a list of questions with answers", hint=hint, code="wrong-type")
+    roles = ("user", "assistant")
+    turns = [
+        {"role": role, "content": said}
+        for exchange in exchanges
+        for role, said in zip(roles, exchange, strict=True)
+    ]
     return [*turns, {"role": "user", "content": text}]
 
 
@@ -163,30 +181,33 @@ _ASKED = ("instruction", "prompt", "question")
 )
 def responses(row: Row) -> list[Row]:
     """As in argilla/distilabel-math-preference-dpo and the older Argilla UltraFeedback."""
-    prompt = joined(text_in(row, _ASKED), row.get("input"))
+    prompt = joined(only_one(row, _ASKED), row.get("input"))
     return [{"prompt": prompt, "chosen": row["chosen_response"], "rejected": row["rejected_response"]}]
 
 
 renamed("Stack Exchange pairs", {"prompt": "question", "chosen": "response_j", "rejected": "response_k"})
 
-_OTHER_PROMPTS = (
-    "prompt",
-    "question",
-    "instruction",
-    "input",
-    "messages",
-    "conversations",
-    "info",
-    "context",
+_PROMPT_NAMES = re.compile(
+    "prompt|question|query|instruction|input|context|message|conversation|dialog|user|human|problem|request"
+    "|task|post|history|info|text|document",
+    re.IGNORECASE,
 )
+"""Parts of the names of columns that may hold a prompt."""
+
+
+def _may_have_a_prompt(row: Row) -> bool:
+    """Whether a column beside the answers may hold the prompt, or a part of it."""
+    return any(
+        isinstance(value, (str, list, dict)) and value and _PROMPT_NAMES.search(name)
+        for name, value in row.items()
+    )
 
 
 @row_format(
     "pairs without a prompt",
     {"chosen": TEXT, "rejected": TEXT},
     test=lambda row: (
-        not any(row.get(name) for name in _OTHER_PROMPTS)
-        and not (is_transcript(row["chosen"]) or is_transcript(row["rejected"]))
+        not _may_have_a_prompt(row) and not (is_transcript(row["chosen"]) or is_transcript(row["rejected"]))
     ),
     note="the prompt is the text that chosen and rejected begin with; check it with mlx-dpo inspect",
 )

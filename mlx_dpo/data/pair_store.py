@@ -24,7 +24,7 @@ from .row_index import RowIndex
 from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
-_VERSION = 5
+_VERSION = 6
 """Increase this number when the same rows give other tokens, or the files have another form."""
 
 _ADVANCE = 64
@@ -84,7 +84,7 @@ def open_pairs(index: RowIndex, tokenizer: Any, max_length: int) -> PairStore:
         DpoError: as `tokenize_pairs`; or the file changed while it was read, or the cache has no room.
     """
     key = {
-        "rows": index.content,
+        "rows": index.identity,
         **tokenizer_key(tokenizer),
         "max_length": max_length,
         "answers": index.answers,

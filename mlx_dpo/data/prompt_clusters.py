@@ -1,13 +1,13 @@
 """Prompts that ask nearly the same: they belong on the same side of a split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ..records import Message
 
-_BLOCK = 1024
-"""Rows whose similarities to all other rows are in memory at the same time."""
+_SIMILARITIES = 2**24
+"""Similarities that are in memory at the same time: 64 MB of float32."""
 
 
 def asked(prompt: Sequence[Message]) -> str:
@@ -25,8 +25,8 @@ def clusters(vectors: np.ndarray, least: float) -> np.ndarray:
         vectors: unit vectors, float32 (n, size).
     """
     cluster = np.arange(len(vectors))
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK]
+    for rows in _blocks(len(vectors), len(vectors)):
+        start, block = rows.start, vectors[rows]
         close = block @ vectors[: start + len(block)].T >= least
         for row, near in enumerate(close, start):
             if len(joined := np.unique(cluster[:row][near[:row]])):
@@ -44,8 +44,13 @@ def nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nda
         others: unit vectors, float32 (m, size), m > 0.
     """
     numbers, cosines = np.zeros(len(vectors), np.int64), np.zeros(len(vectors), np.float32)
-    for start in range(0, len(vectors), _BLOCK):
-        rows = slice(start, start + _BLOCK)
+    for rows in _blocks(len(vectors), len(others)):
         close = vectors[rows] @ others.T
         numbers[rows], cosines[rows] = close.argmax(axis=1), close.max(axis=1)
     return numbers, cosines
+
+
+def _blocks(count: int, others: int) -> Iterator[slice]:
+    """Blocks of `count` rows, so many that their similarities to `others` rows fit in memory."""
+    size = max(1, _SIMILARITIES // max(1, others))
+    return (slice(start, start + size) for start in range(0, count, size))

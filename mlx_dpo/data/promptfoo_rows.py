@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..errors import DpoError
 from ..storage.jsonl import parse_line
-from .json_rows import NumberedRows
+from .json_rows import NumberedRows, row_text
+from .messages import kind_of
 from .row_format import number_of
 
 _KEYS = {"promptIdx", "testIdx", "prompt", "response"}
@@ -20,25 +22,32 @@ def is_result(row: Any) -> bool:
 def grouped(results: NumberedRows, name: str) -> NumberedRows:
     """Results with the same prompt as one row: {prompt, answers: [{answer, score}]}, numbered as the first.
 
-    All texts are in memory: promptfoo writes an evaluation as one text, of at most half a gigabyte.
+    Results in which the model failed are left out: they have no answer. All texts are in memory: promptfoo
+    writes an evaluation as one text, of at most half a gigabyte.
 
     Raises:
-        DpoError: a result is not JSON.
+        DpoError: a row is not JSON or not a result, or a prompt or an answer is not text.
     """
     groups: dict[str, tuple[int, list[dict[str, Any]]]] = {}
     for line, text in results:
-        result = parse_line(text, f"{name}:{line}")
-        if not is_result(result) or result.get("error"):
-            continue
+        where = f"{name}:{line}"
+        result = parse_line(text, where)
+        if not is_result(result):
+            what, hint = "is not a result of promptfoo", "put other rows into a separate file"
+            raise DpoError(what, where=where, hint=hint, code="other-format")
         asked, response = result["prompt"], result["response"]
         prompt = asked.get("raw") if isinstance(asked, dict) else asked
         answer = response.get("output") if isinstance(response, dict) else response
-        if isinstance(prompt, str) and isinstance(answer, str) and answer.strip():
-            _, answers = groups.setdefault(prompt, (line, []))
-            answers.append({"answer": answer, "score": _score(result)})
+        if answer is None or result.get("error"):
+            continue
+        for key, value in (("prompt.raw", prompt), ("response.output", answer)):
+            if not isinstance(value, str):
+                what, hint = f"'{key}' must be text, got {kind_of(value)}", "remove this result"
+                raise DpoError(what, where=where, hint=hint, code="wrong-type")
+        _, answers = groups.setdefault(prompt, (line, []))
+        answers.append({"answer": answer, "score": _score(result)})
     for prompt, (line, answers) in groups.items():
-        row = {"prompt": _messages(prompt), "answers": answers}
-        yield line, json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        yield line, row_text({"prompt": _messages(prompt), "answers": answers})
 
 
 def _score(result: Mapping[str, Any]) -> float:

@@ -7,6 +7,7 @@ from ..errors import DpoError
 from ..records import Prompt
 from .formats import to_curated
 from .known_formats import RowFormat
+from .pair_formats import asked
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "input", "messages")
 _ANSWER = re.compile(
@@ -46,8 +47,6 @@ def to_prompt(row: dict[str, Any], where: str, form: RowFormat | None = None) ->
     if name == "messages":
         given["prompt"] = given.pop(name)
     elif name == "instruction":
-        texts = [given.pop(name), given.pop("input", None)]
-        both = all(isinstance(text, str) and text.strip() for text in texts)
-        given["prompt"] = "\n\n".join(texts) if both else texts[0]
+        given["prompt"] = asked({name: given.pop(name, None) for name in ("instruction", "input")})
     own = to_curated({**given, "answer": "an answer"}, where)
     return [Prompt(own.prompt, own.id, where, own.tools)]

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from ..errors import DpoError
 from .pair_formats import asked
-from .row_format import OBJECT, NoPairError, Row, as_turns, number_of, row_format, text_in
+from .row_format import NoPairError, Row, as_turns, number_of, only_one, row_format, text_in
 from .transcripts import is_transcript, prompt_of
 
 SAME = "no two answers with different scores"
@@ -67,13 +68,13 @@ def best_against_worse(prompt: Any, answers: list[tuple[Any, float | None]]) -> 
     return pairs
 
 
-_PROMPTS = ("prompt", "instruction", "question")
+_PROMPTS, _BESIDE = ("prompt", "instruction", "question"), ("input", "history")
 
 
 @row_format(
     "prompts with several scored answers",
     {},
-    " ".join((*_PROMPTS, *_LISTS, *_OF_LISTS, "input")),
+    " ".join((*_PROMPTS, *_LISTS, *_OF_LISTS, *_BESIDE)),
     test=lambda row: (
         bool(text_in(row, _PROMPTS))
         and not row.keys() & {"chosen", "rejected", "answer"}
@@ -83,67 +84,19 @@ _PROMPTS = ("prompt", "instruction", "question")
 )
 def ranked(row: Row) -> list[Row]:
     """UltraFeedback, Nectar, and rows of {prompt, responses, scores}; each answer has a score or a rank."""
-    prompt = asked(row) if row.get("instruction") else as_turns(text_in(row, _PROMPTS))
-    prompt = prompt_of(prompt) if is_transcript(prompt) else prompt
-    return best_against_worse(prompt, _scored(row, _column(row)))
+    return best_against_worse(_prompt(row), _scored(row, _column(row)))
 
 
-@row_format(
-    "open-webui feedback",
-    {"data": OBJECT, "meta": OBJECT, "snapshot": OBJECT},
-    "user_id version type details base_models created_at updated_at user id",
-    note="a rated answer is paired with the other answers to the same message",
-)
-def open_webui(row: Row) -> list[Row]:
-    """A thumbs-up or thumbs-down on one of several answers, with the conversation as a tree of messages."""
-    messages = _history(row["snapshot"])
-    rated, rating = messages.get(str(row["meta"].get("message_id"))), number_of(row["data"].get("rating"))
-    if not rated or rating is None:
-        raise NoPairError("no rating, or the rated message is not in the snapshot")
-    siblings = [
-        other
-        for other in messages.values()
-        if other is not rated
-        and other.get("role") == "assistant"
-        and other.get("parentId") == rated.get("parentId")
-        and _rating(other) in (None, -rating)
-    ]
-    if not siblings or not rating:
-        raise NoPairError("one rated answer, without another answer to the same message")
-    prompt, own = _above(messages, rated), row.get("id")
-    return [
-        {
-            **({"id": own} if own else {}),
-            "prompt": prompt,
-            "chosen": (rated if rating > 0 else other).get("content"),
-            "rejected": (other if rating > 0 else rated).get("content"),
-        }
-        for other in siblings
-    ]
+def _prompt(row: Row) -> Any:
+    """The prompt: text (with `input` and `history`), a transcript, or turns.
 
-
-def _rating(message: Row) -> float | None:
-    annotation = message.get("annotation")
-    return number_of(annotation.get("rating")) if isinstance(annotation, dict) else None
-
-
-def _history(snapshot: Row) -> dict[str, Row]:
-    """The messages of a snapshot by their ids."""
-    held: Any = snapshot
-    for _ in range(3):
-        if isinstance(held, dict) and isinstance(held.get("history"), dict):
-            break
-        held = held.get("chat") if isinstance(held, dict) else None
-    messages = held["history"].get("messages") if isinstance(held, dict) and "history" in held else {}
-    listed = messages.values() if isinstance(messages, dict) else messages or ()
-    return {one["id"]: one for one in listed if isinstance(one, dict) and isinstance(one.get("id"), str)}
-
-
-def _above(messages: dict[str, Row], message: Row) -> list[Row]:
-    """The turns that lead to a message, from the first."""
-    turns, seen = [], set()
-    while (parent := str(message.get("parentId"))) in messages and parent not in seen:
-        seen.add(parent)
-        message = messages[parent]
-        turns.append({"role": message.get("role"), "content": message.get("content")})
-    return turns[::-1]
+    Raises:
+        DpoError: there are two prompts, or something beside a transcript or turns.
+    """
+    prompt = only_one(row, _PROMPTS)
+    if isinstance(prompt, str) and not is_transcript(prompt):
+        return asked({**row, "instruction": prompt})
+    if beside := next((name for name in _BESIDE if row.get(name)), None):
+        what, hint = f"'{beside}' would be left out of the prompt", "add its text to the turns of the prompt"
+        raise DpoError(what, hint=hint, code="left-out")
+    return prompt_of(prompt) if isinstance(prompt, str) else as_turns(prompt)

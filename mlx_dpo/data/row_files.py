@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import __version__
 from ..console import plural, progress
 from ..errors import DpoError
 from ..storage.cache import content_hash, kept
@@ -23,16 +24,16 @@ from .known_formats import RowFormat, detected
 Source = str | Path | Sequence[str | Path]
 """A file, a folder of files, the name of a data set on the Hub, or a list of these."""
 
-_VERSION = 1
+_VERSION = 2
 """Increase this number when the same files are converted to other rows."""
 _SLOW = 2**24
 _FIRST = 32
 """Lines of a file from which its format is detected."""
-_SUFFIXES = r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)(\.(gz|bz2|xz))?"
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev", "eval", "test", "heldout"), "held-out"),
-}
+_SUFFIXES = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather)(\.(gz|bz2|xz))?$")
+_NO_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""Files that the library `datasets` writes beside its rows."""
+_HELD_OUT = {"valid", "validation", "val", "dev", "eval", "evaluation", "test", "held", "heldout"}
+"""Words in the names of files with held-out rows."""
 
 
 class RowFile(NamedTuple):
@@ -59,8 +60,8 @@ class Rows:
     """Rows as one JSONL file at `path`, wherever they come from.
 
     `files`: the user's files. `parts`: their rows, in order. `numbers`: the number of each line in the
-    user's file, int32; None if `path` is the user's file. `content`: a hash of all content. `label`: the name
-    of the whole in messages.
+    user's file, int32; None if `path` is the user's file. `content`: a hash of the user's files. `identity`:
+    a hash of that and of how they were converted. `label`: the name of the whole in messages.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Rows:
     parts: tuple[Part, ...]
     numbers: np.ndarray | None
     content: str
+    identity: str
     label: str
 
     def part(self, line: int) -> Part:
@@ -85,17 +87,24 @@ class Rows:
         Raises:
             DpoError: the content changed.
         """
-        if _content(self.files) != self.content:
-            raise changed(self.label)
+        _check_content(self.files, self.content, self.label)
 
-    def told(self) -> Iterator[str]:
-        """A line for each file that has not our own form: what it is."""
+    def descriptions(self) -> Iterator[str]:
+        """What the files are that do not have our own form; files of the same kind share a line."""
+        alike: dict[str, list[str]] = {}
         for part in self.parts:
             facts = [] if part.kind.plain else [part.kind.name]
             facts += [part.form.name] if part.form else []
             if facts:
                 note = f" ({part.form.note})" if part.form and part.form.note else ""
-                yield f"{part.name}: {', '.join(facts)}{note}"
+                alike.setdefault(f"{', '.join(facts)}{note}", []).append(part.name)
+        for facts, names in alike.items():
+            yield f"{_together(names)}: {facts}"
+
+
+def _together(names: Sequence[str]) -> str:
+    more = f" and {plural(len(names) - 1, 'other file')}" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
 
 
 def changed(label: str) -> DpoError:
@@ -117,13 +126,23 @@ def open_rows(source: Source) -> Rows:
     if len(files) == 1 and kinds[0].plain:
         (file,) = files
         part = Part(file.name, 1, kinds[0], _form(file.path, 0, file.path.stat().st_size))
-        return Rows(file.path, (file.path,), (part,), None, content, file.name)
-    label = (
-        files[0].name if len(files) == 1 else f"{files[0].name} and {plural(len(files) - 1, 'other file')}"
-    )
-    key = {"converted": content, "kinds": [kind.name for kind in kinds], "version": _VERSION}
-    room = sum(file.path.stat().st_size for file in files)
-    entry = kept("rows_jsonl", key, lambda folder: _convert(files, kinds, folder), label, room)
+        return Rows(file.path, (file.path,), (part,), None, content, content, file.name)
+    label = _together([file.name for file in files])
+    paths = tuple(file.path for file in files)
+    key = {
+        "converted": content,
+        "kinds": [kind.name for kind in kinds],
+        "version": _VERSION,
+        "mlx_dpo": __version__,
+    }
+
+    def write(folder: Path) -> dict[str, Any]:
+        facts = _convert(files, kinds, folder)
+        _check_content(paths, content, label)
+        return facts
+
+    room = sum(path.stat().st_size for path in paths)
+    entry = kept("rows_jsonl", key, write, label, room)
     path = entry.folder / "rows.jsonl"
     parts = tuple(
         Part(file.name, first, kind, _form(path, place, end))
@@ -131,12 +150,17 @@ def open_rows(source: Source) -> Rows:
     )
     size = (entry.folder / "numbers").stat().st_size
     numbers = np.memmap(entry.folder / "numbers", "<i4", "r") if size else np.empty(0, np.int32)
-    return Rows(path, tuple(file.path for file in files), parts, numbers, content, label)
+    return Rows(path, paths, parts, numbers, content, digest(key), label)
 
 
 def _content(paths: Sequence[Path]) -> str:
     sums = [content_hash(path) for path in paths]
     return sums[0] if len(sums) == 1 else digest({"files": sums})
+
+
+def _check_content(paths: Sequence[Path], content: str, label: str) -> None:
+    if _content(paths) != content:
+        raise changed(label)
 
 
 def row_files(source: Source) -> list[RowFile]:
@@ -154,17 +178,27 @@ def row_files(source: Source) -> list[RowFile]:
         _check_no_file(path)
     if not is_folder(path):
         return [RowFile(path, path_text(path))]
-    found = [one for one in entries(path) if re.search(_SUFFIXES + "$", one.name) and one.name[0] != "."]
+    found = [one for one in entries(path) if _may_hold_rows(one)]
     if not found:
         hint = (
             "give the path of a file, or of a folder with files of rows (.jsonl, .json, .csv, .tsv, .parquet)"
+            ": folders inside it are not searched"
         )
         raise DpoError("is a folder without files of rows", where=path_text(path), hint=hint)
-    if len({_SPLITS.get(re.split(r"[-_.]", one.name)[0]) for one in found}) > 1:
+    if len({_is_held_out(one.name) for one in found}) > 1:
         names = ", ".join(one.name for one in found[:5])
         hint = "name one of the files; held-out rows must not be trained on"
         raise DpoError(f"has files of several splits ({names})", where=path_text(path), hint=hint)
     return [RowFile(one, path_text(one)) for one in found]
+
+
+def _may_hold_rows(path: Path) -> bool:
+    name = path.name
+    return bool(_SUFFIXES.search(name)) and name[0] != "." and name not in _NO_ROWS and not is_folder(path)
+
+
+def _is_held_out(name: str) -> bool:
+    return not _HELD_OUT.isdisjoint(re.split(r"[-_.]", name.lower()))
 
 
 def _check_no_file(path: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import DpoError
-from .messages import kind_of
+from .messages import OTHER_ROLES, kind_of
 
 Row = dict[str, Any]
 
@@ -33,7 +33,10 @@ def _are_turns(value: Any) -> bool:
 
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
-INTEGER = Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+INTEGER = Kind(
+    "a whole number",
+    lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0,
+)  # pandas writes 1.0 if a column has a gap
 LIST = Kind("a list", lambda value: isinstance(value, list))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 TURNS = Kind("a list of messages", _are_turns)
@@ -44,7 +47,8 @@ ANY = Kind("anything", lambda value: True)
 class RowFormat(NamedTuple):
     """A format: a row has it if it has the columns `needs`, with values of their kinds, and passes `test`.
 
-    `rows` gives the row in our own form: one row for each pair, or one with an answer. Columns that are in
+    `rows` gives the row in our own form: one row for each pair, or one with an answer. Its errors need no
+    place. Columns that are in
     neither `needs` nor `uses` are passed on to our own form. `names`: our columns by their names in this
     format, for messages. `note`: what a user should know about the conversion.
     """
@@ -122,13 +126,16 @@ def converted(row: Row, where: str, form: RowFormat) -> list[Row]:
     """The row in our own form: one row for each of its pairs.
 
     Raises:
-        DpoError: the row has another format than the first rows of its file.
+        DpoError: the row has another format than the first rows of its file, or cannot be converted.
         NoPairError: the row makes no pair.
     """
     if not form.fits(row):
         raise _misfit(row, where, form)
     rest = {name: value for name, value in row.items() if name not in form.columns}
-    return [{**rest, **own} for own in form.rows(row)]
+    try:
+        return [{**rest, **own} for own in form.rows(row)]
+    except DpoError as error:
+        raise error.instead(where=where) from None
 
 
 def _misfit(row: Row, where: str, form: RowFormat) -> DpoError:
@@ -165,7 +172,7 @@ def in_their_words(error: DpoError, form: RowFormat) -> DpoError:
 
 
 _NUMBERS = re.compile("score|rating|rank")
-_OWN_VALUES = {"messages", "tools", "meta", "chosen_cut", "rejected_cut", "label", "kto_tag"}
+_OWN_VALUES = {"messages", "tools", "meta", "chosen_cut", "rejected_cut", "label", "kto_tag", "history"}
 _OWN_TEXTS = {"prompt", "chosen", "rejected", "answer", "question", "completion", "system", "id", "input"}
 
 
@@ -210,15 +217,6 @@ def joined(*texts: Any) -> Any:
     return "\n\n".join(text.strip() for text in given)
 
 
-_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-}
-
-
 def as_turns(value: Any) -> Any:
     """ShareGPT turns (from, value) as messages (role, content); anything else as it is."""
     if isinstance(value, dict) and {"from", "value"} <= value.keys():
@@ -226,7 +224,7 @@ def as_turns(value: Any) -> Any:
         other = {name: held for name, held in value.items() if name not in ("from", "value")}
         return {
             **other,
-            "role": _ROLES.get(role, role) if isinstance(role, str) else role,
+            "role": OTHER_ROLES.get(role, role) if isinstance(role, str) else role,
             "content": value["value"],
         }
     return [as_turns(turn) for turn in value] if isinstance(value, list) else value
@@ -252,3 +250,20 @@ def number_of(value: Any) -> float | None:
 def text_in(held: Mapping[str, Any], names: Sequence[str]) -> Any:
     """The first of these values that is there; None if there is none."""
     return next((held[name] for name in names if held.get(name) is not None), None)
+
+
+def only_one(row: Row, names: Sequence[str]) -> Any:
+    """The value of the only one of these columns that is not empty; None if all are empty.
+
+    Raises:
+        DpoError: two of them have different values, so one of them would be lost.
+    """
+    given = {name: row[name] for name in names if row.get(name)}
+    first = next(iter(given), None)
+    if other := next((name for name in given if given[name] != given[first]), None):
+        raise DpoError(
+            f"has both '{first}' and '{other}', and only one of them can be the prompt",
+            hint=f"put all of the prompt into '{first}', and remove '{other}'",
+            code="left-out",
+        )
+    return given.get(first)

@@ -24,7 +24,7 @@ from .row_reader import Parse, RowReader, records_of
 from .sources import doubled_id, no_pairs
 from .splits import prompt_key
 
-_VERSION = 5
+_VERSION = 6
 """Increase this number when other files are accepted, other prompts count as equal, or the columns change."""
 
 _COLUMNS = {"lines": "<i4", "numbers": "<i4", "places": "<i8", "prompts": "S16"}
@@ -55,9 +55,9 @@ class RowIndex:
         return len(self.lines)
 
     @property
-    def content(self) -> str:
-        """A hash of the user's files."""
-        return self.source.content
+    def identity(self) -> str:
+        """A hash of the user's files, and of how they were converted."""
+        return self.source.identity
 
     def where(self, pair: int) -> str:
         """ "file:line" of the pair's row."""
@@ -99,7 +99,7 @@ def index_rows(source: Source, *, answers: bool = False) -> RowIndex:
     reader = RowReader(rows, _parser(answers))
     names = [part.name for part in rows.parts] if len(rows.parts) > 1 else []  # they are in the ids
     key = {
-        "rows": rows.content,
+        "rows": rows.identity,
         "version": _VERSION,
         "mlx_dpo": __version__,
         "answers": answers,

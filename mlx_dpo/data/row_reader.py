@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import DpoError
 from ..records import Curated, Preference, Prompt
-from ..storage.jsonl import parse_line, read_lines
+from ..storage.jsonl import ROW_BYTES, parse_line, read_lines
 from .foreign_rows import LeftOut, count_unused
 from .known_formats import NoPairError, RowFormat
 from .row_files import Rows
@@ -42,8 +42,12 @@ class RowReader(Generic[Record]):
     in `left_out` the rows that make no pair.
     """
 
-    def __init__(self, rows: Rows, parse: Parse[Record]):
-        self.source, self._parse = rows, parse
+    def __init__(self, rows: Rows, parse: Parse[Record], longest: int = ROW_BYTES):
+        """
+        Args:
+            longest: most bytes of a row.
+        """
+        self.source, self._parse, self._longest = rows, parse, longest
         self._restart()
 
     def _restart(self) -> None:
@@ -55,7 +59,7 @@ class RowReader(Generic[Record]):
             DpoError: a line is too long for a row, or there are no rows.
         """
         self._restart()
-        for number, place, text in read_lines(self.source.path):
+        for number, place, text in read_lines(self.source.path, self._longest):
             self.rows += 1
             yield self._line(number, place, text)
         if not self.rows:

@@ -87,7 +87,7 @@ def _read(source: Source, parse: Parse[Record], own: Collection[str] = ()) -> li
 
 def say_of_rows(rows: Rows, left_out: LeftOut, unused: Mapping[str, int]) -> None:
     """Say what files are that do not have our own form, which rows make no pair, and unused columns."""
-    for text in rows.told():
+    for text in rows.descriptions():
         say(text)
     if left_out:
         say(left_out.text(rows.where))

@@ -2,13 +2,12 @@
 
 import csv
 import itertools
-import json
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from ..errors import DpoError, quoted
 from ..storage.jsonl import ROW_BYTES, read_row
-from .json_rows import NumberedRows
+from .json_rows import NumberedRows, row_text
 from .row_format import cell_value
 
 csv.field_size_limit(ROW_BYTES)
@@ -44,7 +43,7 @@ def table_rows(file: BinaryIO, name: str, delimiter: str) -> NumberedRows:
             raise DpoError(what, where=f"{name}:{line}", hint=_HINT, code="bad-cells")
         else:
             row = {key: cell_value(key, cell) for key, cell in zip(names, cells, strict=True) if key}
-            yield line, json.dumps(row, ensure_ascii=False).encode()
+            yield line, row_text(row)
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[str]:

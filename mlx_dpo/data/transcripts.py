@@ -5,7 +5,7 @@ from typing import Any
 
 from .row_format import TEXT, NoPairError, Row, row_format
 
-_TURN = re.compile(r"(?:^\s*|\n\n)(Human|Assistant):", re.ASCII)
+_TURN = re.compile(r"(?:^\s*|(?:\r?\n){2})(Human|Assistant):", re.ASCII)
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 DIFFER = "the conversations differ before the last answer"

@@ -69,7 +69,10 @@ def _conversations(first: list[Row], second: list[Row], better: str | None) -> l
 )
 def arena_votes(row: Row) -> list[Row]:
     """The form of the arena's contest: prompt and responses are lists of turns, written as JSON text."""
-    votes = [str(row[name]).strip() in ("1", "True", "1.0") for name in ("winner_model_a", "winner_model_b")]
+    votes = [
+        str(row[name]).strip().lower() in ("1", "1.0", "true")
+        for name in ("winner_model_a", "winner_model_b")
+    ]
     better = {(True, False): _FIRST, (False, True): _SECOND}.get(tuple(votes))
     asked, first, second = (_listed(row[name]) for name in ("prompt", "response_a", "response_b"))
     return _conversations(_turns(asked, first), _turns(asked, second), better)

@@ -22,10 +22,12 @@ def near_leaks(train: RowIndex, held: RowIndex, embedder: str, least: float, exa
     Raises:
         DpoError: as `embed`.
     """
-    texts = [[asked(index.read(row).prompt) for row in range(len(index))] for index in (train, held)]
-    vectors = [embed(some, embedder) for some in texts]
+    trained, held_out = (  # row by row: the index leaves out the rows that are refused
+        embed([asked(index.read(row).prompt) for row in range(len(index))], embedder)
+        for index in (train, held)
+    )
     found = []
-    for row, (other, cosine) in enumerate(zip(*nearest(vectors[1], vectors[0]), strict=True)):
+    for row, (other, cosine) in enumerate(zip(*nearest(held_out, trained), strict=True)):
         if cosine >= least and held.where(row) not in exact:
             what = f"{train.where(other)} asks nearly the same (similarity {cosine:.2f})"
             found.append(defect(held.where(row), NEAR_LEAK, what))

@@ -86,7 +86,7 @@ def generate_pairs(config: RunConfig) -> PairCounts | SampleCounts:
     if settings.samples > 1:
         say(str(counts))
     answers = answerer.texts(done)
-    return _pairs_of(config, rows, valid, answers, answerer.origin, sampled.tokens)
+    return _pairs_of(config, rows, valid, answers, answerer.origin, counts)
 
 
 def _check_samples(config: RunConfig) -> None:
@@ -188,13 +188,13 @@ def _pairs_of(
     valid: Sequence[Curated] | None,
     answers: Mapping[str, Sequence[Said]],
     origin: dict[str, Any],
-    tokens: int,
+    sampled: SampleCounts,
 ) -> PairCounts:
     """Make pairs of curated and sampled answers, and write them."""
     output = Path(config.pairs.output)
     trained = trained_prompts(output)
     files, dropped = make_pairs(rows, valid, answers, config.pairs, origin, config.generate.seed, trained)
-    counts = count_pairs(files, dropped, tokens)
+    counts = count_pairs(files, dropped, sampled.tokens, sampled if sampled.samples > 1 else None)
     for reason, places in dropped.items():
         say(f"dropped {len(places)}, {reason} ({first_ten(places)}): {DROPPED[reason]}")
     write_pairs(files, counts, output)

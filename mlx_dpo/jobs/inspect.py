@@ -109,7 +109,7 @@ def _file(found: Scan) -> File:
         len(found.pairs),
         found.cut_off,
         dict(index.unused),
-        list(index.source.told()),
+        list(index.source.descriptions()),
         index.left_out.text(index.source.where),
         [_converted(index.read(pair)) for pair in _first_converted(index)],
     )

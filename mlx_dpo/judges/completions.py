@@ -9,6 +9,7 @@ from ..data.messages import kind_of, messages_of, text_of, tools_of
 from ..data.row_files import open_rows
 from ..data.row_reader import RowReader
 from ..errors import DpoError
+from ..pairs.completions import LONGEST_ROW
 from ..records import Message, Tools
 
 _HINT = 'each line needs a prompt and a list: {"prompt": "...", "completions": ["...", "..."]}'
@@ -39,7 +40,10 @@ def read_completions(path: Path | str) -> list[Completions]:
     """
     rows: dict[str, Completions] = {}
     errors: list[DpoError] = []
-    for line in RowReader(open_rows(path), lambda row, where, form: [to_completions(row, where)]):
+    reader = RowReader(
+        open_rows(path), lambda row, where, form: [to_completions(row, where)], longest=LONGEST_ROW
+    )
+    for line in reader:
         if line.error:
             errors.append(line.error)
         rows.update({row.key: row for row in line.records})

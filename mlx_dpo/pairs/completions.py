@@ -14,8 +14,11 @@ from ..errors import DpoError
 from ..machine.interrupt import tell
 from ..records import Curated, Message, Prompt
 from ..storage.append_log import AppendLog
+from ..storage.jsonl import ROW_BYTES
 
 COMPLETIONS, SETTINGS = "completions.jsonl", "completions.json"
+LONGEST_ROW = 64 * ROW_BYTES
+"""Most bytes of a line of completions.jsonl: the answers to one prompt, of which there may be 64."""
 
 Row = Curated | Prompt
 

@@ -13,7 +13,7 @@ from ..data.splits import prompt_key, valid_prompts
 from ..errors import DpoError
 from ..records import Curated
 from ..storage.jsonl import write_jsonl
-from .completions import plain_prompt, request_key
+from .completions import SampleCounts, plain_prompt, request_key
 from .config import PairsConfig
 from .filters import NEAR_IDENTICAL, REMEDIES, clusters_of, drop_reasons
 from .sampled_answers import Said
@@ -24,6 +24,7 @@ class PairCounts:
     """How many curated rows became pairs, and why others did not.
 
     `cut_off`: pairs whose rejected answer was cut off by max_tokens; `tokens`: tokens that this call sampled.
+    `answers`: the counts of the sampled answers, if there are several a prompt.
     """
 
     rows: int
@@ -32,6 +33,7 @@ class PairCounts:
     dropped: dict[str, int]
     cut_off: int = 0
     tokens: int = 0
+    answers: SampleCounts | None = None
 
     def __str__(self) -> str:
         text = f"{plural(self.rows, 'row')}: {self.train:,} train and {plural(self.valid, 'valid pair')}"
@@ -108,27 +110,20 @@ def make_pairs(
     """
     files: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
     dropped: dict[str, list[str]] = {}
-
-    seen: set[tuple[str, str]] = set()
-
-    def rejected(row: Curated) -> Said:
-        every = answers[request_key(row)]
-        usable = [said for said in every if not drop_reason(row.answer, said, config)] or every[:1]
-        if config.length_matched:
-            return min(usable, key=lambda said: abs(len(said.text) - len(row.answer)))
-        return usable[0]
+    rejected: dict[tuple[str, str], Said] = {}
 
     def kept(row: Curated) -> bool:
         own = request_key(row), row.answer
-        reason = REPEATED if own in seen else drop_reason(row.answer, rejected(row), config)
-        seen.add(own)
+        reason: str | None = REPEATED
+        if own not in rejected:
+            rejected[own], reason = _rejected(row.answer, answers[own[0]], config)
         if reason:
             dropped.setdefault(reason, []).append(row.where)
         return not reason
 
     def selected(some: Sequence[Curated]) -> list[Curated]:
         usable = [row for row in some if kept(row)]
-        pairs = [(row.prompt, row.answer, rejected(row).text) for row in usable]
+        pairs = [(row.prompt, row.answer, rejected[request_key(row), row.answer].text) for row in usable]
         for row, reason in zip(usable, reasons := drop_reasons(pairs, config), strict=True):
             if reason:
                 dropped.setdefault(reason, []).append(row.where)
@@ -138,7 +133,7 @@ def make_pairs(
     held = None if valid_rows is None else selected(valid_rows)
     cluster = clusters_of([row.prompt for row in [*used, *(held or ())]], config)
     for name, row in split_rows(used, held, config.valid_fraction, seed, trained, cluster):
-        answer = rejected(row)
+        answer = rejected[request_key(row), row.answer]
         files[name].append(
             {
                 "id": row.id,
@@ -152,6 +147,17 @@ def make_pairs(
             }
         )
     return files, dropped
+
+
+def _rejected(chosen: str, every: Sequence[Said], config: PairsConfig) -> tuple[Said, str | None]:
+    """The answer that is rejected, and why the pair is not used, see `drop_reason`."""
+    reasons = [drop_reason(chosen, said, config) for said in every]
+    usable = [said for said, reason in zip(every, reasons, strict=True) if not reason]
+    if not usable:
+        return every[0], reasons[0]
+    if config.length_matched:
+        return min(usable, key=lambda said: abs(len(said.text) - len(chosen))), None
+    return usable[0], None
 
 
 def trained_prompts(output: Path) -> set[str]:
@@ -184,14 +190,22 @@ def drop_reason(chosen: str, rejected: Said, config: PairsConfig) -> str | None:
 
 
 def count_pairs(
-    files: dict[str, list[dict[str, Any]]], dropped: dict[str, list[str]], tokens: int
+    files: dict[str, list[dict[str, Any]]],
+    dropped: dict[str, list[str]],
+    tokens: int,
+    answers: SampleCounts | None = None,
 ) -> PairCounts:
     """The counts of the pairs that `make_pairs` made; `tokens` were sampled for them."""
     lost = {reason: len(places) for reason, places in dropped.items()}
     kept = {name: len(rows) for name, rows in files.items()}
     cut_off = sum("rejected_cut" in row for rows in files.values() for row in rows)
     return PairCounts(
-        sum(kept.values()) + sum(lost.values()), **kept, dropped=lost, cut_off=cut_off, tokens=tokens
+        rows=sum(kept.values()) + sum(lost.values()),
+        **kept,
+        dropped=lost,
+        cut_off=cut_off,
+        tokens=tokens,
+        answers=answers,
     )
 
 

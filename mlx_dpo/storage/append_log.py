@@ -6,6 +6,7 @@ NAME.json     the settings that the results depend on: work continues only with 
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from .files import sync, unwritable, with_replacement, write_text
 from .jsonl import parse_line
 from .locks import BusyError, locked
 from .reading import is_there, opened, path_text, read_object
+
+_BLOCK = 2**20
 
 
 class AppendLog(NamedTuple):
@@ -167,4 +170,11 @@ def _inside(settings: Any, name: str) -> Any:
 def _whole_lines(path: Path) -> int:
     """Bytes of the file up to the end of its last complete line."""
     with opened(path) as file:
-        return file.read().rfind(b"\n") + 1
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            if (found := file.read(end - start).rfind(b"\n")) >= 0:
+                return start + found + 1
+            end = start
+    return 0

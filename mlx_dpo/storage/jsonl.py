@@ -28,16 +28,16 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, parse_line(line, where)
 
 
-def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
+def read_lines(path: Path | str, most: int = ROW_BYTES) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number from 1, place of its first byte in the file, its bytes) of lines that are not blank.
 
     Raises:
-        DpoError: the file is missing or unreadable, or a line has more than ROW_BYTES.
+        DpoError: the file is missing or unreadable, or a line has more than `most` bytes.
     """
     name, place = path_text(path), 0
     with opened(path) as file:
         for number in itertools.count(1):
-            line = read_row(file, f"{name}:{number}")
+            line = read_row(file, f"{name}:{number}", most)
             if not line:
                 return
             if line.strip():
@@ -45,22 +45,22 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, int, bytes]]:
             place += len(line)
 
 
-def read_row(file: BinaryIO, where: str) -> bytes:
+def read_row(file: BinaryIO, where: str, most: int = ROW_BYTES) -> bytes:
     """The next line of the file, with its line end; empty at the end of the file.
 
     Raises:
-        DpoError: the line has more than ROW_BYTES; the rest of it is not read.
+        DpoError: the line has more than `most` bytes; the rest of it is not read.
     """
-    line = file.readline(ROW_BYTES + 1)
-    if len(line) > ROW_BYTES:
-        raise too_long(where)
+    line = file.readline(most + 1)
+    if len(line) > most:
+        raise too_long(where, most)
     return line
 
 
-def too_long(where: str) -> DpoError:
-    """What to raise for a row of more than ROW_BYTES."""
+def too_long(where: str, most: int = ROW_BYTES) -> DpoError:
+    """What to raise for a row of more than `most` bytes."""
     return DpoError(
-        f"the row is longer than {ROW_BYTES // 2**20} MB",
+        f"the row is longer than {most // 2**20} MB",
         where=where,
         hint="remove it, or shorten its texts, which data.max_length would cut anyway",
         code="line-too-long",

@@ -4,6 +4,7 @@ Each case: rows of one file, and the pairs (prompt turns as "role: text", chosen
 """
 
 import json
+from itertools import permutations, product
 
 from ..support.mistakes import chat
 
@@ -460,6 +461,11 @@ NO_PAIR = {
         {**PAIRS["PandaLM votes"][0][0], "annotator2": 0, "annotator1": 1},
         "a tie",
     ),
+    "a summary of nothing": (
+        PAIRS["TL;DR comparisons"][0][0],
+        tldr({**NEWS, "article": None}, "So.", "Thus.", 0),
+        "neither a post nor an article",
+    ),
     "a thumb without another answer": (
         PAIRS["open-webui feedback"][0][0],
         {**feedback(1), "meta": {"message_id": "a1"}},
@@ -467,3 +473,38 @@ NO_PAIR = {
     ),
 }
 """A row that gives a pair, a row of the same format that gives none, and the reason."""
+
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
+TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
+WHERE = chat(("user", "Where?"))
+PROMPT_KINDS = {
+    "one turn": WHERE,
+    "system": chat(("system", "Be kind."), ("user", "Where?")),
+    "tools": [
+        *chat(("user", "Look.")),
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "the jar", "name": "find"},
+    ],
+    "earlier reasoning": chat(
+        ("user", "Hi."), ("assistant", "<think>\nHm.\n</think>\n\nHello."), ("user", "Where?")
+    ),
+}
+ANSWER_KINDS = {
+    "plain": says("No."),
+    "reasoned": says("<think>\nDamp spoils it.\n</think>\n\nIn a jar."),
+    "reasoned in a field": [
+        {"role": "assistant", "content": "In a jar.", "reasoning_content": "Damp spoils it."}
+    ],
+    "reasoned from the start": says("Damp spoils it.\n</think>\n\nIn a jar."),
+    "call": [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+}
+THINKING = {
+    (asked, first, second): {
+        "prompt": PROMPT_KINDS[asked],
+        "chosen": ANSWER_KINDS[first],
+        "rejected": ANSWER_KINDS[second],
+        **({"tools": TOOLS} if asked == "tools" else {}),
+    }
+    for asked, (first, second) in product(PROMPT_KINDS, permutations(ANSWER_KINDS, 2))
+}
+"""Prompts with system, tool and think turns, each with every two answers that reason, call, or do neither."""

@@ -104,7 +104,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(stage, mixed_file, toke
 
 def bounded(read):
     """A file that grows by a row for each row read has no end: read fifty."""
-    return lambda path: (row for _, row in zip(range(50), read(path), strict=False))
+    return lambda path, longest: (row for _, row in zip(range(50), read(path, longest), strict=False))
 
 
 # ---- damage and interruption

@@ -99,7 +99,7 @@ def test_other_tokens_or_another_form_need_another_version(tmp_path):
     file.write_text(lines(*rows))
     pairs = open_pairs(index_rows(file), load_tokenizer(tmp_path), 64)
     golden = "44f27660f95d25f5"
-    assert (store_module._VERSION, pairs.content[:16]) == (5, golden)
+    assert (store_module._VERSION, pairs.content[:16]) == (6, golden)
 
 
 def test_an_index_with_other_columns_needs_another_version(tmp_path, cache):
@@ -112,7 +112,7 @@ def test_an_index_with_other_columns_needs_another_version(tmp_path, cache):
     assert [path.name for path in columns] == ["lines", "numbers", "places", "prompts"]
     golden = "ed6bc351c9c77019"
     content = b"".join(path.read_bytes() for path in columns)
-    assert (index_module._VERSION, hashlib.sha256(content).hexdigest()[:16]) == (5, golden)
+    assert (index_module._VERSION, hashlib.sha256(content).hexdigest()[:16]) == (6, golden)
 
 
 def test_an_index_of_another_version_is_made_again(mixed_file, cache, monkeypatch):

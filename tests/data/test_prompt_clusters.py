@@ -38,17 +38,24 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch, block):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     whole = clusters(vectors, 0.8)
     assert 1 < len(set(whole.tolist())) < 20
-    monkeypatch.setattr(prompt_clusters, "_BLOCK", block)
+    monkeypatch.setattr(prompt_clusters, "_SIMILARITIES", block * len(vectors))
     assert clusters(vectors, 0.8).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize("block", [1, 2, 1024])
 def test_the_nearest_row_is_found_with_its_cosine(monkeypatch, block):
-    monkeypatch.setattr(prompt_clusters, "_BLOCK", block)
+    monkeypatch.setattr(prompt_clusters, "_SIMILARITIES", block * 3)
     numbers, cosines = nearest(at(0, 50, 90), at(80, 60, 10))
     assert numbers.tolist() == [2, 1, 0]
     assert cosines == pytest.approx(np.cos(np.radians(10)) * np.ones(3))
     assert [len(found) for found in nearest(at(), at(0))] == [0, 0]
+
+
+def test_similarities_to_many_rows_take_little_memory(monkeypatch):
+    """One row of `others` more than fits: the rows are compared one by one."""
+    monkeypatch.setattr(prompt_clusters, "_SIMILARITIES", 100)
+    assert [(rows.start, rows.stop) for rows in prompt_clusters._blocks(3, 101)] == [(0, 1), (1, 2), (2, 3)]
+    assert [(rows.start, rows.stop) for rows in prompt_clusters._blocks(30, 5)] == [(0, 20), (20, 40)]
 
 
 def test_what_is_compared_is_all_of_a_prompt_but_its_system_turn():

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import random
 import shlex
 import subprocess
 from pathlib import Path
@@ -17,10 +18,10 @@ import pyarrow.parquet
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data import columnar_rows, row_files
+from mlx_dpo.data import columnar_rows, json_rows, row_files
 from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.data.row_index import index_rows, shared_prompts
-from mlx_dpo.data.sources import read_curated, read_pairs
+from mlx_dpo.data.sources import read_curated, read_pairs, read_questions
 from mlx_dpo.errors import DpoError
 
 from ..support.mistakes import assert_told, cases, lines, pair
@@ -61,20 +62,22 @@ FILES = {
     "JSONL": (LINES, "", [1, 2, 3]),
     "a JSON list": (json.dumps(ROWS), "a JSON list", [1, 2, 3]),
     "a JSON list over several lines": (PRETTY, "a JSON list", [2, 7, 12]),
+    "two JSON lists": (f"{json.dumps(ROWS[:2])}\n{json.dumps(ROWS[2:])}\n", "a JSON list", [1, 2, 3]),
     "a JSON list with a byte order mark": (("\ufeff" + PRETTY).encode(), "a JSON list", [2, 7, 12]),
     "objects over several lines": ("\n".join(OBJECTS), "JSON objects", [1, 6, 11]),
     "objects with blank lines": ("\ufeff" + "\n \n".join(OBJECTS), "JSON objects", [1, 7, 13]),
     "an object that holds the rows": (
         json.dumps({"version": 1, "about": {"data": [{}]}, "data": ROWS}, indent=2),
-        "a JSON object with a list of rows",
+        "the list 'data' of a JSON object",
         [9, 14, 19],
     ),
     "an object on one line": (
-        json.dumps({"train": ROWS, "version": 1}),
-        "a JSON object with a list of rows",
+        json.dumps({"train": ROWS, "validation": ROWS[:1], "version": 1}),
+        "the list 'train' of a JSON object",
         [1, 2, 3],
     ),
     "CSV": (table(","), "CSV", [2, 4, 5]),
+    "CSV with line feeds": (table(",").replace("\r\n", "\n"), "CSV", [2, 4, 5]),
     "CSV with semicolons": (table(";"), "CSV with semicolons", [2, 4, 5]),
     "CSV with a byte order mark": ("\ufeff" + table(","), "CSV", [2, 4, 5]),
     "TSV": (table("\t"), "TSV", [2, 4, 5]),
@@ -94,7 +97,7 @@ FILES = {
 def write(tmp_path):
     def to(name, content):
         file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         return file
 
@@ -111,7 +114,7 @@ def test_a_file_is_read_whatever_its_form_and_its_rows_are_named_by_line(kind, w
             (row["prompt"], row["chosen"].strip(), row["rejected"]) for row in ROWS
         ]
         assert [index.where(i) for i in range(3)] == [f"{file}:{number}" for number in numbers]
-        assert list(index.source.told()) == ([f"{file}: {told}"] if told else [])
+        assert list(index.source.descriptions()) == ([f"{file}: {told}"] if told else [])
     assert read_pairs(file) == [index.read(i) for i in range(3)]
 
 
@@ -123,11 +126,12 @@ def test_every_format_gives_the_same_pairs_from_every_kind_of_file(write):
         "parquet": lambda *rows: parquet(rows),
     }
     for name, (rows, _) in PAIRS.items():
-        found = {}
-        for kind, make in kinds.items():
-            file = write(f"rows.{kind}", make(rows[0]))
-            found[kind] = [(p.prompt, p.chosen, p.rejected, p.meta) for p in read_pairs(file)]
-        assert found["jsonl"] == found["json"] == found["csv"] == found["parquet"], name
+        for row in rows:
+            found = {}
+            for kind, make in kinds.items():
+                file = write(f"rows.{kind}", make(row))
+                found[kind] = [(p.prompt, p.chosen, p.rejected, p.meta) for p in read_pairs(file)]
+            assert found["jsonl"] == found["json"] == found["csv"] == found["parquet"], name
 
 
 def as_cell(value):
@@ -140,6 +144,26 @@ def as_cell(value):
 def test_an_index_column_of_pandas_is_not_used(write):
     file = write("pairs.csv", ",prompt,chosen,rejected\n0,How?,So.,Thus.\n\n1,Why?,So.,Thus.\n")
     assert [row.where for row in read_pairs(file)] == [f"{file}:2", f"{file}:4"]
+
+
+def test_a_column_of_texts_that_parquet_holds_as_bytes_is_read(write):
+    file = write("rows.parquet", parquet([pair(prompt=b"How?", chosen="Où?".encode())]))
+    assert [(row.prompt[0]["content"], row.chosen) for row in read_pairs(file)] == [("How?", "Où?")]
+
+
+def test_dates_that_python_does_not_know_stop_nothing(write):
+    far = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    fine = pyarrow.array([1], pyarrow.timestamp("ns"))
+    columns = {name: pyarrow.array([text]) for name, text in pair().items()}
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({**columns, "far": far, "fine": fine}), sink)
+    index = index_rows(write("rows.parquet", sink.getvalue()))
+    assert len(index) == 1 and index.unused == {"far": 1, "fine": 1}
+
+
+def test_a_table_with_a_single_column_of_prompts_is_one(write):
+    file = write("prompts.csv", 'prompt\nHow?\n"Why, so?"\n')
+    assert [row.prompt[0]["content"] for row in read_questions(file)] == ["How?", "Why, so?"]
 
 
 def test_a_file_is_converted_once(write, cache, monkeypatch):
@@ -171,7 +195,14 @@ def test_files_of_a_list_may_have_different_formats(write):
     own = write("own.jsonl", lines(pair(id=1)))
     hh = write("hh.jsonl", lines(*PAIRS["HH-RLHF transcripts"][0]))
     index = index_rows([own, hh])
-    assert len(index) == 4 and list(index.source.told()) == [f"{hh}: HH-RLHF transcripts"]
+    assert len(index) == 4 and list(index.source.descriptions()) == [f"{hh}: HH-RLHF transcripts"]
+
+
+def test_files_of_one_kind_are_described_on_one_line(write):
+    files = [write(f"{name}.csv", table(",", [{**row, "prompt": name} for row in ROWS])) for name in "abc"]
+    hh = write("hh.jsonl", lines(*PAIRS["HH-RLHF transcripts"][0]))
+    described = [f"{files[0]} and 2 other files: CSV", f"{hh}: HH-RLHF transcripts"]
+    assert list(open_rows([*files, hh]).descriptions()) == described
 
 
 def test_the_same_id_in_two_files_is_no_mistake_but_a_file_twice_is(write):
@@ -206,6 +237,35 @@ def test_a_folder_with_held_out_rows_beside_the_training_rows_is_refused(write, 
     )
 
 
+HELD_OUT_BESIDE = [("a.jsonl", "a-test.jsonl"), ("my_train.csv", "my_Valid.csv"), ("x.json", "x.held.json")]
+
+
+@pytest.mark.parametrize("names", HELD_OUT_BESIDE)
+def test_held_out_rows_are_known_by_a_word_anywhere_in_the_name(names, write, tmp_path):
+    for name in names:
+        write(f"set/{name}", LINES)
+    with pytest.raises(DpoError, match="files of several splits"):
+        open_rows(tmp_path / "set")
+
+
+def test_of_a_mixed_folder_only_the_files_of_rows_are_read(write, tmp_path):
+    """As `datasets` saves a set, with a file that an editor left and a folder whose name is like a file's."""
+    files = [write("set/data-00000-of-00002.arrow", arrow()), write("set/more.latest.csv", table(","))]
+    for name in ("dataset_info.json", "state.json", ".rows.jsonl", "README.md", "picture.png"):
+        write(f"set/{name}", "{}")
+    (tmp_path / "set" / "old.jsonl").mkdir()
+    assert [part.name for part in open_rows(tmp_path / "set").parts] == [*map(str, files)]
+
+
+def test_a_folder_of_folders_is_answered_with_where_files_must_be(write, tmp_path):
+    write("set/train/rows.jsonl", LINES)
+    with pytest.raises(DpoError) as caught:
+        open_rows(tmp_path / "set")
+    assert_told(
+        caught.value, str(tmp_path / "set"), "without files of rows", "folders inside it are not searched"
+    )
+
+
 def test_a_list_of_files_is_a_setting():
     config = load_config(None, ["data.train=[~/a.jsonl, b.jsonl]", 'pairs.source=["c.jsonl"]'])
     assert config.data.train == [os.path.expanduser("~/a.jsonl"), "b.jsonl"]
@@ -223,6 +283,43 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(write):
         rows.check_unchanged()
 
 
+def test_rows_of_a_file_that_changes_during_its_conversion_are_not_kept(write, monkeypatch):
+    file, convert = write("rows.csv", table(",")), row_files._convert
+
+    def convert_what_comes_later(*given):
+        write("rows.csv", table(",", ROWS[:1]))
+        return convert(*given)
+
+    with monkeypatch.context() as during:
+        during.setattr(row_files, "_convert", convert_what_comes_later)
+        with pytest.raises(DpoError, match=r"rows.csv: changed while it was read"):
+            index_rows(file)
+    assert len(index_rows(write("rows.csv", table(",")))) == 3
+
+
+def test_another_way_of_converting_makes_another_index(write, monkeypatch):
+    """The index has the places of rows in the converted file."""
+    file = write("rows.csv", table(","))
+    before = index_rows(file)
+    monkeypatch.setattr(row_files, "_VERSION", row_files._VERSION + 1)
+    monkeypatch.setattr(row_files, "_convert", shifted(row_files._convert))
+    after = index_rows(file)
+    assert before.places.tolist() != after.places.tolist()
+    assert [after.read(i).prompt for i in range(3)] == [before.read(i).prompt for i in range(3)]
+
+
+def shifted(convert):
+    """The conversion, with a space after each comma of the rows."""
+
+    def write(files, kinds, folder):
+        facts = convert(files, kinds, folder)
+        rows = (folder / "rows.jsonl").read_bytes().replace(b'", "', b'",  "')
+        (folder / "rows.jsonl").write_bytes(rows)
+        return {"parts": [(1, 0, len(rows))]} if facts else {}
+
+    return write
+
+
 def test_a_conversion_that_is_killed_leaves_nothing_and_is_made_again(write, cache, monkeypatch):
     file, dumped = write("rows.parquet", parquet()), json.dumps
 
@@ -231,7 +328,7 @@ def test_a_conversion_that_is_killed_leaves_nothing_and_is_made_again(write, cac
             raise KeyboardInterrupt
         return dumped(row, **more)
 
-    monkeypatch.setattr(columnar_rows.json, "dumps", stop)
+    monkeypatch.setattr(json_rows.json, "dumps", stop)
     with pytest.raises(KeyboardInterrupt):
         index_rows(file)
     monkeypatch.undo()
@@ -244,6 +341,21 @@ def test_a_conversion_that_is_killed_leaves_nothing_and_is_made_again(write, cac
 
 HEADER = "prompt,chosen,rejected\n"
 CUT = "is damaged or cut off"
+NOISE = random.Random(0).randbytes(200_000).hex().encode()
+
+
+def damaged(content, place=50_000):
+    """With some bytes changed."""
+    return content[:place] + bytes(255 - byte for byte in content[place : place + 20]) + content[place + 20 :]
+
+
+def doubled_column():
+    sink, names = io.BytesIO(), ["prompt", "chosen", "chosen", "rejected"]
+    table = pyarrow.Table.from_arrays([pyarrow.array(["x"]) for _ in names], names=names)
+    pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
 BROKEN = {
     "a list that breaks off": ("a.json", PRETTY[:-3], ":16", "not JSON", "not-json"),
     "a list without its end": ("a.json", PRETTY[:-2], ":16", "ends before its list", "not-json"),
@@ -251,6 +363,27 @@ BROKEN = {
     "a number for a row": ("a.json", f"[{OBJECTS[0]},\n5]", ":6", "not an object", "not-an-object"),
     "a misspelt name": ("a.json", PRETTY.replace("chosen", "chose"), ":2", "missing", "missing-chosen"),
     "a name twice": ("a.json", PRETTY.replace("rejected", "chosen"), ":2", "twice", "written-twice"),
+    "text behind a list": ("a.json", f"{PRETTY}\nand more", ":18", "has more text after", "not-json"),
+    "half of a character in a cell": (
+        "a.csv",
+        HEADER + 'How?,"[{""role"": ""assistant"", ""content"": ""So \\ud83d""}]",Thus.\n',
+        ":2",
+        "half of a character",
+        "half-character",
+    ),
+    "bytes in Parquet that are no text": (
+        "a.pq",
+        parquet([pair(chosen=b"So."), pair(chosen=b"\xff\xfe")]),
+        ":2",
+        "'chosen' must be text, got an object",
+        "wrong-type",
+    ),
+    "a column of Parquet twice": ("a.pq", doubled_column(), "", "'chosen' is there twice", "written-twice"),
+    "a bzip2 file that is damaged": ("a.bz2", damaged(bz2.compress(NOISE), 4), "", CUT, ""),
+    "a bzip2 file that breaks off": ("a.bz2", bz2.compress(NOISE)[:-50], "", CUT, ""),
+    "an xz file that is damaged": ("a.xz", damaged(lzma.compress(NOISE)), "", CUT, ""),
+    "a gzip file that is damaged": ("a.gz", damaged(gzip.compress(NOISE)), "", CUT, ""),
+    "no rows below the header": ("a.csv", HEADER, "", "has no rows", ""),
     "Latin-1": ("a.json", PRETTY.encode().replace(b"\\u00f9", b"\xf9"), ":10", "not UTF-8", "not-utf-8"),
     "a cell too many": ("a.csv", table(",") + "a,b,c,d\n", ":6", "has 4 cells", "bad-cells"),
     "a cell too few": ("a.csv", HEADER + "a,b\n", ":2", "has 2 cells", "bad-cells"),
@@ -336,6 +469,7 @@ NAMED = {
     "zstd": (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
     "a web page": (b"\n<!DOCTYPE html>\n<html>", "a web page", "download the file itself"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS", "git lfs pull"),
+    "line ends of old Macs": (b"prompt,chosen,rejected\ra,b,c\r", "line ends of old Macs", "tr '"),
     "weights": (b"\x10\0\0\0\0\0\0\0{}", "is not text", "JSONL"),
 }
 

@@ -11,7 +11,20 @@ from mlx_dpo.data.sources import read_curated, read_pairs
 from mlx_dpo.errors import DpoError
 
 from ..support.mistakes import assert_told, cases, chat, lines, pair
-from .row_fixtures import ANSWERS, HOW, NO_PAIR, OWN, PAIRS, PROMPTFOO, PROMPTFOO_PAIRS, RANKED, says, talk
+from .row_fixtures import (
+    ANSWERS,
+    HOW,
+    NO_PAIR,
+    OWN,
+    PAIRS,
+    PROMPTFOO,
+    PROMPTFOO_PAIRS,
+    RANKED,
+    TALK,
+    feedback,
+    says,
+    talk,
+)
 
 
 def turns(prompt):
@@ -70,7 +83,7 @@ def test_rows_with_one_answer_are_curated_rows_and_no_pairs(name, file_of):
 def test_our_own_form_as_other_tools_write_it_is_not_told(case, file_of, capsys):
     rows, expected = case
     assert as_cases(read_pairs(file_of(*rows))) == expected
-    assert list(open_rows(file_of(*rows)).told()) == []
+    assert list(open_rows(file_of(*rows)).descriptions()) == []
 
 
 def test_an_evaluation_of_promptfoo_becomes_pairs_of_its_best_answers(tmp_path):
@@ -79,7 +92,82 @@ def test_an_evaluation_of_promptfoo_becomes_pairs_of_its_best_answers(tmp_path):
     results.write_text(lines(*PROMPTFOO["results"]["results"]))
     for file in (whole, results):
         assert as_cases(read_pairs(file)) == PROMPTFOO_PAIRS
-        assert next(open_rows(file).told()).startswith(f"{file}: a promptfoo evaluation, {RANKED}")
+        assert next(open_rows(file).descriptions()).startswith(f"{file}: a promptfoo evaluation, {RANKED}")
+
+
+LONG, ODD = "x" * 2**17, "a\u2028b\x0bc"
+"""A text longer than the start of a file that is examined, and one with signs that end lines elsewhere."""
+
+
+@pytest.mark.parametrize("said", [LONG, ODD])
+def test_a_first_result_of_promptfoo_is_known_however_long_and_whatever_signs_it_has(said, tmp_path):
+    good, bad, *_ = PROMPTFOO["results"]["results"]
+    file = tmp_path / "eval.jsonl"
+    rows = [{**good, "response": {"output": said}}, bad]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert as_cases(read_pairs(file)) == [(["user: How?"], "So.", said)]
+
+
+BAD_RESULTS = {
+    "an answer that is no text": ({"response": {"output": {"a": 1}}}, "'response.output' must be text"),
+    "another row": ({"response": ...}, "is not a result of promptfoo"),
+}
+
+
+@cases(BAD_RESULTS)
+def test_a_result_of_promptfoo_is_not_lost_silently(case, tmp_path):
+    changes, what = case
+    good, other, *_ = PROMPTFOO["results"]["results"]
+    changed = {name: value for name, value in {**other, **changes}.items() if value is not ...}
+    (tmp_path / "eval.jsonl").write_text(lines(good, changed))
+    with pytest.raises(DpoError) as caught:
+        index_rows(tmp_path / "eval.jsonl")
+    assert caught.value.where.endswith("eval.jsonl:2") and what in caught.value.what
+
+
+def test_two_rated_answers_of_open_webui_make_one_pair_though_each_has_a_record(file_of):
+    first, second = feedback(1, x=1, y=-1), {**feedback(-1, x=1, y=-1), "id": "of y"}
+    second["meta"] = {**second["meta"], "message_id": "y"}
+    index = index_rows(file_of(first, second))
+    assert as_cases(index.records()) == [(TALK, "So.", "Thus.")]
+    assert [*index.left_out.found] == ["the record of the better answer gives this pair"]
+
+
+def test_a_system_prompt_of_open_webui_is_used(file_of):
+    row = feedback(1)
+    row["snapshot"]["chat"]["chat"]["params"] = {"system": "Be brief.", "temperature": 1}
+    assert as_cases(read_pairs(file_of(row))) == [(["system: Be brief.", *TALK], "So.", "Thus.")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_transcript_may_have_the_line_ends_of_windows(end, file_of):
+    row = {name: text.replace("\n", end) for name, text in PAIRS[HH][0][1].items()}
+    assert as_cases(read_pairs(file_of(row))) == [(TALK, f"So.{end}{end}Human", "Thus.")]
+
+
+def test_whole_numbers_may_have_a_point_as_pandas_writes_them(file_of):
+    tldr = PAIRS[TLDR][0]
+    found = read_pairs(file_of(*({**row, "choice": float(row["choice"])} for row in tldr)))
+    assert as_cases(found) == PAIRS[TLDR][1]
+    shp = {**PAIRS[SHP][0][0], "labels": 1.0}
+    assert as_cases(read_pairs(file_of(shp))) == PAIRS[SHP][1][:1]
+    with pytest.raises(DpoError, match="'labels' must be a whole number"):
+        read_pairs(file_of(*[shp] * 2, {**shp, "labels": 0.5}))
+
+
+def test_a_vote_may_be_true_in_capitals(file_of):
+    row = {**PAIRS["Chatbot Arena votes"][0][0], "winner_model_a": "FALSE", "winner_model_b": "TRUE"}
+    assert as_cases(read_pairs(file_of(row))) == [(["user: How?"], "Thus.", "So.")]
+
+
+def test_text_beside_a_prompt_is_part_of_it(file_of):
+    ranks = {"responses": ["So.", "Thus."], "scores": [2, 1]}
+    row = {"prompt": "Translate.", "input": "Wie?", "history": [["Hi.", "Hello."]], **ranks}
+    expected = ["user: Hi.", "assistant: Hello.", "user: Translate.\n\nWie?"]
+    assert as_cases(read_pairs(file_of(row))) == [(expected, "So.", "Thus.")]
+    dolly = {"instruction": "How?", "context": "A kettle.", "input": "An oven.", "response": "So."}
+    (found,) = read_curated(file_of(dolly))
+    assert turns(found.prompt) == ["user: How?\n\nA kettle.\n\nAn oven."]
 
 
 def test_scores_of_ranked_answers_are_in_meta(file_of):
@@ -119,6 +207,37 @@ def test_an_odd_first_row_does_not_decide_the_format_of_the_file(file_of):
     assert caught.value.where.endswith("rows.jsonl:1") and "HH-RLHF transcripts" in str(caught.value)
 
 
+OTHER_PROMPTS = [
+    {"query": "How?"},
+    {"Prompt (EN)": "How?"},
+    {"user_input": "How?"},
+    {"problem": "How?"},
+    {"dialogue": [["How?"]]},
+    {"Context": "A kettle."},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_PROMPTS, ids=str)
+def test_a_shared_start_of_the_answers_is_no_prompt_where_a_column_may_be_the_prompt(other, file_of):
+    row = {**other, "chosen": "The sky is blue.", "rejected": "The sky is green."}
+    with pytest.raises(DpoError) as caught:
+        index_rows(file_of(row))
+    assert_told(caught.value, caught.value.where, "'prompt' is missing", code="missing-prompt")
+
+
+def test_columns_about_the_row_leave_the_shared_start_the_prompt(file_of):
+    about = {
+        "id": "a",
+        "source": "web",
+        "score_chosen": 4.0,
+        "prompt": None,
+        "user_id": 7,
+        "chosen_model": "m",
+    }
+    row = {**about, "chosen": "The sky is blue.", "rejected": "The sky is green."}
+    assert as_cases(read_pairs(file_of(row))) == [(["user: The sky is"], "blue.", "green.")]
+
+
 def test_a_text_of_the_prompt_is_not_made_of_half_words(file_of):
     row = {"chosen": "Is it 12? Yes.", "rejected": "Is it 13? No."}
     assert as_cases(read_pairs(file_of(row))) == [(["user: Is it"], "12? Yes.", "13? No.")]
@@ -128,6 +247,12 @@ def first_of(name, **changes):
     """The first row of a format with some values changed; ... removes one."""
     row = {**PAIRS[name][0][0], **changes}
     return {key: value for key, value in row.items() if value is not ...}
+
+
+def with_file():
+    """Messages as open-webui keeps them, of which the first has a document."""
+    messages = feedback(1)["snapshot"]["chat"]["chat"]["history"]["messages"]
+    return {**messages, "u1": {**messages["u1"], "files": [{"type": "file", "name": "a.pdf"}]}}
 
 
 HH, TLDR, SHP = "HH-RLHF transcripts", "TL;DR comparisons", "Stanford Human Preferences"
@@ -191,6 +316,36 @@ MALFORMED = {
         "other-format",
     ),
     "a label in words": (SHP, {"labels": "A"}, "'labels' must be a whole number, got text", "wrong-type"),
+    "two prompts": (
+        "pairs with chosen_response and rejected_response",
+        {"prompt": "Why?"},
+        "has both 'instruction' and 'prompt'",
+        "left-out",
+    ),
+    "a history in words": (
+        "instructions with two answers",
+        {"history": "Hi. Hello."},
+        "'history' is not a list of questions with answers",
+        "wrong-type",
+    ),
+    "a history of questions alone": (
+        "instructions with two answers",
+        {"history": [["Hi."]]},
+        "'history' is not a list of questions with answers",
+        "wrong-type",
+    ),
+    "text beside the turns of a prompt": (
+        RANKED,
+        {"instruction": HOW, "input": "Wie?"},
+        "'input' would be left out of the prompt",
+        "left-out",
+    ),
+    "a file beside a message": (
+        "open-webui feedback",
+        {"snapshot": {"history": {"messages": with_file()}}},
+        "'prompt' has files in a turn",
+        "not-text",
+    ),
     "one answer": ("PKU-SafeRLHF", {"response_1": ...}, "'response_1' is missing", "other-format"),
     "true for an answer": ("PandaLM votes", {"response1": True}, "'response1' must be text", "wrong-type"),
     "a snapshot that is text": (

@@ -1,7 +1,9 @@
 """Rows and files that nobody would write, the same ones for the same seed."""
 
 import copy
+import csv
 import gzip
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -122,13 +124,26 @@ def line(chance: random.Random) -> bytes:
     return content
 
 
+def as_table(chance: random.Random, rows: list[Any]) -> bytes:
+    """A table of the rows that are objects; values are written as JSON, or as Python prints them."""
+    objects = [row for row in rows if isinstance(row, dict)]
+    names, text = list(objects[0]) if objects else [], io.StringIO()
+    writer = csv.writer(text, delimiter=chance.choice(",;\t"))
+    writer.writerow(names)
+    for held in objects:
+        cells = [held.get(name, "") for name in names]
+        print_ = chance.choice([json.dumps, str])
+        writer.writerow([cell if isinstance(cell, str) else print_(cell) for cell in cells])
+    return text.getvalue().encode("utf-8", "surrogatepass")
+
+
 def files(seed: int, count: int) -> Iterator[bytes]:
     """Contents of files of rows: of every kind, a few lines each."""
     chance = random.Random(seed)
     for _ in range(count):
         lines = [line(chance) for _ in range(chance.choice([0, 1, 1, 2, 5]))]
         content = chance.choice([b"\n", b"\n", b"\r\n", b"", b"\n\n", b"\0"]).join(lines)
-        change = chance.randrange(16)
+        change = chance.randrange(18)
         if change == 0:
             content = gzip.compress(content)
         elif change == 1:
@@ -142,6 +157,10 @@ def files(seed: int, count: int) -> Iterator[bytes]:
             )
         elif change == 4:
             content = b"prompt,chosen,rejected\n" + content
+        elif change == 7:
+            content = as_table(chance, [row(chance) for _ in lines])
+        elif change == 8:
+            content = b"\n".join(b"[" + b",\n".join(lines) + b"]" for _ in range(2))
         elif change == 6:
             content = b'{"version": 1, "results": {"results": [' + b",".join(lines) + b"]}}"
         elif change == 5:

@@ -29,7 +29,7 @@ NOT_OF_A_ROW = {
         "changed",
         "no_pairs",
         "_read",
-        *("_refused", "_unpacked", "check_pyarrow", "_rows", "hub_files", "_downloaded", "of_split"),
+        *("_refused", "_unpacked", "check_pyarrow", "_unreadable", "hub_files", "_downloaded", "of_split"),
     ),  # of a file or a store
     *("end_of_turn", "check_template", "template_source", "render"),  # of a tokenizer
     *("_check_options", "_day"),  # of settings

@@ -11,6 +11,7 @@ import pytest
 from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.gen_pairs import generate_pairs
+from mlx_dpo.judges.completions import read_completions
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
@@ -20,6 +21,9 @@ from mlx_dpo.pairs.completions import (
     SampleCounts,
     Sampled,
     Work,
+    _answers_of,
+    _row,
+    completions_log,
     count_samples,
     request_key,
     stream_of,
@@ -27,7 +31,7 @@ from mlx_dpo.pairs.completions import (
 from mlx_dpo.pairs.config import PairsConfig
 from mlx_dpo.pairs.from_curated import make_pairs
 from mlx_dpo.pairs.sampled_answers import Said, tokenize_prompts
-from mlx_dpo.records import Curated
+from mlx_dpo.records import Curated, Prompt
 
 from ..conftest import curated_rows
 from ..support.mistakes import assert_told
@@ -237,6 +241,36 @@ def test_distinct_answers_are_counted_by_hand():
     )
     counts = count_samples({"a": done["a"]}, ["a"], 3, Sampled(3, 0, 3, Work(1)))
     assert (counts.distinct, counts.equal) == (2.0, 0)
+
+
+def test_pairs_of_several_answers_are_counted_with_their_distinct_answers(pairs_settings, tmp_path):
+    """Curated rows: the counts of the pairs have those of the answers, as prompts alone do."""
+    ask = pairs_settings(**SAMPLED, pairs__limit=6, pairs__samples=3)
+    counts = generate_pairs(load_config(None, ask))
+    rows = rows_of(tmp_path / "pairs" / COMPLETIONS)
+    distinct = [len(set(row["completions"])) for row in rows]
+    assert counts.answers == SampleCounts(
+        prompts=6,
+        samples=3,
+        distinct=sum(distinct) / 6,
+        equal=distinct.count(1),
+        cut_off=sum(not ended for row in rows for ended in row["ended"]),
+        tokens=counts.tokens,
+        prompt_tokens=counts.answers.prompt_tokens,
+    )
+
+
+def test_a_row_of_several_answers_may_be_longer_than_a_row_of_pairs(tmp_path):
+    """64 answers of 40,000 letters, as gen-pairs writes them, are read by judge; 2.5 MB."""
+    row = Prompt(({"role": "user", "content": "Why?"},), "1")
+    answers = {n: Completion(f"{n} {'x' * 40_000}", True, [n]) for n in range(64)}
+    log = completions_log(tmp_path, {"generate": {}})
+    with log.open(_answers_of) as completions:
+        completions.append("k", _row(row, answers), answers)
+    with log.open(_answers_of) as completions:
+        assert completions.results == {"k": answers}
+    (found,) = read_completions(tmp_path / COMPLETIONS)
+    assert [text.strip() for text in found.answers] == [answer.text for answer in answers.values()]
 
 
 def test_equal_answers_everywhere_are_warned_of(pairs_settings, prompts_file, capsys):

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mlx_dpo.errors import DpoError
+from mlx_dpo.storage import append_log
 from mlx_dpo.storage.append_log import AppendLog
 
 from ..support.mistakes import assert_told
@@ -55,6 +56,18 @@ def test_a_torn_last_line_is_cut_off_and_all_before_it_stays(tmp_path, cut):
     assert path.read_bytes() == whole[: whole.index(b"\n") + 1]
     assert add(tmp_path, b=2) == {"a": 1, "b": 2}
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("torn", [0, 7, 8, 9, 100])
+def test_a_torn_line_that_is_longer_than_a_block_is_cut_off(tmp_path, monkeypatch, torn):
+    monkeypatch.setattr(append_log, "_BLOCK", 8)
+    add(tmp_path, a=1)
+    path = tmp_path / "verdicts.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"x" * torn)
+    assert add(tmp_path) == {"a": 1} and path.read_bytes() == whole
+    path.write_bytes(b"x" * torn)
+    assert add(tmp_path) == {} and path.read_bytes() == b""
 
 
 KILLED = """
