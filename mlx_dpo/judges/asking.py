@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..endpoint import Failure, Reply, Request
+from ..chat_protocol import Failure, Reply, Request
 from ..errors import DpoError
 from ..records import Message, Tools
 from ..storage.append_log import AppendLog, OpenLog

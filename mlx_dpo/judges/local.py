@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import numpy as np
 
+from ..chat_protocol import Failure, Reply, Request
 from ..data.templates import prompt_tokens
-from ..endpoint import Failure, Reply, Request
 from ..models.load import find_model, fingerprint, load_model, load_tokenizer
 from ..upstream import batch_generator
 

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_dpo.chat_protocol import Request
 from mlx_dpo.data.templates import prompt_tokens
-from mlx_dpo.endpoint import Request
 from mlx_dpo.judges.local import LocalJudge
 from mlx_dpo.models.load import load_model, load_tokenizer
 
