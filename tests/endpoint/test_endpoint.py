@@ -306,7 +306,7 @@ def test_a_status_that_no_other_question_would_change_ends_the_work(serve, statu
 @pytest.mark.parametrize("key", ["s3 cret", "s3cret\ns3cret", "“s3cret”"])
 def test_a_key_that_no_server_can_have_given_is_told_before_it_is_sent_and_not_shown(serve, monkeypatch, key):
     monkeypatch.setenv(KEY, key)
-    server, client = serve()
+    _, client = serve()
     error = refusal(client, "endpoint.key_variable", "a blank or a letter that no key has", KEY)
     assert "s3" not in str(error)
 

@@ -27,7 +27,7 @@ class Says:
 
 @dataclass
 class Fails:
-    """An HTTP error; `retry_after`: seconds or a date; without it, the client is told to try again at once."""
+    """An HTTP error; `retry_after`: seconds, a date, or None: the client is told to try again at once."""
 
     status: int = 500
     message: str = "something is wrong"
