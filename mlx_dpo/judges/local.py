@@ -1,5 +1,6 @@
 """A judge that runs in this process: a model folder, or a model on the Hub."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..chat_protocol import Failure, Reply, Request
 from ..data.templates import prompt_tokens
+from ..models.generate import memory_of
 from ..models.load import find_model, fingerprint, load_model, load_tokenizer
 from ..records import Message
 from ..upstream import batch_generator
@@ -46,6 +48,7 @@ class LocalJudge:
         self.model = Path(name).name
         self.processed = 0
         self._loaded: tuple[Any, Any] | None = None
+        self._longest: float = math.inf
         self._kept: list[_Beginning] = []
         self._last: list[int] = []
 
@@ -55,7 +58,9 @@ class LocalJudge:
         Raises:
             DpoError: as `models.load.load_model` and `load_tokenizer`.
         """
-        self._loaded = load_model(self._folder)[0], load_tokenizer(self._folder)
+        model, config = load_model(self._folder)
+        self._loaded = model, load_tokenizer(self._folder)
+        self._longest = (config.get("text_config") or config).get("max_position_embeddings") or math.inf
 
     def ask(self, request: Request) -> Reply | Failure:
         """Answer with at most `max_tokens`; `top_logprobs` above 0 gives the likeliest 200 first tokens.
@@ -64,6 +69,10 @@ class LocalJudge:
         """
         model, tokenizer = self._loaded
         prompt = prompt_tokens(tokenizer, request.messages)
+        if (length := len(prompt) + request.max_tokens) > self._longest:  # what it says there is noise
+            return Failure(
+                f"the request has {length:,} tokens, but the judge reads at most {self._longest:,}"
+            )
         known, segments = self._beginning(prompt, request.messages)
         first: list[mx.array] = []
 
@@ -81,7 +90,7 @@ class LocalJudge:
             while not ended:
                 ready, responses = generator.next()
                 if len(segments) > 1 and any(one.end_of_segment for one in ready):
-                    known = _Beginning([*known.tokens, *segments.pop(0)], _memory(generator, uid))
+                    known = _Beginning([*known.tokens, *segments.pop(0)], memory_of(generator, uid))
                     self._kept.append(known)
                 for response in responses:
                     ended = response.finish_reason
@@ -129,14 +138,6 @@ def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
     """With how many equal tokens both begin."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _memory(generator: Any, uid: int) -> Any:
-    """The memory of what is processed; evaluated, since it would keep the memory of its batch otherwise."""
-    with mx.stream(generator.stream):
-        memory, _ = generator.extract_cache([uid])[uid]
-        mx.eval([cache.state for cache in memory])
-    return memory
 
 
 def _likeliest(tokenizer: Any, logprobs: np.ndarray) -> tuple[tuple[str, float], ...]:

@@ -82,7 +82,7 @@ def named_by(reason: str) -> str | None:
     "It is shorter. A is better." -> "A"; "A is better written." -> None
     """
     last = _SENTENCE_ENDS.split(reason.strip(" .!\"'*\n"))[-1]
-    return _NAMED.get(last.casefold().replace("answer ", ""))
+    return _NAMED.get(last.strip(" \"'*").casefold().replace("answer ", ""))
 
 
 def read_labels(top_logprobs: Sequence[tuple[str, float]]) -> Reading:
