@@ -100,7 +100,7 @@ def test_curated_answers_become_pairs_with_the_servers_answers(settings, tmp_pat
 def test_an_answer_that_the_chat_template_would_change_is_refused_by_training_with_its_line(
     settings, tmp_path, models
 ):
-    """A server tells no tokens, so gen-pairs cannot know it. Special tokens are trained as text."""
+    """A server tells no tokens, so gen-pairs cannot know it. An end token in an answer is trained as text."""
     says = iter(["Salt.<|end_of_text|> Lemon.", "Salt.</think>Lemon."])
     rows = [{"prompt": prompt, "answer": "The answer."} for prompt in PROMPTS[:2]]
     with OpenAIServer(answer=lambda body: next(says), models=["m"]) as server:
