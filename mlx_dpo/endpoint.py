@@ -4,14 +4,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
+from .chat_protocol import Failure, Reply, Request, arguments, refused_argument, reply_of, retry_after
 from .console import plural, say
 from .errors import DpoError, cut_short, first_line, first_ten
-from .records import Message
 from .settings import Section, setting
 from .threads import each
 
@@ -65,43 +65,25 @@ class EndpointConfig(Section):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://, got {cut_short(self.url, 60)!r}")
+        if self.url is not None:
+            _check_address(self.url)
 
 
-class Request(NamedTuple):
-    """One question. `schema`: a JSON schema for the reply; `top_logprobs`: how many for the first token."""
-
-    messages: Sequence[Message]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int | None = None
-    top_p: float | None = None
-    schema: dict[str, Any] | None = None
-    top_logprobs: int = 0
-    stop: Sequence[str] | None = None
-
-
-class Reply(NamedTuple):
-    """What the server answered.
-
-    `finish_reason`: "stop", "length", "content_filter", or "refusal" if the model refused; the text then says
-    why. `top_logprobs`: (token, log-probability in nats) of the likeliest first tokens; empty if the server
-    gives none. `model`: the name that the server gives. Token counts are None if the server does not count.
-    """
-
-    text: str
-    finish_reason: str | None
-    top_logprobs: tuple[tuple[str, float], ...]
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-
-
-class Failure(NamedTuple):
-    """Why there is no reply to one question, although the server works."""
-
-    reason: str
+def _check_address(url: str) -> None:
+    """Raises ValueError: "url ..."."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url must begin with http:// or https://, got {cut_short(url, 60)!r}")
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ValueError(
+            f"url must name a server, such as http://localhost:8080/v1, got {cut_short(url, 60)!r}"
+        )
+    if "@" in parts.netloc or parts.query:  # the address is written to files, where no key may be
+        raise ValueError("url must have no password and no query; a key belongs in key_variable")
 
 
 class Endpoint:
@@ -111,6 +93,7 @@ class Endpoint:
         config: url is set.
         section: the section of the settings, for messages.
         wait: sleeps for so many seconds; by default until `stop` is set.
+        now: the time in seconds.
         retries: attempts after a failed one.
 
     `model`: the name to ask for. `refused`: arguments that the server does not accept and that are left out.
@@ -121,12 +104,13 @@ class Endpoint:
         config: EndpointConfig,
         section: str,
         wait: Callable[[float], Any] | None = None,
+        now: Callable[[], float] = time.monotonic,
         retries: int = _RETRIES,
     ):
         self.config, self.section, self.model = config, section, config.model
-        self.refused: set[str] = set()
+        self.refused: frozenset[str] = frozenset()
         self.stop = threading.Event()
-        self._wait, self._retries = wait or self.stop.wait, retries
+        self._wait, self._now, self._retries = wait or self.stop.wait, now, retries
         self._lock = threading.Lock()
         self._paused_until = 0.0
         self._failed_in_a_row = 0
@@ -146,7 +130,13 @@ class Endpoint:
         Raises:
             DpoError: the server cannot be reached, refuses the key, or does not offer the model.
         """
-        sdk = _sdk()
+        sdk, name = _sdk(), self.config.key_variable
+        if not all("!" <= sign <= "~" for sign in self._key):
+            raise DpoError(
+                f"the key in the environment variable {name} has a blank or a letter that no key has",
+                where=f"{self.section}.key_variable",
+                hint=f"export {name}=... with the key alone, without typographic quotation marks",
+            )
         brief = self._client.with_options(
             max_retries=1, timeout=min(_CHECK_SECONDS, self.config.timeout_seconds)
         )
@@ -192,18 +182,19 @@ class Endpoint:
         for attempt in range(self._retries + 1):
             self._pause()
             try:
-                reply = _reply(self._create(request))
+                reply = reply_of(self._create(request))
             except sdk.APITimeoutError:
                 return self._failed(f"no reply in {self.config.timeout_seconds:g} s")
             except sdk.APIConnectionError as error:
-                reason, seconds = f"the connection broke: {first_line(error.__cause__ or error)}", None
+                told = self._without_key(first_line(error.__cause__ or error))
+                reason, seconds = f"the connection broke: {told}", None
             except sdk.APIStatusError as error:
-                if error.status_code in (401, 404) or error.code == "insufficient_quota":
+                if error.status_code in (401, 402, 404) or error.code == "insufficient_quota":
                     raise self._error_of(error) from None
                 reason = f"the server answered {error.status_code}: {self._message(error)}"
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     return Failure(reason)
-                seconds = _retry_after(error)
+                seconds = retry_after(error)
             except (ValueError, sdk.OpenAIError) as error:
                 return self._failed(f"the reply cannot be read: {first_line(error)}")
             else:
@@ -231,30 +222,33 @@ class Endpoint:
 
     def _create(self, request: Request) -> Any:
         """Send the request; an argument that the server refuses is left out, and from then on always."""
-        sdk, left_out = _sdk(), set(self.refused)
+        sdk, left_out = _sdk(), self.refused
         while True:
-            arguments = _arguments(request, left_out)
+            sent = arguments(request, left_out)
             try:
-                response = self._client.chat.completions.create(model=self.model, **arguments)
+                response = self._client.chat.completions.create(model=self.model, **sent)
                 break
             except (sdk.BadRequestError, sdk.UnprocessableEntityError) as error:
-                if not (name := _refused_argument(error, arguments)):
+                if not (name := refused_argument(error, sent)):
                     raise
-                left_out.add(name)
-        if new := left_out - self.refused:
+                left_out |= {name}
+        with self._lock:
+            new = left_out - self.refused
             self.refused |= new
+        if new:
             say(f"the server does not accept {' and '.join(sorted(new))}: asking without")
         return response
 
     def _pause(self) -> None:
-        if (seconds := self._paused_until - time.monotonic()) > 0:
+        # Another thread may have been asked to wait longer in the meantime.
+        while not self.stop.is_set() and (seconds := self._paused_until - self._now()) > 0:
             self._wait(seconds)
         if self.stop.is_set():
             raise InterruptedError
 
     def _pause_for(self, seconds: float) -> None:
         with self._lock:
-            until = time.monotonic() + seconds
+            until = self._now() + seconds
             news = until > self._paused_until + 1
             self._paused_until = max(until, self._paused_until)
         if news and seconds >= _TOLD_SECONDS:
@@ -308,10 +302,14 @@ class Endpoint:
         )
 
     def _message(self, error: "openai.APIStatusError") -> str:
-        """The server's own message, without the key, which some servers repeat."""
+        """The server's own message."""
         body = error.body if isinstance(error.body, dict) else {}
         text = " ".join(str(body.get("message") or body.get("error") or first_line(error)).split())
-        return cut_short(text.replace(self._key, "***") if self._key else text, 200)
+        return cut_short(self._without_key(text), 200)
+
+    def _without_key(self, text: str) -> str:
+        """A message without the key, which some servers repeat."""
+        return text.replace(self._key, "***") if self._key else text
 
 
 def _sdk() -> Any:
@@ -320,69 +318,3 @@ def _sdk() -> Any:
     except ImportError:
         raise DpoError("asking a server needs the package openai", hint="pip install 'openai>=3'") from None
     return openai
-
-
-_MAX_TOKENS, _MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
-
-
-def _arguments(request: Request, left_out: set[str]) -> dict[str, Any]:
-    """The request as the SDK takes it, without arguments that the server refuses."""
-    arguments: dict[str, Any] = {
-        _MAX_TOKENS: request.max_tokens,
-        "temperature": request.temperature,
-        "seed": request.seed,
-        "top_p": request.top_p,
-        "stop": request.stop,
-    }
-    if request.schema:
-        form = {"name": "reply", "strict": True, "schema": request.schema}
-        arguments["response_format"] = {"type": "json_schema", "json_schema": form}
-    if request.top_logprobs:
-        arguments |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    if _MAX_TOKENS in left_out:  # OpenAI's newer models
-        arguments[_MAX_COMPLETION_TOKENS] = request.max_tokens
-    if "logprobs" in left_out:
-        left_out = left_out | {"top_logprobs"}
-    sent = {name: value for name, value in arguments.items() if name not in left_out and value is not None}
-    return {"messages": list(request.messages), **sent}
-
-
-def _refused_argument(error: "openai.APIStatusError", arguments: dict[str, Any]) -> str | None:
-    """The optional argument that a 400 is about; a 400 without a name is taken to mean response_format."""
-    body = error.body if isinstance(error.body, dict) else {}
-    about = f"{body.get('param')} {body.get('message')} {error}".lower()
-    named = ("response_format", "logprobs", "temperature", "top_p", "seed", "stop", _MAX_TOKENS)
-    found = next((name for name in named if name in arguments and name in about), None)
-    return found or ("response_format" if "response_format" in arguments else None)
-
-
-def _retry_after(error: "openai.APIStatusError") -> float | None:
-    """Seconds that the server asks to wait before the next request; None if it does not say so."""
-    headers = error.response.headers
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        with suppress(KeyError, ValueError):
-            return max(0.0, float(headers[name]) * unit)
-    return None
-
-
-def _reply(response: Any) -> Reply | Failure:
-    """The first choice of a response, whose fields a server may have left out."""
-    choices = getattr(response, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        return Failure("the reply has no choices")
-    choice, usage = choices[0], getattr(response, "usage", None)
-    refusal = getattr(choice.message, "refusal", None)
-    return Reply(
-        text=refusal or choice.message.content or "",
-        finish_reason="refusal" if refusal else choice.finish_reason,
-        top_logprobs=_first_token(choice),
-        model=getattr(response, "model", None) or "",
-        prompt_tokens=getattr(usage, "prompt_tokens", None),
-        completion_tokens=getattr(usage, "completion_tokens", None),
-    )
-
-
-def _first_token(choice: Any) -> tuple[tuple[str, float], ...]:
-    content = getattr(getattr(choice, "logprobs", None), "content", None)
-    likely = getattr(content[0], "top_logprobs", None) if content else None
-    return tuple((one.token, float(one.logprob)) for one in likely or ())

@@ -32,8 +32,10 @@ def command(*words: object) -> dict:
     return {**found, "seconds": time.monotonic() - start}
 
 
-def one_round(model: Path, prompts: Path, folder: Path, adapter: Path | None, tokens: int) -> dict:
-    """Sample, judge, train and evaluate; the figures of each."""
+def one_round(
+    model: Path, prompts: Path, folder: Path, adapter: Path | None, tokens: int, trained_on: list[Path]
+) -> dict:
+    """Sample, judge, train and evaluate; the figures of each. No prompt of `trained_on` is held out."""
     given = ["--model", model]
     start = ["--set", f"model.adapter={adapter}"] if adapter else []
     sampled = command(
@@ -43,6 +45,7 @@ def one_round(model: Path, prompts: Path, folder: Path, adapter: Path | None, to
     judged = command(
         *("judge", "--model", model, "--completions", folder / "samples" / "completions.jsonl"),
         *("--output", folder / "judged", "--set", "judge.guard=warn", "--set", "judge.tie_band=0", "--json"),
+        *(("--set", f"judge.trained={json.dumps(list(map(str, trained_on)))}") if trained_on else ()),
     )
     run = folder / "run"
     trained = command(
@@ -126,15 +129,16 @@ def main():
     asked = [json.loads(line)["prompt"] for line in a.prompts.read_text().splitlines()][: a.count]
     prompts = a.output / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in asked))
-    rounds, adapter = [], None
+    rounds, adapter, trained_on = [], None, []
     for number in range(1, a.rounds + 1):
         folder = a.output / f"round-{number}"
         figures = folder / "figures.json"
         if not figures.exists():
-            found = one_round(a.model, prompts, folder, adapter, a.max_tokens)
+            found = one_round(a.model, prompts, folder, adapter, a.max_tokens, trained_on)
             figures.write_text(json.dumps(found, indent=1))
         rounds.append(json.loads(figures.read_text()))
         adapter = folder / "run"
+        trained_on = [*trained_on, folder / "judged" / "train.jsonl"]
     print(page(a.model, len(asked), a.max_tokens, rounds), end="")
 
 

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import click
 
-from ..console import show, show_json
-from ..printed_commands import assignment, command_line
-from .next_command import run_settings
+from ..console import say, show, show_json
+from ..printed_commands import assignment
+from .next_command import ranking, run_settings
 from .options import config_option, flags, json_option, repeated, resolve, set_option, setting_option
 
 
@@ -54,14 +54,21 @@ def gen_pairs(config_file, overrides, as_json):
         return
     show(str(counts))
     output = config.pairs.output
-    if isinstance(counts, SampleCounts):
-        judge = command_line(["mlx-dpo", "judge", "--completions", f"{output}/{COMPLETIONS}"])
-        more = repeated("gen-pairs", config_file, [*overrides, *flags()], ["pairs.samples=3"])
-        show(f"next: {judge if counts.samples > 1 else more}")
+    alone, several, given = isinstance(counts, SampleCounts), config.pairs.samples > 1, [*overrides, *flags()]
+    if alone and not several:
+        show(f"next: {repeated('gen-pairs', config_file, given, ['pairs.samples=3'])}")
+        return
+    if several and (alone or config.judge.is_named):
+        if not config.judge.is_named:
+            say(
+                "in the next command the model judges its own answers; a larger model of another family "
+                "judges better: give --model, or --endpoint with the address of its server"
+            )
+        show(f"next: {ranking(config, f'{output}/{COMPLETIONS}', config_file, given)}")
         return
     settings = [
         assignment("data.train", f"{output}/train.jsonl"),
         assignment("data.valid", f"{output}/valid.jsonl" if counts.valid else None),
         *run_settings(config),
     ]
-    show(f"next: {repeated('inspect', config_file, [*overrides, *flags()], settings)}")
+    show(f"next: {repeated('inspect', config_file, given, settings)}")

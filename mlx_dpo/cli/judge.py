@@ -69,19 +69,30 @@ def judge(config_file, overrides, dry_run, check, check_file, as_json):
     else:
         show(str(summary))
     output = config.judge.output
-    if not summary.train:
+    if summary.failed:
+        others = "; the pairs of the others are written" if summary.train else ", and there is no pair yet"
+        raise DpoError(
+            f"{plural(len(summary.failed), 'prompt')} got no verdict{others}",
+            where=output,
+            hint="run the same command again: it asks only for what is missing"
+            + ("; or train without them" if summary.train else ""),
+        )
+    if not summary.train and summary.dropped:
+        raise DpoError(
+            "no pair is left after the filters, and no file was written",
+            where=output,
+            hint="the messages above say which setting of pairs drops them",
+        )
+    if not summary.train and not summary.unfinished:
         raise DpoError(
             "no verdict separates two answers, so there is no pair, and no file was written",
             where=output,
             hint="sample more or more different completions, or choose another judge or rubric",
         )
-    if summary.failed:
-        raise DpoError(
-            f"{plural(len(summary.failed), 'prompt')} got no verdict; the pairs of the others are written",
-            where=output,
-            hint="run the same command again: it asks only for what is missing; or train without them",
-        )
     if as_json:
+        return
+    if summary.unfinished:
+        show(f"next: {repeated('judge', config_file, [*overrides, *flags()], [])}")
         return
     settings = [
         assignment("data.train", f"{output}/train.jsonl"),

@@ -21,6 +21,24 @@ def judging(folder: Path | str) -> str:
     return command_line(["mlx-dpo", "eval", "--run", str(folder)])
 
 
+def ranking(config: "RunConfig", completions: str, config_file: str | None, given: Sequence[str]) -> str:
+    """The command that ranks sampled answers: with the judge of the settings, else with the sampled model.
+
+    Args:
+        given: the "section.key=value" settings of the sampling, besides the settings file.
+    """
+    if config.judge.is_named:
+        return repeated("judge", config_file, given, [assignment("judge.completions", completions)])
+    words = ["mlx-dpo", "judge", "--completions", completions]
+    server = config.endpoint
+    if not server.url:
+        return command_line([*words, "--model", config.model.path])
+    words += ["--endpoint", server.url, *(["--model", server.model] if server.model else [])]
+    if server.key_variable != type(server)().key_variable:
+        words += ["--set", assignment("judge.key_variable", server.key_variable)]
+    return command_line(words)
+
+
 def after_sft(folder: Path, config_file: str | None, given: Sequence[str]) -> str:
     """The command after a supervised run: inspect its pairs with its adapter, or make pairs from its rows.
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..chat_protocol import Failure, Reply, Request
 from ..config import RunConfig
 from ..console import plural, progress, say
-from ..data.sources import read_curated
+from ..data.sources import read_curated, read_questions
+from ..data.splits import prompt_key
 from ..endpoint import Endpoint
 from ..errors import DpoError, first_ten
-from ..judges.asking import Judge, Judged, kept_reply, verdicts_log
+from ..judges.asking import Calls, Judge, Judged, kept_reply, verdicts_log
 from ..judges.completions import Completions, read_completions
 from ..judges.config import JudgeConfig
 from ..judges.estimate import Estimate, estimate
@@ -38,24 +40,26 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
         DpoError: anything a user can fix; before any paid request, if it can be known before.
     """
     work = _Work.of(config)
-    judge, judged = _from_kept_replies(work) or _ask(work)
+    judge, judged, expected = _from_kept_replies(work) or _ask(work)
     meta = {"judge": work.name, "rubric": work.rubric.name, "method": judge.method}
-    settings = config.judge
+    settings, calls = config.judge, judge.calls
     used, dropped = _selected([one for one in judged if one.decided], config.pairs)
     files = judged_pairs(
         used,
         meta,
         settings.valid_fraction,
         config.generate.seed,
-        trained_prompts(work.folder),
+        trained_prompts(work.folder) | work.trained,
         clusters_of([one.row.prompt for one in used], config.pairs),
     )
     if files["train"]:
         for name, rows in files.items():
             write_jsonl(work.folder / f"{name}.jsonl", rows)
         if not files["valid"]:
-            say("no pairs are held out, so nothing will show whether training helps: add prompts")
-    return summarise(judged, files, judge.calls, judge.models, dropped)
+            new = " that are not in judge.trained" if work.trained else ""
+            say(f"no pairs are held out, so nothing will show whether training helps: add prompts{new}")
+    price = None if calls.uncounted else settings.price(calls.prompt_tokens, calls.completion_tokens)
+    return summarise(judged, files, calls, judge.models, dropped, price, expected)
 
 
 def _selected(decided: list[Judged], settings: PairsConfig) -> tuple[list[Judged], dict[str, int]]:
@@ -77,9 +81,8 @@ def _selected(decided: list[Judged], settings: PairsConfig) -> tuple[list[Judged
 def estimate_cost(config: RunConfig) -> Estimate:
     """What `judge_completions` will ask for at most; nothing is sent, and no file is written."""
     work = _Work.of(config)
-    prices = config.judge.input_price, config.judge.output_price
     with work.read() as log:
-        return estimate(work.judge(log), work.rows, *prices)
+        return estimate(work.judge(log), work.rows, work.settings)
 
 
 def judged_so_far(config: RunConfig) -> list[Judged]:
@@ -104,7 +107,8 @@ def judged_so_far(config: RunConfig) -> list[Judged]:
 class _Work:
     """What there is to do: rows, rubric, and the judge as far as it is known without asking it.
 
-    `key` and `method` are None as long as only the server or the probe can tell them.
+    `key` and `method` are None as long as only the server or the probe can tell them. `trained`: keys of the
+    prompts in judge.trained.
     """
 
     settings: JudgeConfig
@@ -113,11 +117,12 @@ class _Work:
     folder: Path
     key: str | None
     method: str | None
+    trained: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: RunConfig) -> "_Work":
         settings, folder = config.judge, Path(config.judge.output)
-        if settings.url is None and settings.model is None:
+        if not settings.is_named:
             raise DpoError(
                 "there is no judge",
                 where="judge.url",
@@ -125,6 +130,8 @@ class _Work:
             )
         rows = read_completions(settings.completions)
         rubric = load_rubric(settings.rubric, read_curated(settings.examples) if settings.examples else ())
+        seen = read_questions(settings.trained) if settings.trained else ()
+        trained = frozenset(prompt_key(row.prompt) for row in seen)
         check_writable(folder, need_bytes=10_000_000)
         log = verdicts_log(folder, {})
         log.check()
@@ -134,7 +141,7 @@ class _Work:
         method = earlier.get("method") if settings.method == "auto" and again else settings.method
         if method == "auto" and settings.url is None:
             method = "labels"  # a local judge always gives log-probabilities
-        return cls(settings, rows, rubric, folder, key, None if method == "auto" else method)
+        return cls(settings, rows, rubric, folder, key, None if method == "auto" else method, trained)
 
     @property
     def name(self) -> str:
@@ -192,26 +199,33 @@ def _key(settings: JudgeConfig, earlier: dict[str, Any]) -> str | None:
     return earlier.get("key") if earlier.get("url") == settings.url else None
 
 
-def _from_kept_replies(work: _Work) -> tuple[Judge, list[Judged]] | None:
-    """The outcome of all rows without a request; None if a reply is missing."""
+def _from_kept_replies(work: _Work) -> tuple[Judge, list[Judged], float | None] | None:
+    """The outcome of all rows without a request, as from `_ask`; None if a reply is missing."""
     if not work.ready:
         return None
     with work.read() as log:
         judge = work.judge(log)
-        if estimate(judge, work.rows).requests:
+        expected = estimate(judge, work.rows, work.settings)
+        if expected.requests:
             return None
         say("every verdict is kept already; nothing is asked")
-        return judge, [judge.rank(row) for row in work.rows]
+        return judge, [judge.rank(row) for row in work.rows], expected.price
 
 
-def _ask(work: _Work) -> tuple[Judge, list[Judged]]:
-    """Probe the judge, then compare the completions of all rows."""
-    server, schema = _probed(work)
+def _ask(work: _Work) -> tuple[Judge, list[Judged], float | None]:
+    """Probe the judge, then compare the completions of all rows; also the price that was expected."""
+    calls = Calls()
+    server, schema = _probed(work, calls)
     with work.open() as log:
         work.note_judge()
         if log.results:
             say(f"{plural(len(log.results), 'reply is', 'replies are')} kept from before; continuing")
-        judge = work.judge(log, ask=server.ask, schema=schema)
+        expected = None
+        if work.settings.price(0, 0) is not None:
+            cost = estimate(work.judge(log), work.rows, work.settings)
+            expected = cost.price
+            say(str(cost))
+        judge = work.judge(log, ask=server.ask, schema=schema, calls=calls)
         judged: dict[str, Judged] = {}
 
         def rank(group: list[Completions]) -> list[Judged]:
@@ -229,11 +243,14 @@ def _ask(work: _Work) -> tuple[Judge, list[Judged]]:
                 replies = plural(len(log.results), "reply", "replies")
                 tell(stop, f"interrupted: kept {replies}; the same command continues from here")
                 raise
-    return judge, [judged[row.where] for row in work.rows]
+    return judge, [judged[row.where] for row in work.rows], expected
 
 
-def _probed(work: _Work) -> tuple[Endpoint | LocalJudge, bool]:
+def _probed(work: _Work, calls: Calls) -> tuple[Endpoint | LocalJudge, bool]:
     """The judge, ready to be asked, and whether schemas shape its replies; sets key and method of the work.
+
+    Args:
+        calls: gets the tokens of the probe.
 
     Raises:
         DpoError: the judge cannot be reached, or fails a question with a known answer.
@@ -243,7 +260,13 @@ def _probed(work: _Work) -> tuple[Endpoint | LocalJudge, bool]:
     server.check()
     key = server.key if local else settings.model or server.model or ""
     method = settings.method if work.method is None or key != work.key else work.method
-    found = probe(server.ask, method, settings.max_tokens, settings.tie_band, schemas=not local)
+
+    def ask(request: Request) -> Reply | Failure:
+        if isinstance(reply := server.ask(request), Reply):
+            calls.add(reply)
+        return reply
+
+    found = probe(ask, method, settings.max_tokens, settings.tie_band, schemas=not local)
     say(found.text)
     if found.fault:
         if settings.guard == "stop":

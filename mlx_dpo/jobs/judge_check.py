@@ -8,6 +8,7 @@ from ..config import RunConfig
 from ..errors import DpoError
 from ..judges.agreement import Agreement, Asked, Texts, agreement, matched, read_vote
 from ..judges.asking import Judged
+from ..judges.prompts import conversation
 from ..storage.jsonl import append_jsonl, read_jsonl
 from ..storage.reading import is_there
 from .judge import judged_so_far
@@ -56,7 +57,7 @@ def readable_pairs(judged: Sequence[Judged]) -> list[Asked]:
     for one in judged:
         for comparison in one.comparisons:
             if comparison.outcome:
-                asked = Asked(one.row.prompt[-1]["content"], comparison)
+                asked = Asked(conversation(one.row.prompt), comparison)
                 found[asked.texts] = asked
     return list(found.values())
 

@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     @property
     def texts(self) -> "Texts":
         """What a vote is found by."""
-        return self.prompt, frozenset([self.comparison.first, self.comparison.second])
+        return self.prompt.strip(), frozenset([self.comparison.first, self.comparison.second])
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..endpoint import Failure, Reply, Request
+from ..chat_protocol import Failure, Reply, Request
 from ..errors import DpoError
 from ..records import Message, Tools
 from ..storage.append_log import AppendLog, OpenLog
 from .completions import Completions
-from .prompts import LABEL_FORM, WRITTEN_FORM, Quoted, Rubric, judge_messages
+from .prompts import (
+    LABEL_FORM,
+    WRITTEN_FORM,
+    Quoted,
+    Rubric,
+    conversation,
+    judge_messages,
+    without_control_marks,
+)
 from .ranking import best_and_worst
 from .verdicts import SCHEMA, Comparison, Reading, compared, read_labels, read_written, worth_keeping
 
@@ -43,11 +51,22 @@ class NotAsked(Exception):
 
 @dataclass
 class Calls:
-    """Requests of this process that got a reply, and their tokens as the server counts them."""
+    """What this process asked for.
+
+    `sent`: requests of comparisons, also those without a reply. The tokens are counted by the server, and
+    include the probe. `uncounted`: replies whose tokens the server did not count.
+    """
 
     sent: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    uncounted: int = 0
+
+    def add(self, reply: Reply) -> None:
+        """Count the tokens of a reply."""
+        self.prompt_tokens += reply.prompt_tokens or 0
+        self.completion_tokens += reply.completion_tokens or 0
+        self.uncounted += reply.prompt_tokens is None or reply.completion_tokens is None
 
 
 class Judged(NamedTuple):
@@ -150,8 +169,7 @@ class Judge:
         likely = worth_keeping(reply.top_logprobs, LABEL_TOKENS)
         kept = Kept(reply.text, reply.finish_reason, likely, request.max_tokens, reply.model)
         with self.lock:
-            self.calls.prompt_tokens += reply.prompt_tokens or 0
-            self.calls.completion_tokens += reply.completion_tokens or 0
+            self.calls.add(reply)
             self.log.append(key, self._row(kept, quoted), kept)
             self.models.add(kept.model)
         return kept
@@ -166,7 +184,7 @@ class Judge:
         labels = self.method == "labels"
         reading = read_labels(kept.top_logprobs) if labels else read_written(kept.text, kept.finish_reason)
         return {
-            "prompt": quoted.prompt[-1]["content"],
+            "prompt": conversation(quoted.prompt),
             "A": quoted.a,
             "B": quoted.b,
             "judge": self.key,
@@ -175,7 +193,10 @@ class Judge:
             "verdict": reading.verdict,
             "reason": reading.reason,
             "reply": kept.text,
-            **kept._replace(text="")._asdict(),
+            "finish_reason": kept.finish_reason,
+            "top_logprobs": kept.top_logprobs,
+            "max_tokens": kept.max_tokens,
+            "model": kept.model,
         }
 
 
@@ -192,7 +213,8 @@ def written_request(rubric: Rubric, quoted: Quoted, max_tokens: int, schema: boo
 
 def _asked_again(request: Request, reply: str, why: str) -> Request:
     again = f"Your reply cannot be used: {why}. {WRITTEN_FORM} Keep the reason short."
-    said = [{"role": "assistant", "content": reply[:_REPEATED] or "..."}, {"role": "user", "content": again}]
+    shown = without_control_marks(reply[:_REPEATED].strip()) or "..."  # some servers refuse a turn of blanks
+    said = [{"role": "assistant", "content": shown}, {"role": "user", "content": again}]
     return request._replace(messages=[*request.messages, *said])
 
 

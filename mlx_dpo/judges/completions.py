@@ -1,6 +1,8 @@
 """Prompts with several completions each, from a file."""
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ _HINT = 'each line needs a prompt and a list: {"prompt": "...", "completions": [
 class Completions:
     """A prompt and its distinct answers that are not empty; `ended`: whether each came to its end.
 
-    `given`: the number of completions in the row. `key`: the last row with a key counts.
+    `given`: the number of completions in the row. `key`: of a file's rows with one key, the last one counts.
     """
 
     prompt: tuple[Message, ...]
@@ -33,7 +35,7 @@ class Completions:
 
 
 def read_completions(path: Path | str) -> list[Completions]:
-    """The rows of a file; of several rows with the same key, the last one.
+    """The rows of a file or folder; of several rows of a file with the same key, the last one.
 
     Raises:
         DpoError: the file cannot be read, or the first wrong row, with the number of others.
@@ -50,7 +52,17 @@ def read_completions(path: Path | str) -> list[Completions]:
     if errors:
         more = f" ({plural(len(errors) - 1, 'more line')} cannot be used)" if errors[1:] else ""
         raise errors[0].instead(what=f"{errors[0].what}{more}")
-    return list(rows.values())
+    return list(_with_different_ids(rows.values()))
+
+
+def _with_different_ids(rows: Iterable[Completions]) -> Iterator[Completions]:
+    """The rows, with -2, -3, ... after an id that an earlier row has: training refuses pairs with one id."""
+    taken: set[str] = set()
+    for row in rows:
+        names = itertools.chain([row.id], (f"{row.id}-{number}" for number in itertools.count(2)))
+        row = replace(row, id=next(name for name in names if name not in taken))
+        taken.add(row.id)
+        yield row
 
 
 def to_completions(row: dict[str, Any], where: str) -> Completions:
@@ -80,15 +92,17 @@ def to_completions(row: dict[str, Any], where: str) -> Completions:
     for text, end in zip(texts, ended, strict=True):
         if text := text.strip():
             answers[text] = answers.get(text, False) or end
-    name = row.get("id", row.get("key"))
+    key = row.get("key")
+    name = key if row.get("id") is None else row["id"]
+    file, _, number = where.rpartition(":")
     return Completions(
         _prompt(row["prompt"], where),
         tuple(answers),
         tuple(answers.values()),
         len(texts),
-        f"line-{where.rsplit(':', 1)[-1]}" if name is None else str(name),
+        f"line-{number}" if name is None else str(name),
         where,
-        str(row.get("key", where)),
+        where if key is None else f"{file}\0{key}",
         tools_of(row.get("tools"), where),
     )
 

@@ -65,12 +65,29 @@ class JudgeConfig(EndpointConfig):
         most=10**12,
     )
     valid_fraction: float = setting(0.1, "share of the prompts that become held-out pairs", least=0, below=1)
+    trained: str | list[str] | None = setting(
+        None,
+        "rows that the sampled model was trained on before, such as those of sft; their prompts are not held "
+        "out",
+        path="read",
+    )
     input_price: float | None = setting(
-        None, "price of a million prompt tokens, for the estimate of --dry-run", least=0, most=1_000_000
+        None, "price of a million prompt tokens, to estimate and sum up the cost", least=0, most=1_000_000
     )
     output_price: float | None = setting(
         None,
-        "price of a million tokens that the judge writes, for the estimate of --dry-run",
+        "price of a million tokens that the judge writes, to estimate and sum up the cost",
         least=0,
         most=1_000_000,
     )
+
+    @property
+    def is_named(self) -> bool:
+        """Whether there is a judge."""
+        return self.url is not None or self.model is not None
+
+    def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """What these tokens cost; None if no price is set."""
+        if self.input_price is None and self.output_price is None:
+            return None
+        return (prompt_tokens * (self.input_price or 0) + completion_tokens * (self.output_price or 0)) / 1e6

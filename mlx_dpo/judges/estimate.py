@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..console import plural
 from .asking import Judge, NotAsked, label_request, written_request
 from .completions import Completions
+from .config import JudgeConfig
 from .prompts import Quoted
 from .ranking import best_and_worst
 from .verdicts import FIRST, compared
@@ -30,24 +31,23 @@ class Estimate:
     price: float | None
 
     def __str__(self) -> str:
-        price = "" if self.price is None else f", price about {self.price:,.2f}"
+        price = "" if self.price is None else f", price about {money(self.price)}"
         return (
             f"{plural(self.rows, 'prompt')}: at most {plural(self.requests, 'request')} to send, about "
             f"{self.prompt_tokens:,} prompt tokens and {self.completion_tokens:,} tokens written{price}"
         )
 
 
-def estimate(
-    judge: Judge,
-    rows: Iterable[Completions],
-    input_price: float | None = None,
-    output_price: float | None = None,
-) -> Estimate:
-    """The cost of the verdicts that are not kept yet, if no comparison is a tie.
+def money(price: float) -> str:
+    """A price with two decimals; a small one with two digits: 1,234.50, 0.0012."""
+    return f"{price:,.2f}" if price >= 1 or not price else f"{price:.2g}"
+
+
+def estimate(judge: Judge, rows: Iterable[Completions], settings: JudgeConfig) -> Estimate:
+    """The cost of the verdicts that are not kept yet; ties only save comparisons.
 
     Args:
         judge: its `ask` is None.
-        input_price, output_price: of a million tokens.
     """
     count = requests = characters = 0
 
@@ -72,10 +72,7 @@ def estimate(
             best_and_worst(len(row.answers), outcome)
     prompt = characters // _CHARACTERS_PER_TOKEN
     written = requests * (1 if judge.method == "labels" else min(_WRITTEN_TOKENS, judge.max_tokens))
-    price = None
-    if input_price is not None or output_price is not None:
-        price = (prompt * (input_price or 0) + written * (output_price or 0)) / 1e6
-    return Estimate(count, requests, prompt, written, price)
+    return Estimate(count, requests, prompt, written, settings.price(prompt, written))
 
 
 def _characters(judge: Judge, quoted: Quoted) -> int:

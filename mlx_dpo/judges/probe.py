@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..endpoint import Failure, Reply, Request
+from ..chat_protocol import Failure, Reply, Request
 from ..errors import DpoError, quoted
 from .asking import label_request, written_request
 from .prompts import Quoted, Rubric

@@ -1,7 +1,8 @@
 """What came of judging: counts, rates that show a biased judge, and warnings."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +10,7 @@ from ..console import plural
 from ..errors import first_ten
 from ..metrics import wilson_interval
 from .asking import Calls, Judged
+from .estimate import money
 from .verdicts import TIE, Share, consistency, first_position, longer_wins
 
 _ENOUGH = 10
@@ -23,7 +25,9 @@ class JudgeSummary:
     `tied`, `unreadable`, `alike`, `failed`, `unfinished`: rows without a pair, since no verdict separates
     their answers, replies could not be read, there are fewer than two distinct answers, the judge gave no
     reply (place and reason of each), or `max_calls` was reached. `dropped`: how many pairs were left out, by
-    reason, see `pairs.filters`. `distinct`: distinct answers of all answers.
+    reason, see `pairs.filters`. `distinct`: distinct answers of all answers. `unreadable_reasons`: how many
+    readings were unreadable for each reason. `price`: what this call cost, None if no price is set or the
+    server did not count all tokens; `estimated_price`: what was expected at its start.
     """
 
     rows: int
@@ -44,6 +48,9 @@ class JudgeSummary:
     longer_wins: Share
     calls: Calls
     models: tuple[str, ...] = ()
+    unreadable_reasons: dict[str, int] = field(default_factory=dict)
+    price: float | None = None
+    estimated_price: float | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -95,6 +102,12 @@ class JudgeSummary:
             f"{'requests of this call':32}{self.calls.sent:,} "
             f"({written[0]:,} prompt tokens, {written[1]:,} tokens written)",
         ]
+        if self.estimated_price is not None:
+            cost = "unknown: the server did not count all tokens" if self.price is None else money(self.price)
+            lines += [f"{'price':32}{cost} (estimated at the start: {money(self.estimated_price)})"]
+        if self.unreadable_reasons:
+            reasons = [f"{reason} ({count:,})" for reason, count in self.unreadable_reasons.items()]
+            lines += [f"unreadable, since {first_ten(reasons)}"]
         lines += [f"failed: {first_ten(list(self.failed))}"] if self.failed else []
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
@@ -119,9 +132,13 @@ def summarise(
     calls: Calls,
     models: Iterable[str] = (),
     dropped: Mapping[str, int] = MappingProxyType({}),
+    price: float | None = None,
+    estimated_price: float | None = None,
 ) -> JudgeSummary:
     """The summary of judged rows, of the pairs made from them, and of this call's requests."""
     comparisons = [c for one in judged for c in one.comparisons]
+    readings = [reading for c in comparisons for reading in (c.forward, c.swapped)]
+    reasons = Counter(reading.reason for reading in readings if reading.verdict is None)
     undecided = [
         one for one in judged if one.comparisons and not (one.decided or one.failed or one.unfinished)
     ]
@@ -145,4 +162,7 @@ def summarise(
         longer_wins=longer_wins(comparisons),
         calls=calls,
         models=tuple(sorted(set(models))),
+        unreadable_reasons=dict(reasons.most_common()),
+        price=price,
+        estimated_price=estimated_price,
     )

@@ -18,8 +18,11 @@ SCHEMA: dict[str, Any] = {
 }
 LEAST_MASS = 0.1
 """Smallest probability of both letters together: below it, the judge wanted to write something else."""
+_ROUNDING = 1e-3
+"""How far above 0 rounding may bring a log-probability."""
 
-_THINKING = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
+_SENTENCE_ENDS = re.compile(r"[.!?\n]+\s*")
+_NAMED = {"a is better": A, "b is better": B, "neither is better": TIE}
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
@@ -51,12 +54,14 @@ class Comparison(NamedTuple):
 def read_written(text: str, finish_reason: str | None) -> Reading:
     """The verdict of a JSON object {"reason": ..., "verdict": "A" | "B" | "tie"}, maybe in a code fence.
 
-    Nothing is guessed: other text around it, another verdict or a reply that was cut off is unreadable.
+    Nothing is guessed. Other text around it, another verdict, a reason that ends by naming another answer,
+    and a reply that was cut off are unreadable. Reasoning up to </think> is left out.
     """
     if finish_reason in ("length", "refusal", "content_filter"):
         return Reading(None, f"the reply ended early ({finish_reason})")
-    text = _THINKING.sub("", text, count=1) if text.lstrip().startswith("<think>") else text
     text = text.strip()
+    if not text.startswith(("{", "```")):  # some templates open the reasoning in the prompt
+        text = text.partition("</think>")[2].strip() or text
     fenced = _FENCE.fullmatch(text)
     try:
         reply = json.loads(fenced[1] if fenced else text, object_pairs_hook=once)
@@ -66,11 +71,24 @@ def read_written(text: str, finish_reason: str | None) -> Reading:
         return Reading(None, "the reply has no reason")
     if reply.get("verdict") not in (A, B, TIE):
         return Reading(None, "the verdict is not A, B or tie")
+    if named_by(reply["reason"]) not in (None, reply["verdict"]):
+        return Reading(None, "the reason names another answer than the verdict")
     return Reading(reply["verdict"], reply["reason"])
+
+
+def named_by(reason: str) -> str | None:
+    """The verdict in the last sentence of a reason; None if it is not in the words that were asked for.
+
+    "It is shorter. A is better." -> "A"; "A is better written." -> None
+    """
+    last = _SENTENCE_ENDS.split(reason.strip(" .!\"'*\n"))[-1]
+    return _NAMED.get(last.strip(" \"'*").casefold().replace("answer ", ""))
 
 
 def read_labels(top_logprobs: Sequence[tuple[str, float]]) -> Reading:
     """The verdict of the likeliest first tokens: P(A) / (P(A) + P(B)), white space around letters ignored."""
+    if any(not logprob <= _ROUNDING for _, logprob in top_logprobs):  # also where it is not a number
+        return Reading(None, "the log-probabilities are wrong: one is above 0 or not a number")
     mass = dict.fromkeys((A, B), 0.0)
     for token, logprob in top_logprobs:
         if (letter := _letter(token)) in mass:
@@ -78,7 +96,7 @@ def read_labels(top_logprobs: Sequence[tuple[str, float]]) -> Reading:
     if not top_logprobs:
         return Reading(None, "the reply has no log-probabilities")
     if (both := mass[A] + mass[B]) < LEAST_MASS:
-        return Reading(None, f"A and B together have a probability of {both:.2g}")
+        return Reading(None, f"A and B together have a probability below {LEAST_MASS:g}")
     chance = mass[A] / both
     return Reading(A if chance > 0.5 else B if chance < 0.5 else TIE, "", chance)
 

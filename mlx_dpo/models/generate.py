@@ -164,9 +164,7 @@ class _Queue:
         """Continue the other answers of the processed prompts among these from the same memory."""
         for uid in uids:
             if others := self._sharing.pop(uid, None):
-                with mx.stream(self._generator.stream):
-                    memory, _ = self._generator.extract_cache([uid])[uid]
-                    mx.eval([cache.state for cache in memory])  # else it would keep the memory of its batch
+                memory = memory_of(self._generator, uid)
                 segments = [[[self._prompts[i][-1], *self._begun[i]]] for i in others]
                 self._insert(others, segments, [memory] * len(others))
 
@@ -194,6 +192,14 @@ class _Queue:
         self.ids.update((uid, list(ids)) for uid, ids in zip(uids, begun, strict=True))
         self._places.update(zip(uids, places, strict=True))
         return uids
+
+
+def memory_of(generator: Any, uid: int) -> Any:
+    """The model's memory (mlx_lm's caches) of the tokens that the generator has processed of one sequence."""
+    with mx.stream(generator.stream):
+        memory, _ = generator.extract_cache([uid])[uid]
+        mx.eval([cache.state for cache in memory])  # else it would keep the memory of its batch
+    return memory
 
 
 def row_sampler(config: GenerateConfig, stream: int, drawn: int = 0) -> Callable[[mx.array], mx.array]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..endpoint import Endpoint, Failure, Request
+from ..chat_protocol import Failure, Request
+from ..endpoint import Endpoint
 from ..errors import DpoError
 from ..models.generate import GenerateConfig
 from .completions import Answers, Completion, Keep, Missing, Row, Work, request_key, stream_of

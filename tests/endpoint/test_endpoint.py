@@ -3,13 +3,16 @@
 import json
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
-from mlx_dpo.endpoint import Endpoint, EndpointConfig, Failure, Reply, Request
+from mlx_dpo.chat_protocol import Failure, Reply, Request
+from mlx_dpo.endpoint import Endpoint, EndpointConfig
 from mlx_dpo.errors import DpoError
 
-from ..support.openai_server import NO_CHOICES, Cuts, Fails, OpenAIServer, Raw, Says, in_turn
+from ..support.openai_server import NO_CHOICES, Clock, Cuts, Fails, OpenAIServer, Raw, Says, in_turn
 
 KEY = "MLX_DPO_TEST_KEY"
 SCHEMA = {"type": "object", "properties": {"verdict": {"type": "string"}}}
@@ -24,12 +27,13 @@ def serve():
     """Start a server that answers so, and a client for it: `serve(answer, models=..., retries=...)`."""
     running = []
 
-    def start(answer="hello", *, models=("judge",), key=None, retries=2, wait=None, **settings):
+    def start(answer="hello", *, models=("judge",), key=None, retries=2, clock=None, **settings):
         answer = answer if callable(answer) else in_turn(answer)
         server = OpenAIServer(answer, models, key).__enter__()
         running.append(server)
         config = EndpointConfig(**{"url": server.url, "model": "judge", "key_variable": KEY, **settings})
-        return server, Endpoint(config, "endpoint", wait, retries)
+        time = {"wait": clock.wait, "now": clock.now} if clock else {}
+        return server, Endpoint(config, "endpoint", retries=retries, **time)
 
     yield start
     for server in running:
@@ -87,21 +91,50 @@ def test_a_short_wait_that_the_server_asks_for_is_waited(serve, capsys):
 
 
 def test_without_a_time_from_the_server_the_waits_double(serve):
-    waited = []
-    _, client = serve(Cuts(), wait=waited.append, retries=6)
+    clock = Clock()
+    _, client = serve(Cuts(), clock=clock, retries=6)
     assert client.ask(question()).reason.startswith("the connection broke")
     longest = [0.5, 1, 2, 4, 8, 8]
-    assert len(waited) == 6
-    assert all(0.75 * most <= seconds <= most for seconds, most in zip(waited, longest, strict=True))
+    assert len(clock.waits) == 6
+    assert all(0.75 * most <= seconds <= most for seconds, most in zip(clock.waits, longest, strict=True))
 
 
-def test_a_long_wait_that_the_server_asks_for_is_waited_and_told(serve, capsys):
-    waited = []
-    server, client = serve(in_turn(Fails(429, retry_after=600), "hello"), wait=waited.append)
+@pytest.mark.parametrize("as_date", [False, True])
+def test_a_long_wait_that_the_server_asks_for_is_waited_and_told(serve, capsys, as_date):
+    until = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+    clock = Clock()
+    server, client = serve(in_turn(Fails(429, retry_after=until if as_date else 600), "hello"), clock=clock)
     assert client.ask(question()).text == "hello"
-    assert [round(seconds) for seconds in waited] == [600]
+    assert clock.waits == pytest.approx([600], abs=2)  # the server's clock may tick before it replies
     assert "asks to wait 10 minutes" in capsys.readouterr().err
     assert server.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [("inf", 86_400), (1e12, 86_400), ("-5", 0), ("Fri, 01 Jan 2021 00:00:00 GMT", 0)]
+)
+def test_no_wait_is_longer_than_a_day_or_negative(serve, asked, seconds):
+    clock = Clock()
+    _, client = serve(in_turn(Fails(429, retry_after=asked), "hello"), clock=clock)
+    assert client.ask(question()).text == "hello"
+    assert sum(clock.waits) == seconds
+
+
+def test_a_thread_that_waits_goes_on_waiting_when_another_is_asked_to_wait_longer(serve):
+    _, client = serve()
+    slept = []
+
+    def wait(seconds):
+        slept.append(seconds)
+        if len(slept) == 1:  # meanwhile
+            client._pause_for(900)
+        clock.wait(seconds)
+
+    clock = Clock()
+    client._wait, client._now = wait, clock.now
+    client._pause_for(600)
+    assert client.ask(question()).text == "hello"
+    assert slept == [600, 300]
 
 
 def test_a_broken_connection_is_tried_again(serve):
@@ -124,6 +157,7 @@ def test_a_request_that_timed_out_is_not_sent_again_since_it_may_have_been_charg
         (NO_CHOICES, "the reply has no choices"),
         (Raw("{broken"), "the reply cannot be read"),
         (Raw("<html>", "text/html"), "the reply has no choices"),
+        (Raw('{"choices": [{"message": {"content": [{"type": "text"}]}}]}'), "the reply is not a text"),
         (Cuts(), "the connection broke"),
         (Says(seconds=0.3), "no reply in 0.1 s"),
     ],
@@ -157,7 +191,7 @@ def test_a_refused_schema_is_left_out_from_then_on(serve, capsys):
 def test_a_400_for_another_reason_does_not_leave_the_schema_out_for_ever(serve):
     _, client = serve(Fails(400, "this prompt is too long"))
     assert isinstance(client.ask(question(schema=SCHEMA)), Failure)
-    assert client.refused == set()
+    assert not client.refused
 
 
 def test_newer_models_get_their_name_for_the_limit_and_no_temperature(serve):
@@ -255,6 +289,40 @@ def test_an_interrupt_keeps_the_replies_under_way_and_sends_no_more(serve):
     assert len(kept) == server.calls <= 4
 
 
-def test_an_address_without_a_scheme_is_refused():
-    with pytest.raises(ValueError, match="url must begin with http"):
-        EndpointConfig(url="localhost:8080")
+def test_log_probabilities_in_another_form_are_none(serve):
+    choice = {"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": [{"token": "A"}]}]}}
+    _, client = serve(Raw(json.dumps({"choices": [choice]})))
+    assert client.ask(question(top_logprobs=2)).top_logprobs == ()
+
+
+@pytest.mark.parametrize("status", [401, 402, 404])
+def test_a_status_that_no_other_question_would_change_ends_the_work(serve, status):
+    server, client = serve(Fails(status, "no more credits"))
+    with pytest.raises(DpoError, match="no more credits"):
+        client.each(client.ask, [question()] * 50)
+    assert server.calls <= 4
+
+
+@pytest.mark.parametrize("key", ["s3 cret", "s3cret\ns3cret", "“s3cret”"])
+def test_a_key_that_no_server_can_have_given_is_told_before_it_is_sent_and_not_shown(serve, monkeypatch, key):
+    monkeypatch.setenv(KEY, key)
+    _, client = serve()
+    error = refusal(client, "endpoint.key_variable", "a blank or a letter that no key has", KEY)
+    assert "s3" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("localhost:8080", "url must begin with http"),
+        ("http://", "url must name a server"),
+        ("http://[::1/v1", "url must name a server"),
+        ("http://host:eighty/v1", "url must name a server"),
+        ("https://me:s3cret@host/v1", "no password and no query"),
+        ("https://host/v1?key=s3cret", "no password and no query"),
+    ],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused(url, why):
+    with pytest.raises(ValueError, match=why) as caught:
+        EndpointConfig(url=url)
+    assert "s3cret" not in str(caught.value)

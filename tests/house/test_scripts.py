@@ -169,5 +169,10 @@ def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pair
     assert done.returncode == 0, done.stderr
     pairs = [len((out / "judged" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
     assert pairs == [9, 1]
+    learnt, held = (
+        {json.loads(line)["prompt"] for line in (out / name).read_text().splitlines()}
+        for name in ("sft.jsonl", "judged/valid.jsonl")
+    )
+    assert len(learnt) == 9 and not learnt & held
     assert "preference accuracy" in done.stdout
     assert (out / "dpo" / "adapters.safetensors").exists()

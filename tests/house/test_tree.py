@@ -12,7 +12,7 @@ LEVELS = [
     ["errors", "console"],
     ["machine", "storage", "upstream", "threads"],
     ["records", "suggestions", "settings_file", "printed_commands"],
-    ["settings"],
+    ["settings", "chat_protocol"],
     ["losses", "logps", "metrics", "randomness", "optimizers", "endpoint"],
     ["data"],
     ["forward"],

@@ -83,6 +83,31 @@ def test_of_several_rows_with_one_key_the_last_one_counts(judge, serve, tmp_path
     assert [(p.chosen, p.rejected) for p in pairs(tmp_path)] == [("c", "d")]
 
 
+def test_rows_without_a_key_are_all_judged_also_where_the_column_is_there(judge, serve, tmp_path):
+    rows = [{"key": None, "id": None, **row} for row in ROWS[:3]]
+    _, summary, _ = judge(serve(judging(smaller)), rows=rows)
+    assert (summary["rows"], len(pairs(tmp_path))) == (3, 3)
+
+
+def test_rows_of_two_files_with_one_key_are_both_judged_and_can_be_trained_on(outcome, serve, tmp_path):
+    (tmp_path / "both").mkdir()
+    for name, answers in (("one", ["a", "b"]), ("two", ["c", "d"])):
+        (tmp_path / "both" / f"{name}.jsonl").write_text(
+            json.dumps({"key": "k", "prompt": "Q?", "completions": answers}) + "\n"
+        )
+    command = [
+        "judge",
+        "--completions",
+        "both",
+        "--output",
+        "judged",
+        "--endpoint",
+        serve(judging(smaller)).url,
+    ]
+    assert outcome(*command)[0] == 0
+    assert {(p.chosen, p.rejected) for p in pairs(tmp_path)} == {("a", "b"), ("c", "d")}
+
+
 @pytest.mark.parametrize(
     "says",
     [
@@ -93,8 +118,12 @@ def test_of_several_rows_with_one_key_the_last_one_counts(judge, serve, tmp_path
         lambda text: Says(text.replace('"A"', '"Answer A"').replace('"B"', '"Answer B"')),
         lambda text: Says(None, refusal="I cannot judge this."),
         lambda text: Says(f"The verdict is a tie between A and B. {text}"),
+        lambda text: Says(text.replace("A is", "x").replace("B is", "A is").replace("x", "B is")),
     ],
-    ids=["cut off", "empty", "blanks", "invalid", "wrong enum", "refusal", "words around it"],
+    ids=[
+        *("cut off", "empty", "blanks", "invalid", "wrong enum", "refusal", "words around it"),
+        "the reason names the other",
+    ],
 )
 def test_a_bad_reply_is_asked_again_once_then_unreadable_and_never_a_verdict(judge, serve, tmp_path, says):
     def answer(body):
@@ -102,7 +131,8 @@ def test_a_bad_reply_is_asked_again_once_then_unreadable_and_never_a_verdict(jud
         about_two = "begin answer A" in body["messages"][0]["content"] and shown(body)[0].startswith("2 ")
         return says(good.text) if about_two else good
 
-    code, summary, err = judge(serve(answer), rows=ROWS[:4])
+    server = serve(answer)
+    code, summary, err = judge(server, rows=ROWS[:4])
     assert code == 0, err
     assert (summary["unreadable"], summary["tied"], summary["train"] + summary["valid"]) == (1, 0, 3)
     bad = [row for row in verdicts(tmp_path) if row["A"].startswith("2 ")]
@@ -110,6 +140,8 @@ def test_a_bad_reply_is_asked_again_once_then_unreadable_and_never_a_verdict(jud
     assert summary["calls"]["sent"] == len(verdicts(tmp_path))
     asked = Counter((row["A"], row["B"]) for row in bad)
     assert set(asked.values()) == {2}
+    assert sum(summary["unreadable_reasons"].values()) == len(asked)
+    assert all(turn["content"].strip() for body in server.bodies for turn in body["messages"])
 
 
 def test_a_good_second_reply_counts(judge, serve):
@@ -214,7 +246,7 @@ def test_the_same_command_again_asks_nothing_and_gives_the_same_files(judge, ser
     assert server.calls == calls
     assert "nothing is asked" in err
     assert {name: (tmp_path / "judged" / name).read_bytes() for name in files} == files
-    zero = {"sent": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    zero = {"sent": 0, "prompt_tokens": 0, "completion_tokens": 0, "uncounted": 0}
     assert after == {**before, "calls": zero}
 
 
@@ -241,11 +273,7 @@ def test_a_server_that_now_has_another_model_is_another_judge(judge, serve):
 def test_added_prompts_leave_the_others_where_they_were(judge, serve, tmp_path):
     server = serve(judging(smaller))
     judge(server, rows=ROWS[:6])
-    before = (
-        {p.prompt for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
-        if False
-        else {str(p.prompt) for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
-    )
+    before = {str(p.prompt) for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
     judge(server)
     after = {str(p.prompt) for p in read_pairs(tmp_path / "judged" / "train.jsonl")}
     assert before <= after
@@ -262,6 +290,63 @@ def test_max_calls_stops_and_the_next_call_goes_on_without_asking_twice(judge, s
     assert max(sent) == 30 and len(sent) > 2
     own = {content: n for content, n in server.answered.items() if "Question" in content}
     assert set(own.values()) == {1} and len(own) == sum(sent)
+
+
+def test_a_run_that_max_calls_stopped_before_the_first_pair_goes_on_and_is_no_error(
+    outcome, serve, write_rows
+):
+    command = ["judge", "--completions", write_rows("completions.jsonl", ROWS), "--output", "judged"]
+    code, out, err = outcome(*command, "--endpoint", serve(judging(smaller)).url, "--max-calls", "1")
+    assert (code, "12 not judged yet" in out) == (0, True), err
+    following = out.splitlines()[-1].removeprefix("next: mlx-dpo ").split()
+    assert following[0] == "judge"
+    code, out, err = outcome(*following, "--max-calls", "500")
+    assert (code, "10 train pairs" in out) == (0, True), err
+
+
+def test_where_every_prompt_failed_the_failures_are_told_and_not_a_lack_of_verdicts(judge, serve):
+    def answer(body):
+        return Fails(400, "no") if "Question" in body["messages"][0]["content"] else judging(smaller)(body)
+
+    code, summary, err = judge(serve(answer), rows=ROWS[:3])
+    assert (code, len(summary["failed"])) == (1, 3)
+    assert "3 prompts got no verdict, and there is no pair yet" in err
+
+
+def test_prompts_that_the_model_was_trained_on_before_are_not_held_out(judge, serve, tmp_path, write_rows):
+    learnt = write_rows("sft.jsonl", [{"prompt": f"question {n}? ", "answer": "So."} for n in range(10)])
+    _, summary, _ = judge(serve(judging(smaller)), trained=learnt)
+    assert (summary["train"], summary["valid"]) == (10, 2)
+    held = {p.prompt[0]["content"] for p in read_pairs(tmp_path / "judged" / "valid.jsonl")}
+    assert held == {"Question 10?", "Question 11?"}
+    learnt = write_rows("sft.jsonl", [{"prompt": row["prompt"], "answer": "So."} for row in ROWS])
+    _, summary, err = judge(serve(judging(smaller)), trained=learnt)
+    assert (summary["train"], summary["valid"]) == (12, 0)
+    assert "add prompts that are not in judge.trained" in err
+
+
+def test_the_cost_of_a_run_is_summed_up_beside_the_estimate(judge, serve, outcome, write_rows):
+    server = serve(judging(smaller))
+    prices = {"input_price": 2, "output_price": 10}
+    _, summary, err = judge(server, model="judge", **prices)
+    counted = [len(content) // 4 * n for content, n in server.asked.items()]
+    assert summary["calls"]["prompt_tokens"] == sum(counted)  # with the probe
+    tokens = summary["calls"]["prompt_tokens"], summary["calls"]["completion_tokens"]
+    assert summary["price"] == pytest.approx((tokens[0] * 2 + tokens[1] * 10) / 1e6)
+    assert summary["estimated_price"] > 0 and "price about 0.0" in err
+    _, again, _ = judge(server, model="judge", **prices)
+    assert (again["price"], again["estimated_price"]) == (0, 0)
+
+
+def test_the_cost_is_unknown_where_the_server_does_not_count_tokens(serve, outcome, write_rows):
+    def answer(body):
+        text = judging(smaller)(body).text
+        return Raw(json.dumps({"model": "judge", "choices": [{"message": {"content": text}}]}))
+
+    command = ["judge", "--completions", write_rows("completions.jsonl", ROWS[:3]), "--output", "judged"]
+    code, out, err = outcome(*command, "--endpoint", serve(answer).url, "--set", "judge.input_price=2")
+    assert code == 0, err
+    assert "price                           unknown: the server did not count all tokens (estimated" in out
 
 
 def test_the_dry_run_asks_nothing_and_never_says_too_little(judge, serve, tmp_path):

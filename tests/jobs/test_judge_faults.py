@@ -13,7 +13,7 @@ from mlx_dpo.jobs import judge as job
 
 from ..support.judge_server import ROWS, judging, pairs, smaller, verdicts
 from ..support.mistakes import lines
-from ..support.openai_server import NO_CHOICES, Cuts, Fails, Raw, Says
+from ..support.openai_server import NO_CHOICES, Clock, Cuts, Fails, Raw, Says
 
 
 def faults(good):
@@ -45,7 +45,7 @@ def judged(summary):
 def test_every_row_ends_judged_or_listed_as_failed_and_none_is_lost_or_doubled(
     serve, tmp_path, monkeypatch, seed
 ):
-    chance, lock, faulty, waited = random.Random(seed), Lock(), True, []
+    chance, lock, faulty, clock = random.Random(seed), Lock(), True, Clock()
 
     def answer(body):
         good = judging(smaller)(body)
@@ -54,7 +54,7 @@ def test_every_row_ends_judged_or_listed_as_failed_and_none_is_lost_or_doubled(
         with lock:
             return chance.choice([*faults(good.text), *[good] * 20])
 
-    monkeypatch.setattr(job, "Endpoint", partial(Endpoint, wait=waited.append, retries=1))
+    monkeypatch.setattr(job, "Endpoint", partial(Endpoint, wait=clock.wait, now=clock.now, retries=1))
     (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
     settings = {
         **{"url": serve(answer).url, "completions": tmp_path / "rows.jsonl", "output": tmp_path / "judged"},
@@ -63,7 +63,7 @@ def test_every_row_ends_judged_or_listed_as_failed_and_none_is_lost_or_doubled(
     config = load_config(None, [f"judge.{name}={value}" for name, value in settings.items()])
     summary = job.judge_completions(config)
     assert judged(summary) + len(summary.failed) == summary.rows == len(ROWS)
-    assert summary.failed and waited
+    assert summary.failed and clock.waits
     assert all(": " in failed for failed in summary.failed)
     faulty = False
     again = job.judge_completions(config)
@@ -74,3 +74,33 @@ def test_every_row_ends_judged_or_listed_as_failed_and_none_is_lost_or_doubled(
         number = pair.prompt[0]["content"].removeprefix("Question ").removesuffix("?")
         assert pair.chosen < pair.rejected and pair.chosen.startswith(number)
     assert json.dumps(again.as_json())
+
+
+@pytest.mark.parametrize("asks", [1, 100], ids=["once", "always"])
+def test_a_server_that_asks_to_wait_ten_minutes_is_waited_for_and_its_rows_are_judged_or_listed(
+    serve, tmp_path, monkeypatch, capsys, asks
+):
+    """One row is refused with Retry-After: 600, once or at every attempt; the clock is not the real one."""
+    left, clock = asks, Clock()
+
+    def answer(body):
+        nonlocal left
+        if "Question 2?" in body["messages"][0]["content"] and left:
+            left -= 1
+            return Fails(429, "too many requests", retry_after=600)
+        return judging(smaller)(body)
+
+    monkeypatch.setattr(job, "Endpoint", partial(Endpoint, wait=clock.wait, now=clock.now))
+    (tmp_path / "rows.jsonl").write_text(lines(*ROWS[:4]))
+    server = serve(answer)
+    settings = {"url": server.url, "completions": tmp_path / "rows.jsonl", "output": tmp_path / "judged"}
+    config = load_config(None, [f"judge.{name}={v}" for name, v in {**settings, "concurrency": 1}.items()])
+    summary = job.judge_completions(config)
+    assert clock.waits == [600.0] * min(asks, 6)
+    assert "the server asks to wait 10 minutes" in capsys.readouterr().err
+    failed = [f"{tmp_path}/rows.jsonl:3: the server answered 429: too many requests"] if asks > 6 else []
+    assert (list(summary.failed), judged(summary)) == (failed, 4 - len(failed))
+    left = 0
+    assert judged(job.judge_completions(config)) == 4
+    own = [n for content, n in server.answered.items() if "Question" in content]
+    assert set(own) == {1}

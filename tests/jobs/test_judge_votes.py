@@ -65,3 +65,29 @@ def test_the_terminal_shows_the_texts_and_takes_the_votes(judge, serve, monkeypa
     code, told, err = judge(server, "--check", "8")
     assert (code, told["n"]) == (0, 2)
     assert err.count("Answer 1\n") == 3 and "verdict" not in err
+
+
+def test_a_person_sees_the_whole_conversation_and_the_vote_is_found_again(judge, serve, tmp_path):
+    turns = [
+        {"role": "user", "content": " Hello. "},
+        {"role": "assistant", "content": "Good day."},
+        {"role": "user", "content": "How do I clean it?\n"},
+    ]
+    rows = [{"prompt": turns, "completions": ["a", "b"]}]
+    server = serve(judging(smaller))
+    judge(server, rows=rows)
+    settings = {
+        "url": server.url,
+        "completions": f"{tmp_path}/completions.jsonl",
+        "output": f"{tmp_path}/judged",
+    }
+    config, seen = load_config(None, [f"judge.{name}={value}" for name, value in settings.items()]), []
+
+    def vote(prompt, one, other):
+        seen.append(prompt)
+        return "1" if one == "a" else "2"
+
+    told = agreement_by_vote(config, 1, vote)
+    assert (told.n, told.same) == (1, 1)
+    assert agreement_by_vote(config, 1, vote).n == 1 and len(seen) == 1
+    assert "Hello." in seen[0] and "assistant: Good day." in seen[0] and "How do I clean it?" in seen[0]

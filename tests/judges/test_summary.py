@@ -50,6 +50,12 @@ def test_rows_are_counted_once_by_what_came_of_them():
     assert "comparisons                     4: 1 decided, 2 ties, 1 unreadable" in text
 
 
+def test_the_reasons_why_replies_are_unreadable_are_counted():
+    told = summary(UNREADABLE, UNREADABLE, LONGER)
+    assert told.unreadable_reasons == {"the reply is empty": 2}
+    assert "unreadable, since the reply is empty (2)" in str(told)
+
+
 def test_an_empty_set_has_no_rate():
     told = summarise([], {"train": [], "valid": []}, Calls())
     assert told.as_json()["consistency"] == {"rate": None, "n": 0}

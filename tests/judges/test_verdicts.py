@@ -33,6 +33,7 @@ def outcome(forward, swapped, tie_band=0.0):
         f"```json\n{written()}\n```",
         f"```\n{written()}\n```",
         f"<think>B? No: tie.</think>\n\n{written()}",
+        f"B? No: tie.\n</think>\n\n{written()}",  # the template has written <think> into the prompt
     ],
 )
 def test_one_json_object_is_read_also_in_a_fence_and_after_thinking(text):
@@ -67,6 +68,37 @@ def test_every_other_reply_is_unreadable(text, why):
 @pytest.mark.parametrize("end", ["length", "refusal", "content_filter"])
 def test_a_reply_that_ended_early_is_unreadable_whatever_its_text_says(end):
     assert read_written(written(), end) == Reading(None, f"the reply ended early ({end})")
+
+
+@pytest.mark.parametrize(
+    ("reason", "named"),
+    [
+        ("It is true. A is better.", "A"),
+        ("B is true, but long.\nSo answer A is better", None),
+        ("B is true, but long. Answer A is better", "A"),
+        ("B is better.", "B"),
+        ("Both are short. **Neither is better.**", "tie"),
+        ("A is better written. B is true", None),
+        ("I doubt that A is better.", None),
+        ("A is better. No, both are wrong.", None),
+        ("", None),
+    ],
+)
+def test_a_reason_that_ends_by_naming_another_answer_is_unreadable(reason, named):
+    for verdict in ("A", "B", "tie"):
+        reading = read_written(written(verdict, reason), "stop")
+        if named in (None, verdict):
+            assert reading == Reading(verdict, reason)
+        else:
+            assert reading == Reading(None, "the reason names another answer than the verdict")
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 0.9, 1000.0])
+def test_log_probabilities_that_cannot_be_any_give_no_verdict(wrong):
+    for tokens in ([("A", wrong), ("B", -1.0)], [("A", -0.1), ("x", wrong)]):
+        reading = read_labels(tokens)
+        assert (reading.verdict, reading.reason[:30]) == (None, "the log-probabilities are wron")
+    assert read_labels([("A", 1e-6), ("B", -20.0)]).verdict == "A"  # rounded
 
 
 def test_a_label_verdict_is_the_share_of_the_letters_probability():

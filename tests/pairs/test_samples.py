@@ -92,14 +92,20 @@ def test_the_first_sample_has_the_random_numbers_of_earlier_versions():
     assert len(set(streams)) == 50 and all(0 <= stream < 2**64 for stream in streams)
 
 
-def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_path, prompts_file):
+def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_path, prompts_file, models):
     ask = pairs_settings(**SAMPLED, pairs__samples=3, pairs__source=prompts_file)
     command = ["gen-pairs", *(word for one in ask for word in ("--set", one))]
     code, out, err = outcome(*command)
     assert code == 0
     assert "the rows are prompts without answers: they are answered, and no pairs are made" in err
     assert out.startswith("10 prompts, 3 answers each: 3.0 different ones on average, never all equal; ")
-    assert out.splitlines()[-1] == f"next: mlx-dpo judge --completions {tmp_path}/pairs/{COMPLETIONS}"
+    following = out.splitlines()[-1].removeprefix("next: ")
+    assert (
+        following == f"mlx-dpo judge --completions {tmp_path}/pairs/{COMPLETIONS} --model {models('llama')}"
+    )
+    assert "the model judges its own answers; a larger model of another family judges better" in err
+    code, _, err = outcome(*following.split()[1:])
+    assert (code, "fails a question with a known answer" in err) == (1, True)  # asked, and no judge
     rows = rows_of(tmp_path / "pairs" / COMPLETIONS)
     assert sorted(row["prompt"] for row in rows) == sorted(r["prompt"] for r in rows_of(prompts_file))
     assert [len(row["completions"]) for row in rows] == [3] * 10
@@ -107,6 +113,22 @@ def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_
     code, out, _ = outcome(*command, "--json")
     counts = json.loads(out)
     assert (code, counts["prompts"], counts["samples"], counts["tokens"]) == (0, 10, 3, 0)
+
+
+@pytest.mark.parametrize("curated", [False, True])
+def test_a_judge_in_the_settings_is_the_judge_of_the_next_command(
+    outcome, pairs_settings, tmp_path, prompts_file, write_rows, curated
+):
+    rows = curated_rows("curated.jsonl")[:10]
+    source = write_rows("curated.jsonl", rows) if curated else prompts_file
+    ask = pairs_settings(**SAMPLED, pairs__samples=2, pairs__source=source)
+    given = [word for one in [*ask, "judge.url=http://127.0.0.1:9/v1"] for word in ("--set", one)]
+    code, out, err = outcome("gen-pairs", *given)
+    assert (code, "judges its own answers" in err) == (0, False)
+    following = out.splitlines()[-1].removeprefix("next: mlx-dpo ").split()
+    assert following[:1] == ["judge"] and following[-1] == f"judge.completions={tmp_path}/pairs/{COMPLETIONS}"
+    code, _, err = outcome(*following)
+    assert "judge.url: no server answers at http://127.0.0.1:9/v1" in err
 
 
 def test_after_one_answer_a_prompt_more_of_them_come_next(outcome, pairs_settings, prompts_file):

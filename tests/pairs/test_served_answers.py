@@ -9,9 +9,12 @@ import time
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.data.sources import read_pairs
+from mlx_dpo.data.templates import completion_tokens, end_of_turn
+from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.gen_pairs import generate_pairs
-from mlx_dpo.models.load import load_tokenizer
+from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.pairs.completions import COMPLETIONS
 
 from ..conftest import curated_rows
@@ -92,6 +95,31 @@ def test_curated_answers_become_pairs_with_the_servers_answers(settings, tmp_pat
     train = rows_of(tmp_path / "pairs" / "train.jsonl")
     assert {row["rejected"] for row in train} == {"Another one."}
     assert train[0]["meta"]["endpoint_model"] == "m"
+
+
+def test_an_answer_that_the_chat_template_would_change_is_refused_by_training_with_its_line(
+    settings, tmp_path, models
+):
+    """A server tells no tokens, so gen-pairs cannot know it. An end token in an answer is trained as text."""
+    says = iter(["Salt.<|end_of_text|> Lemon.", "Salt.</think>Lemon."])
+    rows = [{"prompt": prompt, "answer": "The answer."} for prompt in PROMPTS[:2]]
+    with OpenAIServer(answer=lambda body: next(says), models=["m"]) as server:
+        ask = ("endpoint.concurrency=1", "pairs.samples=1", "pairs.valid_fraction=0")
+        generate_pairs(load_config(None, settings(server, *ask, rows=rows)))
+    cutting = tmp_path / "cutting.jinja"
+    cutting.write_text(
+        "{% for m in messages %}<|start_of_role|>{{ m.role }}<|end_of_role|>"
+        "{{ m.content.split('</think>')[-1] }}<|end_of_text|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|start_of_role|>assistant<|end_of_role|>{% endif %}"
+    )
+    tokenizer = load_tokenizer(models("granite"), ModelConfig(chat_template=str(cutting)))
+    end, (good, changed) = end_of_turn(tokenizer), read_pairs(tmp_path / "pairs" / "train.jsonl")
+    said = completion_tokens(tokenizer, good.prompt, good.rejected, end)
+    assert said.count(end) == 1 and said[-1] == end
+    assert tokenizer.decode(said[:-1]) == "Salt.<|end_of_text|> Lemon."
+    with pytest.raises(DpoError, match="the chat template changes this answer") as caught:
+        tokenize_pairs([good, changed], tokenizer, 200)
+    assert caught.value.where == f"{tmp_path}/pairs/train.jsonl:2"
 
 
 def test_answers_that_fail_are_listed_and_the_same_command_asks_only_for_them(settings, tmp_path):

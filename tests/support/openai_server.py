@@ -27,11 +27,11 @@ class Says:
 
 @dataclass
 class Fails:
-    """An HTTP error; without `retry_after`, the SDK is told to try again at once."""
+    """An HTTP error; `retry_after`: seconds, a date, or None: the client is told to try again at once."""
 
     status: int = 500
     message: str = "something is wrong"
-    retry_after: float | None = None
+    retry_after: float | str | None = None
     param: str | None = None
     code: str | None = None
 
@@ -50,6 +50,21 @@ class Cuts:
 
 NO_CHOICES = Raw(json.dumps({"id": "1", "object": "chat.completion", "model": "judge", "choices": []}))
 Step = Says | Fails | Raw | Cuts
+
+
+@dataclass
+class Clock:
+    """Time that passes only by waiting; `waits` in seconds."""
+
+    time: float = 0.0
+    waits: list[float] = field(default_factory=list)
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.time += seconds
 
 
 @dataclass
@@ -136,9 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, step: Fails) -> None:
         error = {"message": step.message, "type": "error", "param": step.param, "code": step.code}
-        wait = (
-            {"retry_after_ms": "1"} if step.retry_after is None else {"retry_after": f"{step.retry_after:g}"}
-        )
+        wait = {"retry_after_ms": "1"} if step.retry_after is None else {"retry_after": str(step.retry_after)}
         self._send(step.status, json.dumps({"error": error}), **wait)
 
     def _refused(self) -> bool:
