@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,7 +117,7 @@ def checked(name: str) -> Any:
     module, path = name.split(":")
     shape = NAMES[name]
     try:
-        found = import_module(module)
+        found = tuner(module) if module.startswith("mlx_lm.tuner.") else import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError):
@@ -169,6 +170,37 @@ def model_classes(config: Mapping[str, Any]) -> tuple[type, type]:
         KeyError, ValueError, AttributeError, TypeError: mlx_lm does not know the architecture.
     """
     return checked("mlx_lm.utils:_get_classes")(config)
+
+
+class _Later:
+    """A module that is imported when one of its names is used."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._name), name)
+
+
+def tuner(name: str) -> Any:
+    """A module of `mlx_lm.tuner`.
+
+    Its callbacks import wandb and swanlab, which takes about a second. Here they are imported when mlx_lm's
+    own trainer uses them.
+    """
+    callbacks = "mlx_lm.tuner.callbacks"
+    if callbacks not in sys.modules:
+        trackers = [name for name in ("wandb", "swanlab") if name not in sys.modules]
+        sys.modules.update(dict.fromkeys(trackers))  # with None, importing fails as if it were not installed
+        try:
+            module = import_module(callbacks)
+        finally:
+            for tracker in trackers:
+                del sys.modules[tracker]
+        for tracker in trackers:
+            if find_spec(tracker):
+                setattr(module, tracker, _Later(tracker))
+    return import_module(name)
 
 
 def downloaded(name: str, patterns: Sequence[str]) -> Path:
@@ -237,7 +269,7 @@ def compute_dt(dt: Any, dt_bias: Any, time_step_limit: tuple[float, float]) -> A
 def _places(ours: tuple[tuple[str, Any], ...], loaded: int) -> list[tuple[Any, str, Any, Any]]:
     """(place, name, ours, theirs): in the modules of loaded models, and in mlx_lm's LoRA layer."""
     theirs = _replaceable()
-    lora = import_module("mlx_lm.tuner.lora").LoRALinear
+    lora = tuner("mlx_lm.tuner.lora").LoRALinear
     modules = [module for key, module in list(sys.modules.items()) if key.startswith("mlx_lm.models.")]
     return [
         (place, name, our, theirs[name])

@@ -16,7 +16,7 @@ from ..errors import DpoError, first_line, first_ten, label, quoted
 from ..settings import Section, setting
 from ..storage.files import with_replacement, write_text
 from ..storage.reading import check_name, is_folder, is_there, path_text, read_object
-from ..upstream import complete_module
+from ..upstream import complete_module, tuner
 from .adapter_checksum import UNSTAMPED, check_config, check_weights, stamp_weights, stamped
 from .foreign_weights import check_adapter_weights, check_not_peft
 from .weights import check_tensors
@@ -106,10 +106,8 @@ def attach_unevaluated(model: nn.Module, config: AdapterConfig) -> None:
             block.unfreeze()
             block.set_dtype(mx.float32)
         return
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
     try:
-        linear_to_lora_layers(
+        tuner("mlx_lm.tuner.utils").linear_to_lora_layers(
             model, config.layers, _lora_parameters(model, config), use_dora=config.type == "dora"
         )
     except ValueError as error:

@@ -28,6 +28,7 @@ from ..storage.checksummed_folder import DAMAGE, Sealed, seal, sha256, unseal
 from ..storage.files import MARK, remove_any, unwritable
 from ..storage.locks import BusyError, locked
 from ..storage.reading import entries, is_there, readable, unreadable
+from ..upstream import tuner
 
 CHECKPOINTS = "checkpoints"
 _FACTS, _ARRAYS = "state.json", "state.npz"
@@ -242,10 +243,9 @@ def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
     Raises:
         DpoError: the adapters differ.
     """
-    from mlx_lm.tuner.utils import load_adapters
     from mlx_lm.utils import load_model
 
-    live = trainable(model)
+    live, load_adapters = trainable(model), tuner("mlx_lm.tuner.utils").load_adapters
     try:
         with random_untouched():  # a fresh adapter draws random initial values
             read, _ = load_model(base, lazy=True)

@@ -37,7 +37,7 @@ def noting(tmp_path):
     return path, called
 
 
-QUICK = ("--set", "generate.max_tokens=24", "--set", "training.epochs=1")
+QUICK = ("--set", "generate.max_tokens=24", "--set", "training.epochs=1", "--set", "training.samples=0")
 
 
 def run_script(command, *more, **environment):
@@ -142,32 +142,33 @@ def test_scripts_pass_shellcheck():
     subprocess.run(["shellcheck", *scripts], check=True)
 
 
-def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pairs(tmp_path, models, command):
-    out = tmp_path / "out"
-    arguments = [
-        "generate.max_tokens=12",
-        "training.epochs=1",
-        "adapter.rank=2",
-        "optimizer.learning_rate=1e-4",
-    ]
+def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pairs(
+    tmp_path, models, noting, outcome
+):
+    """Its commands, run one after another as the script gives them."""
+    noted, called = noting
+    out, said = tmp_path / "out", ""
+    quick = ["generate.max_tokens=12", "training.epochs=1", "training.samples=0", "training.rehearsal=0"]
+    quick += ["adapter.rank=2", "optimizer.learning_rate=1e-4"]
     with OpenAIServer(judging(smaller)) as server:
         done = subprocess.run(
-            [
-                "bash",
-                str(ROOT / "scripts" / "run_judge_dpo.sh"),
-                *(w for a in arguments for w in ("--set", a)),
-            ],
+            ["bash", str(ROOT / "scripts" / "run_judge_dpo.sh"), *(w for a in quick for w in ("--set", a))],
             capture_output=True,
             text=True,
             timeout=300,
             env={
                 **os.environ,
-                **{"HF_HUB_OFFLINE": "1", "MLX_DPO": str(command), "MODEL": str(models("llama"))},
+                **{"HF_HUB_OFFLINE": "1", "MLX_DPO": str(noted), "MODEL": str(models("llama"))},
                 **{"JUDGE_URL": server.url, "OUT": str(out), "LIMIT": "10"},
             },
         )
-    assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr
+        commands = called()
+        assert [words[0] for words in commands] == ["sft", "gen-pairs", "judge", "train", "eval"]
+        for words in commands:
+            code, said, errors = outcome(*words)
+            assert code == 0, errors
     pairs = [len((out / "judged" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
     assert pairs == [9, 1]
-    assert "preference accuracy" in done.stdout
+    assert "preference accuracy" in said
     assert (out / "dpo" / "adapters.safetensors").exists()
