@@ -108,7 +108,9 @@ def test_a_command_that_is_stopped_says_that_nothing_is_lost(
         "eval": "--run run",
         "fuse": "--run run --output fused",
     }
-    process = forked(code=STOPPED + command_code([command, *given[command].split(), "--model", base]), cwd=tmp_path)
+    process = forked(
+        code=STOPPED + command_code([command, *given[command].split(), "--model", base]), cwd=tmp_path
+    )
     while "here" not in process.stderr and process.poll() is None:
         time.sleep(0.001)
     before = len(process.stderr)

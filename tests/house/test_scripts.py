@@ -54,14 +54,14 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(
     tmp_path, models, command, noting, outcome
 ):
     out = tmp_path / "out"
-    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "10"}
     done = run_script(command, **environment)
     assert done.returncode == 0, done.stderr
     pairs = [len((out / "pairs" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
-    assert pairs == [18, 2]
+    assert pairs == [9, 1]
     assert "preference accuracy" in done.stdout
     rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2]
     from mlx_lm import load
 
     load(str(out / "fused"))
@@ -86,7 +86,7 @@ def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models
     """Its commands, run one after another as the script gives them."""
     noted, called = noting
     out = tmp_path / "out"
-    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "10"}
     quick = ("--set", "optimizer.learning_rate=1e-3", "--set", "training.rehearsal=0")
     out.mkdir()
     wrong = run_script(noted, *quick, METHOD="spo", **environment)

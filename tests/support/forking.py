@@ -76,6 +76,8 @@ class Forks:
         assert self._last is None or self._last.poll() is not None, "the last fork still runs"
         self._count += 1
         files = [self._folder / f"{self._count}.{kind}" for kind in ("output", "errors")]
+        for file in files:
+            file.touch()
         job = {"code": code, "folder": str(folder or os.getcwd()), "environment": environment}
         job |= {"output": str(files[0]), "errors": str(files[1])}
         self._parent.stdin.write(json.dumps(job).encode() + b"\n")
@@ -110,9 +112,6 @@ def module_code(words: Sequence[Any]) -> str:
 
 
 def _serve() -> None:
-    import mlx_lm.models.granitemoehybrid
-    import mlx_lm.models.llama
-    import mlx_lm.tuner.utils
     import openai
     import openai.resources.chat  # noqa: F401
 
@@ -131,7 +130,7 @@ def _run(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
     for number, name in enumerate((os.devnull, job["output"], job["errors"])):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+        os.dup2(os.open(name, os.O_RDWR), number)
     code = 0
     try:
         exec(job["code"], {"__name__": "__main__"})
