@@ -26,8 +26,11 @@ from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.errors import DpoError
+from mlx_dpo.jobs import plan
 from mlx_dpo.jobs.run_inputs import read_rows
+from mlx_dpo.losses import LOSSES
 from mlx_dpo.models.load import load_tokenizer
+from mlx_dpo.planning import layout_choice
 
 from .support.forking import Forks, command_code
 from .support.mistakes import assert_told, lines
@@ -180,6 +183,36 @@ def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MLX_DPO_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def plans():
+    """Plans of this session, by all that they depend on."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def planned_once(plans, monkeypatch, request):
+    """Equal runs are planned once in a session, a quarter of a short run. Tests of plans plan anew."""
+    if "planning" in request.path.parts:
+        return
+
+    def plan_memory(run, config, limit, **options):
+        files = [(file.name, file.stat()) for file in sorted(run.base.iterdir())]
+        key = (
+            (run.base, *((name, s.st_size, s.st_mtime_ns) for name, s in files)),
+            *(repr(getattr(config, part)) for part in ("model", "adapter", "loss", "beta", "optimizer")),
+            repr(config.training),
+            *(tuple(LOSSES.get(name) for name in config.loss.names), layout_choice.need),
+            layout_choice.scoring_need,
+            *(str(tokens_of(pairs)) for pairs in run.all()),
+            *(run.device, run.amounts, run.attention, run.before, limit, *options.items()),
+        )
+        if key not in plans:
+            plans[key] = layout_choice.plan_memory(run, config, limit, **options)
+        return plans[key]
+
+    monkeypatch.setattr(plan, "plan_memory", plan_memory)
 
 
 @pytest.fixture

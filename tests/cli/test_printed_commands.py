@@ -6,13 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config, save_config
 from mlx_dpo.demo import run_demo
 from mlx_dpo.inspection import advice as verdict
-from mlx_dpo.jobs import report
+from mlx_dpo.jobs import learning_rate, report
 from mlx_dpo.models import slow_types as speed
 from mlx_dpo.models.load import load_model
 
@@ -53,6 +54,8 @@ def shell(tmp_path, monkeypatch, capsys, forked):
     desk.mkdir()
     monkeypatch.chdir(desk)
     monkeypatch.setattr(report, "missing_libraries", lambda: ["matplotlib"])  # charts take half of the time
+    losses = [*np.linspace(4, 1, 20), 9.0]  # as if measured, which takes as long as the training
+    monkeypatch.setattr(learning_rate, "rate_test", lambda *arguments: losses)
 
     def run(line):
         words = line if isinstance(line, list) else split(line)
