@@ -171,11 +171,11 @@ def drift_of(models):
 
 
 def test_the_more_a_run_rehearses_the_less_it_drifts(configure, drift_of):
-    given = ("llama", *SFT, "training.epochs=2", "training.accumulation=2", "optimizer.learning_rate=5e-3")
+    given = ("llama", *SFT, "training.epochs=3", "training.accumulation=2", "optimizer.learning_rate=5e-3")
     given += ("training.eval_steps=99",)
     folders = [
         train_run(
-            configure(*given, f"training.rehearsal={weight}", train=12, valid=1, output=f"run-{weight}")
+            configure(*given, f"training.rehearsal={weight}", train=12, output=f"run-{weight}")
         ).folder
         for weight in (0, 1, 30)
     ]
