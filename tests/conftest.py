@@ -199,15 +199,14 @@ def planned_once(plans, monkeypatch, request):
 
     def plan_memory(run, config, limit, **options):
         files = [(file.name, file.stat()) for file in sorted(run.base.iterdir())]
-        key = (
-            (run.base, *((name, s.st_size, s.st_mtime_ns) for name, s in files)),
-            *(repr(getattr(config, part)) for part in ("model", "adapter", "loss", "beta", "optimizer")),
-            repr(config.training),
-            *(tuple(LOSSES.get(name) for name in config.loss.names), layout_choice.need),
-            layout_choice.scoring_need,
-            *(str(tokens_of(pairs)) for pairs in run.all()),
-            *(run.device, run.amounts, run.attention, run.before, limit, *options.items()),
+        depends = (
+            *(run.base, [(name, s.st_size, s.st_mtime_ns) for name, s in files]),
+            *(config.model, config.adapter, config.loss, config.beta, config.optimizer, config.training),
+            [id(LOSSES.get(name)) for name in config.loss.names],
+            [[part[:3] for part in tokens_of(pairs)] for pairs in run.all()],
+            *(run.device, run.amounts, run.attention, run.before, limit, options),
         )
+        key = (layout_choice.need, layout_choice.scoring_need, repr(depends))
         if key not in plans:
             plans[key] = layout_choice.plan_memory(run, config, limit, **options)
         return plans[key]

@@ -174,9 +174,7 @@ def test_the_more_a_run_rehearses_the_less_it_drifts(configure, drift_of):
     given = ("llama", *SFT, "training.epochs=3", "training.accumulation=2", "optimizer.learning_rate=5e-3")
     given += ("training.eval_steps=99",)
     folders = [
-        train_run(
-            configure(*given, f"training.rehearsal={weight}", train=12, output=f"run-{weight}")
-        ).folder
+        train_run(configure(*given, f"training.rehearsal={weight}", train=12, output=f"run-{weight}")).folder
         for weight in (0, 1, 30)
     ]
     none, some, much = (drift_of(folder) for folder in folders)
