@@ -205,3 +205,13 @@ def test_a_missing_name_is_told_through_every_handler_on_its_way(models, monkeyp
     for use in (check_architecture, load_model):
         with pytest.raises(UpstreamError, match=r"^mlx-lm \S+ has no mlx_lm\.utils:_get_classes"):
             use(folder)
+
+
+def test_mlx_lms_tuner_imports_wandb_only_when_its_trainer_uses_it(forked):
+    pytest.importorskip("wandb")
+    code = (
+        "import sys\nfrom mlx_dpo.upstream import tuner\ncallbacks = tuner('mlx_lm.tuner.callbacks')\n"
+        "print('wandb' in sys.modules, callbacks.wandb.__name__, 'wandb' in sys.modules)"
+    )
+    done = forked(code=code)
+    assert (done.wait(), done.stdout) == (0, "False wandb True\n"), done.stderr

@@ -116,6 +116,9 @@ def _serve() -> None:
     import openai.resources.chat  # noqa: F401
 
     from mlx_dpo.jobs import evaluate, gen_pairs, inspect, judge, plan, report, train  # noqa: F401
+    from mlx_dpo.upstream import tuner
+
+    tuner("mlx_lm.tuner.utils")
 
     for line in sys.stdin:
         child = os.fork()
