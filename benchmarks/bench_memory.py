@@ -39,7 +39,7 @@ def prepare(folder):
             "chosen": f"Gladly, rub pan {i}.",
             "rejected": "Wash it.",
         }
-        for i in range(4)
+        for i in range(2)
     ]
     texts = [" ".join(r.values()) for r in rows] + [f"word{i}" for i in range(3000)]
     make_model(folder / "base", "llama", texts, hidden=512, layers=6, vocab=2048)

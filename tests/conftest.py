@@ -29,11 +29,14 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.run_inputs import read_rows
 from mlx_dpo.models.load import load_tokenizer
 
+from .support.forking import Forks, command_code
 from .support.mistakes import assert_told, lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.fsync = lambda handle: None
+"""No test survives a power cut; a short run waits for the disk 80 times, up to a tenth of its seconds."""
 
 
 def some(cases, *names):
@@ -290,6 +293,25 @@ def mlx_dpo_command():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Starts forks of one process that has imported everything."""
+    found = Forks(tmp_path_factory.mktemp("forks"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def forked(forks):
+    """Start a command in a fork, which takes a moment where a process of its own takes a second or two."""
+
+    def start(*words, code=None, cwd=None, **environment):
+        return forks.start(code or command_code(words), cwd, {**os.environ, **environment})
+
+    yield start
+    forks.kill_last()
 
 
 def files_in(folder):

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from mlx_dpo.models import slow_types as speed
 from mlx_dpo.models.load import load_model
 
 from ..conftest import half_precision, some
+from ..support.forking import module_code
 from ..support.mistakes import lines
 
 SHORT = [
@@ -47,7 +47,7 @@ def settings(*assignments):
 
 
 @pytest.fixture
-def shell(tmp_path, monkeypatch, capsys):
+def shell(tmp_path, monkeypatch, capsys, forked):
     """Run a command as a user pastes it: a line, or the words that a shell would make of it."""
     desk = tmp_path / "desk"
     desk.mkdir()
@@ -64,8 +64,8 @@ def shell(tmp_path, monkeypatch, capsys):
             assert stop.value.code == 0, f"{line}\n{err}"
             return out
         assert words[:3] == ["python", "-m", "mlx_lm"]
-        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = forked(code=module_code(words[2:]))
+        assert done.wait() == 0, done.stderr
         return done.stdout
 
     return run

@@ -1,5 +1,6 @@
 """A command ends in one line also where the shell's own things fail: folder, output, encoding, interrupts."""
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from itertools import product
 import pytest
 
 from ..conftest import ROOT, some
+from ..support.forking import command_code
 from ..support.mistakes import lines, pair
 
 FULL = "/dev/full"
@@ -54,19 +56,37 @@ def test_an_output_that_takes_no_more_is_told(command, tmp_path, models):
     assert "No space left on device\n  free some space" in said and said.count("\n") == 2
 
 
-def test_letters_that_the_output_cannot_show_are_escapes(tmp_path, models):
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_letters_that_the_output_cannot_show_are_escapes(encoding, tmp_path, models, outcome, monkeypatch):
     (tmp_path / "rows.jsonl").write_text(lines(pair(prompt="Où…", chosen="Là-bas…")))
-    command = f"mlx-dpo inspect --no-model --data rows.jsonl --model {models('llama')}"
-    whole, found = (in_shell(line, tmp_path).stdout for line in (command, f"{command} --json"))
-    for encoding in ("latin-1", "cp1252"):
-        shown = in_shell(command, tmp_path, PYTHONIOENCODING=encoding)
-        assert shown.returncode == 0 and "\\u" in shown.stdout
-        assert whole.encode(encoding, "backslashreplace").decode(encoding) == shown.stdout
-        as_json = in_shell(f"{command} --json", tmp_path, PYTHONIOENCODING=encoding)
-        assert json.loads(as_json.stdout) == json.loads(found)
+    words = ["inspect", "--no-model", "--data", "rows.jsonl", "--model", str(models("llama"))]
+
+    def shown(*more):
+        output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", output)
+            assert outcome(*words, *more)[0] == 0
+        output.seek(0)
+        return output.read()
+
+    (_, whole, _), (_, found, _) = outcome(*words), outcome(*words, "--json")
+    assert "\\u" in shown() and shown() == whole.encode(encoding, "backslashreplace").decode(encoding)
+    assert json.loads(shown("--json")) == json.loads(found)
+    if encoding == "latin-1":
+        done = in_shell("mlx-dpo " + " ".join(words), tmp_path, PYTHONIOENCODING=encoding)
+        assert (done.returncode, done.stdout) == (0, shown())
 
 
 COMMANDS = ("train", "gen-pairs", "inspect", "eval", "fuse")
+STOPPED = """
+import sys, time
+from mlx_dpo.models import load
+def wait(*a, **k):
+    print("here", file=sys.stderr, flush=True)
+    time.sleep(60)
+load.read_model_config = wait
+"""
+"""Every command then waits where the model's config is read."""
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -74,17 +94,13 @@ STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143}
     ("command", "number"),
     some(product(COMMANDS, STOPS), *product(COMMANDS, [signal.SIGINT]), ("train", signal.SIGTERM)),
 )
-def test_a_command_that_is_stopped_says_that_nothing_is_lost(command, number, tmp_path, models, trained):
+def test_a_command_that_is_stopped_says_that_nothing_is_lost(
+    command, number, tmp_path, models, trained, forked
+):
     """While the model's config is read, long before the first update."""
     base = shutil.copytree(models("llama"), tmp_path / "base")
     shutil.copytree(trained("llama"), tmp_path / "run")
     (tmp_path / "rows.jsonl").write_text(lines(pair(answer="So.")))
-    stopped = tmp_path / "stopped.py"
-    stopped.write_text(
-        "import sys, time\nimport mlx_dpo\nfrom mlx_dpo.cli import main\nfrom mlx_dpo.models import load\n"
-        "def wait(*a, **k):\n    print('here', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
-        "load.read_model_config = wait\nmain()\n"
-    )
     given = {
         "train": "--data rows.jsonl --output out",
         "gen-pairs": "--source rows.jsonl --output pairs",
@@ -92,16 +108,13 @@ def test_a_command_that_is_stopped_says_that_nothing_is_lost(command, number, tm
         "eval": "--run run",
         "fuse": "--run run --output fused",
     }
-    words = [command, *given[command].split(), "--model", str(base)]
-    process = subprocess.Popen(
-        [sys.executable, str(stopped), *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    process = forked(
+        code=STOPPED + command_code([command, *given[command].split(), "--model", base]), cwd=tmp_path
     )
-    said = ""
-    while "here" not in said and (line := process.stderr.readline()):
-        said += line
-    time.sleep(0.2)
-    os.kill(process.pid, number)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == STOPS[number], said + rest
-    (told,) = rest.strip().splitlines()
+    while "here" not in process.stderr and process.poll() is None:
+        time.sleep(0.001)
+    before = len(process.stderr)
+    process.send_signal(number)
+    assert process.wait() == STOPS[number], process.stderr
+    (told,) = process.stderr[before:].strip().splitlines()
     assert told.startswith("interrupted: ") and "same command again" in told

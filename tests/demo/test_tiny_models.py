@@ -15,6 +15,7 @@ from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.models.load import load_model, load_tokenizer
 
 TEXTS = [f"How do I clean copper kettle number {i}? Rub it with lemon." for i in range(200)]
+ARCHITECTURES = ["granite", "llama", "qwen3"]
 MAKE = "import sys, mlx_dpo; from pathlib import Path; from mlx_dpo.demo.tiny_models import make_model; "
 
 
@@ -22,16 +23,21 @@ def digest(folder):
     return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
 
 
-@pytest.mark.parametrize("architecture", ["granite", "llama", "qwen3"])
-def test_the_same_seed_gives_the_same_files_in_another_process(tmp_path, architecture):
-    make_model(tmp_path / "here", architecture, TEXTS, vocab=300)
-    code = f"{MAKE} make_model(Path(sys.argv[1]), sys.argv[2], {TEXTS!r}, vocab=300)"
+@pytest.fixture(scope="module")
+def made_elsewhere(tmp_path_factory):
+    """A folder with all three, made by another process."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    code = f"{MAKE} [make_model(Path(sys.argv[1]) / a, a, {TEXTS!r}, vocab=300) for a in {ARCHITECTURES}]"
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "there"), architecture],
-        check=True,
-        env={**os.environ, "PYTHONHASHSEED": "7"},
+        [sys.executable, "-c", code, str(folder)], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}
     )
-    assert digest(tmp_path / "here") == digest(tmp_path / "there")
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_same_seed_gives_the_same_files_in_another_process(tmp_path, architecture, made_elsewhere):
+    make_model(tmp_path / "here", architecture, TEXTS, vocab=300)
+    assert digest(tmp_path / "here") == digest(made_elsewhere / architecture)
     make_model(tmp_path / "other", architecture, TEXTS, vocab=300, seed=1)
     different = digest(tmp_path / "other")
     assert different["model.safetensors"] != digest(tmp_path / "here")["model.safetensors"]

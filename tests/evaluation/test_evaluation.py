@@ -85,9 +85,9 @@ def test_other_pairs_can_be_named(finished, write_rows, pair_rows):
     assert evaluate_run(finished, data=str(data), samples=0).pairs == len(pair_rows[5::100])
 
 
-def test_the_command_shows_figures_and_both_answers(finished, mlx_dpo_command, outcome):
-    shown = mlx_dpo_command("eval", "--run", finished, "--samples", 2)
-    assert shown.returncode == 0, shown.stderr
+def test_the_command_shows_figures_and_both_answers(finished, forked, outcome):
+    shown = forked("eval", "--run", finished, "--samples", 2)
+    assert shown.wait() == 0, shown.stderr
     as_json = json.loads(outcome("eval", "--run", finished, "--samples", 2, "--json")[1])
     assert as_json["pairs"] == 10 and len(as_json["samples"]) == 2
     lines = shown.stdout.splitlines()

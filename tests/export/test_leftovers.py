@@ -144,7 +144,7 @@ def test_a_killed_check_of_a_folder_leaves_nothing_for_long(tmp_path, dead):
     assert tree(tmp_path) == {}
 
 
-MOMENTS = 10 if os.environ.get("MLX_DPO_EVERY_COMBINATION") else 5
+MOMENTS = 10 if os.environ.get("MLX_DPO_EVERY_COMBINATION") else 4
 
 
 def test_fuse_killed_at_any_moment_leaves_nothing_behind_the_next_one(tmp_path, trained):

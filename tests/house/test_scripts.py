@@ -37,7 +37,7 @@ def noting(tmp_path):
     return path, called
 
 
-QUICK = ("--set", "generate.max_tokens=24", "--set", "training.epochs=1")
+QUICK = ("--set", "generate.max_tokens=24", "--set", "training.epochs=1", "--set", "training.samples=0")
 
 
 def run_script(command, *more, **environment):
@@ -54,14 +54,14 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(
     tmp_path, models, command, noting, outcome
 ):
     out = tmp_path / "out"
-    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "10"}
     done = run_script(command, **environment)
     assert done.returncode == 0, done.stderr
     pairs = [len((out / "pairs" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
-    assert pairs == [18, 2]
+    assert pairs == [9, 1]
     assert "preference accuracy" in done.stdout
     rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2]
     from mlx_lm import load
 
     load(str(out / "fused"))
@@ -86,7 +86,7 @@ def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models
     """Its commands, run one after another as the script gives them."""
     noted, called = noting
     out = tmp_path / "out"
-    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "20"}
+    environment = {"MODEL": str(models("granite")), "OUT": str(out), "LIMIT": "10"}
     quick = ("--set", "optimizer.learning_rate=1e-3", "--set", "training.rehearsal=0")
     out.mkdir()
     wrong = run_script(noted, *quick, METHOD="spo", **environment)
@@ -142,31 +142,32 @@ def test_scripts_pass_shellcheck():
     subprocess.run(["shellcheck", *scripts], check=True)
 
 
-def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pairs(tmp_path, models, command):
-    out = tmp_path / "out"
-    arguments = [
-        "generate.max_tokens=12",
-        "training.epochs=1",
-        "adapter.rank=2",
-        "optimizer.learning_rate=1e-4",
-    ]
+def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pairs(
+    tmp_path, models, noting, outcome
+):
+    """Its commands, run one after another as the script gives them."""
+    noted, called = noting
+    out, said = tmp_path / "out", ""
+    quick = ["generate.max_tokens=12", "training.epochs=1", "training.samples=0", "training.rehearsal=0"]
+    quick += ["adapter.rank=2", "optimizer.learning_rate=1e-4"]
     with OpenAIServer(judging(smaller)) as server:
         done = subprocess.run(
-            [
-                "bash",
-                str(ROOT / "scripts" / "run_judge_dpo.sh"),
-                *(w for a in arguments for w in ("--set", a)),
-            ],
+            ["bash", str(ROOT / "scripts" / "run_judge_dpo.sh"), *(w for a in quick for w in ("--set", a))],
             capture_output=True,
             text=True,
             timeout=300,
             env={
                 **os.environ,
-                **{"HF_HUB_OFFLINE": "1", "MLX_DPO": str(command), "MODEL": str(models("llama"))},
+                **{"HF_HUB_OFFLINE": "1", "MLX_DPO": str(noted), "MODEL": str(models("llama"))},
                 **{"JUDGE_URL": server.url, "OUT": str(out), "LIMIT": "10"},
             },
         )
-    assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr
+        commands = called()
+        assert [words[0] for words in commands] == ["sft", "gen-pairs", "judge", "train", "eval"]
+        for words in commands:
+            code, said, errors = outcome(*words)
+            assert code == 0, errors
     pairs = [len((out / "judged" / f"{n}.jsonl").read_text().splitlines()) for n in ("train", "valid")]
     assert pairs == [9, 1]
     learnt, held = (
@@ -174,5 +175,5 @@ def test_the_judge_script_goes_from_prompts_to_an_adapter_trained_on_judged_pair
         for name in ("sft.jsonl", "judged/valid.jsonl")
     )
     assert len(learnt) == 9 and not learnt & held
-    assert "preference accuracy" in done.stdout
+    assert "preference accuracy" in said
     assert (out / "dpo" / "adapters.safetensors").exists()

@@ -104,9 +104,9 @@ hh.jsonl: HH-RLHF transcripts
     assert file["formats"] == ["hh.jsonl: HH-RLHF transcripts"] and len(file["converted"]) == 3
 
 
-def test_everything_as_json(mlx_dpo_command, models, rows):
-    done = mlx_dpo_command("inspect", "--data", rows, "--model", models("granite"), "--json", "--rows", 2)
-    assert done.returncode == 0, done.stderr
+def test_everything_as_json(forked, models, rows):
+    done = forked("inspect", "--data", rows, "--model", models("granite"), "--json", "--rows", 2)
+    assert done.wait() == 0, done.stderr
     found = json.loads(done.stdout)
     counts = {"rows": 40, "pairs": 39, "cut_off": 0, "unused": {}}
     assert found["files"] == [{"path": str(rows), **counts, "formats": [], "left_out": "", "converted": []}]

@@ -1,52 +1,10 @@
 """mlx-dpo judge killed at random moments: nothing kept is asked for again, and no row is lost."""
 
-import json
-import os
 import random
-import select
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
-from typing import IO
 
-import pytest
-
-from ..conftest import ROOT
 from ..support.judge_server import ROWS, judging, pairs, smaller, verdicts
-
-
-@dataclass
-class Forked:
-    """A command that runs in a fork: its process number, and its exit code when it has ended."""
-
-    number: int
-    output: IO[str]
-
-    @property
-    def runs(self):
-        return not select.select([self.output], [], [], 0)[0]
-
-    def code(self):
-        return int(self.output.readline())
-
-
-@pytest.fixture
-def forked():
-    """Start a command in a fork of one process."""
-    command = [sys.executable, "-m", "tests.support.forking"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-
-        def start(command):
-            parent.stdin.write(json.dumps([*map(str, command)]) + "\n")
-            parent.stdin.flush()
-            return Forked(int(parent.stdout.readline()), parent.stdout)
-
-        yield start
-        parent.stdin.close()
 
 
 def test_after_kill_9_at_20_random_moments_no_kept_reply_is_asked_again_and_no_row_is_lost(
@@ -60,16 +18,16 @@ def test_after_kill_9_at_20_random_moments_no_kept_reply_is_asked_again_and_no_r
     command = ["judge", "--completions", write_rows("completions.jsonl", ROWS), "--endpoint", server.url]
     command += ["--output", tmp_path / "judged", "--set", "judge.concurrency=1"]
     while True:
-        process, limit = forked(command), server.calls + chance.randrange(1, 9)
-        while kills < 20 and server.calls < limit and process.runs:
+        process, limit = forked(*command), server.calls + chance.randrange(1, 9)
+        while kills < 20 and server.calls < limit and process.poll() is None:
             time.sleep(0.001)
         time.sleep(chance.random() * 0.01)
-        if kills == 20 or not process.runs:
+        if kills == 20 or process.poll() is not None:
             break
-        os.kill(process.number, signal.SIGKILL)
-        assert process.code() == -signal.SIGKILL
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
         kills += 1
-    assert (process.code(), kills) == (0, 20)
+    assert (process.wait(), kills) == (0, 20)
     assert {(p.chosen, p.rejected) for p in pairs(tmp_path)} == {
         (f"{n} a, longer", f"{n} c") for n in range(12)
     }
@@ -89,12 +47,12 @@ def test_ctrl_c_keeps_the_replies_under_way_and_the_same_command_asks_only_for_t
     server = serve(answer)
     command = ["judge", "--completions", write_rows("completions.jsonl", ROWS), "--endpoint", server.url]
     command += ["--output", tmp_path / "judged"]
-    process = forked(command)
-    while server.calls < 20 and process.runs:
+    process = forked(*command)
+    while server.calls < 20 and process.poll() is None:
         time.sleep(0.001)
-    os.kill(process.number, signal.SIGINT)
-    assert process.code() == 130
-    assert forked(command).code() == 0
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert forked(*command).wait() == 0
     asked = {content: n for content, n in server.asked.items() if "Question" in content}
     assert set(asked.values()) == {1}
     assert len(asked) == len(verdicts(tmp_path))

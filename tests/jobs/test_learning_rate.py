@@ -77,10 +77,10 @@ def test_the_test_leaves_the_policy_as_it_was(configure, models):
 def test_a_run_at_the_found_rate_learns_more_than_at_a_tenth_or_thirty_times_of_it(model, configure):
     def held_out(rate, name):
         settings = ("loss.name=sft", f"optimizer.learning_rate={rate}", *short)
-        return train_run(configure(model, *settings, train=12, valid=3, output=name)).held_out["eval/loss"]
+        return train_run(configure(model, *settings, train=8, valid=2, output=name)).held_out["eval/loss"]
 
-    short = ("training.epochs=4", *HALF)
-    own = train_run(configure(model, *SFT, *short, train=12, valid=3, output="own"))
+    short = ("training.epochs=3", "training.eval_steps=99", *HALF)
+    own = train_run(configure(model, *SFT, *short, train=8, valid=2, output="own"))
     rate = max(row["learning_rate"] for row in rows_of(own.folder)[0])
     assert own.held_out["eval/loss"] < held_out(rate / 10, "low")
     assert own.held_out["eval/loss"] < held_out(rate * 30, "high")

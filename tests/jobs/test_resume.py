@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -114,31 +112,34 @@ def test_nothing_that_a_run_can_be_keeps_it_from_going_on(configure, interrupted
     assert outcome(Path(config.run.output)) == whole
 
 
-def start(config, folder):
-    """`mlx-dpo train` in a process of its own."""
-    save_config(config, folder / "given.yaml")
-    command = [sys.executable, "-m", "mlx_dpo", "train", "--config", str(folder / "given.yaml")]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+@pytest.fixture
+def start(forked, tmp_path):
+    """`mlx-dpo train` in another process."""
+
+    def train(config):
+        save_config(config, tmp_path / "given.yaml")
+        return forked("train", "--config", tmp_path / "given.yaml")
+
+    return train
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_was_not(configure, tmp_path):
+def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_was_not(configure, start):
     settings = ("llama", *RULES["risk"], *EPOCHS, "training.eval_steps=1")
     whole = outcome(train_run(configure(*settings)).folder)
     config, moments = configure(*settings, output="again"), random.Random(0)
     folder = Path(config.run.output)
     for _ in range(2):
-        process, seen = start(config, tmp_path), len(list(folder.glob("checkpoints/[0-9]*")))
+        process, seen = start(config), len(list(folder.glob("checkpoints/[0-9]*")))
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if (folder / CHECKPOINTS).exists() and (seen or any((folder / CHECKPOINTS).iterdir())):
                 break
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.5))
-        process.kill()
-        process.communicate()
-    process = start(config, tmp_path)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = start(config)
+    assert process.wait() == 0, process.stderr
     assert outcome(folder) == whole
 
 
@@ -197,16 +198,14 @@ def test_a_finished_run_is_not_trained_again(configure, monkeypatch):
     assert outcome(first.folder) == before
 
 
-def test_a_second_process_cannot_train_in_the_same_folder(configure, tmp_path):
+def test_a_second_process_cannot_train_in_the_same_folder(configure, tmp_path, start):
     config = configure("llama", "training.epochs=50")
-    process = start(config, tmp_path)
+    start(config)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list(tmp_path.glob("run/checkpoints/0*")):
         time.sleep(0.05)
     with pytest.raises(DpoError, match="another process is training"):
         train_run(config)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_with_resume_there_must_be_something_to_resume(configure):

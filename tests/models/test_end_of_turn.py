@@ -10,8 +10,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +31,7 @@ from mlx_dpo.models.mlx_lm_command import generate_command
 from mlx_dpo.records import Curated
 
 from ..conftest import ROOT, curated_rows
+from ..support.forking import module_code
 from ..support.mistakes import lines
 
 END = {"granite": "<|end_of_text|>", "qwen3": "<|im_end|>"}
@@ -112,16 +111,19 @@ def told_command(text):
     return re.search(r"^(?:ask it|next): (python -m mlx_lm .*)$", text, re.M).group(1)
 
 
-def answered(command, question):
-    """What the command answers, run as a person would, and how many tokens it took."""
-    words = shlex.split(command)
-    assert words[-2:] == ["--prompt", "..."]
-    done = subprocess.run(
-        [sys.executable, *words[1:-1], question], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    _, answer, figures = done.stdout.split("=" * 10)
-    return answer.strip("\n"), int(re.search(r"Generation: (\d+) tokens", figures).group(1))
+@pytest.fixture
+def answered(forked):
+    """What a command answers, run as a person would, and how many tokens it took."""
+
+    def run(command, question):
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "mlx_lm"] and words[-2:] == ["--prompt", "..."]
+        done = forked(code=module_code([*words[2:-1], question]))
+        assert done.wait() == 0, done.stderr
+        _, answer, figures = done.stdout.split("=" * 10)
+        return answer.strip("\n"), int(re.search(r"Generation: (\d+) tokens", figures).group(1))
+
+    return run
 
 
 def rows_asked():
@@ -129,7 +131,7 @@ def rows_asked():
 
 
 @pytest.mark.parametrize("kind", END)
-def test_the_printed_mlx_lm_commands_stop_at_the_end_of_the_answer(told, kind):
+def test_the_printed_mlx_lm_commands_stop_at_the_end_of_the_answer(told, kind, answered):
     """Base with adapter, and fused: the answer that eval shows, and nothing after it."""
     way, row = told(kind), rows_asked()[0]
     assert f"\nQ      {row['prompt']}\nbase   {row['answer']}\ntuned  {row['answer']}\n" in way.said["eval"]
@@ -156,7 +158,7 @@ def test_the_commands_have_the_flags_that_the_model_needs_and_no_others(told, ki
 
 
 @pytest.mark.parametrize("kind", END)
-def test_without_the_printed_flag_mlx_lm_writes_on_after_the_answer(told, kind):
+def test_without_the_printed_flag_mlx_lm_writes_on_after_the_answer(told, kind, answered):
     """So the flag is needed: nothing in an adapter folder changes where mlx_lm stops."""
     way, row = told(kind), rows_asked()[0]
     command = told_command(way.said["train"]).replace(f"--extra-eos-token '{END[kind]}' ", "")

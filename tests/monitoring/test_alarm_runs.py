@@ -51,9 +51,9 @@ def test_pairs_that_are_too_easy_are_told_and_end_the_run(configure):
 
 @pytest.mark.parametrize(("guard", "alarm"), [("warn", True), ("off", False)])
 def test_a_guard_that_warns_or_is_off_lets_it_go_on(configure, guard, alarm):
-    settings = (*EASY, f"training.guard={guard}", "training.epochs=3", "training.accumulation=2")
+    settings = (*EASY, f"training.guard={guard}", "training.epochs=2", "training.accumulation=2")
     folder = train_run(configure("llama", *settings, train=20)).folder
-    assert len(rows_of(folder)[0]) == 30
+    assert len(rows_of(folder)[0]) == 20
     assert ({"margins too large", "loss vanished"} <= set(alarms_of(folder))) == alarm
 
 
@@ -124,7 +124,7 @@ def test_answers_that_run_on_are_told(configure, write_rows, pair_rows):
     shared += ("training.sample_tokens=48", "training.eval_steps=2", "training.patience=null")
     first = configure("llama", f"data.train={short}", *shared, "loss.name=sft", "training.select=last")
     begun = train_run(first).folder.rename(short.parent / "begun")
-    more = ("loss.name=[sigmoid, sft]", f"model.adapter={begun}", "training.epochs=4", "training.guard=warn")
+    more = ("loss.name=[sigmoid, sft]", f"model.adapter={begun}", "training.guard=warn")
     more += ("training.eval_steps=4", "training.samples=4")
     folder = train_run(configure("llama", f"data.train={long}", *shared, *more)).folder
     _, held_out = rows_of(folder)

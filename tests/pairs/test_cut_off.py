@@ -3,8 +3,6 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
 
 import mlx.core as mx
@@ -121,18 +119,18 @@ def test_an_answer_that_is_complete_at_max_tokens_is_continued_by_its_end_alone(
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_while_answers_are_continued_it_loses_none_and_ends_as_if_never_stopped(
-    stop, pairs_settings, tmp_path, write_rows
+    stop, pairs_settings, tmp_path, write_rows, forked
 ):
     source = write_rows("many.jsonl", curated_rows("curated.jsonl")[::16])
     ask = SAMPLED | {"generate__batch_size": 3, "pairs__source": source}
     generate_pairs(load_config(None, pairs_settings(output="whole", **ask, generate__max_tokens=48)))
     first = generate_pairs(load_config(None, pairs_settings(**ask, generate__max_tokens=20)))
-    command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
+    command = ["gen-pairs"]
     for assignment in pairs_settings(**ask, generate__max_tokens=48):
         command += ["--set", assignment]
     path = tmp_path / "pairs" / COMPLETIONS
     for more in (2, 3) if stop == signal.SIGKILL else (2,):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked(*command)
         target = len(lines_of(path)) + more
         while process.poll() is None and len(lines_of(path)) < target:
             time.sleep(0.001)
@@ -141,7 +139,8 @@ def test_stopped_while_answers_are_continued_it_loses_none_and_ends_as_if_never_
         assert len({json.loads(line)["key"] for line in lines_of(path)}) == 30
     continued = len(lines_of(path)) - 30
     assert 0 < continued < first.cut_off
-    done = subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = forked(*command)
+    assert done.wait() == 0
     assert f"0 new answers, {first.cut_off - continued} continued" in done.stderr, "each was continued once"
     assert len(lines_of(path)) == 30, "one line a prompt"
     assert files_of(tmp_path / "pairs") == files_of(tmp_path / "whole")

@@ -6,8 +6,6 @@ import random
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import mlx.core as mx
@@ -82,17 +80,17 @@ def test_a_sampled_answer_does_not_depend_on_its_company(models):
     assert sum(a.text == b.text for a, b in zip(together, other, strict=True)) <= 1
 
 
-def test_killed_at_random_moments_it_ends_as_if_never_stopped(pairs_settings, tmp_path, write_rows):
+def test_killed_at_random_moments_it_ends_as_if_never_stopped(pairs_settings, tmp_path, write_rows, forked):
     source = write_rows("many.jsonl", curated_rows("curated.jsonl")[::8])
     few = {"pairs__source": source, "generate__batch_size": 3}
     whole = generate_pairs(load_config(None, pairs_settings(output="whole", **few)))
     rng, killed_at = random.Random(1), []
-    command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
+    command = ["gen-pairs"]
     for assignment in pairs_settings(output="killed", **few):
         command += ["--set", assignment]
     completions = tmp_path / "killed" / COMPLETIONS
     for kill in range(10 if os.environ.get("MLX_DPO_EVERY_COMBINATION") else 3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked(*command)
         # Until the next few answers are written, then a random moment more: inside answering or writing.
         target = len(lines_of(completions)) + rng.randint(1, 2)
         while process.poll() is None and len(lines_of(completions)) < target:
@@ -103,7 +101,7 @@ def test_killed_at_random_moments_it_ends_as_if_never_stopped(pairs_settings, tm
         killed_at.append(len(lines_of(completions)))
         assert killed_at[-1] < 60, f"the run was over before kill {kill}"
     assert killed_at == sorted(killed_at) and killed_at[0] < killed_at[-1]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert forked(*command).wait() == 0
 
     assert whole.train + whole.valid == 60
     for name in ("train.jsonl", "valid.jsonl"):
@@ -261,13 +259,10 @@ def test_a_row_that_comes_twice_is_one_pair(pairs_settings, write_rows):
     assert counts.train + counts.valid == 6
 
 
-def test_a_second_process_in_the_same_folder_is_refused(pairs_settings, tmp_path):
+def test_a_second_process_in_the_same_folder_is_refused(pairs_settings, tmp_path, forked):
     """And nothing is written; that process answers all prompts, as if nobody had come in between."""
     arguments = pairs_settings(generate__batch_size=1, generate__max_tokens=50, pairs__limit=6)
-    command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
-    for assignment in arguments:
-        command += ["--set", assignment]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = forked("gen-pairs", *(word for one in arguments for word in ("--set", one)))
     completions = tmp_path / "pairs" / COMPLETIONS
     while first.poll() is None and not lines_of(completions):
         time.sleep(0.01)
@@ -282,10 +277,10 @@ def test_a_second_process_in_the_same_folder_is_refused(pairs_settings, tmp_path
     assert not list(completions.parent.glob(".*"))
 
 
-def test_json_output_is_json(pairs_settings, mlx_dpo_command):
+def test_json_output_is_json(pairs_settings, forked):
     arguments = [part for s in pairs_settings(pairs__limit=6) for part in ("--set", s)]
-    done = mlx_dpo_command("gen-pairs", "--json", *arguments)
-    assert done.returncode == 0, done.stderr
+    done = forked("gen-pairs", "--json", *arguments)
+    assert done.wait() == 0, done.stderr
     expected = {"rows": 6, "train": 5, "valid": 1, "dropped": {}, "cut_off": 6, "tokens": 6 * 24}
     assert json.loads(done.stdout) == {**expected, "answers": None}
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -152,15 +150,14 @@ def test_the_command_counts_each_prompt_token_once(pairs_settings, models, promp
 
 
 def test_killed_while_several_answers_are_sampled_it_ends_as_if_never_stopped(
-    pairs_settings, tmp_path, prompts_file
+    pairs_settings, tmp_path, prompts_file, forked
 ):
     ask = {**SAMPLED, "pairs__source": prompts_file, "pairs__samples": 4, "generate__batch_size": 5}
     generate_pairs(load_config(None, pairs_settings(output="whole", **ask)))
-    command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
-    command += [word for one in pairs_settings(**ask) for word in ("--set", one)]
+    command = ["gen-pairs", *(word for one in pairs_settings(**ask) for word in ("--set", one))]
     path, answers = tmp_path / "pairs" / COMPLETIONS, 0
     for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked(*command)
         while process.poll() is None and len(lines_of(path)) < answers + 5:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
@@ -168,7 +165,8 @@ def test_killed_while_several_answers_are_sampled_it_ends_as_if_never_stopped(
         last = {json.loads(line)["key"]: json.loads(line) for line in lines_of(path)}
         assert sum(len(row["ids"]) for row in last.values()) == len(lines_of(path)) >= answers + 5
         answers = len(lines_of(path))
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = forked(*command)
+    assert done.wait() == 0, done.stderr
     assert f"{answers} of 40 answers are there already; continuing" in done.stderr
     assert by_key(rows_of(path)) == by_key(rows_of(tmp_path / "whole" / COMPLETIONS))
 

@@ -150,20 +150,20 @@ def test_what_a_content_filter_stopped_is_no_answer(settings):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_at_any_moment_only_what_is_under_way_is_asked_for_twice(stop, settings, tmp_path):
+def test_stopped_at_any_moment_only_what_is_under_way_is_asked_for_twice(stop, settings, tmp_path, forked):
     with OpenAIServer(answer=lambda body: Says(by_seed(body), seconds=0.02), models=["m"]) as server:
-        command = [sys.executable, "-m", "mlx_dpo", "gen-pairs"]
+        command = ["gen-pairs"]
         command += [word for one in settings(server, "endpoint.concurrency=3") for word in ("--set", one)]
         path = tmp_path / "pairs" / COMPLETIONS
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked(*command)
         while process.poll() is None and len(lines_of(path)) < 5:
             time.sleep(0.001)
         process.send_signal(stop)
         assert process.wait() == (-signal.SIGKILL if stop == signal.SIGKILL else 130)
         kept, asked = len(lines_of(path)), server.calls
         assert 5 <= kept < 24 and kept <= asked <= kept + 3 and (kept == asked or stop == signal.SIGKILL)
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = forked(*command)
+        assert done.wait() == 0, done.stderr
         assert server.calls == asked + 24 - kept
     rows = rows_of(path)
     assert len(rows) == 8 and all(len(set(row["completions"])) == 3 for row in rows)

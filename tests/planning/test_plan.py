@@ -132,11 +132,11 @@ def test_models_that_keep_their_settings_elsewhere_are_planned(name):
     assert skeleton(architectures.tiny_config(name), AdapterConfig(rank=4)).weights > 0
 
 
-def test_the_command_tells_parts_and_choice(mlx_dpo_command, outcome, models, pair_rows, write_rows):
+def test_the_command_tells_parts_and_choice(forked, outcome, models, pair_rows, write_rows):
     train = write_rows("train.jsonl", pair_rows[:2])
     words = ["--model", str(models("granite")), "--set", f"data.train={train}", "--set", "data.valid=null"]
-    done = mlx_dpo_command("plan", "--memory", "16", "--json", *words)
-    assert done.returncode == 0, done.stderr
+    done = forked("plan", "--memory", "16", "--json", *words)
+    assert done.wait() == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["fits"] and found["chosen"] == {"checkpointing": False, "separate": False}
     parts = ("weights", "adapter", "optimizer", "activations", "head", "state")

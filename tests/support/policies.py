@@ -19,7 +19,7 @@ VOCABULARY = 320
 COMMON = {
     "hidden_size": 64,
     "intermediate_size": 96,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
@@ -36,11 +36,12 @@ COMMON = {
     "norm_topk_prob": True,
 }
 CONFIGS: dict[str, dict[str, Any]] = {
-    **{name: ARCHITECTURES[name][0](64, 4, VOCABULARY) for name in ("llama", "qwen3", "granite")},
+    **{name: ARCHITECTURES[name][0](64, 3, VOCABULARY) for name in ("llama", "qwen3", "granite")},
     "gemma2": {**COMMON, "model_type": "gemma2", "query_pre_attn_scalar": 16.0},  # caps scores and logits
     "qwen3_next": {  # three gated-delta blocks, then one of attention; experts in all
         **COMMON,
         "model_type": "qwen3_next",
+        "num_hidden_layers": 4,
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2,
         "linear_key_head_dim": 32,
@@ -99,5 +100,5 @@ def pair(prompt: int, chosen: int, rejected: int, seed: int) -> TokenizedPair:
 
 
 # Two prompts of nearly one length, which share one family, and one far longer; answers alike and unlike.
-PAIRS = [pair(23, 14, 15, 0), pair(25, 14, 16, 1), pair(71, 30, 6, 2)]
+PAIRS = [pair(23, 14, 15, 0), pair(25, 14, 16, 1), pair(51, 24, 6, 2)]
 REFERENCE = np.array([[-80, -85], [-80, -90], [-170, -40]], np.float32)

@@ -2,8 +2,6 @@
 
 import math
 import os
-import subprocess
-import sys
 from itertools import chain
 
 import mlx.core as mx
@@ -308,7 +306,7 @@ def test_of_a_damaged_pass_the_whole_records_before_are_used(damage, left, job):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
 import mlx_dpo
 from mlx_dpo.jobs import train
@@ -321,14 +319,13 @@ def killing(*arguments):
         if number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 reference.batch_scores = killing
-train.train_run(load_config(sys.argv[1]))
+train.train_run(load_config("run.yaml"))
 """
 
 
-def test_a_killed_run_loses_no_score(configure, forwards, tmp_path):
+def test_a_killed_run_loses_no_score(configure, forwards, tmp_path, forked):
     save_config(configure(), tmp_path / "run.yaml")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml")]
-    assert subprocess.run(command, capture_output=True).returncode == -9
+    assert forked(code=KILLED, cwd=tmp_path).wait() == -9
     train_run(configure())
     assert forwards() == (6 - 4 + 2, True)
 
