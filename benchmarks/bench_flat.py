@@ -28,7 +28,7 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.machine.resources import process_memory
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.training.step import cap_cache, pair_gradient, update
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window_gradient import window_gradient
 
 VOCABULARY, PAIRS, ACCUMULATION, MARKS = 2048, 250, 8, (50, 1000)
 

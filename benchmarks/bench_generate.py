@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlx_dpo  # noqa: F401  (loads the fast BLAS before MLX)
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.data.sources import read_curated
-from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.demo.run_demo import shipped
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.models.generate import GenerateConfig, generate_answers

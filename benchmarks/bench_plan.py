@@ -38,7 +38,7 @@ from mlx_dpo.planning.model_without_weights import skeleton
 from mlx_dpo.planning.step_memory import forward_of, need
 from mlx_dpo.training.layout import Layout
 from mlx_dpo.training.step import pair_gradient, update
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window_gradient import window_gradient
 
 _MOST = 1.25
 """Planned over measured."""

@@ -40,7 +40,7 @@ import mlx.optimizers as optimizers
 import numpy as np
 from tokenizers import Tokenizer
 
-from mlx_dpo.data.render import render
+from mlx_dpo.data.chat_template import render
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.tiny_models import initialise
 from mlx_dpo.forward.checkpointing import checkpoint_layers
@@ -52,7 +52,7 @@ from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.storage.cache import cache_folder
 from mlx_dpo.storage.jsonl import write_jsonl
 from mlx_dpo.training.step import pair_gradient, update
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window_gradient import window_gradient
 
 LENGTHS = {"A": (384, 64, 64), "B": (128, 128, 128), "C": (64, 256, 256)}
 """Tokens of prompt, chosen, rejected; D has unequal ones."""

@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from mlx_dpo.data.formats import to_pairs
+from mlx_dpo.data.own_format import to_pairs
 from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.data.row_reader import RowReader
 from mlx_dpo.errors import DpoError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.demo.run_demo import in_house_style
 from mlx_dpo.forward.pair_logps import SHARED

@@ -21,8 +21,8 @@ from typing import Any
 from study_loop import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.data.sources import read_curated
-from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.demo.run_demo import in_house_style, shipped
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.metrics import distinct_n

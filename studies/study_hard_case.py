@@ -29,10 +29,10 @@ from hard_case import make_base, score
 from study_loop import results, study_options, with_interval
 
 from mlx_dpo.config import RunConfig, load_config
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.forward.pair_logps import SHARED
 from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.inspection.advice import Step, commands

@@ -11,10 +11,10 @@ import numpy as np
 
 from .. import blas_note
 from ..console import progress, say
-from ..data.formats import to_curated
+from ..data.conversation_tokens import prompt_tokens
+from ..data.own_format import to_curated
 from ..data.row_index import index_rows
 from ..data.sources import DataConfig
-from ..data.templates import prompt_tokens
 from ..data.tokenize import RowTokenizer
 from ..forward.pair_logps import Forward
 from ..forward.scoring import score_pairs, singles

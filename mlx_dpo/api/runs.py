@@ -13,8 +13,8 @@ from ..errors import DpoError
 from ..evaluation.preference import Evaluation
 from ..export.fuse import fuse_run
 from ..jobs.evaluate import evaluate_run
+from ..jobs.open_run import open_run
 from ..jobs.output_folder import output_folder
-from ..jobs.runs import open_run
 from ..jobs.train import train_run
 from ..losses import LOSSES, LossFunction
 from ..monitoring.callback import Callback

@@ -49,7 +49,7 @@ def evaluate(folder, data, model, samples, max_tokens, as_json):
     say_blas_note()
     from ..evaluation.preference import evaluation_text
     from ..jobs.evaluate import evaluate_run
-    from ..jobs.questions import ask_run
+    from ..jobs.generate_commands import ask_run
 
     result = evaluate_run(folder, list(data) or None, samples, model, max_tokens)
     if as_json:

@@ -29,8 +29,8 @@ def fuse(folder, output, model, as_json):
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
     """
     from ..export.fuse import fuse_run
-    from ..jobs.questions import ask_fused
-    from ..jobs.runs import open_run, say_if_unfinished
+    from ..jobs.generate_commands import ask_fused
+    from ..jobs.open_run import open_run, say_if_unfinished
 
     config = open_run(folder, model)
     say_if_unfinished(folder, config)

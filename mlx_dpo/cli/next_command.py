@@ -78,7 +78,7 @@ def run_settings(config: "RunConfig", adapter: Path | None = None) -> list[str]:
 
 def _all_pairs(source: "Source") -> bool:
     """Whether all rows give pairs; curated rows have no rejected answer."""
-    from ..data.formats import to_pairs
+    from ..data.own_format import to_pairs
     from ..data.row_files import open_rows
     from ..data.row_reader import RowReader
 

@@ -74,7 +74,7 @@ def run_training(
     from . import say_blas_note
 
     say_blas_note()
-    from ..jobs.questions import ask_run
+    from ..jobs.generate_commands import ask_run
     from ..jobs.report import current_report, missing_libraries, report_run
     from ..jobs.train import train_run
 

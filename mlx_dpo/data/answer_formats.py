@@ -1,7 +1,7 @@
 """Formats with one answer a row, for gen-pairs and sft."""
 
+from .format_registry import ANY, CONVERSATION, TEXT, Row, as_turns, joined, row_format
 from .pair_formats import asked
-from .row_format import ANY, CONVERSATION, TEXT, Row, as_turns, joined, row_format
 
 
 def _is_single(row: Row) -> bool:

@@ -8,7 +8,7 @@ from . import (  # noqa: F401
     transcripts,
     voted_formats,
 )
-from .row_format import (
+from .format_registry import (
     FORMATS,
     NoPairError,
     RowFormat,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .row_format import OBJECT, NoPairError, Row, number_of, row_format
+from .format_registry import OBJECT, NoPairError, Row, number_of, row_format
 
 
 @row_format(

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from ..errors import DpoError
-from .row_format import (
+from .format_registry import (
     ANY,
     CONVERSATION,
     INTEGER,

@@ -18,10 +18,10 @@ from ..errors import DpoError
 from ..records import Preference
 from ..storage.cache import Entry, content_hash, kept
 from ..storage.reading import files_in
+from .chat_template import render, template_hash
+from .conversation_tokens import end_of_turn
 from .lazy_sequence import Lazy
-from .render import render, template_hash
 from .row_index import RowIndex
-from .templates import end_of_turn
 from .tokenize import RowTokenizer, TokenCounts, TokenizedPair
 
 _VERSION = 6

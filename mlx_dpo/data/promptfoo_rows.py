@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import DpoError
 from ..storage.jsonl import parse_line
+from .format_registry import number_of
 from .json_rows import NumberedRows, row_text
 from .messages import kind_of
-from .row_format import number_of
 
 _KEYS = {"promptIdx", "testIdx", "prompt", "response"}
 

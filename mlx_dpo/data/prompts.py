@@ -5,8 +5,8 @@ from typing import Any
 
 from ..errors import DpoError
 from ..records import Prompt
-from .formats import to_curated
 from .known_formats import RowFormat
+from .own_format import to_curated
 from .pair_formats import asked
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "input", "messages")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from ..errors import DpoError
+from .format_registry import NoPairError, Row, as_turns, number_of, only_one, row_format, text_in
 from .pair_formats import asked
-from .row_format import NoPairError, Row, as_turns, number_of, only_one, row_format, text_in
 from .transcripts import is_transcript, prompt_of
 
 SAME = "no two answers with different scores"

@@ -16,13 +16,13 @@ from ..records import Preference
 from ..storage.cache import kept
 from ..storage.jsonl import parse_line, read_row
 from ..storage.reading import opened
-from .foreign_rows import LeftOut
-from .formats import to_answers, to_pairs
 from .known_formats import NoPairError
+from .own_format import to_answers, to_pairs
 from .row_files import Rows, Source, changed, open_rows
 from .row_reader import Parse, RowReader, records_of
 from .sources import doubled_id, no_pairs
 from .splits import prompt_key
+from .unusable_rows import LeftOut
 
 _VERSION = 6
 """Increase this number when other files are accepted, other prompts count as equal, or the columns change."""

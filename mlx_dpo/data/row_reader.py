@@ -8,9 +8,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ..errors import DpoError
 from ..records import Curated, Preference, Prompt
 from ..storage.jsonl import ROW_BYTES, parse_line, read_lines
-from .foreign_rows import LeftOut, count_unused
 from .known_formats import NoPairError, RowFormat
 from .row_files import Rows
+from .unusable_rows import LeftOut, count_unused
 
 NO_ROWS = "has no rows"
 

@@ -7,11 +7,11 @@ from ..console import say
 from ..errors import DpoError, quoted
 from ..records import Curated, Preference, Prompt
 from ..settings import Section, setting
-from .foreign_rows import LeftOut, unused_text
-from .formats import to_curated_rows, to_pairs
+from .own_format import to_curated_rows, to_pairs
 from .prompts import PROMPT_COLUMNS, is_prompt, to_prompt
 from .row_files import Rows, Source, open_rows
 from .row_reader import Parse, Record, RowReader
+from .unusable_rows import LeftOut, unused_text
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 from ..errors import DpoError, quoted
 from ..storage.jsonl import ROW_BYTES, read_row
+from .format_registry import cell_value
 from .json_rows import NumberedRows, row_text
-from .row_format import cell_value
 
 csv.field_size_limit(ROW_BYTES)
 

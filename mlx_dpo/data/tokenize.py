@@ -9,8 +9,8 @@ import numpy as np
 from ..console import plural
 from ..errors import DpoError, first_ten
 from ..records import Message, Preference
+from .conversation_tokens import end_of_turn, pair_tokens
 from .messages import earlier_reasoning
-from .templates import end_of_turn, pair_tokens
 
 
 @dataclass(frozen=True)

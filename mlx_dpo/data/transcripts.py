@@ -1,9 +1,12 @@
-"""Transcripts as in Anthropic's HH data: one text with "Human:" and "Assistant:" before each turn."""
+"""Transcripts as in Anthropic's HH data: one text with "Human:" and "Assistant:" before each turn.
+
+Here they become two conversations; own_format.py splits these into one prompt and two answers.
+"""
 
 import re
 from typing import Any
 
-from .row_format import TEXT, NoPairError, Row, row_format
+from .format_registry import TEXT, NoPairError, Row, row_format
 
 _TURN = re.compile(r"(?:^\s*|(?:\r?\n){2})(Human|Assistant):", re.ASCII)
 _ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -4,8 +4,8 @@ import json
 from contextlib import suppress
 from typing import Any
 
+from .format_registry import ANY, INTEGER, TEXT, TURNS, NoPairError, Row, joined, row_format
 from .pair_formats import TIE
-from .row_format import ANY, INTEGER, TEXT, TURNS, NoPairError, Row, joined, row_format
 from .transcripts import DIFFER
 
 _FIRST, _SECOND = "first", "second"

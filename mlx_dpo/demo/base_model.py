@@ -11,7 +11,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..console import progress
-from ..data.templates import completion_tokens, end_of_turn, prompt_tokens
+from ..data.conversation_tokens import completion_tokens, end_of_turn, prompt_tokens
 from ..logps import token_logps
 from ..models.load import load_model, load_tokenizer
 from ..records import Curated

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..config import RunConfig, load_config
 from ..console import plural, say, show
+from ..data.conversation_tokens import prompt_tokens
 from ..data.sources import read_curated
-from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
 from ..export.fuse import fuse_run

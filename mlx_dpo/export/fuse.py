@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..console import say
-from ..data.templates import end_of_turn
+from ..data.conversation_tokens import end_of_turn
 from ..errors import DpoError
 from ..models.adapters import read_adapter_config
 from ..models.end_of_turn import mlx_lm_stops

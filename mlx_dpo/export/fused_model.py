@@ -8,7 +8,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..console import progress
-from ..data.templates import end_of_turn
+from ..data.conversation_tokens import end_of_turn
 from ..errors import DpoError
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base

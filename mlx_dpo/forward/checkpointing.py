@@ -1,4 +1,7 @@
-"""Blocks that keep only their input for the backward pass and recompute the rest."""
+"""Blocks that keep only their input for the backward pass and recompute the rest.
+
+planning/layout_choice.py decides whether a run with gradient_checkpointing=auto uses them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

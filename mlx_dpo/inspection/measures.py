@@ -8,7 +8,7 @@ import numpy as np
 
 from ..metrics import distinct_n
 from ..records import Preference
-from .style import Separability, separability
+from .surface_features import Separability, separability
 from .words import RUN, words
 
 SAMPLE = 2_000

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..console import plural
-from ..data.foreign_rows import unused_text
+from ..data.unusable_rows import unused_text
 from ..errors import cut_short
 from ..printed_commands import command_line
 from .advice import ADVICE, Advice, Plan, Step, commands, of_the_set, verdict

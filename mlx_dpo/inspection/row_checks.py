@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ..data.templates import end_of_turn
+from ..data.conversation_tokens import end_of_turn
 from ..data.tokenize import TokenizedPair, tokenize_pairs
 from ..errors import DpoError
 from ..records import Preference

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..console import progress
-from ..data.formats import to_pairs
 from ..data.lazy_sequence import Lazy
+from ..data.own_format import to_pairs
 from ..data.row_files import Rows, Source, open_rows
 from ..data.row_index import RowIndex
 from ..data.row_reader import Line, RowReader

@@ -9,11 +9,11 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress, say
+from ..data.conversation_tokens import prompt_tokens
 from ..data.pair_store import open_pairs
 from ..data.row_files import Source, row_files
 from ..data.row_index import RowIndex, index_rows, shared_prompts
 from ..data.sources import say_of_rows
-from ..data.templates import prompt_tokens
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
 from ..forward.mlx_attention import attending
@@ -31,7 +31,7 @@ from ..training.forward_check import choose_forward
 from ..training.reference import reference_key
 from ..training.reference_check import checked_reference
 from ..training.trainer import Data, evaluation_metrics
-from .runs import open_run, say_if_unfinished
+from .open_run import open_run, say_if_unfinished
 
 SAMPLE_TOKENS = 256
 """Default maximum length of a sampled answer, in tokens; long ones take minutes on a small machine."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..config import RunConfig
 from ..console import progress
+from ..data.conversation_tokens import end_of_turn
 from ..data.row_files import open_rows
 from ..data.row_index import RowIndex
-from ..data.templates import end_of_turn
 from ..data.tokenize import TokenizedPair, pair_sizes
 from ..errors import DpoError
 from ..forward.pair_logps import Forward

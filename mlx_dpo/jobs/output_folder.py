@@ -22,8 +22,8 @@ from ..training.checkpoint_folder import (
     newest_checkpoint,
     remove_leftovers,
 )
+from .open_run import SETTINGS
 from .resume import as_of_today
-from .runs import SETTINGS
 
 
 def check_run_settings(config: RunConfig) -> None:

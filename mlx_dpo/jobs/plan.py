@@ -18,7 +18,7 @@ from ..machine.resources import memory_limit
 from ..models.load import find_model, load_tokenizer
 from ..planning.layout_choice import Plan, Run, disk_bytes, forward_flops, plan_memory, traced_layout
 from ..planning.model_without_weights import Skeleton, skeleton
-from ..planning.remedy import nearest
+from ..planning.settings_that_fit import nearest
 from ..planning.step_memory import LAYOUTS
 from ..training.layout import Amounts, Layout
 from ..upstream import UpstreamError

@@ -40,10 +40,10 @@ from ..training.trainer import Data
 from .attention import attention_of
 from .inspect import plan_of
 from .learning_rate import found_learning_rate
+from .open_run import SETTINGS
 from .plan import Start, less_memory, planned_layout
 from .rehearsal_texts import rehearsal
 from .run_inputs import say_if_slow
-from .runs import SETTINGS
 
 _CHECKPOINTING_BYTES = 1e9
 """Size of the weights above which blocks are checkpointed if there is no plan."""

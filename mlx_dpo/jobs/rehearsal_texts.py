@@ -14,7 +14,7 @@ from ..console import plural, progress, say
 from ..data.pair_store import PairStore
 from ..errors import DpoError
 from ..models.fingerprint import model_and_adapter_hashes
-from ..models.free_text import own_texts
+from ..models.unprompted_texts import own_texts
 from ..randomness import random_untouched
 from ..storage.cache import Entry, kept
 from ..training.reference import precision_hash

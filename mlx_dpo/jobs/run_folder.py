@@ -29,6 +29,7 @@ from ..monitoring.run_log import FILES, RunLog
 from ..monitoring.trackers import TRACKERS
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder, with_replacement, write_text
+from ..training.checkpoint_arrays import from_snapshot, to_snapshot
 from ..training.checkpoint_folder import (
     CHECKPOINTS,
     adapter_bytes,
@@ -41,11 +42,10 @@ from ..training.checkpoint_folder import (
     save_checkpoint,
     told_damaged,
 )
-from ..training.snapshot import from_snapshot, to_snapshot
 from ..training.state import TrainState
+from .open_run import INSPECTION, SETTINGS, TEMPLATE
 from .prepare import Prepared
 from .resume import changed_settings, filled_in, same_measure
-from .runs import INSPECTION, SETTINGS, TEMPLATE
 
 
 def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:

@@ -20,7 +20,6 @@ from ..storage.files import make_folder
 from ..storage.reading import expanded, is_there
 from ..training.checkpoint_folder import only_process, remove_leftovers
 from ..training.mask_check import check_masks
-from .fit import TrainResult, fit, selected
 from .output_folder import checkpoint_in, is_finished, last_good, output_folder
 from .plan import Start
 from .prepare import prepared
@@ -34,6 +33,7 @@ from .run_inputs import (
     say_without_template,
     starting_adapter,
 )
+from .training_run import TrainResult, fit, selected
 
 
 def train_run(

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..chat_protocol import Failure, Reply, Request
-from ..data.templates import prompt_tokens
+from ..data.conversation_tokens import prompt_tokens
 from ..models.generate import memory_of
 from ..models.load import find_model, fingerprint, load_model, load_tokenizer
 from ..records import Message

@@ -9,7 +9,7 @@ import mlx.core as mx
 from ..errors import first_ten, label
 from ..settings import LARGEST_WEIGHT, Section, checked, setting
 from ..suggestions import meant_value
-from . import pairwise, reference_free, transport  # noqa: F401  (they register their losses)
+from . import pairwise, reference_free, sorted_margins  # noqa: F401  (they register their losses)
 from .divergences import DIVERGENCES, diverged, without_reference
 from .registry import LOSSES, LossFunction, PairLogps
 

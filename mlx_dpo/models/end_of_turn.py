@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..data.templates import end_of_turn
+from ..data.conversation_tokens import end_of_turn
 from ..printed_commands import command_line
 from ..upstream import tokenizer_defaults
 from .config_files import read_model_config

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..data.render import OWN_ARGUMENTS, set_template
+from ..data.chat_template import OWN_ARGUMENTS, set_template
 from ..data.template_choice import template_source
 from ..errors import DpoError, first_line
 from ..forward.quantised import speed_up_products

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..data.render import render, template_options
+from ..data.chat_template import render, template_options
 from ..printed_commands import command_line, path_word
 from .end_of_turn import stop_flags
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..data.render import render
+from ..data.chat_template import render
 from ..errors import DpoError, first_line, first_ten, quoted
 from ..storage.reading import is_there, opened, read_object, read_text
 from .weights import DOWNLOAD

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.render import template_hash
-from ..data.templates import end_of_turn, pair_tokens
+from ..data.chat_template import template_hash
+from ..data.conversation_tokens import end_of_turn, pair_tokens
 from ..data.tokenize import check_known, prompts_too_long
 from ..errors import DpoError
 from ..models.generate import GenerateConfig, generate_answers

@@ -14,8 +14,8 @@ from ..forward.mlx_attention import BLOCKS, FUSED, Call, attending, noted_calls
 from ..forward.pair_logps import Forward
 from ..forward.prompt_cache import Keys
 from ..training.layout import Layout
+from .graph_operations import trace
 from .model_without_weights import Skeleton
-from .operations import trace
 from .step_memory import first_possible, forward_of, largest
 
 _SECONDS = 0.2

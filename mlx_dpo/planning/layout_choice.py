@@ -1,4 +1,4 @@
-"""What a run needs in each layout, and the fastest layout that fits."""
+"""What a run needs in each layout, and the fastest layout that fits: settings left `auto` are decided here."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from ..errors import DpoError
 from ..forward.mlx_attention import BLOCKS, FUSED, attending
 from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from ..losses import build_loss
-from ..models.free_text import OwnText, longest_text
 from ..models.load import ModelConfig, load_tokenizer
+from ..models.unprompted_texts import OwnText, longest_text
 from ..training.checkpoint_folder import adapter_bytes
 from ..training.layout import Amounts, Layout, traced
 from .model_without_weights import Skeleton

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from mmap import PAGESIZE
 from typing import NamedTuple
 
-from .operations import Graph, Operation
+from .graph_operations import Graph, Operation
 
 # From MLX's source: order, time and size of its allocations.
 _WIDTH = 20

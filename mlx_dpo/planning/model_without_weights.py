@@ -16,7 +16,7 @@ from ..models.adapters import AdapterConfig, attach_unevaluated
 from ..models.config_files import read_model_config
 from ..storage.reading import files_in
 from ..upstream import model_classes
-from .operations import placeholders
+from .graph_operations import placeholders
 
 
 class Skeleton(NamedTuple):

@@ -19,18 +19,18 @@ from ..forward.kernels import lean
 from ..forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED, Forward, prompt_state
 from ..logps import token_logps
 from ..losses import LossFunction
-from ..models.free_text import OwnText
 from ..models.load import compute_dtype
+from ..models.unprompted_texts import OwnText
 from ..optimizers import PAIRS_RATE, OptimizerConfig, optimizer_at
 from ..training.checked_rows import END, longest_row, sample_pairs, sample_rows, shortened
+from ..training.forward_errors import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.layout import Layout
-from ..training.proof import block_gradient, in_float32, own_logps, widens_cheaply
 from ..training.rehearsal import KEPT, Rehearsed, divergence_gradient
 from ..training.step import pair_gradient
 from ..upstream import UpstreamError
+from .graph_operations import Graph, placeholders, trace
 from .liveness import Moment, moments, spare
 from .model_without_weights import Skeleton
-from .operations import Graph, placeholders, trace
 
 LAYOUTS = [Layout(False, False), Layout(False, True), Layout(True, False), Layout(True, True)]
 """From the fastest to the one that needs the least memory."""

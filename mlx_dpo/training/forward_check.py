@@ -19,8 +19,8 @@ from ..models.load import compute_dtype
 from ..randomness import random_untouched
 from ..upstream import UpstreamError, versions
 from .checked_rows import END, longest_row, sample_pairs, short_row, shortened
-from .known_model import known_model, known_pairs
-from .proof import (
+from .exact_model import known_model, known_pairs
+from .forward_errors import (
     Tokens,
     agree,
     apart,

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.answer_after_prompt import continuation
 from ..data.batches import build_batch
-from ..data.completion_text import continuation
-from ..data.render import render
-from ..data.templates import end_of_turn
+from ..data.chat_template import render
+from ..data.conversation_tokens import end_of_turn
 from ..data.tokenize import TokenizedPair
 from ..errors import REPORT, DpoError
 from ..records import Preference

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.tokenize import TokenizedPair
 from .step import PairGradient
-from .window import Window
+from .window_gradient import Window
 
 
 class MovingReference:

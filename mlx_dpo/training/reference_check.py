@@ -15,7 +15,7 @@ from ..forward.pair_logps import Forward
 from ..forward.scoring import score_pairs, singles
 from ..models.load import compute_dtype
 from .checked_rows import sample_rows, short_row
-from .proof import (
+from .forward_errors import (
     Apart,
     Tokens,
     agree,

@@ -16,7 +16,7 @@ from mlx.utils import tree_map
 
 from ..forward.body_and_head import head, hidden_states
 from ..logps import log_sum
-from ..models.free_text import OwnText
+from ..models.unprompted_texts import OwnText
 
 KEPT = 64
 """Number of most likely tokens per position that are kept; all others count as one event."""

@@ -10,7 +10,7 @@ import numpy as np
 from ..console import plural
 from ..losses import BetaStep
 from ..metrics import pair_metrics
-from .window import WindowResult
+from .window_gradient import WindowResult
 
 
 def _none(*shape: int, dtype: type = np.float32) -> Any:

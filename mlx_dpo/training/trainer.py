@@ -19,12 +19,12 @@ from ..machine.resources import process_memory
 from ..metrics import pair_metrics
 from ..randomness import random_key
 from .config import TrainingConfig
-from .diverged import report_skipped
 from .moving_reference import MovingReference
+from .not_finite import report_skipped
 from .rehearsal import Rehearsal
 from .state import Interval, TrainState
 from .step import cap_cache, update
-from .window import Objective, Window, take_window
+from .window_gradient import Objective, Window, take_window
 
 
 class Data(NamedTuple):

@@ -8,9 +8,9 @@ import pytest
 import mlx_dpo
 from mlx_dpo import DpoError
 from mlx_dpo.api.pairs import as_row
-from mlx_dpo.data.formats import to_preference
+from mlx_dpo.data.own_format import to_preference
 
-from ..data.test_formats import PAIRS
+from ..data.test_own_format import PAIRS
 
 PAIR = {"prompt": "Q", "chosen": "yes", "rejected": "no"}
 CALL = {"type": "function", "function": {"name": "clock", "arguments": {"zone": "CET"}}}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.models.load import load_tokenizer
 
 from ..support.mistakes import (

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mlx_dpo.data import formats, row_reader
+from mlx_dpo.data import own_format, row_reader
 from mlx_dpo.data import row_index as index_module
 from mlx_dpo.data import tokenize as tokenize_module
 from mlx_dpo.data.pair_store import open_pairs
@@ -87,14 +87,14 @@ def test_what_can_be_read_only_once_is_refused(tmp_path):
 @pytest.mark.parametrize("stage", ["index", "store"])
 def test_a_file_that_changes_while_it_is_read_is_refused(stage, mixed_file, tokenizer, cache, monkeypatch):
     index = index_rows(mixed_file) if stage == "store" else None
-    parse = formats.to_preference
+    parse = own_format.to_preference
 
     def grow(row, where):
         with open(mixed_file, "a") as more:
             more.write(lines(pair(id=where)))
         return parse(row, where)
 
-    monkeypatch.setattr(formats, "to_preference", grow)
+    monkeypatch.setattr(own_format, "to_preference", grow)
     monkeypatch.setattr(row_reader, "read_lines", bounded(row_reader.read_lines))
     with pytest.raises(DpoError) as caught:
         open_pairs(index or index_rows(mixed_file), tokenizer, MAX_LENGTH)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from mlx_dpo.config import load_config, save_config
-from mlx_dpo.data.formats import to_answer, to_preference
+from mlx_dpo.data.own_format import to_answer, to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.jobs.gen_pairs import generate_pairs
+from mlx_dpo.jobs.generate_commands import ask_run
 from mlx_dpo.jobs.inspect import inspect_pairs
-from mlx_dpo.jobs.questions import ask_run
-from mlx_dpo.jobs.runs import open_run
+from mlx_dpo.jobs.open_run import open_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.training.mask_check import check_masks

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from mlx_dpo.data.formats import to_preference
-from mlx_dpo.data.render import render
+from mlx_dpo.data.chat_template import render
+from mlx_dpo.data.own_format import to_preference
 from mlx_dpo.data.template_sandbox import MOST
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.errors import DpoError
@@ -183,7 +183,7 @@ SLOW = "{% for i in range(90000) %}{% for j in range(20) %}{% endfor %}{% endfor
 
 
 def test_the_time_of_a_template_is_that_of_all_renderings_of_a_row(tokenizer, monkeypatch):
-    monkeypatch.setattr("mlx_dpo.data.render._SECONDS", 1.0)
+    monkeypatch.setattr("mlx_dpo.data.chat_template._SECONDS", 1.0)
     source = (
         "{% if 'Slowly' in messages[0].content %}" + SLOW * 2 + "{% endif %}" + FAMILIES["qwen3"].template
     )

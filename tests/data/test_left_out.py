@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlx_dpo.data.foreign_rows import unused_columns
-from mlx_dpo.data.formats import to_curated, to_preference
+from mlx_dpo.data.own_format import to_curated, to_preference
+from mlx_dpo.data.unusable_rows import unused_columns
 from mlx_dpo.errors import DpoError
 
 from ..support.mistakes import assert_told, cases

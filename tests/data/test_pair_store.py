@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mlx_dpo.data import formats
+from mlx_dpo.data import own_format
 from mlx_dpo.data import pair_store as store_module
 from mlx_dpo.data import row_index as index_module
 from mlx_dpo.data.batches import epoch_windows, micro_batches
@@ -130,7 +130,7 @@ def test_an_index_of_another_version_is_made_again(mixed_file, cache, monkeypatc
 def test_the_second_start_reads_and_tokenises_no_row(mixed_file, tokenizer, tokenised, monkeypatch):
     first = tokens_of(open_pairs(index_rows(mixed_file), tokenizer, MAX_LENGTH))
     assert len(tokenised) == 30
-    monkeypatch.setattr(formats, "to_preference", lambda *a: pytest.fail("read a row"))
+    monkeypatch.setattr(own_format, "to_preference", lambda *a: pytest.fail("read a row"))
     assert tokens_of(open_pairs(index_rows(mixed_file), tokenizer, MAX_LENGTH)) == first
     assert len(tokenised) == 30
 

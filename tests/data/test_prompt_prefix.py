@@ -9,10 +9,10 @@ from itertools import product
 
 import pytest
 
+from mlx_dpo.data.chat_template import render
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.data.messages import message_text
-from mlx_dpo.data.render import render
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.templates import prompt_tokens
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.load import ModelConfig, load_tokenizer

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlx_dpo.data.formats import to_curated_rows, to_pairs
+from mlx_dpo.data.own_format import to_curated_rows, to_pairs
 from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.data.row_index import index_rows, shared_prompts

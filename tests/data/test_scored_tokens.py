@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.batches import build_batch
-from mlx_dpo.data.render import render
+from mlx_dpo.data.chat_template import render
+from mlx_dpo.data.conversation_tokens import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.shared_prompts import build_shared
-from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.load import load_tokenizer

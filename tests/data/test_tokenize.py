@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.batches import build_batch
-from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens
+from mlx_dpo.data.conversation_tokens import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import TokenCounts, TokenizedPair, tokenize_pairs
 from mlx_dpo.demo.tiny_models import GRANITE, write_tokenizer
 from mlx_dpo.errors import DpoError

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.formats import to_preference
+from mlx_dpo.data.own_format import to_preference
 from mlx_dpo.data.tokenize import RowTokenizer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.gen_pairs import generate_pairs

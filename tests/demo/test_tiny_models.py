@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo.data.templates import end_of_turn, prompt_tokens
+from mlx_dpo.data.conversation_tokens import end_of_turn, prompt_tokens
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.models.load import load_model, load_tokenizer
 

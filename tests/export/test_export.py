@@ -8,7 +8,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.export.fused_model import round_to

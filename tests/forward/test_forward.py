@@ -9,7 +9,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.data.batches import build_batch
-from mlx_dpo.data.formats import to_preference
+from mlx_dpo.data.own_format import to_preference
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.forward.body_and_head import head
 from mlx_dpo.forward.checkpointing import checkpoint_layers
@@ -20,7 +20,7 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.training.step import pair_gradient
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window_gradient import window_gradient
 
 ARCHITECTURES = ["granite", "llama", "qwen3"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_dpo.data.templates import end_of_turn, prompt_tokens
+from mlx_dpo.data.conversation_tokens import end_of_turn, prompt_tokens
 from mlx_dpo.models.generate import GenerateConfig, generate_answers
 from mlx_dpo.models.load import load_model, load_tokenizer
 

@@ -22,7 +22,7 @@ from mlx_dpo.training import forward_check
 from mlx_dpo.training.config import TrainingConfig
 from mlx_dpo.training.layout import Layout, traced
 from mlx_dpo.training.step import pair_gradient
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window_gradient import window_gradient
 
 from ..support.policies import COMMON, CONFIGS, PAIRS, REFERENCE, VOCABULARY, checkpointed, pair, policy
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mlx_dpo.data.templates import end_of_turn
+from mlx_dpo.data.conversation_tokens import end_of_turn
 from mlx_dpo.models.adapters import read_adapter_config
 from mlx_dpo.models.load import ModelConfig, find_model, load_tokenizer
 

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import pytest
 
-from mlx_dpo.data.foreign_rows import unused_columns
-from mlx_dpo.data.formats import (
+from mlx_dpo.data.known_formats import NoPairError, detected
+from mlx_dpo.data.own_format import (
     to_answer,
     to_answers,
     to_curated,
@@ -13,10 +13,10 @@ from mlx_dpo.data.formats import (
     to_pairs,
     to_preference,
 )
-from mlx_dpo.data.known_formats import NoPairError, detected
 from mlx_dpo.data.row_files import open_rows
 from mlx_dpo.data.row_reader import RowReader
 from mlx_dpo.data.tokenize import RowTokenizer
+from mlx_dpo.data.unusable_rows import unused_columns
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
 from mlx_dpo.pairs.completions import request_key
 from mlx_dpo.storage.jsonl import parse_line, read_lines

@@ -48,7 +48,7 @@ def directions(name: str, size: int) -> np.ndarray:
 
 def rows(model: Path) -> list[dict[str, Any]]:
     """Twelve curated rows with the model's own answers, and the tokens of both."""
-    from mlx_dpo.data.templates import end_of_turn, pair_tokens, prompt_tokens
+    from mlx_dpo.data.conversation_tokens import end_of_turn, pair_tokens, prompt_tokens
     from mlx_dpo.models.generate import GenerateConfig, generate_answers
     from mlx_dpo.models.load import load_model, load_tokenizer
 

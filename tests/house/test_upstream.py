@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 import mlx_dpo.upstream as upstream
-from mlx_dpo.data.render import render
+from mlx_dpo.data.chat_template import render
 from mlx_dpo.models.config_files import check_architecture
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.upstream import NAMES, TESTED, UpstreamError, check_all, checked

@@ -24,7 +24,7 @@ from mlx_dpo.inspection.advice import (
 )
 from mlx_dpo.inspection.defects import KINDS
 from mlx_dpo.inspection.measures import Figures, LengthBias, Likelihood, OwnAnswers
-from mlx_dpo.inspection.style import Separability
+from mlx_dpo.inspection.surface_features import Separability
 from mlx_dpo.losses import LossConfig
 
 N = 100

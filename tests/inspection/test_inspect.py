@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data import render
+from mlx_dpo.data import chat_template
 from mlx_dpo.data.similarity import alike
 from mlx_dpo.data.sources import read_pairs
 from mlx_dpo.data.tokenize import tokenize_pairs
@@ -220,7 +220,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("code", TEMPLATES)
 def test_rows_that_a_template_cannot_take_are_named(code, tmp_path, write_rows, monkeypatch):
-    monkeypatch.setattr(render, "_SECONDS", 0.3)
+    monkeypatch.setattr(chat_template, "_SECONDS", 0.3)
     chat_format, changes = TEMPLATES[code]
     write_family(tmp_path, chat_format)
     rows = write_rows("rows.jsonl", [pair(**changes)])

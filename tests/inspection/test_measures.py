@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.inspection.measures import figures, length_bias, likelihood, repetition
-from mlx_dpo.inspection.style import FEWEST_PROMPTS, features, prompt_folds, separability
+from mlx_dpo.inspection.surface_features import FEWEST_PROMPTS, features, prompt_folds, separability
 from mlx_dpo.inspection.words import words
 from mlx_dpo.metrics import distinct_n, wilson_interval
 from mlx_dpo.records import Preference

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlx_dpo.data.foreign_rows import _LAYOUTS
-from mlx_dpo.data.formats import to_curated, to_preference
+from mlx_dpo.data.own_format import to_curated, to_preference
 from mlx_dpo.data.sources import read_curated, read_pairs
 from mlx_dpo.data.tokenize import check_known
+from mlx_dpo.data.unusable_rows import _LAYOUTS
 from mlx_dpo.errors import DpoError
 from mlx_dpo.inspection.defects import ERROR, KINDS
 from mlx_dpo.inspection.refused_rows import refused

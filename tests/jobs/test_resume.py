@@ -15,7 +15,7 @@ import pytest
 
 from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.jobs import fit, prepare
+from mlx_dpo.jobs import prepare, training_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, prune_checkpoints
@@ -72,7 +72,7 @@ def interrupted(monkeypatch):
 
     def train(config, count):
         with monkeypatch.context() as patch:
-            patch.setattr(fit, "between_micro_batches", lambda: after(count))
+            patch.setattr(training_run, "between_micro_batches", lambda: after(count))
             try:
                 train_run(config)
             except Stop:

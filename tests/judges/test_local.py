@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.chat_protocol import Failure, Reply, Request
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.judges.asking import label_request, written_request
 from mlx_dpo.judges.local import LocalJudge
 from mlx_dpo.judges.prompts import Quoted, Rubric

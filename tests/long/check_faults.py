@@ -29,7 +29,7 @@ from mlx_dpo.forward import pair_logps as forwards
 from mlx_dpo.forward.pair_logps import SHARED, Forward
 from mlx_dpo.models.adapters import AdapterConfig, attach
 from mlx_dpo.models.load import load_model
-from mlx_dpo.training import proof
+from mlx_dpo.training import forward_errors
 
 from ..support.tiny_architectures import TOKENS, build
 from .planted_faults import ABSENT, FAULTS, Fault
@@ -72,7 +72,7 @@ def outlier_channels(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: it is not the same function.
     """
-    before = proof.own_tokens(model, [random_pair()])
+    before = forward_errors.own_tokens(model, [random_pair()])
     for block in model.layers:
         for name, module in block.named_modules():
             if "up_proj" in module and module.up_proj.linear.weight.ndim == 2:
@@ -82,7 +82,7 @@ def outlier_channels(model: nn.Module) -> nn.Module:
                 width = module.v_proj.linear.weight.shape[0] // model.args.num_key_value_heads
                 readers = [head * width for head in range(groups)]
                 _enlarge(module.v_proj, module.o_proj, slice(0, 1), readers)
-    if proof.apart(proof.own_tokens(model, [random_pair()]), before).most > 1e-4:
+    if forward_errors.apart(forward_errors.own_tokens(model, [random_pair()]), before).most > 1e-4:
         raise ValueError("the outlier channels change the function")
     return model
 
@@ -108,28 +108,35 @@ class Proof:
     def __init__(self, model: nn.Module, pair: TokenizedPair, dtype: mx.Dtype, context: Callable[[], Any]):
         self._model, self._pair, self._context = model, pair, context
         with context():
-            self._tokens, self._slopes = proof.own_tokens(model, [pair]), proof.own_gradient(model, pair)
-            self.floor = proof.rounding(model, lambda: proof.own_tokens(model, [pair]))
-            with proof.rounded_otherwise(model):
-                self.slope_floor = proof.relative_error(proof.own_gradient(model, pair), self._slopes)
-        self._allowed = proof.allowed(self.floor, dtype)
-        self._allowed_slope = proof.allowed_slope(self.slope_floor, dtype)
+            self._tokens, self._slopes = (
+                forward_errors.own_tokens(model, [pair]),
+                forward_errors.own_gradient(model, pair),
+            )
+            self.floor = forward_errors.rounding(model, lambda: forward_errors.own_tokens(model, [pair]))
+            with forward_errors.rounded_otherwise(model):
+                self.slope_floor = forward_errors.relative_error(
+                    forward_errors.own_gradient(model, pair), self._slopes
+                )
+        self._allowed = forward_errors.allowed(self.floor, dtype)
+        self._allowed_slope = forward_errors.allowed_slope(self.slope_floor, dtype)
 
     def above(self, fault: Fault) -> Above:
         """How far the shared forward with this fault is above what is allowed."""
         with self._context(), fault():
             forward = Forward("shared", SHARED.build, lambda *a, **k: forwards.shared_score(*a, **k))
-            found = proof.apart(proof.forward_tokens(self._model, [self._pair], forward), self._tokens)
-            slopes = proof.forward_gradient(self._model, self._pair, forward)
+            found = forward_errors.apart(
+                forward_errors.forward_tokens(self._model, [self._pair], forward), self._tokens
+            )
+            slopes = forward_errors.forward_gradient(self._model, self._pair, forward)
         scores = max(f / most for f, most in zip(found, self._allowed, strict=True))
-        return Above(scores, proof.relative_error(slopes, self._slopes) / self._allowed_slope)
+        return Above(scores, forward_errors.relative_error(slopes, self._slopes) / self._allowed_slope)
 
 
 def proofs(model: nn.Module, pair: TokenizedPair, own: str) -> Iterator[tuple[str, Proof]]:
     """In what the start-up checks prove a model of this dtype, each with its name."""
-    for dtype in proof.precisions(model):
+    for dtype in forward_errors.precisions(model):
         wide = dtype == mx.float32 and own != "float32"
-        context = (lambda: proof.in_float32(model)) if wide else nullcontext
+        context = (lambda: forward_errors.in_float32(model)) if wide else nullcontext
         name = f"{own} in float32" if wide else own
         yield name, Proof(model, pair, dtype, context)
 

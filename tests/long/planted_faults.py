@@ -15,7 +15,7 @@ from mlx.utils import tree_map
 from mlx_dpo.forward import kernels
 from mlx_dpo.forward import pair_logps as forwards
 from mlx_dpo.forward.prompt_cache import Arrays, Keys
-from mlx_dpo.training import proof
+from mlx_dpo.training import forward_errors
 
 Fault = Callable[[], Any]
 
@@ -120,7 +120,7 @@ def detached_block() -> Any:
             return tree_map(lambda a: mx.stop_gradient(a), call(*given, **named))
 
         first = type("Of", (), {"layers": model.layers[:1]})
-        with proof._blocks_called(first, cut):
+        with forward_errors._blocks_called(first, cut):
             return own(model, *args)
 
     return mock.patch.object(forwards, "hidden_states", hidden_states)

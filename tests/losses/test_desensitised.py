@@ -13,7 +13,7 @@ from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.training.step import pair_gradient
-from mlx_dpo.training.window import window_gradient
+from mlx_dpo.training.window_gradient import window_gradient
 
 from ..conftest import rows_of
 from ..support.policies import PAIRS, policy

@@ -17,7 +17,7 @@ import pytest
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.demo.base_model import teach
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.errors import DpoError

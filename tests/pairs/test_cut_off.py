@@ -11,8 +11,8 @@ import pytest
 
 from mlx_dpo.config import load_config
 from mlx_dpo.data.batches import build_batch
+from mlx_dpo.data.conversation_tokens import end_of_turn, prompt_tokens
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.templates import end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.evaluate import evaluate_run

@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.data.templates import prompt_tokens
+from mlx_dpo.data.conversation_tokens import prompt_tokens
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.models.generate import GenerateConfig, generate_answers

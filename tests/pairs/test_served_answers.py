@@ -9,8 +9,8 @@ import time
 import pytest
 
 from mlx_dpo.config import load_config
+from mlx_dpo.data.conversation_tokens import completion_tokens, end_of_turn
 from mlx_dpo.data.sources import read_pairs
-from mlx_dpo.data.templates import completion_tokens, end_of_turn
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.gen_pairs import generate_pairs

@@ -8,9 +8,9 @@ from mlx_dpo.data.tokenize import TokenizedPair
 from mlx_dpo.forward.pair_logps import PLAIN, SHARED
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig
+from mlx_dpo.planning.graph_operations import trace
 from mlx_dpo.planning.liveness import moments
 from mlx_dpo.planning.model_without_weights import skeleton
-from mlx_dpo.planning.operations import trace
 from mlx_dpo.training.step import pair_gradient
 
 from ..support import tiny_architectures as architectures

@@ -3,8 +3,8 @@
 import mlx.core as mx
 import pytest
 
+from mlx_dpo.planning.graph_operations import placeholders, trace
 from mlx_dpo.planning.graph_reader import Array, Marked, Part, Step, ancestors, described, in_order
-from mlx_dpo.planning.operations import placeholders, trace
 
 # Arrays 0 to 5; array 0 is given.
 FROM_0, FROM_1, FROM_1_AND_2 = Step("A", [0], [1]), Step("B", [1], [2]), Step("C", [1, 2], [3])

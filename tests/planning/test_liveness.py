@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mlx_dpo.planning import liveness
+from mlx_dpo.planning.graph_operations import Graph, Operation, trace
 from mlx_dpo.planning.graph_reader import Array
 from mlx_dpo.planning.liveness import moments, order
-from mlx_dpo.planning.operations import Graph, Operation, trace
 
 MB = Array((1000, 250), 4)
 """One megabyte."""

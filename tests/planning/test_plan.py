@@ -16,9 +16,9 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import AdapterConfig
 from mlx_dpo.optimizers import OptimizerConfig
+from mlx_dpo.planning.graph_operations import trace
 from mlx_dpo.planning.liveness import order
 from mlx_dpo.planning.model_without_weights import skeleton
-from mlx_dpo.planning.operations import trace
 from mlx_dpo.planning.step_memory import LAYOUTS, forward_of, largest, need
 from mlx_dpo.training.checked_rows import shortened
 from mlx_dpo.training.layout import Layout

@@ -15,7 +15,7 @@ from mlx_dpo.models.adapters import AdapterConfig, attach, trainable
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig, build_optimizer
 from mlx_dpo.training.step import pair_gradient, update
-from mlx_dpo.training.window import Objective, take_window, window_gradient
+from mlx_dpo.training.window_gradient import Objective, take_window, window_gradient
 
 from ..conftest import ROOT
 from ..golden import golden_models

@@ -11,11 +11,11 @@ from mlx_dpo.jobs import rehearsal_texts as rehearse
 from mlx_dpo.jobs.run_inputs import amounts_of
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
-from mlx_dpo.models import free_text as own_text
+from mlx_dpo.models import unprompted_texts as own_text
 from mlx_dpo.models.adapters import attach, load_adapter
-from mlx_dpo.models.free_text import around_question, longest_text, own_texts
 from mlx_dpo.models.generate import Answer
 from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.models.unprompted_texts import around_question, longest_text, own_texts
 from mlx_dpo.training.rehearsal import Rehearsal, divergence, divergence_gradient, rehearsed
 
 from ..conftest import rows_of, weights_of

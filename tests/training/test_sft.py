@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_dpo.cli import main
 from mlx_dpo.config import load_config, save_config
-from mlx_dpo.data.formats import to_answer
+from mlx_dpo.data.own_format import to_answer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward.pair_logps import PLAIN, SHARED
 from mlx_dpo.jobs.inspect import inspect_pairs

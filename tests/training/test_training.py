@@ -18,7 +18,7 @@ from mlx_dpo.config import load_config, save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.forward.mlx_attention import BLOCKS
-from mlx_dpo.jobs import fit, prepare
+from mlx_dpo.jobs import prepare, training_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter
 from mlx_dpo.models.load import load_model
@@ -256,7 +256,7 @@ def test_a_run_from_an_adapter_draws_the_same_dropout_again(configure):
 
 def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkeypatch):
     """Scored are held-out pairs, and these after an update: there the first is the last."""
-    scored, own = [], fit.score_pairs
+    scored, own = [], training_run.score_pairs
 
     def score(model, pairs, forward, batches, progress=lambda count: None):
         def note(count):
@@ -268,7 +268,7 @@ def test_an_interrupt_ends_a_held_out_evaluation_after_a_batch(configure, monkey
         scored.append(0)
         return own(model, pairs, forward, batches, note)
 
-    monkeypatch.setattr(fit, "score_pairs", score)
+    monkeypatch.setattr(training_run, "score_pairs", score)
     with pytest.raises(KeyboardInterrupt):
         train_run(configure("llama", "training.eval_steps=1"))
     assert scored[1] == 1 < scored[0]

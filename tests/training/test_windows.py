@@ -17,7 +17,7 @@ from mlx_dpo.losses import BetaConfig, LossConfig, beta_rule, build_loss
 from mlx_dpo.losses.beta_dpo import BetaDpoConfig
 from mlx_dpo.models.adapters import trainable
 from mlx_dpo.training.step import pair_gradient
-from mlx_dpo.training.window import Objective, take_window, window_gradient
+from mlx_dpo.training.window_gradient import Objective, take_window, window_gradient
 
 from ..conftest import train_pairs, weights_of
 

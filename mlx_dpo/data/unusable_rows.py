@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ..console import plural
 from ..errors import DpoError, first_ten, label
 from ..records import Message
+from .format_registry import RowFormat
 from .messages import unused_fields
-from .row_format import RowFormat
 from .transcripts import is_transcript
 
 

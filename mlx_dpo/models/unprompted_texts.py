@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import mlx.nn as nn
 import numpy as np
 
-from ..data.render import render
-from ..data.templates import end_of_turn
+from ..data.chat_template import render
+from ..data.conversation_tokens import end_of_turn
 from ..errors import DpoError
 from .generate import GenerateConfig, generate_answers
 

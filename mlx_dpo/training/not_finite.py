@@ -1,6 +1,6 @@
-"""What is said of a loss or gradient that is not finite.
+"""A loss or gradient that is not finite: the update is skipped, its rows are named, several in a row end the run.
 
-The loop in trainer.py finds it and skips the update; several in a row end the run.
+trainer.py finds a loss that is not finite, and `update` in step.py a gradient; neither changes the policy.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from ..console import plural
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError, first_ten
 from .state import TrainState
-from .window import WindowResult
+from .window_gradient import WindowResult
 
 DIVERGED = "lower optimizer.learning_rate; the run folder still has the last good adapter"
 """The remedy."""

@@ -6,9 +6,9 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.config import load_config
-from mlx_dpo.planning import layout_choice, remedy
+from mlx_dpo.planning import layout_choice, settings_that_fit
 from mlx_dpo.planning.layout_choice import Run, plan_memory
-from mlx_dpo.planning.remedy import nearest
+from mlx_dpo.planning.settings_that_fit import nearest
 from mlx_dpo.planning.step_memory import Need
 from mlx_dpo.training.layout import Amounts
 
@@ -33,12 +33,12 @@ def hint(monkeypatch):
         step = tokens * (1 if layout.checkpointing else 2) * (3 if layout.separate else 4) // 3
         return Need(run.model.weights, 0, 0, step, 50 if run.amounts.rehearsal else 0, 0)
 
-    for module in (remedy, layout_choice):
+    for module in (settings_that_fit, layout_choice):
         monkeypatch.setattr(module, "need_of_step", need_of_step)
         monkeypatch.setattr(module, "need_of_scoring", lambda run, config: Need(0, 0, 0, 0, 0, 0))
-    monkeypatch.setattr(remedy, "read_model_config", lambda base: {})
+    monkeypatch.setattr(settings_that_fit, "read_model_config", lambda base: {})
     monkeypatch.setattr(
-        remedy,
+        settings_that_fit,
         "skeleton",
         lambda source, adapter: SimpleNamespace(weights=250 if "quantization" in source else 1000),
     )
@@ -99,5 +99,5 @@ def test_two_changes_are_named_where_one_is_not_enough(hint):
 
 def test_a_quantised_or_fully_trained_model_is_not_quantised_again(hint, monkeypatch):
     assert hint(700, "adapter.type=full") == "choose a smaller model"
-    monkeypatch.setattr(remedy, "read_model_config", lambda base: {"quantization": {"bits": 4}})
+    monkeypatch.setattr(settings_that_fit, "read_model_config", lambda base: {"quantization": {"bits": 4}})
     assert hint(700) == "choose a smaller model"

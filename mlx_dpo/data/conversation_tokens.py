@@ -1,4 +1,7 @@
-"""Conversations to tokens: the prompt, and the answer up to its one end-of-turn."""
+"""Conversations to tokens: the prompt, and the answer up to its one end-of-turn.
+
+answer_after_prompt.py finds where the answer begins, and refuses templates that change the prompt.
+"""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +9,8 @@ from typing import Any
 
 from ..errors import DpoError
 from ..records import Answer, Message, Tools, answer_of
-from .completion_text import check_prompt_rendered, continuation
-from .render import limited_time, render
+from .answer_after_prompt import check_prompt_rendered, continuation
+from .chat_template import limited_time, render
 
 _CHARACTERS = 64
 """Characters of a long text that are tokenised for each wanted token: few tokens have more."""

@@ -9,7 +9,7 @@ import pytest
 from mlx_dpo.forward.pair_logps import COMPLETION, PLAIN, SEPARATE, SHARED
 from mlx_dpo.forward.scoring import score_pairs, singles
 from mlx_dpo.models.load import load_model
-from mlx_dpo.training import proof
+from mlx_dpo.training import forward_errors
 
 from ..long import check_faults
 from ..long.planted_faults import ABSENT, FAULTS
@@ -77,9 +77,9 @@ def test_outlier_channels_hide_no_fault(fault):
 
 def test_a_model_that_rounding_throws_about_is_not_taken_at_its_word():
     """However unsteady it is, 1e-3 nats per token are the most that two forwards may differ by in float32."""
-    limit = proof.allowed(proof.Apart(9.0, 9.0), mx.float32)
-    assert limit == proof.Apart(1e-3, 1e-2)
-    assert proof.allowed_slope(9.0, mx.float32) == 1e-2
+    limit = forward_errors.allowed(forward_errors.Apart(9.0, 9.0), mx.float32)
+    assert limit == forward_errors.Apart(1e-3, 1e-2)
+    assert forward_errors.allowed_slope(9.0, mx.float32) == 1e-2
 
 
 def test_the_floor_is_only_measured_where_it_decides():
@@ -87,16 +87,18 @@ def test_the_floor_is_only_measured_where_it_decides():
         raise AssertionError
 
     one = [np.array([-1.0, -2.0])]
-    assert proof.agree(one, [one[0] + 1e-5], never, mx.float32)
-    assert not proof.agree(one, [one[0] + 1e-3], lambda: proof.Apart(1e-5, 1e-4), mx.float32)
-    assert proof.agree(one, [one[0] + 3e-4], lambda: proof.Apart(1e-4, 1e-3), mx.float32)
+    assert forward_errors.agree(one, [one[0] + 1e-5], never, mx.float32)
+    assert not forward_errors.agree(
+        one, [one[0] + 1e-3], lambda: forward_errors.Apart(1e-5, 1e-4), mx.float32
+    )
+    assert forward_errors.agree(one, [one[0] + 3e-4], lambda: forward_errors.Apart(1e-4, 1e-3), mx.float32)
 
 
 def test_unlike_numbers_of_tokens_never_agree_and_nan_agrees_with_nan_only():
     one = [np.array([-1.0, np.nan])]
-    assert proof.apart(one, one) == (0.0, 0.0)
-    assert proof.apart(one, [np.array([-1.0, -2.0])]).most == np.inf
-    assert proof.apart(one, [one[0][:1]]).rms == np.inf
+    assert forward_errors.apart(one, one) == (0.0, 0.0)
+    assert forward_errors.apart(one, [np.array([-1.0, -2.0])]).most == np.inf
+    assert forward_errors.apart(one, [one[0][:1]]).rms == np.inf
 
 
 @pytest.mark.parametrize("forward", [PLAIN, COMPLETION, SHARED, SEPARATE], ids=lambda f: f.name)
@@ -105,18 +107,18 @@ def test_tokens_of_a_batch_add_up_to_its_scores_and_stand_in_their_order(archite
     """Also where the two answers are the same one, which is computed once."""
     model = policy(architecture)
     pairs = [*PAIRS, replace(PAIRS[0], rejected=PAIRS[0].chosen)]
-    tokens = proof.forward_tokens(model, pairs, forward)
+    tokens = forward_errors.forward_tokens(model, pairs, forward)
     assert [len(t) for t in tokens] == [len(p.chosen) for p in pairs] + [len(p.rejected) for p in pairs]
     scores = score_pairs(model, pairs, forward, singles(pairs)).T.ravel()
     np.testing.assert_allclose([t.sum() for t in tokens], scores, atol=1e-4)
-    assert proof.apart(tokens, proof.own_tokens(model, pairs)).most < 2e-5
+    assert forward_errors.apart(tokens, forward_errors.own_tokens(model, pairs)).most < 2e-5
 
 
 def test_a_score_that_is_not_the_sum_of_its_tokens_is_no_score():
     def more(*args, **kwargs):
         return SHARED.score(*args, **kwargs) + 0.01
 
-    tokens = proof.forward_tokens(policy("llama"), PAIRS, SHARED._replace(score=more))
+    tokens = forward_errors.forward_tokens(policy("llama"), PAIRS, SHARED._replace(score=more))
     assert all(np.isnan(t).all() for t in tokens)
 
 
@@ -124,16 +126,20 @@ def test_a_score_that_is_not_the_sum_of_its_tokens_is_no_score():
 def test_a_half_precision_model_can_be_computed_in_float32(architecture):
     """It gives what the same weights give in float32. A CPU multiplies experts in float32 only."""
     half = policy.__wrapped__(architecture, "lora", None, mx.bfloat16)
-    with proof.in_float32(half):
-        ours = proof.own_tokens(half, PAIRS)
+    with forward_errors.in_float32(half):
+        ours = forward_errors.own_tokens(half, PAIRS)
     half.set_dtype(mx.float32)
-    assert proof.apart(ours, proof.own_tokens(half, PAIRS)).most < 1e-4
+    assert forward_errors.apart(ours, forward_errors.own_tokens(half, PAIRS)).most < 1e-4
 
 
 def test_nothing_of_a_proof_is_left_in_the_model():
     model = policy("granite")
-    kinds, before = [type(layer) for layer in model.layers], proof.own_tokens(model, PAIRS)
-    with proof.in_float32(model), proof.rounded_otherwise(model), pytest.raises(RuntimeError):
+    kinds, before = [type(layer) for layer in model.layers], forward_errors.own_tokens(model, PAIRS)
+    with (
+        forward_errors.in_float32(model),
+        forward_errors.rounded_otherwise(model),
+        pytest.raises(RuntimeError),
+    ):
         raise RuntimeError
     assert [type(layer) for layer in model.layers] == kinds
-    assert proof.apart(proof.own_tokens(model, PAIRS), before) == (0.0, 0.0)
+    assert forward_errors.apart(forward_errors.own_tokens(model, PAIRS), before) == (0.0, 0.0)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mlx_dpo.data.render import render, template_hash
-from mlx_dpo.data.templates import completion_tokens, end_of_turn, prompt_tokens
+from mlx_dpo.data.chat_template import render, template_hash
+from mlx_dpo.data.conversation_tokens import completion_tokens, end_of_turn, prompt_tokens
 from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.demo.tiny_models import CHATML, GEMMA, make_model, write_tokenizer
 from mlx_dpo.errors import DpoError

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from ..errors import DpoError
 from ..records import Curated, Message, Preference
-from .foreign_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
 from .known_formats import NoPairError, RowFormat, converted, format_of, in_their_words, other_format
 from .messages import empty_column, kind_of, message_text, messages_of, text_of, tools_of
+from .unusable_rows import check_no_transcript, check_not_unpaired, check_nothing_left_out, missing_column
 
 _EMPTY = {"empty-chosen", "empty-rejected", "empty-answer"}
 Record = TypeVar("Record", Curated, Preference)

@@ -1,4 +1,4 @@
-"""The text that follows a rendered prompt when it is answered, as the model would write it."""
+"""The text that follows a rendered prompt when it is answered; refused if the template changes the prompt."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from ..errors import DpoError
 from ..records import Answer, Message, Tools
-from .conversation_parts import (
+from .chat_template import render
+from .template_probes import (
     WORD,
     Place,
     answer_parts,
@@ -18,7 +19,6 @@ from .conversation_parts import (
     prompt_parts,
     squeezed,
 )
-from .render import render
 
 _MARK = r"(?:<((?:\w+:)?(?:think|thinking|thought|reasoning))>|\[(THINK)\])"
 _OPENED, _BEGUN = re.compile(rf"{_MARK}\s*$"), re.compile(_MARK)

@@ -7,7 +7,7 @@ from ..config import RunConfig
 from ..models.load import find_model, load_tokenizer
 from ..models.mlx_lm_command import generate_command
 from ..printed_commands import fuse_command
-from .runs import open_run
+from .open_run import open_run
 
 
 def ask_run(folder: Path | str, model: str | None = None) -> str:

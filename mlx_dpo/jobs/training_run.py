@@ -27,11 +27,11 @@ from ..records import prompt_text
 from ..settings import as_plain
 from ..storage.checksummed_folder import Sealed
 from ..training.checkpoint_folder import CHECKPOINTS
-from ..training.diverged import DIVERGED
+from ..training.not_finite import DIVERGED
 from ..training.state import TrainState
 from ..training.step import pair_gradient
 from ..training.trainer import Data, evaluation_metrics, first_state, train
-from ..training.window import Objective
+from ..training.window_gradient import Objective
 from .prepare import Prepared
 from .resume import filled_in
 from .run_folder import restored, save, start_folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_dpo.data.formats import to_curated, to_preference
+from mlx_dpo.data.own_format import to_curated, to_preference
 from mlx_dpo.data.sources import read_curated, read_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.records import Curated, Preference
