@@ -1,4 +1,4 @@
-"""What a run needs in each layout, and the fastest layout that fits: settings left `auto` are decided here."""
+"""What a run needs in each layout, and the fastest that fits, for settings left `auto`."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite: the update is skipped, its rows are named, several in a row end the run.
+"""A loss or gradient that is not finite: its update is skipped and its rows named; several end the run.
 
 trainer.py finds a loss that is not finite, and `update` in step.py a gradient; neither changes the policy.
 """
