@@ -11,7 +11,7 @@ from ..config import RunConfig, load_config
 from ..data.row_index import index_rows
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
-from ..export.fuse import MAX_KL_RATIO
+from ..export.precisions import MAX_KL_RATIO
 from ..jobs.evaluate import evaluate_run
 from ..jobs.fuse import fuse_folder
 from ..jobs.output_folder import output_folder
@@ -198,7 +198,7 @@ def fuse(
     output: str | Path,
     *,
     model: str | Path | None = None,
-    precision: str | None = None,
+    precision: str | int | None = None,
     max_kl_ratio: float = MAX_KL_RATIO,
     base: str | Path | None = None,
     pairs: Pairs | None = None,
@@ -231,7 +231,7 @@ def fuse(
             Path(run),
             expanded(output),
             model and str(model),
-            precision=precision,
+            precision=precision if precision is None else str(precision),
             max_kl_ratio=max_kl_ratio,
             original=base and str(base),
             data=path,

@@ -3,6 +3,7 @@
 import click
 
 from ..console import show, show_json
+from ..export.precisions import MAX_KL_RATIO, PRECISIONS
 from .options import PATH, json_option, model_option
 
 
@@ -20,15 +21,14 @@ from .options import PATH, json_option, model_option
 @model_option
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "plain", "4", "6", "8", "mixed"]),
-    help="plain: unquantised, in the dtype of the base. 4, 6, 8: bits of the trained layers. mixed: for each "
-    "trained layer the fewest of 4, 8 and unquantised. auto: the smallest model of all these that is like the "
-    "adapter.  [default: auto if the base is quantised, else plain]",
+    type=click.Choice(list(PRECISIONS)),
+    help="; ".join(f"{name}: {what}" for name, what in PRECISIONS.items())
+    + ".  [default: auto if the base is quantised, else plain]",
 )
 @click.option(
     "--max-kl-ratio",
     type=click.FloatRange(0, min_open=True),
-    default=0.1,
+    default=MAX_KL_RATIO,
     show_default=True,
     help="Largest KL(adapter || fused) / KL(adapter || base); a fused model above it is not written.",
 )

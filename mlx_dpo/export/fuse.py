@@ -17,13 +17,12 @@ from ..storage.files import check_writable, replace_folder
 from ..storage.reading import files_in, is_there
 from .end_of_turn_files import list_end
 from .fused_model import FusedModel, checked_tokenizer, fused_model, fused_weights
-from .ladder import Ladder, Measured, Rung, climb
+from .ladder import Built, Ladder, Measured, Rung, climb
 from .likeness import Yardstick
 from .original import check_original
+from .precisions import MAX_KL_RATIO, check_precision
 from .survey import grids_at, layers_of, survey, target_of
 from .verdict import FILE, HEADER, explanation, faint, refusal, report, table_row
-
-MAX_KL_RATIO = 0.1
 
 
 def fuse_run(
@@ -39,14 +38,13 @@ def fuse_run(
 ) -> Path:
     """Write base weights plus adapter as a model folder in hub layout.
 
-    On `rows`, the fused model is compared with the adapter, and written only if it behaves like it. The figures
-    are in likeness.json in the folder. The end of turn is added to config files that lack it.
+    On `rows`, the fused model is compared with the adapter, and written only if it behaves like it. The
+    figures are in likeness.json in the folder. The end of turn is added to config files that lack it.
 
     Args:
         asked: the model settings of the run; the fused model gets their chat template.
-        precision: plain: the dtype of the base, unquantised; 4, 6, 8: bits of the trained layers; mixed: as few
-            bits for each of them as pass; auto: the smallest of all that passes. Other layers of a quantised base
-            stay as they are.
+        precision: one of PRECISIONS. Layers of a quantised base that were not trained stay as they are,
+            except in plain precision.
         rows: answers to compare on; without rows, which only `plain` allows, nothing is compared.
         max_kl_ratio: largest KL(adapter || fused) / KL(adapter || base).
         original: the model from which the quantised base was made: the adapter is added to its weights, which
@@ -56,17 +54,18 @@ def fuse_run(
         DpoError: files do not fit, the adapter belongs to another base, weights are not finite, the output
             exists, the disk is full, or no precision is like the adapter.
     """
+    check_precision(precision, max_kl_ratio)
     output = Path(output)
     if is_there(output):
         raise DpoError("exists already", where=output, hint="choose another folder with --output")
     read_adapter_config(adapter)
     base = find_model(model_path)
-    source = find_model(original) if original else base
+    origin = find_model(original) if original else None
     others = _bytes(base, "*.json", "*.jinja", "*.model", "*.txt")
     check_writable(output, need_bytes=_bytes(base, "model*.safetensors") + others)
     measured: list[Measured] = []
     if rows:
-        fused, measured = _compared(base, source, adapter, asked, precision, rows, max_kl_ratio)
+        fused, measured = _compared(base, origin, adapter, asked, precision, rows, max_kl_ratio)
     elif precision != "plain" or original:
         raise ValueError(f"precision {precision} needs rows to compare on")
     else:
@@ -82,7 +81,7 @@ def fuse_run(
 
 def _compared(
     base: Path,
-    source: Path,
+    original: Path | None,
     adapter: Path | str,
     asked: ModelConfig | None,
     precision: str,
@@ -95,12 +94,12 @@ def _compared(
         DpoError: none passes.
     """
     tokenizer = checked_tokenizer(base, adapter, asked)
-    ladder, yardstick = _measured_before(base, source, adapter, precision, rows)
+    ladder, yardstick = _measured_before(base, original, adapter, precision, rows)
     if note := faint(yardstick.to_base):
         say(note)
 
-    def build(rung: Rung):
-        return fused_weights(source, adapter, rung.grids)
+    def build(rung: Rung) -> Built:
+        return fused_weights(original or base, adapter, rung.grids)[:2]
 
     def tell(measured: Measured) -> None:
         say(table_row(measured, most))
@@ -111,19 +110,19 @@ def _compared(
     if built is None:
         raise refusal(measured, most, adapter, precision)
     say(explanation(measured[-1].likeness))
-    model, config, _ = built
+    model, config = built
     return FusedModel(model, tokenizer, config, quantised), measured
 
 
 def _measured_before(
-    base: Path, source: Path, adapter: Path | str, precision: str, rows: Sequence[TokenizedPair]
+    base: Path, original: Path | None, adapter: Path | str, precision: str, rows: Sequence[TokenizedPair]
 ) -> tuple[Ladder, Yardstick]:
     """Everything that is measured on base and adapter, of which nothing stays in memory."""
     yardstick = Yardstick(rows)
     model, _ = load_model(base)
     target = target_of(model)
-    if source != base:
-        check_original(source, base, model)
+    if original:
+        check_original(original, base, model)
     yardstick.see_base(model)
     layers = layers_of(model)
     every = bits_of(precision, target.bits)
@@ -132,7 +131,7 @@ def _measured_before(
     yardstick.see_adapter(model)
     del model
     mx.clear_cache()
-    return Ladder(layers, target, grids, survey(source, adapter, grids, every)), yardstick
+    return Ladder(layers, target, grids, survey(original or base, adapter, grids, every)), yardstick
 
 
 def bits_of(precision: str, usual: int) -> list[int | None]:

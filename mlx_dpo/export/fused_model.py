@@ -84,17 +84,17 @@ def fused_weights(
     Raises:
         DpoError: the adapter does not fit, or weights are not finite.
     """
-    model, first = load_model(base)
-    was, config = grids_of(model), first
+    model, config = load_model(base)
+    was_quantised = bool(grids_of(model)) or "quantization" in config
     load_adapter(model, adapter)
     for number, change in enumerate(changes(model, base, adapter)):
         if grid := grids.get(change.path):
-            config = quantise_layer(model, config, change.path, grid, change.dtype)
+            quantise_layer(model, change.path, grid, change.dtype)
         else:
             _round_weight(model, change, mx.random.key(number))
-    _store_others(model, config, grids)
-    was_quantised = bool(was) or "quantization" in first
-    return model, tidied(first, grids) if was_quantised or grids else first, was_quantised
+        del change  # its float32 arrays, before the next layer is summed
+    _store_others(model, grids)
+    return model, tidied(config, grids) if was_quantised or grids else config, was_quantised
 
 
 def changes(model: nn.Module, base: Path, adapter: Path | str) -> Iterator[Change]:
@@ -158,7 +158,7 @@ def _round_weight(model: nn.Module, change: Change, key: mx.array) -> None:
         model.update(tree_unflatten([(change.path, rounded)]))
 
 
-def _store_others(model: nn.Module, config: dict[str, Any], grids: Grids) -> None:
+def _store_others(model: nn.Module, grids: Grids) -> None:
     """Quantise or dequantise the layers that training did not change, one at a time."""
     from mlx_lm.utils import dequantize_model
 
@@ -176,7 +176,7 @@ def _store_others(model: nn.Module, config: dict[str, Any], grids: Grids) -> Non
             layer = layer_at(model, name)
             dtype = layer.weight.dtype
             layer.weight = layer.weight.astype(mx.float32)
-            quantise_layer(model, config, name, grid, dtype)
+            quantise_layer(model, name, grid, dtype)
 
 
 def _check_finite(value: mx.array, name: str) -> None:

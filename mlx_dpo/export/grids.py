@@ -1,8 +1,6 @@
 """How a layer's weights are stored: on a grid of a few bits, or unquantised."""
 
-import io
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from math import prod
 from typing import Any, NamedTuple
 
@@ -87,28 +85,21 @@ def values(stored: Codes, grid: Grid) -> mx.array:
     return dense.astype(mx.float32)
 
 
-def quantise_layer(
-    model: nn.Module, config: dict[str, Any], path: str, grid: Grid, dtype: mx.Dtype
-) -> dict[str, Any]:
-    """Quantise one float32 layer in place by mlx_lm's `quantize_model`; the config that names it too."""
-    from mlx_lm.utils import quantize_model
-
+def quantise_layer(model: nn.Module, path: str, grid: Grid, dtype: mx.Dtype) -> None:
+    """Quantise one float32 layer in place, as mlx_lm's `quantize_model` does, with the codes above."""
     layer = layer_at(model, path)
     stored = codes(layer.weight, grid, dtype)
-    with redirect_stdout(io.StringIO()):  # it prints on stdout, where results are
-        _, config = quantize_model(
-            model, config, grid.group_size, grid.bits, grid.mode, quant_predicate=lambda name, _: (
-                grid._asdict() if name == path else False
-            ),
-        )  # fmt: skip
+    put(model, path, layer.to_quantized(**grid._asdict()))
     for name, value in zip(("weight", "scales", "biases"), stored, strict=False):
         setattr(layer_at(model, path), name, value)
     mx.eval(layer_at(model, path).parameters())
-    return config
 
 
 def tidied(config: dict[str, Any], grids: Grids) -> dict[str, Any]:
-    """The base model's config with exactly these grids; only layers with an unusual one are named."""
+    """The base model's config with exactly these grids, as mlx_lm writes and reads it.
+
+    Only layers with an unusual grid are named; mlx_lm sees in the files which layers are quantised.
+    """
     config, old = dict(config), config.get("quantization") or {}
     for key in ("quantization", "quantization_config"):
         config.pop(key, None)

@@ -11,7 +11,6 @@ from .kept import Kept, together
 from .likeness import Likeness, Yardstick
 from .survey import Bits, Choice, Layers, Target
 
-PRECISIONS = ("auto", "plain", "4", "6", "8", "mixed")
 Built = tuple[nn.Module, dict[str, Any]]
 """A model and the content of its config.json."""
 

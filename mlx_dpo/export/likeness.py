@@ -56,7 +56,7 @@ def few_rows(index: RowIndex, tokenizer: Any, max_length: int) -> list[Tokenized
 class Yardstick:
     """The logits of an adapter on a few rows, computed once; one row at a time is in memory.
 
-    Call `see_base` with the base model, `see_adapter` with base and adapter, then `likeness` with fused models.
+    Call `see_base` with the base model, `see_adapter` with base and adapter, `likeness` with fused models.
     Activations are float32 whatever the dtype of the weights, so that only the weights make a difference.
     """
 

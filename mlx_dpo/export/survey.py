@@ -43,8 +43,8 @@ class Choice(NamedTuple):
 class Layers(NamedTuple):
     """How a model is stored now.
 
-    `sizes`: unquantised shape and dtype of the layers that are or could be quantised. `dense_bytes`, `weights`:
-    of the whole model, unquantised.
+    `sizes`: unquantised shape and dtype of the layers that are or could be quantised. `dense_bytes` and
+    `weights` are those of the whole model, unquantised.
     """
 
     sizes: dict[str, tuple[tuple[int, ...], mx.Dtype]]

@@ -31,7 +31,7 @@ def explanation(likeness: Likeness) -> str:
     return (
         f"KL ratio: KL(adapter || fused) / KL(adapter || base) over {likeness.positions:,} answer tokens\n"
         "top-1: share of them with the same likeliest token as the adapter\n"
-        "kept: part of the trained change that is in the weights; noise: what rounding added, against the change"
+        "kept: part of the trained change that is in the weights; noise: what rounding added, compared to it"
     )
 
 
@@ -40,8 +40,8 @@ def faint(to_base: float) -> str | None:
     if to_base >= FLOOR:
         return None
     return (
-        f"WARNING: the adapter itself hardly changes the model: KL(adapter || base) is {figure(to_base)} nats a "
-        f"token; KL ratios are taken against {FLOOR:g}"
+        "WARNING: the adapter itself hardly changes the model: KL(adapter || base) is "
+        f"{figure(to_base)} nats a token; KL ratios are taken against {FLOOR:g}"
     )
 
 
@@ -56,10 +56,13 @@ def refusal(measured: Sequence[Measured], most: float, adapter: Path | str, prec
         else "the fused model does not behave like the adapter"
     )
     other = "use the adapter without fusing" if precision in ("auto", "plain") else "use --precision auto"
+    divergences = (
+        f"KL(adapter || fused) {figure(likeness.to_fused)}, KL(adapter || base) {figure(likeness.to_base)}"
+    )
     return DpoError(
-        f"{place} {what}: KL ratio {figure(likeness.ratio)}, at most {most:g} is allowed (KL(adapter || fused) "
-        f"{figure(likeness.to_fused)}, KL(adapter || base) {figure(likeness.to_base)} nats a token); top-1 "
-        f"{percent(likeness.top_1)}, kept {figure(rung.kept.fraction)}, noise {figure(rung.kept.noise)}",
+        f"{place} {what}: KL ratio {figure(likeness.ratio)}, at most {most:g} is allowed "
+        f"({divergences} nats a token); top-1 {percent(likeness.top_1)}, kept {figure(rung.kept.fraction)}, "
+        f"noise {figure(rung.kept.noise)}",
         where=adapter,
         hint=f"{other}, or allow it with --max-kl-ratio {figure(1.1 * likeness.ratio)}; nothing was written",
         code="equals-the-base" if lost else "not-like-the-adapter",

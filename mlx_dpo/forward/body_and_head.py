@@ -85,7 +85,7 @@ def body_first(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def float32_activations(model: nn.Module) -> Iterator[None]:
-    """In this context embeddings give float32, so that every layer computes in it, with weights of any dtype."""
+    """In this context embeddings give float32, so that all layers compute in it, whatever their dtype."""
 
     def widened(call, *args, **kwargs):
         return call(*args, **kwargs).astype(mx.float32)

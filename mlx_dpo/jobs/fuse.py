@@ -9,8 +9,9 @@ from ..data.row_files import Source
 from ..data.row_index import index_rows
 from ..data.tokenize import TokenizedPair
 from ..errors import DpoError
-from ..export.fuse import MAX_KL_RATIO, fuse_run
+from ..export.fuse import fuse_run
 from ..export.likeness import few_rows
+from ..export.precisions import MAX_KL_RATIO
 from ..models.config_files import read_model_config
 from ..models.load import find_model, load_tokenizer
 from .runs import open_run
