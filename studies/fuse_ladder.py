@@ -17,16 +17,16 @@ from pathlib import Path
 import mlx_dpo  # noqa: F401  (loads the fast BLAS, so it comes before MLX)
 
 # isort: split
-import mlx.core as mx
 from measure import answers
 
 from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.demo.tiny_models import make_model
-from mlx_dpo.errors import DpoError
-from mlx_dpo.export.fuse import fuse_run
+from mlx_dpo.export.fuse import prepared
+from mlx_dpo.export.fused_model import fused_weights
+from mlx_dpo.export.ladder import Measured, climb
 from mlx_dpo.export.likeness import few_rows
-from mlx_dpo.export.verdict import figure, percent, read_report, size
-from mlx_dpo.jobs.fuse import fuse_folder
+from mlx_dpo.export.verdict import figure, percent, size, table_row
+from mlx_dpo.jobs.runs import open_run
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.storage.cache import cache_folder
@@ -39,45 +39,61 @@ CURATED = ROOT / "data" / "curated.jsonl"
 SMOLLM2 = cache_folder() / "models" / "smollm2-135m"
 QUESTION = "How do I get a stain off a clay cup?"
 SHARES = (0.005, 0.02, 0.05, 0.14)
-ANY = 1e9
-"""A KL ratio that everything passes, so that rungs above the gate are measured too."""
-RUNGS = {"4": ANY, "6": ANY, "8": ANY, "mixed": 0.1, "plain": ANY, "auto": 0.1}
+MOST = 0.1
+"""The KL ratio of the gate."""
 FROM, TO = "<!-- studies/fuse_ladder.py writes from here -->", "<!-- to here -->"
 
 
-def rungs(work, fuse, answer=None):
-    """Reports by precision; with the answer of each fused model if `answer(folder)` gives it."""
-    found = {}
-    for name, most in RUNGS.items():
-        folder = work / name
-        try:
-            fuse(folder, name, most)
-            report = read_report(folder)
-            report.pop("layers")
-            found[name] = report | ({"answer": answer(folder)} if answer else {})
-        except DpoError as refused:
-            found[name] = {"refused": refused.what}
-        shutil.rmtree(folder, ignore_errors=True)
-        mx.clear_cache()
-    return found
+def rungs(base, adapter, rows, answer=None, original=None):
+    """What `auto` measures, then the other precisions; with the answer of each fused model, if asked for."""
+    ladder, yardstick = prepared(base, original, adapter, "auto", rows)
+    found = []
+
+    def build(rung):
+        built = fused_weights(original or base, adapter, rung.grids)[:2]
+        found.append({"answer": answer(built[0])} if answer else {})
+        return built
+
+    def tell(measured):
+        print(table_row(measured, MOST), file=sys.stderr, flush=True)
+        rung, likeness = measured
+        found[-1] |= {"precision": rung.name, "bits": rung.bits, "bytes": rung.bytes}
+        found[-1] |= {
+            "kl_ratio": likeness.ratio,
+            "top_1": likeness.top_1,
+            "kl_adapter_base": likeness.to_base,
+        }
+        found[-1] |= {"kept": rung.kept.fraction, "noise": rung.kept.noise}
+
+    climb(ladder, "auto", build, yardstick, MOST, tell)
+    auto = len(found)
+    for rung in map(ladder.uniform, (4, 6, 8, None)):
+        if rung.name not in [one["precision"] for one in found]:
+            tell(Measured(rung, yardstick.likeness(build(rung)[0])))
+    tried, others = found[:auto], found[auto:]
+    return {
+        "auto": [one["precision"] for one in tried],
+        "rungs": sorted(tried + others, key=lambda one: one["bytes"]),
+    }
 
 
-def answered(folder, adapter=None):
-    """The greedy answer to QUESTION."""
-    model, _ = load_model(folder)
-    if adapter:
-        load_adapter(model, adapter)
-    return answers(model, load_tokenizer(folder), [QUESTION], 64)[0][0]
+def real(run, base, original=None):
+    """A real adapter on a real model, compared on its held-out rows."""
+    tokenizer = load_tokenizer(base)
 
+    def answer(model):
+        return answers(model, tokenizer, [QUESTION], 64)[0][0]
 
-def real(work, run, base, original=None):
-    """A real adapter on a real model."""
-
-    def fuse(folder, precision, most):
-        fuse_folder(run, folder, str(base), precision=precision, max_kl_ratio=most, original=original)
-
-    found = rungs(work, fuse, answered)
-    return {"base": answered(base), "adapter": answered(base, run), "rungs": found}
+    config = open_run(run, str(base))
+    rows = few_rows(
+        index_rows(config.data.valid, answers=config.loss.answers_only), tokenizer, config.data.max_length
+    )
+    model, _ = load_model(base)
+    told = {"base": answer(model)}
+    load_adapter(model, run)
+    told["adapter"] = answer(model)
+    del model
+    return told | rungs(base, run, rows, answer, original)
 
 
 def tiny(work, architecture, share):
@@ -88,12 +104,7 @@ def tiny(work, architecture, share):
         make_model(base, architecture, texts, vocab=512, bits=4)
     shutil.rmtree(run, ignore_errors=True)
     planted(base, run, share)
-    rows = few_rows(index_rows(CURATED, answers=True), load_tokenizer(base), 512)
-
-    def fuse(folder, precision, most):
-        fuse_run(str(base), run, folder, precision=precision, rows=rows, max_kl_ratio=most)
-
-    return {"rungs": rungs(work, fuse)}
+    return rungs(base, run, few_rows(index_rows(CURATED, answers=True), load_tokenizer(base), 512))
 
 
 def table(case):
@@ -102,23 +113,13 @@ def table(case):
         "| precision | bits | size | KL ratio | top-1 | kept | noise | |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, report in case["rungs"].items():
-        if name == "auto":
-            continue
-        if "refused" in report:
-            lines.append(f"| {name} | | | | | | | nothing passes |")
-            continue
-        gate = "passes" if report["kl_ratio"] <= 0.1 else "refused"
-        cells = [f"{report['bits']:.1f}", size(report["bytes"]), figure(report["kl_ratio"])]
-        cells += [percent(report["top_1"]), figure(report["kept"]), figure(report["noise"]), gate]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    auto = case["rungs"]["auto"]
-    tried = [rung["precision"] for rung in auto.get("ladder", [])]
-    chose = (
-        f"`auto` tried {', '.join(tried)} and wrote {auto['precision']}" if tried else "`auto` wrote nothing"
-    )
-    distance = next(r["kl_adapter_base"] for r in case["rungs"].values() if "refused" not in r)
-    return [*lines, "", f"{chose}. KL(adapter || base) is {figure(distance)} nats a token."]
+    for one in case["rungs"]:
+        cells = [one["precision"], f"{one['bits']:.1f}", size(one["bytes"]), figure(one["kl_ratio"])]
+        cells += [percent(one["top_1"]), figure(one["kept"]), figure(one["noise"])]
+        lines.append(f"| {' | '.join(cells)} | {'passes' if one['kl_ratio'] <= MOST else 'refused'} |")
+    distance = figure(case["rungs"][0]["kl_adapter_base"])
+    chose = f"`auto` tried {', '.join(case['auto'])}, and wrote the last of these."
+    return [*lines, "", f"{chose} KL(adapter || base) is {distance} nats a token."]
 
 
 def section(found):
@@ -153,12 +154,10 @@ def main():
         for share in SHARES
     }
     cases |= {
-        "SmolLM2 of 4 bits, SFT": lambda: real(options.work, options.sft, four),
-        "SmolLM2 of 4 bits, SFT, `--base` the float32 model": lambda: real(
-            options.work, options.sft, four, str(SMOLLM2)
-        ),
-        "SmolLM2 in float32, SFT": lambda: real(options.work, options.sft, SMOLLM2),
-        "SmolLM2 of 4 bits, SFT, then DPO": lambda: real(options.work, options.dpo, four),
+        "SmolLM2 of 4 bits, SFT": lambda: real(options.sft, four),
+        "SmolLM2 in float32, SFT": lambda: real(options.sft, SMOLLM2),
+        "SmolLM2 of 4 bits, SFT, then DPO": lambda: real(options.dpo, four),
+        "SmolLM2 of 4 bits, SFT, `--base` the float32 model": lambda: real(options.sft, four, SMOLLM2),
     }
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, make in cases.items():
@@ -169,7 +168,7 @@ def main():
     if options.docs:
         page = options.docs / "exports.md"
         before, _, rest = page.read_text().partition(FROM)
-        text = section({name: found[name] for name in cases})
+        text = section({name: found[name] for name in cases if name in found})
         write_text(page, f"{before}{FROM}\n{text}\n\n{TO}{rest.partition(TO)[2]}")
 
 

@@ -94,7 +94,7 @@ def _compared(
         DpoError: none passes.
     """
     tokenizer = checked_tokenizer(base, adapter, asked)
-    ladder, yardstick = _measured_before(base, original, adapter, precision, rows)
+    ladder, yardstick = prepared(base, original, adapter, precision, rows)
     if note := faint(yardstick.to_base):
         say(note)
 
@@ -114,7 +114,7 @@ def _compared(
     return FusedModel(model, tokenizer, config, quantised), measured
 
 
-def _measured_before(
+def prepared(
     base: Path, original: Path | None, adapter: Path | str, precision: str, rows: Sequence[TokenizedPair]
 ) -> tuple[Ladder, Yardstick]:
     """Everything that is measured on base and adapter, of which nothing stays in memory."""

@@ -31,15 +31,17 @@ class FusedModel(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A trained weight, float32, before and after training, and its dtype in the base model.
+    """A trained parameter, float32, before and after training, and its dtype in the base model."""
 
-    `path`: of the layer whose `weight` it is; of other parameters, their name.
-    """
-
-    path: str
+    name: str
     before: mx.array
     after: mx.array
     dtype: mx.Dtype
+
+    @property
+    def path(self) -> str:
+        """Of the layer whose weight it is; of any other parameter, its name."""
+        return self.name.removesuffix(".weight")
 
 
 def fused_model(base: Path, adapter: Path | str, asked: ModelConfig | None = None) -> FusedModel:
@@ -91,14 +93,14 @@ def fused_weights(
         if grid := grids.get(change.path):
             quantise_layer(model, change.path, grid, change.dtype)
         else:
-            _round_weight(model, change, mx.random.key(number))
+            replace_value(model, change.name, round_to(change.after, change.dtype, mx.random.key(number)))
         del change  # its float32 arrays, before the next layer is summed
     _store_others(model, grids)
     return model, tidied(config, grids) if was_quantised or grids else config, was_quantised
 
 
-def changes(model: nn.Module, base: Path, adapter: Path | str) -> Iterator[Change]:
-    """Each trained weight of a model with this adapter; the caller may change the layer before the next one.
+def changes(model: nn.Module, base: Path, adapter: Path | str, label: str = "fusing") -> Iterator[Change]:
+    """Each trained parameter of a model with this adapter; the caller may replace it before the next one.
 
     Adapted layers become plain float32 layers with the sum, one at a time.
 
@@ -109,7 +111,7 @@ def changes(model: nn.Module, base: Path, adapter: Path | str) -> Iterator[Chang
         yield from _trained_blocks(model, base)
         return
     names = [name for name, module in model.named_modules() if "lora_a" in module]
-    with progress("fusing", len(names), "layers") as advance:
+    with progress(label, len(names), "layers") as advance:
         for name in names:
             # Only names are kept, so that a layer's old weights are freed before the next one is summed.
             yield _summed(model, name)
@@ -133,29 +135,23 @@ def _summed(model: nn.Module, name: str) -> Change:
     if "bias" in fused:
         fused.bias = fused.bias.astype(dtype)
     put(model, name, fused)
-    return Change(name, before, fused.weight, dtype)
+    return Change(f"{name}.weight", before, fused.weight, dtype)
 
 
 def _trained_blocks(model: nn.Module, base: Path) -> Iterator[Change]:
     """The parameters of fully trained blocks, which are float32."""
-    from mlx_lm.utils import load_model as load_lazily
-
     # Values of the base are read from its files when they are used, so that no second model is in memory.
-    before = dict(tree_flatten(load_lazily(base, lazy=True)[0].parameters()))
+    before = dict(tree_flatten(load_model(base, lazy=True)[0].parameters()))
     for name, value in tree_flatten(model.trainable_parameters()):
         _check_finite(value, name)
         own = before.pop(name)
-        yield Change(name.removesuffix(".weight"), own.astype(mx.float32), value, own.dtype)
+        yield Change(name, own.astype(mx.float32), value, own.dtype)
 
 
-def _round_weight(model: nn.Module, change: Change, key: mx.array) -> None:
-    """Convert a summed weight or a trained parameter, which is float32, to the dtype of the base model."""
-    rounded = round_to(change.after, change.dtype, key)
-    mx.eval(rounded)
-    try:
-        layer_at(model, change.path).weight = rounded
-    except (KeyError, AttributeError):
-        model.update(tree_unflatten([(change.path, rounded)]))
+def replace_value(model: nn.Module, name: str, value: mx.array) -> None:
+    """Replace one parameter, and free what it was."""
+    mx.eval(value)
+    model.update(tree_unflatten([(name, value)]))
 
 
 def _store_others(model: nn.Module, grids: Grids) -> None:

@@ -1,7 +1,8 @@
 """How like the adapter a fused model is: how far apart their next-token distributions are on answers."""
 
 from collections.abc import Sequence
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from ..data.row_index import RowIndex
 from ..data.tokenize import RowTokenizer, TokenizedPair
 from ..errors import DpoError
 from ..forward.body_and_head import float32_activations
+from ..storage.files import unwritable
 
 ROWS, TOKENS = 8, 64
 """Rows that are compared, and answer tokens of each at most."""
@@ -134,7 +136,11 @@ class _Arrays:
 
     def add(self, array: np.ndarray) -> None:
         self._places.append(self._file.seek(0, 2))
-        np.save(self._file, array)
+        try:
+            np.save(self._file, array)
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(Path(gettempdir()), error) from None
 
     def __getitem__(self, number: int) -> np.ndarray:
         self._file.seek(self._places[number])

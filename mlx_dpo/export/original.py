@@ -7,6 +7,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import DpoError
+from ..models.load import load_model
 from .grids import grids_of, layer_at, values
 
 _LEAST_COSINE = 0.8
@@ -24,13 +25,11 @@ def check_original(original: Path, base: Path, model: nn.Module) -> None:
     Raises:
         DpoError: it is quantised too, has other layers or other weights, or the base is not quantised.
     """
-    from mlx_lm.utils import load_model as load_lazily
-
     hint = f"name with --base the unquantised model from which {base} was made, or leave --base out"
     grids = grids_of(model)
     if not grids:
         raise DpoError("is not quantised, so it has no original", where=base, hint="leave --base out")
-    whole = load_lazily(original, lazy=True)[0]
+    whole = load_model(original, lazy=True)[0]
     if grids_of(whole):
         raise DpoError("is quantised itself", where=original, hint=hint)
     weights = dict(tree_flatten(whole.parameters()))

@@ -11,14 +11,13 @@ from mlx.utils import tree_flatten
 
 from ..models.adapters import load_adapter
 from ..models.load import load_model
-from .fused_model import changes, round_to
+from .fused_model import changes, replace_value, round_to
 from .grids import (
     Grid,
     Grids,
     codes,
     grid_of,
     grids_of,
-    layer_at,
     stored_bytes,
     usual_grid,
     values,
@@ -134,7 +133,7 @@ def survey(
     model, _ = load_model(source)
     load_adapter(model, adapter)
     found = {}
-    for number, change in enumerate(changes(model, source, adapter)):
+    for number, change in enumerate(changes(model, source, adapter, "measuring")):
         choices = {}
         for bits in every:
             grid = grids[bits].get(change.path) if bits else None
@@ -145,13 +144,5 @@ def survey(
             size = stored_bytes(change.after.shape, change.dtype, grid)
             choices[bits] = Choice(grid, kept(change.before, change.after, stored), size)
         found[change.path] = choices
-        _release(model, change.path)
+        replace_value(model, change.name, mx.zeros((0,)))  # the model is not used any more
     return found
-
-
-def _release(model: nn.Module, path: str) -> None:
-    """Free a layer's float32 weight: the model is not used any more."""
-    try:
-        layer_at(model, path).weight = mx.zeros((0,))
-    except (KeyError, AttributeError):  # another parameter of a trained block, which is small
-        return

@@ -29,6 +29,7 @@ def table_row(measured: Measured, most: float) -> str:
 def explanation(likeness: Likeness) -> str:
     """What the columns of the table mean."""
     return (
+        "bits: mean of all weights; "
         f"KL ratio: KL(adapter || fused) / KL(adapter || base) over {likeness.positions:,} answer tokens\n"
         "top-1: share of them with the same likeliest token as the adapter\n"
         "kept: part of the trained change that is in the weights; noise: what rounding added, compared to it"
