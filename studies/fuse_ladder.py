@@ -77,8 +77,8 @@ def rungs(base, adapter, rows, answer=None, original=None):
     }
 
 
-def real(run, base, original=None):
-    """A real adapter on a real model, compared on its held-out rows."""
+def real(run, base, original=None, ask=True):
+    """A real adapter on a real model, compared on its held-out rows; and asked QUESTION."""
     tokenizer = load_tokenizer(base)
 
     def answer(model):
@@ -88,12 +88,13 @@ def real(run, base, original=None):
     rows = few_rows(
         index_rows(config.data.valid, answers=config.loss.answers_only), tokenizer, config.data.max_length
     )
-    model, _ = load_model(base)
-    told = {"base": answer(model)}
-    load_adapter(model, run)
-    told["adapter"] = answer(model)
-    del model
-    return told | rungs(base, run, rows, answer, original)
+    told = {}
+    if ask:
+        model, _ = load_model(base)
+        told["base"] = answer(model)
+        load_adapter(model, run)
+        told["adapter"] = answer(model)
+    return told | rungs(base, run, rows, answer if ask else None, original)
 
 
 def tiny(work, architecture, share):
@@ -156,8 +157,10 @@ def main():
     cases |= {
         "SmolLM2 of 4 bits, SFT": lambda: real(options.sft, four),
         "SmolLM2 in float32, SFT": lambda: real(options.sft, SMOLLM2),
-        "SmolLM2 of 4 bits, SFT, then DPO": lambda: real(options.dpo, four),
-        "SmolLM2 of 4 bits, SFT, `--base` the float32 model": lambda: real(options.sft, four, SMOLLM2),
+        "SmolLM2 of 4 bits, SFT, then DPO": lambda: real(options.dpo, four, ask=False),
+        "SmolLM2 of 4 bits, SFT, `--base` the float32 model": lambda: real(
+            options.sft, four, SMOLLM2, ask=False
+        ),
     }
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, make in cases.items():

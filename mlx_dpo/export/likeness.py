@@ -1,7 +1,6 @@
 """How like the adapter a fused model is: how far apart their next-token distributions are on answers."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from ..data.row_index import RowIndex
 from ..data.tokenize import RowTokenizer, TokenizedPair
 from ..errors import DpoError
 from ..forward.body_and_head import float32_activations
-from ..storage.files import unwritable
 
 ROWS, TOKENS = 8, 64
 """Rows that are compared, and answer tokens of each at most."""
@@ -140,7 +138,11 @@ class _Arrays:
             np.save(self._file, array)
             self._file.flush()
         except OSError as error:
-            raise unwritable(Path(gettempdir()), error) from None
+            raise DpoError(
+                f"logits cannot be kept there: {error.strerror}",
+                where=gettempdir(),
+                hint="free some space, or set TMPDIR to a folder on another disk",
+            ) from None
 
     def __getitem__(self, number: int) -> np.ndarray:
         self._file.seek(self._places[number])
