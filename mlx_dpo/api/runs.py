@@ -11,9 +11,9 @@ from ..config import RunConfig, load_config
 from ..data.row_index import index_rows
 from ..errors import DpoError
 from ..evaluation.preference import Evaluation
-from ..export.fuse import fuse_run
+from ..export.precisions import MAX_KL_RATIO
 from ..jobs.evaluate import evaluate_run
-from ..jobs.open_run import open_run
+from ..jobs.fuse import fuse_folder
 from ..jobs.output_folder import output_folder
 from ..jobs.train import train_run
 from ..losses import LOSSES, LossFunction
@@ -193,21 +193,46 @@ def evaluate(
         return evaluate_run(Path(run), path, samples, base, max_tokens)
 
 
-def fuse(run: TrainedRun | str | Path, output: str | Path, *, model: str | Path | None = None) -> Path:
+def fuse(
+    run: TrainedRun | str | Path,
+    output: str | Path,
+    *,
+    model: str | Path | None = None,
+    precision: str | int | None = None,
+    max_kl_ratio: float = MAX_KL_RATIO,
+    base: str | Path | None = None,
+    pairs: Pairs | None = None,
+) -> Path:
     """Merge a run's adapter into its base model, as `mlx-dpo fuse` does: a model folder without adapter.
+
+    The fused model is compared with the adapter on a few rows; likeness.json in the folder has the figures.
 
     Args:
         run: the result of `train`, or a run's folder.
         output: folder for the new model; must not exist yet.
         model: where the base model is now; by default where it was when the run was made.
+        precision: auto, plain, 4, 6, 8 or mixed; by default auto if the base is quantised, else plain (in the
+            dtype of the base, unquantised).
+        max_kl_ratio: largest KL(adapter || fused) / KL(adapter || base); above it nothing is written.
+        base: the unquantised model from which a quantised base was made: the adapter is added to its weights,
+            which are then quantised once.
+        pairs: rows to compare on, in any form; by default the held-out rows of the run.
 
     Returns:
-        `output`, which `load` and mlx_lm can load. Weights have the base model's dtype; a quantised base
-        model becomes unquantised.
+        `output`, which `load` and mlx_lm can load.
 
     Raises:
-        DpoError: the folder is not a run, files do not fit, or `output` exists.
+        DpoError: the folder is not a run, files do not fit, `output` exists, or the fused model would not
+            behave like the adapter.
     """
     say_blas_note()
-    config = open_run(Path(run), model and str(model))
-    return fuse_run(config.model.path, Path(run), expanded(output), config.model)
+    with nullcontext() if pairs is None else as_file(pairs) as path:
+        return fuse_folder(
+            Path(run),
+            expanded(output),
+            model and str(model),
+            precision=precision if precision is None else str(precision),
+            max_kl_ratio=max_kl_ratio,
+            original=base and str(base),
+            data=path,
+        )

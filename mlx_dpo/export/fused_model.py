@@ -1,6 +1,8 @@
-"""Base weights plus adapter as one model in memory, in plain precision: what every export begins with."""
+"""Base weights plus adapter as one model in memory: what every export begins with."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -13,13 +15,14 @@ from ..errors import DpoError
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.base_of_adapter import check_base
 from ..models.load import ModelConfig, load_model, load_tokenizer
+from .grids import Grids, grids_of, layer_at, put, quantise_layer, tidied
 
 _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
 """Bits of a float32 mantissa that a half-precision dtype lacks."""
 
 
 class FusedModel(NamedTuple):
-    """The model, its tokenizer, and the content of its config.json without quantisation."""
+    """The model, its tokenizer, and the content of its config.json."""
 
     model: nn.Module
     tokenizer: Any
@@ -27,10 +30,22 @@ class FusedModel(NamedTuple):
     was_quantised: bool
 
 
-def fused_model(base: Path, adapter: Path | str, asked: ModelConfig | None = None) -> FusedModel:
-    """Load the base model and add the adapter to its weights, one layer at a time.
+class Change(NamedTuple):
+    """A trained parameter, float32, before and after training, and its dtype in the base model."""
 
-    Half precision is rounded by chance, see `round_to`.
+    name: str
+    before: mx.array
+    after: mx.array
+    dtype: mx.Dtype
+
+    @property
+    def path(self) -> str:
+        """Of the layer whose weight it is; of any other parameter, its name."""
+        return self.name.removesuffix(".weight")
+
+
+def fused_model(base: Path, adapter: Path | str, asked: ModelConfig | None = None) -> FusedModel:
+    """Load the base model and add the adapter to its weights, in plain precision.
 
     A quantised base becomes a plain one.
 
@@ -40,48 +55,74 @@ def fused_model(base: Path, adapter: Path | str, asked: ModelConfig | None = Non
     Raises:
         DpoError: the adapter belongs to another base, or weights are not finite.
     """
-    from mlx_lm.utils import dequantize_model
+    tokenizer = checked_tokenizer(base, adapter, asked)
+    model, config, was_quantised = fused_weights(base, adapter)
+    return FusedModel(model, tokenizer, config, was_quantised)
 
+
+def checked_tokenizer(base: Path, adapter: Path | str, asked: ModelConfig | None = None) -> Any:
+    """The base's tokenizer, after checking that the adapter belongs to this base.
+
+    Raises:
+        DpoError: it belongs to another base, or there is no end of turn.
+    """
     tokenizer = load_tokenizer(base, asked)
     check_base(adapter, base, tokenizer)
     end_of_turn(tokenizer)  # refuses a tokenizer without one before the slow part
+    return tokenizer
+
+
+def fused_weights(
+    base: Path, adapter: Path | str, grids: Grids = MappingProxyType({})
+) -> tuple[nn.Module, dict[str, Any], bool]:
+    """Base plus adapter, one layer at a time; the config; whether the base was quantised.
+
+    Weights that become quantised are rounded once, from float32. Others have the base's dtype; half precision
+    is rounded by chance, see `round_to`.
+
+    Args:
+        grids: the layers to quantise. A quantised layer that training did not change keeps its codes.
+
+    Raises:
+        DpoError: the adapter does not fit, or weights are not finite.
+    """
     model, config = load_model(base)
-    dtypes = {name: value.dtype for name, value in tree_flatten(model.parameters())}
+    was_quantised = bool(grids_of(model)) or "quantization" in config
     load_adapter(model, adapter)
-    if read_adapter_config(adapter).type == "full":
-        _round_blocks(model, dtypes)
-    else:
-        fuse_layers(model)
-    quantised = any(hasattr(m, "bits") for m in model.modules()) or "quantization" in config
-    if quantised:
-        model = dequantize_model(model)
-        config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
-    return FusedModel(model, tokenizer, config, quantised)
+    for number, change in enumerate(changes(model, base, adapter)):
+        if grid := grids.get(change.path):
+            quantise_layer(model, change.path, grid, change.dtype)
+        else:
+            replace_value(model, change.name, round_to(change.after, change.dtype, mx.random.key(number)))
+        del change  # its float32 arrays, before the next layer is summed
+    _store_others(model, grids)
+    return model, tidied(config, grids) if was_quantised or grids else config, was_quantised
 
 
-def fuse_layers(model: nn.Module) -> None:
-    """Replace every adapted layer by a plain one with the sum of both weights, one layer at a time.
+def changes(model: nn.Module, base: Path, adapter: Path | str, label: str = "fusing") -> Iterator[Change]:
+    """Each trained parameter of a model with this adapter; the caller may replace it before the next one.
+
+    Adapted layers become plain float32 layers with the sum, one at a time.
 
     Raises:
         DpoError: a sum is not finite.
     """
+    if read_adapter_config(adapter).type == "full":
+        yield from _trained_blocks(model, base)
+        return
     names = [name for name, module in model.named_modules() if "lora_a" in module]
-    with progress("fusing", len(names), "layers") as advance:
-        for number, name in enumerate(names):
+    with progress(label, len(names), "layers") as advance:
+        for name in names:
             # Only names are kept, so that a layer's old weights are freed before the next one is summed.
-            model.update_modules(tree_unflatten([(name, _fused(_module(model, name), name, number))]))
+            yield _summed(model, name)
             advance(1)
 
 
-def _module(model: nn.Module, path: str) -> Any:
-    for part in path.split("."):
-        model = model[int(part)] if isinstance(model, list) else model[part]
-    return model
-
-
-def _fused(layer: Any, name: str, number: int) -> nn.Module:
+def _summed(model: nn.Module, name: str) -> Change:
+    """Replace an adapted layer by a plain float32 one with the sum of both weights."""
     from mlx_lm.utils import dequantize_model
 
+    layer = layer_at(model, name)
     inner = "linear" if "linear" in layer else "embedding"
     dtype = layer[inner].get("scales", layer[inner].weight).dtype
     if not mx.issubdtype(dtype, mx.floating):  # formats with scales of 8 bits, such as mxfp4
@@ -89,22 +130,49 @@ def _fused(layer: Any, name: str, number: int) -> nn.Module:
     layer[inner].set_dtype(mx.float32)  # the sum is computed in float32, also for a dequantised weight
     layer = dequantize_model(layer)
     layer[inner].set_dtype(mx.float32)
-    fused = layer.fuse()
+    fused, before = layer.fuse(), layer[inner].weight
     _check_finite(fused.weight, name)
-    fused.weight = round_to(fused.weight, dtype, mx.random.key(number))
     if "bias" in fused:
         fused.bias = fused.bias.astype(dtype)
-    mx.eval(fused.parameters())
-    return fused
+    put(model, name, fused)
+    return Change(f"{name}.weight", before, fused.weight, dtype)
 
 
-def _round_blocks(model: nn.Module, dtypes: dict[str, mx.Dtype]) -> None:
-    """Convert fully trained blocks, which are float32, back to the dtype of the base model."""
-    for number, (name, value) in enumerate(tree_flatten(model.trainable_parameters())):
+def _trained_blocks(model: nn.Module, base: Path) -> Iterator[Change]:
+    """The parameters of fully trained blocks, which are float32."""
+    # Values of the base are read from its files when they are used, so that no second model is in memory.
+    before = dict(tree_flatten(load_model(base, lazy=True)[0].parameters()))
+    for name, value in tree_flatten(model.trainable_parameters()):
         _check_finite(value, name)
-        rounded = round_to(value, dtypes[name], mx.random.key(number))
-        mx.eval(rounded)
-        model.update(tree_unflatten([(name, rounded)]))
+        own = before.pop(name)
+        yield Change(name, own.astype(mx.float32), value, own.dtype)
+
+
+def replace_value(model: nn.Module, name: str, value: mx.array) -> None:
+    """Replace one parameter, and free what it was."""
+    mx.eval(value)
+    model.update(tree_unflatten([(name, value)]))
+
+
+def _store_others(model: nn.Module, grids: Grids) -> None:
+    """Quantise or dequantise the layers that training did not change, one at a time."""
+    from mlx_lm.utils import dequantize_model
+
+    for name, grid in grids_of(model).items():
+        if name not in grids:
+            holder = nn.Module()
+            holder.layer = layer_at(model, name)
+            put(model, name, dequantize_model(holder).layer)
+            mx.eval(layer_at(model, name).parameters())
+        elif grids[name] != grid:
+            raise ValueError(f"{name} is on the grid {grid}, not on {grids[name]}")
+    there = grids_of(model)
+    for name, grid in grids.items():
+        if name not in there:
+            layer = layer_at(model, name)
+            dtype = layer.weight.dtype
+            layer.weight = layer.weight.astype(mx.float32)
+            quantise_layer(model, name, grid, dtype)
 
 
 def _check_finite(value: mx.array, name: str) -> None:

@@ -1,7 +1,7 @@
 """A model in two parts, by its own code: the body gives hidden states, the head scores them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -80,6 +80,20 @@ def body_first(model: nn.Module) -> Iterator[None]:
 
     body = find_body(model)
     with nullcontext() if body is model else _calling(body, evaluated):
+        yield
+
+
+@contextmanager
+def float32_activations(model: nn.Module) -> Iterator[None]:
+    """In this context embeddings give float32, so that all layers compute in it, whatever their dtype."""
+
+    def widened(call, *args, **kwargs):
+        return call(*args, **kwargs).astype(mx.float32)
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+                stack.enter_context(_calling(module, widened))
         yield
 
 

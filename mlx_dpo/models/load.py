@@ -148,8 +148,11 @@ def load_tokenizer(folder: Path, model: ModelConfig | None = None) -> Any:
     return tokenizer
 
 
-def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(folder: Path, *, lazy: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """The model in evaluation mode, its weights in memory, and its config.
+
+    Args:
+        lazy: each weight is read from its file when it is used.
 
     Raises:
         DpoError: an architecture that mlx_lm does not support, or weights that do not fit the config.
@@ -159,7 +162,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     check_architecture(folder)
     speed_up_products()
     try:
-        return load_model(folder)
+        return load_model(folder, lazy=lazy)
     except MemoryError:
         raise
     except Exception as error:  # mlx_lm's classes get the config as it is, and raise many kinds of errors

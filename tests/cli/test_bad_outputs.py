@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -99,8 +100,10 @@ def test_a_disk_that_fills_while_a_run_is_replaced_leaves_the_older_run_whole(
 
 def test_a_disk_that_fills_leaves_no_half_model(refused_at, tmp_path, trained):
     shutil.copytree(trained("llama"), tmp_path / "run")
-    with files_end_at(100_000):
+    with files_end_at(600_000):
         refused_at("fuse --run run --output fused", "fused", "Unable to write", "free some space")
+    with files_end_at(100_000):  # not even the logits have room
+        refused_at("fuse --run run --output fused", gettempdir(), "cannot be kept there", "set TMPDIR")
     assert not (tmp_path / "fused").exists()
 
 

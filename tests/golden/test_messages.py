@@ -1,4 +1,4 @@
-"""Ten messages whole, one of each kind, as a person sees them: texts to read when the wording changes.
+"""Eleven messages whole, one of each kind, as a person sees them: texts to read when the wording changes.
 
 All other tests of mistakes pin the place, the code and key phrases only.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..support.mistakes import TRAIN, changed, flip, lines, pair, without, write
+from ..support.planted import planted
 
 TEXTS = Path(__file__).with_name("messages.txt").read_text()
 MESSAGES = {block.partition("\n")[0]: block.partition("\n")[2] for block in TEXTS.split("== ")[1:]}
@@ -73,9 +74,21 @@ def test_a_run_that_does_not_fit_is_told_in_these_words(told, models, tmp_path):
     assert re.sub(r"\d+\.\d+", "{n}", message) == MESSAGES["plan"]
 
 
+def test_a_fused_model_that_is_not_like_its_adapter_is_told_in_these_words(told, models, tmp_path):
+    """But for its figures."""
+    planted(models("llama-4bit"), tmp_path / "run", 0.05)
+    write(tmp_path / "rows.jsonl", ROWS["rows.jsonl"])
+    settings = (
+        f"model:\n  path: {models('llama-4bit')}\ndata:\n  train: {tmp_path}/rows.jsonl\n  valid: null\n"
+    )
+    write(tmp_path / "run" / "config.yaml", settings)
+    message = told("fuse --run run --output fused --precision 4")
+    assert re.sub(r"\d+\.\d+(e-\d+)?", "{n}", message) == MESSAGES["fuse"]
+
+
 def test_wrong_usage_is_told_in_these_words(outcome):
     assert outcome("train", "--zzz") == (2, "", MESSAGES["command line"])
 
 
 def test_every_message_in_the_file_is_compared():
-    assert MESSAGES.keys() == {*FILES, *RUNS, "plan", "command line"}
+    assert MESSAGES.keys() == {*FILES, *RUNS, "plan", "fuse", "command line"}

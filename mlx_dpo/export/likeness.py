@@ -1,0 +1,149 @@
+"""How like the adapter a fused model is: how far apart their next-token distributions are on answers."""
+
+from collections.abc import Sequence
+from tempfile import TemporaryFile, gettempdir
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ..console import progress
+from ..data.row_index import RowIndex
+from ..data.tokenize import RowTokenizer, TokenizedPair
+from ..errors import DpoError
+from ..forward.body_and_head import float32_activations
+
+ROWS, TOKENS = 8, 64
+"""Rows that are compared, and answer tokens of each at most."""
+FLOOR = 1e-5
+"""Nats a token. An adapter nearer to its base changes nothing that anybody could notice: the probabilities of
+whole answers of 100 tokens differ by at most 2.2 % in total (Pinsker's inequality).
+"""
+
+
+class Likeness(NamedTuple):
+    """Means over answer positions. `to_base`, `to_fused`: KL(adapter || ...) in nats a token, over the whole
+    vocabulary. `top_1`: share of positions with the same likeliest token as the adapter.
+    """
+
+    to_base: float
+    to_fused: float
+    top_1: float
+    positions: int
+
+    @property
+    def ratio(self) -> float:
+        """KL(adapter || fused) / KL(adapter || base); of an adapter that does nothing, / FLOOR."""
+        return self.to_fused / max(self.to_base, FLOOR)
+
+
+def few_rows(index: RowIndex, tokenizer: Any, max_length: int) -> list[TokenizedPair]:
+    """Up to ROWS answers with different prompts, spread over the file, each cut to TOKENS tokens.
+
+    Raises:
+        DpoError: all prompts are too long, or the chat template refuses a row.
+    """
+    first = np.sort(np.unique(index.prompts, return_index=True)[1])
+    chosen = np.linspace(0, len(first) - 1, min(ROWS, len(first))).round().astype(int)
+    work = RowTokenizer(tokenizer, max_length, answers=True)
+    pairs = [pair for row in first[chosen] if (pair := work.pair(index.read(int(row))))]
+    if not pairs:
+        work.counts()
+    return [TokenizedPair(p.prompt, p.chosen[:TOKENS], p.chosen[:TOKENS], p.where) for p in pairs]
+
+
+class Yardstick:
+    """The logits of an adapter on a few rows, computed once; one row at a time is in memory.
+
+    Call `see_base` with the base model, `see_adapter` with base and adapter, `likeness` with fused models.
+    Activations are float32 whatever the dtype of the weights, so that only the weights make a difference.
+    """
+
+    def __init__(self, rows: Sequence[TokenizedPair]):
+        self.rows = rows
+        self._base, self._adapter = _Arrays(), _Arrays()
+        self.to_base = float("nan")
+
+    def see_base(self, model: nn.Module) -> None:
+        """Keep the base model's logits."""
+        for row in self._each("measuring the base model"):
+            self._base.add(answer_logits(model, row))
+
+    def see_adapter(self, model: nn.Module) -> None:
+        """Keep the logits of base and adapter, and compute KL(adapter || base).
+
+        Raises:
+            DpoError: they are not finite.
+        """
+        found = []
+        for number, row in enumerate(self._each("measuring the adapter")):
+            logits = answer_logits(model, row)
+            if not np.isfinite(logits).all():
+                raise DpoError(
+                    "the tuned model's logits are not finite",
+                    where=row.where,
+                    hint="the run diverged; train again with a lower optimizer.learning_rate",
+                )
+            self._adapter.add(logits)
+            found.append(divergence(logits, self._base[number]))
+        self.to_base = float(np.concatenate(found).mean())
+
+    def likeness(self, fused: nn.Module) -> Likeness:
+        """How like the adapter this model is."""
+        apart, same = [], []
+        for number, row in enumerate(self._each("measuring the fused model")):
+            adapter, logits = self._adapter[number], answer_logits(fused, row)
+            apart.append(divergence(adapter, logits))
+            same.append(adapter.argmax(axis=-1) == logits.argmax(axis=-1))
+        top_1 = np.concatenate(same)
+        return Likeness(self.to_base, float(np.concatenate(apart).mean()), float(top_1.mean()), len(top_1))
+
+    def _each(self, label: str):
+        with progress(label, len(self.rows), "rows") as advance:
+            for row in self.rows:
+                yield row
+                advance(1)
+
+
+def answer_logits(model: nn.Module, row: TokenizedPair) -> np.ndarray:
+    """Logits at the positions that predict the answer's tokens, float32 (C, V)."""
+    tokens = mx.array(np.concatenate([row.prompt, row.chosen[:-1]])[None])
+    with float32_activations(model):
+        logits = model(tokens)[0, len(row.prompt) - 1 :].astype(mx.float32)
+        mx.eval(logits)
+    return np.array(logits)
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of softmax distributions, computed in float64: logits (N, V) to nats (N,)."""
+    log_p, log_q = (_log_softmax(logits.astype(np.float64)) for logits in (p, q))
+    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits -= logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+class _Arrays:
+    """Arrays in a file without a name, which is gone when the process ends."""
+
+    def __init__(self):
+        self._file, self._places = TemporaryFile(), []  # noqa: SIM115  (as long as this object)
+
+    def add(self, array: np.ndarray) -> None:
+        self._places.append(self._file.seek(0, 2))
+        try:
+            np.save(self._file, array)
+            self._file.flush()
+        except OSError as error:
+            raise DpoError(
+                f"logits cannot be kept there: {error.strerror}",
+                where=gettempdir(),
+                hint="free some space, or set TMPDIR to a folder on another disk",
+            ) from None
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        self._file.seek(self._places[number])
+        return np.load(self._file)

@@ -1,0 +1,133 @@
+"""What is said and written of a fused model: the table of precisions, the refusal, likeness.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DpoError
+from ..storage.reading import is_there, read_object
+from .ladder import Measured
+from .likeness import FLOOR, Likeness
+
+FILE = "likeness.json"
+"""In the folder of a fused model: how like the adapter it is."""
+HEADER = f"{'precision':<10} {'bits':>5} {'size':>9} {'KL ratio':>9} {'top-1':>6} {'kept':>6} {'noise':>6}"
+_LOST = 0.9
+"""KL ratio from which on the fused model is no nearer to the adapter than the base is."""
+
+
+def table_row(measured: Measured, most: float) -> str:
+    """A line of the table."""
+    rung, likeness = measured
+    passes = "passes" if likeness.ratio <= most else f"above {most:g}"
+    return (
+        f"{rung.name:<10} {rung.bits:5.1f} {size(rung.bytes):>9} {figure(likeness.ratio):>9} "
+        f"{percent(likeness.top_1):>6} {figure(rung.kept.fraction):>6} {figure(rung.kept.noise):>6}  {passes}"
+    )
+
+
+def explanation(likeness: Likeness) -> str:
+    """What the columns of the table mean."""
+    return (
+        "bits: mean of all weights; "
+        f"KL ratio: KL(adapter || fused) / KL(adapter || base) over {likeness.positions:,} answer tokens\n"
+        "top-1: share of them with the same likeliest token as the adapter\n"
+        "kept: part of the trained change that is in the weights; noise: what rounding added, compared to it"
+    )
+
+
+def faint(to_base: float) -> str | None:
+    """What to say of an adapter that does nothing; else None."""
+    if to_base >= FLOOR:
+        return None
+    return (
+        "WARNING: the adapter itself hardly changes the model: KL(adapter || base) is "
+        f"{figure(to_base)} nats a token; KL ratios are taken against {FLOOR:g}"
+    )
+
+
+def refusal(measured: Sequence[Measured], most: float, adapter: Path | str, precision: str) -> DpoError:
+    """What to raise if nothing passes: with the figures of the rung that is most like the adapter."""
+    rung, likeness = min(measured, key=lambda each: each.likeness.ratio)
+    place = {"plain": "in plain precision", "mixed": "with mixed bits"}.get(rung.name, f"at {rung.name} bits")
+    lost = likeness.ratio >= _LOST and likeness.to_base >= FLOOR
+    what = (
+        "the training is lost: the fused model is as far from the adapter as the base is"
+        if lost
+        else "the fused model does not behave like the adapter"
+    )
+    other = "use the adapter without fusing" if precision in ("auto", "plain") else "use --precision auto"
+    divergences = (
+        f"KL(adapter || fused) {figure(likeness.to_fused)}, KL(adapter || base) {figure(likeness.to_base)}"
+    )
+    return DpoError(
+        f"{place} {what}: KL ratio {figure(likeness.ratio)}, at most {most:g} is allowed "
+        f"({divergences} nats a token); top-1 {percent(likeness.top_1)}, kept {figure(rung.kept.fraction)}, "
+        f"noise {figure(rung.kept.noise)}",
+        where=adapter,
+        hint=f"{other}, or allow it with --max-kl-ratio {figure(1.1 * likeness.ratio)}; nothing was written",
+        code="equals-the-base" if lost else "not-like-the-adapter",
+    )
+
+
+def report(measured: Sequence[Measured], most: float) -> dict[str, Any]:
+    """The content of likeness.json; the last rung is the one that is written."""
+    rung, likeness = measured[-1]
+    layers = {
+        path: {"bits": bits, "kept": choice.fraction, "noise": choice.noise}
+        for path, (bits, choice) in rung.layers.items()
+    }
+    return {
+        "precision": rung.name,
+        "max_kl_ratio": most,
+        "positions": likeness.positions,
+        **_figures(measured[-1]),
+        "ladder": [{"precision": each.rung.name, **_figures(each)} for each in measured],
+        "layers": layers,
+    }
+
+
+def _figures(measured: Measured) -> dict[str, Any]:
+    rung, likeness = measured
+    return {
+        "bits": rung.bits,
+        "bytes": rung.bytes,
+        "kl_ratio": likeness.ratio,
+        "kl_adapter_fused": likeness.to_fused,
+        "kl_adapter_base": likeness.to_base,
+        "top_1": likeness.top_1,
+        "kept": rung.kept.fraction,
+        "noise": rung.kept.noise,
+    }
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The content of a fused model's likeness.json; None if it was not compared."""
+    return read_object(folder / FILE) if is_there(folder / FILE) else None
+
+
+def summary(content: dict[str, Any] | None) -> str:
+    """A report in a few words, to be put after the name of the folder."""
+    if not content:
+        return " (not compared with the adapter)"
+    return (
+        f" ({content['precision']}, {size(content['bytes'])}; KL ratio {figure(content['kl_ratio'])}, "
+        f"top-1 {percent(content['top_1'])})"
+    )
+
+
+def figure(value: float | None) -> str:
+    """A number with two digits, or three from 1 on; "-" for none."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"
+
+
+def percent(share: float) -> str:
+    """A share with one decimal, and never rounded up to 100 %."""
+    return f"{min(share, 1.0) * 100:.0f} %" if share == 1 else f"{int(share * 1000) / 10} %"
+
+
+def size(count: int) -> str:
+    """Bytes in MB, from 1 GB on in GB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
