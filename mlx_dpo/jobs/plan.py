@@ -68,9 +68,9 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     """
     output_folder(config)
     rows, held_rows = read_rows(config)
-    if config.model.adapter:
-        config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path, weights=False)
+    if config.model.adapter:
+        config = replace(config, adapter=starting_adapter(config, base))
     tokenizer = load_tokenizer(base, config.model)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None

@@ -87,9 +87,9 @@ def _run(
             "has no checkpoint to resume from", where=folder, hint="leave out --resume to start a run"
         )
     rows, held_rows = read_rows(config)
-    if config.model.adapter:
-        config = replace(config, adapter=starting_adapter(config))
     base = find_model(config.model.path)
+    if config.model.adapter:
+        config = replace(config, adapter=starting_adapter(config, base))
     tokenizer = load_tokenizer(base, config.model)
     if config.model.adapter:
         check_base(config.model.adapter, base, tokenizer)
