@@ -26,7 +26,7 @@ from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.generate import Answer, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..models.peft_adapter import mlx_adapter
+from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..storage.reading import is_there
 from ..training.forward_check import choose_forward
 from ..training.reference import reference_key
@@ -78,6 +78,8 @@ def _evaluated(config: RunConfig, folder: Path | str, data: Source | None, sampl
             hint=f"restore it, or set model.adapter in {Path(folder) / 'config.yaml'} to its new place",
         )
     trained_on = _trained_on(config, rows)
+    if config.model.adapter:
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path)
     start = mlx_adapter(config.model.adapter, base) if config.model.adapter else None
     tokenizer = load_tokenizer(base, config.model)

@@ -14,7 +14,7 @@ from ..errors import DpoError, first_ten
 from ..models.adapters import load_adapter
 from ..models.base_of_adapter import check_base
 from ..models.load import find_model, load_model, load_tokenizer
-from ..models.peft_adapter import mlx_adapter
+from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..pairs.completions import (
     COMPLETIONS,
     SETTINGS,
@@ -132,6 +132,8 @@ def _say_how_different(counts: SampleCounts) -> None:
 
 def _model(config: RunConfig, asked: Sequence[Row], by_key: Mapping[str, Row], output: Path) -> _Answerer:
     """The model of model.path in this process; it is loaded when everything else is checked."""
+    if config.model.adapter:
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path)
     start = mlx_adapter(config.model.adapter, base) if config.model.adapter else None
     check_memory_limit(config, base)

@@ -30,7 +30,7 @@ from ..models.adapters import load_adapter
 from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
-from ..models.peft_adapter import mlx_adapter
+from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..records import Preference
 from ..training.checked_rows import spread_rows
 from ..training.forward_check import choose_forward
@@ -64,6 +64,8 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     sources = [config.data.train, *([config.data.valid] if config.data.valid else [])]
     for source in sources:
         open_rows(source)
+    if config.model.adapter and ask_model:
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
     if config.model.adapter and ask_model:
         mlx_adapter(config.model.adapter, base)

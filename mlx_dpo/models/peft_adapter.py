@@ -50,6 +50,20 @@ _OWN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that do not change the weights of the base model."""
 
 
+def check_adapter(adapter: Path | str) -> None:
+    """Check what can be checked of an adapter without its base model.
+
+    Raises:
+        DpoError: the folder has no adapter, or one that mlx_lm cannot compute.
+    """
+    folder = Path(adapter)
+    if is_peft(folder):
+        _read_config(folder)
+        check_tensors(_weights_file(folder), _COPY)
+    else:
+        read_adapter_config(folder)
+
+
 def mlx_adapter(adapter: Path | str, base: Path) -> Path:
     """The folder of an adapter as mlx_lm reads it: the same folder, or a PEFT adapter converted in the cache.
 
@@ -57,11 +71,11 @@ def mlx_adapter(adapter: Path | str, base: Path) -> Path:
         base: the folder of the model that the adapter belongs to; only its config is read.
 
     Raises:
-        DpoError: the folder has no adapter, or one that mlx_lm cannot compute.
+        DpoError: as `check_adapter`; or a PEFT adapter does not fit the model.
     """
     folder = Path(adapter)
+    check_adapter(folder)
     if not is_peft(folder):
-        read_adapter_config(folder)
         return folder
     config, file = _read_config(folder), _weights_file(folder)
     blocks = blocks_of(read_model_config(base))
