@@ -21,8 +21,11 @@ _FLOAT32_BYTES = 4e9
 _TOLERANCE = 1e-4
 _NOISES = 4
 """How many times the difference of the two programs without adapter the difference with it may be."""
-_SAME_BASE = {True: 0.01, False: 0.5}
-"""Largest difference without adapter, in nats, by whether both compute in float32."""
+_SAME_BASE = {True: 0.1, False: 0.5}
+"""Largest difference without adapter, in nats, by whether both compute in float32.
+
+mlx_lm rounds the factor of Gemma's embeddings to bfloat16 and limits Granite's time steps.
+"""
 
 
 class PeftProof(NamedTuple):
