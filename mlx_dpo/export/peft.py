@@ -116,7 +116,6 @@ def _modules(
             f"adapts {first_ten(unknown)}, for which PEFT has no adapter",
             where=folder,
             hint="fuse the run, or train with other adapter.targets, such as [q_proj, v_proj]",
-            code="no-peft-module",
         )
     modules: dict[str, Part] = {}
     for block in sorted({block for block, _ in layers}):
@@ -134,7 +133,6 @@ def _modules(
                     "needs the magnitudes of both for DoRA",
                     where=folder,
                     hint="train with both in adapter.targets, or fuse the run",
-                    code="no-peft-module",
                 )
             outputs = [blocks.layers[block][layer][0] for layer in parts]
             modules[f"model.layers.{block}.{name}"] = joined(halves, outputs)

@@ -59,16 +59,13 @@ def export_peft(
             full, or the proof failed.
     """
     if is_there(output):
-        raise DpoError(
-            "exists already", where=output, hint="choose another folder with --output", code="exists"
-        )
+        raise DpoError("exists already", where=output, hint="choose another folder with --output")
     own = read_adapter_config(adapter)
     if own.type == "full":
         raise DpoError(
             "was trained with adapter.type=full: it has no adapter that PEFT could read",
             where=adapter,
             hint="export the whole model instead: mlx-dpo export hf, or mlx-dpo fuse",
-            code="no-adapter",
         )
     base = find_model(model.path)
     config = read_model_config(base)
@@ -106,7 +103,6 @@ def _base_name(path: str, base: Path, quantised: bool) -> str:
             "is quantised for MLX, and other programs cannot load it",
             where=path,
             hint="name the model that it was made from: --base ORGANISATION/MODEL, or a folder",
-            code="quantised-base",
         )
     if not is_there(expanded(path)):
         return path

@@ -39,8 +39,11 @@ def proof_rows(sources: Sequence[Source], tokenizer: Any, *, answers: bool = Fal
 
 def log_probs(model: nn.Module, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Log-probabilities of every next token, float32 (T, V) for each row of T tokens."""
-    found = []
-    for tokens in rows:
-        logits = model(mx.array(tokens)[None])[0].astype(mx.float32)
-        found.append(np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True)))
-    return found
+    return [log_softmax(np.array(model(mx.array(tokens)[None])[0].astype(mx.float32))) for tokens in rows]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64, because a float32 sum over a vocabulary is off by up to 1e-3; float32 (T, V)."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)

@@ -13,7 +13,7 @@ from ..errors import DpoError, first_line, first_ten
 from ..models.adapters import load_adapter
 from ..models.load import load_model, weight_bytes
 from .peft import PREFIX, PeftAdapter
-from .proof_rows import log_probs
+from .proof_rows import log_probs, log_softmax
 
 NEEDS = ("torch", "transformers", "peft")
 _FLOAT32_BYTES = 4e9
@@ -91,7 +91,6 @@ def prove_peft(
             "is quantised, and transformers cannot read it",
             where=base,
             hint="name the model before quantisation with --base FOLDER",
-            code="no-proof",
         )
     count = sum(v.size for v in _arrays(model))
     exact = 4 * count <= _FLOAT32_BYTES or weight_bytes(model) >= 4 * count
@@ -117,7 +116,6 @@ def prove_peft(
             f"{proof.noise:.2g} nats, also without the adapter",
             where=base,
             hint="name the model that the run was trained on with --base FOLDER, or add --no-prove",
-            code="other-base",
         )
     if not proof.difference <= max(_TOLERANCE, _NOISES * proof.noise):
         raise DpoError(
@@ -125,7 +123,6 @@ def prove_peft(
             f"adapter by {proof.noise:.1e}), although PEFT has read every tensor as written",
             where=exported,
             hint="this is a bug in mlx_dpo or in one of these packages: please report it with this message",
-            code="not-proved",
         )
     return proof
 
@@ -175,7 +172,7 @@ def _by_peft(
     def all_log_probs() -> list[np.ndarray]:
         with torch.no_grad():
             tokens = [torch.tensor(row.astype(np.int64))[None] for row in rows]
-            return [adapted(one).logits[0].float().log_softmax(-1).numpy() for one in tokens]
+            return [log_softmax(adapted(one).logits[0].float().numpy()) for one in tokens]
 
     try:
         theirs = all_log_probs()
@@ -190,7 +187,6 @@ def _unreadable(base: Path, reason: str) -> DpoError:
         f"transformers cannot load the base model: {reason}",
         where=base,
         hint="name the model as it is on the Hub with --base FOLDER, or add --no-prove",
-        code="no-proof",
     )
 
 
@@ -199,7 +195,6 @@ def _wrong(exported: Path, what: str) -> DpoError:
         what,
         where=exported,
         hint="nothing was exported; please report this message with the versions of peft and transformers",
-        code="not-proved",
     )
 
 
@@ -253,7 +248,6 @@ def proof_or_note(asked: bool | None, *arguments: Any) -> PeftProof | None:
         error = _Cannot(
             f"the proof needs torch, transformers and PEFT; {missing} is missing",
             hint="install them: pip install 'mlx-dpo[prove]'; or add --no-prove",
-            code="no-proof",
         )
         if asked:
             raise error

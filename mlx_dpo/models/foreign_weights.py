@@ -76,7 +76,6 @@ def check_not_peft(folder: Path) -> None:
             where=folder,
             hint="to start from it, set model.adapter to this folder and model.path to its base model; to "
             "use both as one model, merge them with PEFT (merge_and_unload, save_pretrained)",
-            code="peft",
         )
 
 

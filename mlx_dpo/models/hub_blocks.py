@@ -60,7 +60,6 @@ def blocks_of(config: Mapping[str, Any]) -> Blocks:
             f"PEFT adapters for the architecture {quoted(kind)} are not supported",
             where="model.path",
             hint=f"supported are {', '.join(SAME_NAMES)}; for others, use base and adapter merged",
-            code="peft-architecture",
         )
     model_class, arguments = model_classes(config)
     model = model_class(arguments.from_dict(dict(config)))

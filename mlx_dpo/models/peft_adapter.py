@@ -98,7 +98,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not is_there(path):
-        raise DpoError(f"is a PEFT adapter without {CONFIG}", where=folder, hint=_COPY, code="peft")
+        raise DpoError(f"is a PEFT adapter without {CONFIG}", where=folder, hint=_COPY)
     config = read_object(path, _COPY)
 
     def refuse(what: str, hint: str = _MERGE) -> DpoError:
@@ -137,7 +137,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _refused(what: str, where: Path | str, hint: str = _MERGE) -> DpoError:
-    return DpoError(what, where=where, hint=hint, code="peft")
+    return DpoError(what, where=where, hint=hint)
 
 
 def _is_positive(value: Any) -> bool:
@@ -154,9 +154,8 @@ def _weights_file(folder: Path) -> Path:
             "has its weights in a .bin file, which may contain code and is never opened",
             where=folder,
             hint="with PEFT installed, load it and save it again: save_pretrained writes safetensors",
-            code="peft",
         )
-    raise DpoError(f"is a PEFT adapter without {PEFT_WEIGHTS[0]}", where=folder, hint=_COPY, code="peft")
+    raise DpoError(f"is a PEFT adapter without {PEFT_WEIGHTS[0]}", where=folder, hint=_COPY)
 
 
 def _convert(

@@ -24,7 +24,7 @@ def test_an_adapter_of_peft_is_not_read_as_one_of_mlx_but_told_with_both_ways_ou
     (adapter / "adapters.safetensors").rename(adapter / name)
     (adapter / "adapter_config.json").write_text(json.dumps(PEFT))
     for way_out in ("merge_and_unload", "set model.adapter to this folder"):
-        refused(read_adapter_config, "run", "run", "is a PEFT adapter", way_out, code="peft")
+        refused(read_adapter_config, "run", "run", "is a PEFT adapter", way_out)
 
 
 @pytest.mark.parametrize(
@@ -37,15 +37,15 @@ def test_an_adapter_of_peft_is_not_read_as_one_of_mlx_but_told_with_both_ways_ou
 )
 def test_an_adapter_of_peft_with_odd_values_is_told_too(config, what, adapter):
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    refused(read_adapter_config, "run", "run", "is a PEFT adapter", code="peft")
-    refused(check_adapter, "run", "run/adapter_config.json", what, code="peft")
+    refused(read_adapter_config, "run", "run", "is a PEFT adapter")
+    refused(check_adapter, "run", "run/adapter_config.json", what)
 
 
 def test_weights_of_peft_without_a_config_are_told(adapter):
     (adapter / "adapters.safetensors").rename(adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").unlink()
-    refused(read_adapter_config, "run", "run", "is a PEFT adapter", code="peft")
-    refused(check_adapter, "run", "run", "without adapter_config.json", code="peft")
+    refused(read_adapter_config, "run", "run", "is a PEFT adapter")
+    refused(check_adapter, "run", "run", "without adapter_config.json")
 
 
 @pytest.mark.parametrize("name", ["adapters.npz", "adapter.gguf", "lora.bin"])
