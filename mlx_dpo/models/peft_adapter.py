@@ -46,6 +46,23 @@ _TENSOR = re.compile(
     r"base_model\.model\.(?:model|model\.language_model|language_model\.model)\.layers\.(\d+)\.(.+)"
     r"\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?"
 )
+_UNDERSTOOD = {
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("inference_mode", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_dropout", "bias"),
+    *("init_lora_weights", "eva_config", "corda_config", "loftq_config", "lora_ga_config"),
+    *("fan_in_fan_out", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"),
+}
+"""Settings of LoraConfig that are converted, or that do not change what the tensors compute."""
+_IMPOSSIBLE = {
+    "modules_to_save": "mlx_lm's adapters cannot replace whole weights",
+    "target_parameters": "mlx_lm has other layers for experts",
+    "trainable_token_indices": "mlx_lm's adapters cannot change single embeddings",
+    "layer_replication": "mlx_lm cannot repeat blocks",
+    "alora_invocation_tokens": "mlx_lm's adapters act on all tokens",
+    "lora_bias": "mlx_lm's adapters have no bias",
+}
+"""Other settings, and why mlx_lm cannot compute such an adapter."""
 _OWN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights that do not change the weights of the base model."""
 
@@ -100,39 +117,28 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not is_there(path):
         raise DpoError(f"is a PEFT adapter without {CONFIG}", where=folder, hint=_COPY)
     config = read_object(path, _COPY)
-
-    def refuse(what: str, hint: str = _MERGE) -> DpoError:
-        return _refused(what, path, hint)
-
     if config.get("peft_type") != "LORA":
-        raise refuse(f"peft_type is {quoted(config.get('peft_type'))}: only LORA can be converted")
-    for name, reason in {
-        "modules_to_save": "mlx_lm's adapters cannot replace whole weights",
-        "target_parameters": "mlx_lm has other layers for experts",
-        "trainable_token_indices": "mlx_lm's adapters cannot change single embeddings",
-        "layer_replication": "mlx_lm cannot repeat blocks",
-        "alora_invocation_tokens": "mlx_lm's adapters act on all tokens",
-        "arrow_config": "mlx_lm has one adapter at a time",
-        "use_qalora": "mlx_lm has no QA-LoRA",
-        "lora_bias": "mlx_lm's adapters have no bias",
-    }.items():
-        if config.get(name):
-            raise refuse(f"{name} is {quoted(config[name])}: {reason}")
+        raise _refused(f"peft_type is {quoted(config.get('peft_type'))}: only LORA can be converted", path)
+    for name, value in config.items():
+        if value and name not in _UNDERSTOOD:
+            reason = _IMPOSSIBLE.get(name, "it is not known how this changes what an adapter computes")
+            raise _refused(f"{label(name)} is {quoted(value)}: {reason}", path)
     if config.get("bias", "none") != "none":
-        raise refuse(f"bias is {quoted(config['bias'])}: mlx_lm's adapters do not change biases")
+        raise _refused(f"bias is {quoted(config['bias'])}: mlx_lm's adapters do not change biases", path)
     start = config.get("init_lora_weights")
     if not isinstance(start, bool | str | None) or start not in _OWN_STARTS:
-        raise refuse(
+        raise _refused(
             f"init_lora_weights is {quoted(start)}: such an adapter changes the weights of its base model",
+            path,
             f"save it with path_initial_model_for_weight_conversion, or {_MERGE}",
         )
     for name in ("r", "lora_alpha"):
         if not _is_positive(config.get(name)):
-            raise refuse(f"{name} is {quoted(config.get(name))}, not a number above 0", _COPY)
+            raise _refused(f"{name} is {quoted(config.get(name))}, not a number above 0", path, _COPY)
     for name in ("rank_pattern", "alpha_pattern"):
         pattern = config.get(name) or {}
         if not isinstance(pattern, dict) or not all(map(_is_positive, pattern.values())):
-            raise refuse(f"{name} is {quoted(pattern)}, not an object of numbers above 0", _COPY)
+            raise _refused(f"{name} is {quoted(pattern)}, not an object of numbers above 0", path, _COPY)
     return config
 
 

@@ -260,6 +260,18 @@ def test_without_the_consumer_a_proof_that_was_asked_for_is_an_error(tmp_path, u
     assert export_peft(ModelConfig(str(base)), run, tmp_path / "out").proof is None
 
 
+def test_the_command_exports_a_run_and_refuses_a_folder_of_peft(tmp_path, untrained, outcome):
+    base, run = untrained("granite")
+    (run / "config.yaml").write_text(f"model: {{path: {base}}}\n")
+    command = ["export", "peft", "--run", run, "--no-prove", "--json", "--output"]
+    code, out, _ = outcome(*command, "out")
+    assert (code, json.loads(out)["rank"], json.loads(out)["alpha"]) == (0, 16, 32)
+    assert json.loads(out)["proof"] is None
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    code, _, err = outcome("export", "peft", "--run", "out", "--output", "again")
+    assert code == 1 and "out: is a PEFT adapter, not a run" in err
+
+
 # The proof itself: these tests run where torch, transformers and PEFT are installed.
 
 

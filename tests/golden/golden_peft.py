@@ -26,6 +26,7 @@ from .golden_models import weights
 
 RANK, SCALE, LAST = 4, 1.5, 3
 TOKENS = [5, 9, 30, 41, 7, 19, 22, 90, 3, 61, 12, 44]
+_GRANITE_FACTORS = ("embedding_multiplier", "attention_multiplier", "logits_scaling", "residual_multiplier")
 _QWEN3 = {
     **HALF["llama"],
     "model_type": "qwen3",
@@ -35,6 +36,24 @@ _QWEN3 = {
 CONFIGS = {
     **HALF,
     "qwen3": _QWEN3,
+    "qwen2": {**HALF["llama"], "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    "granite-dense": {
+        **HALF["llama"],
+        "model_type": "granite",
+        "architectures": ["GraniteForCausalLM"],
+        **{name: HALF["granite"][name] for name in _GRANITE_FACTORS},
+    },
+    "gemma2": {
+        **HALF["llama"],
+        "model_type": "gemma2",
+        "architectures": ["Gemma2ForCausalLM"],
+        "hidden_size": 64,  # as below
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 64,
+    },
     "gemma3": {
         **HALF["llama"],
         "model_type": "gemma3_text",

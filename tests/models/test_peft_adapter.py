@@ -108,6 +108,8 @@ REFUSED = {
     "lora_bias": (True, "have no bias"),
     "alora_invocation_tokens": ([5], "act on all tokens"),
     "layer_replication": ([[0, 3], [1, 3]], "cannot repeat blocks"),
+    "a_setting_of_next_year": ({"on": True}, "it is not known how this changes"),
+    "use_qalora": (True, "it is not known how this changes"),
     "init_lora_weights": ("pissa", "changes the weights of its base model"),
     "r": ("4", "not a number above 0"),
     "lora_alpha": (None, "not a number above 0"),
