@@ -23,6 +23,7 @@ from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import ModelConfig, find_model, load_model, load_tokenizer
+from ..models.peft_adapter import mlx_adapter
 from ..records import Message
 from ..settings import build
 from ..settings_file import Tree
@@ -66,7 +67,8 @@ def load(
 
     Args:
         path: a folder in hub layout, or a name on the Hub, which is downloaded once.
-        adapter: a run (its folder, or the result of `train`) whose adapter is added to the model.
+        adapter: a run (its folder, or the result of `train`) whose adapter is added to the model; or the
+            folder of a PEFT adapter.
         chat_template: replaces the model's: a .jinja file, a template name of the tokenizer, or "chatml".
         template_options: arguments for the chat template, such as {"enable_thinking": False}.
 
@@ -83,13 +85,14 @@ def load(
     settings = build(ModelConfig, Tree(given, {}))
     folder = find_model(settings.path)
     tokenizer = load_tokenizer(folder, settings)
-    if settings.adapter:
-        check_base(settings.adapter, folder, tokenizer)
+    start = mlx_adapter(settings.adapter, folder) if settings.adapter else None
+    if start:
+        check_base(start, folder, tokenizer)
     if note := end_note(folder, tokenizer):
         say(note)
     module, _ = load_model(folder)
-    if settings.adapter:
-        load_adapter(module, settings.adapter)
+    if start:
+        load_adapter(module, start)
     return Model(settings, module, tokenizer)
 
 

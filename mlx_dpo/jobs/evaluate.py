@@ -21,11 +21,12 @@ from ..forward.pair_logps import desensitised
 from ..forward.scoring import score_pairs, singles
 from ..losses import build_loss
 from ..metrics import wilson_interval
-from ..models.adapters import attach_like, load_adapter, read_adapter_config
+from ..models.adapters import attach_like, load_adapter
 from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.generate import Answer, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
+from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..storage.reading import is_there
 from ..training.forward_check import choose_forward
 from ..training.reference import reference_key
@@ -77,9 +78,10 @@ def _evaluated(config: RunConfig, folder: Path | str, data: Source | None, sampl
             hint=f"restore it, or set model.adapter in {Path(folder) / 'config.yaml'} to its new place",
         )
     trained_on = _trained_on(config, rows)
-    base = find_model(config.model.path)
     if config.model.adapter:
-        read_adapter_config(config.model.adapter)
+        check_adapter(config.model.adapter)
+    base = find_model(config.model.path)
+    start = mlx_adapter(config.model.adapter, base) if config.model.adapter else None
     tokenizer = load_tokenizer(base, config.model)
     for adapter in (folder, config.model.adapter):
         if adapter:
@@ -95,8 +97,8 @@ def _evaluated(config: RunConfig, folder: Path | str, data: Source | None, sampl
     prompts = [prompt_tokens(tokenizer, row.prompt, row.tools) for row in spread]
 
     policy, _ = load_model(base)
-    if config.model.adapter:
-        load_adapter(policy, config.model.adapter)
+    if start:
+        load_adapter(policy, start)
     attach_like(policy, folder)  # without weights yet: a misfit is refused before the slow part
     separate = config.training.branches == "separate"
     forward = choose_forward(policy, pairs, config.training.forward, separate=separate)

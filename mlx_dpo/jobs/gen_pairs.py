@@ -11,9 +11,10 @@ from ..data.sources import read_curated, read_questions
 from ..data.tokenize import forgets
 from ..endpoint import Endpoint
 from ..errors import DpoError, first_ten
-from ..models.adapters import load_adapter, read_adapter_config
+from ..models.adapters import load_adapter
 from ..models.base_of_adapter import check_base
 from ..models.load import find_model, load_model, load_tokenizer
+from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..pairs.completions import (
     COMPLETIONS,
     SETTINGS,
@@ -132,8 +133,9 @@ def _say_how_different(counts: SampleCounts) -> None:
 def _model(config: RunConfig, asked: Sequence[Row], by_key: Mapping[str, Row], output: Path) -> _Answerer:
     """The model of model.path in this process; it is loaded when everything else is checked."""
     if config.model.adapter:
-        read_adapter_config(config.model.adapter)
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path)
+    start = mlx_adapter(config.model.adapter, base) if config.model.adapter else None
     check_memory_limit(config, base)
     tokenizer = load_tokenizer(base, config.model)
     if config.model.adapter:
@@ -149,8 +151,8 @@ def _model(config: RunConfig, asked: Sequence[Row], by_key: Mapping[str, Row], o
     log.check()
     model, _ = load_model(base)
     say_if_slow(model, config.model.path)
-    if config.model.adapter:
-        load_adapter(model, config.model.adapter)
+    if start:
+        load_adapter(model, start)
     settings = config.generate
     return _Answerer(
         log,

@@ -26,10 +26,11 @@ from ..inspection.row_checks import build_context
 from ..inspection.scan import FoundPairs, Scan, leaks, scan
 from ..inspection.scored_text import masked
 from ..losses import LossConfig
-from ..models.adapters import load_adapter, read_adapter_config
+from ..models.adapters import load_adapter
 from ..models.base_of_adapter import check_base
 from ..models.generate import GenerateConfig, generate_answers
 from ..models.load import find_model, load_model, load_tokenizer
+from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..records import Preference
 from ..training.checked_rows import spread_rows
 from ..training.forward_check import choose_forward
@@ -64,8 +65,10 @@ def inspect_pairs(config: RunConfig, shown: int = 3, *, ask_model: bool = True) 
     for source in sources:
         open_rows(source)
     if config.model.adapter and ask_model:
-        read_adapter_config(config.model.adapter)
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path, weights=ask_model)
+    if config.model.adapter and ask_model:
+        mlx_adapter(config.model.adapter, base)
     check_memory_limit(config, base)
     tokenizer = load_tokenizer(base, config.model)
     if config.model.adapter and ask_model:
@@ -153,7 +156,7 @@ def asked(
     policy, _ = load_model(base)
     policy.freeze()
     if config.model.adapter:
-        load_adapter(policy, config.model.adapter)
+        load_adapter(policy, mlx_adapter(config.model.adapter, base))
     separate = config.training.branches == "separate"
     forward = choose_forward(policy, pairs, config.training.forward, separate=separate)
     rows = spread_rows(pairs, SCORED)

@@ -9,6 +9,7 @@ from ..console import say
 from ..errors import DpoError
 from ..models.adapters import read_adapter_config
 from ..models.base_of_adapter import check_template
+from ..models.foreign_weights import check_not_peft
 from ..monitoring.run_log import RunLog
 from ..printed_commands import command_line
 from ..storage.reading import expanded, is_there
@@ -48,6 +49,7 @@ def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
     """
     path = Path(folder) / SETTINGS
     if not is_there(path):
+        check_not_peft(Path(folder))
         raise DpoError(
             "is not a run folder: it has no config.yaml" if is_there(folder) else "no such folder",
             where=folder,

@@ -16,6 +16,7 @@ from ..data.tokenize import pair_sizes
 from ..errors import DpoError, first_line
 from ..machine.resources import memory_limit
 from ..models.load import find_model, load_tokenizer
+from ..models.peft_adapter import check_adapter
 from ..planning.layout_choice import Plan, Run, disk_bytes, forward_flops, plan_memory, traced_layout
 from ..planning.model_without_weights import Skeleton, skeleton
 from ..planning.settings_that_fit import nearest
@@ -69,8 +70,10 @@ def plan_run(config: RunConfig, memory: float | None = None) -> Plan:
     output_folder(config)
     rows, held_rows = read_rows(config)
     if config.model.adapter:
-        config = replace(config, adapter=starting_adapter(config))
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path, weights=False)
+    if config.model.adapter:
+        config = replace(config, adapter=starting_adapter(config, base))
     tokenizer = load_tokenizer(base, config.model)
     pairs = open_pairs(rows, tokenizer, config.data.max_length)
     held = open_pairs(held_rows, tokenizer, config.data.max_length) if held_rows else None

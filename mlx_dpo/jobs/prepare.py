@@ -31,6 +31,7 @@ from ..models.adapters import (
 )
 from ..models.base_of_adapter import base_sums
 from ..models.load import load_model, weight_bytes
+from ..models.peft_adapter import mlx_adapter
 from ..training.forward_check import check_batching, choose_forward
 from ..training.layout import Amounts, Layout, traced
 from ..training.reference import reference_key
@@ -193,7 +194,7 @@ def _load_policy(config: RunConfig, base: Path, pairs: Sequence[TokenizedPair]) 
     model, _ = load_model(base)
     say_if_slow(model, config.model.path)
     if config.model.adapter:
-        load_adapter(model, config.model.adapter, config.adapter.dropout)
+        load_adapter(model, mlx_adapter(config.model.adapter, base), config.adapter.dropout)
     else:
         check_attachable(model, config.adapter)
     before = before_attaching(model, pairs)

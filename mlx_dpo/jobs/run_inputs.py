@@ -15,6 +15,7 @@ from ..data.sources import say_of_rows
 from ..errors import DpoError, first_ten
 from ..losses import BETA_RULES, beta_rule
 from ..models.adapters import AdapterConfig, read_adapter_config
+from ..models.peft_adapter import mlx_adapter
 from ..models.slow_types import slow_products
 from ..optimizers import PAIRS_RATE
 from ..settings import as_plain
@@ -118,14 +119,14 @@ def check_memory_limit(config: RunConfig, base: Path) -> None:
         )
 
 
-def starting_adapter(config: RunConfig) -> AdapterConfig:
+def starting_adapter(config: RunConfig, base: Path) -> AdapterConfig:
     """The settings of the adapter that the run starts from; only dropout can be changed.
 
     Raises:
         DpoError: a setting of this run is neither the adapter's value nor the default.
     """
     asked, default = config.adapter, AdapterConfig()
-    own = replace(read_adapter_config(config.model.adapter), dropout=asked.dropout)
+    own = replace(read_adapter_config(mlx_adapter(config.model.adapter, base)), dropout=asked.dropout)
     for name, value in as_plain(asked).items():
         theirs = getattr(own, name)
         if value not in (theirs, getattr(default, name)) and not (name == "rank" and own.type == "full"):

@@ -14,6 +14,7 @@ from ..machine.resources import shorten_gpu_work
 from ..models.base_of_adapter import check_base
 from ..models.end_of_turn import end_note
 from ..models.load import find_model, load_tokenizer
+from ..models.peft_adapter import check_adapter
 from ..monitoring.callback import Callback
 from ..monitoring.run_log import RunLog
 from ..storage.files import make_folder
@@ -88,8 +89,10 @@ def _run(
         )
     rows, held_rows = read_rows(config)
     if config.model.adapter:
-        config = replace(config, adapter=starting_adapter(config))
+        check_adapter(config.model.adapter)
     base = find_model(config.model.path)
+    if config.model.adapter:
+        config = replace(config, adapter=starting_adapter(config, base))
     tokenizer = load_tokenizer(base, config.model)
     if config.model.adapter:
         check_base(config.model.adapter, base, tokenizer)

@@ -275,7 +275,7 @@ def _read_content(folder: Path) -> dict[str, Any]:
         what = "is a file, not an adapter folder" if is_there(folder) else "no such folder"
         raise DpoError(what, where=path_text(folder), hint=hint)
     content = read_object(folder / CONFIG, _COPY) if is_there(folder / CONFIG) else None
-    check_not_peft(folder, content)
+    check_not_peft(folder)
     if not is_there(folder / WEIGHTS):
         check_adapter_weights(folder)
     for name in (CONFIG, WEIGHTS):

@@ -11,6 +11,8 @@ from .weights import DOWNLOAD
 
 CONFIG, SAMPLING = "config.json", "generation_config.json"
 _WHOLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
+_RENAMED = {"linear_attention": "mamba", "full_attention": "attention"}
+"""Kinds of blocks of Granite hybrid as transformers 5 writes them, and as mlx_lm and the Hub call them."""
 _MOST_LAYERS = 10_000
 _LARGEST = 2**31 - 1
 
@@ -35,9 +37,13 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         hint = f"{DOWNLOAD}, or remove the file: it only says where answers end and how to sample"
         _check_ends(read_object(sampling, hint), sampling)
     try:
-        return load_config(folder)
+        read = load_config(folder)
     except Exception:  # mlx_lm's own code, on what is an object of plain values
         raise DpoError("is not a valid model config", where=config, hint=DOWNLOAD) from None
+    kinds = read.get("layer_types")
+    if read.get("model_type") == "granitemoehybrid" and isinstance(kinds, list):
+        read["layer_types"] = [_RENAMED.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
+    return read
 
 
 def _check_sizes(content: Mapping[str, Any], file: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..storage.cache import content_hash
 from ..storage.reading import files_in
 from .adapters import CONFIG, WEIGHTS
+from .foreign_weights import PEFT_WEIGHTS
 
 _WEIGHTS = "model*.safetensors"
 
@@ -19,7 +20,7 @@ def model_and_adapter_hashes(base: Path, adapter: Path | str | None) -> dict[str
     """
     return {
         "base": files_hash(base, _WEIGHTS, "config.json", "*.py"),
-        "adapter": files_hash(Path(adapter), WEIGHTS, CONFIG) if adapter else None,
+        "adapter": files_hash(Path(adapter), WEIGHTS, CONFIG, *PEFT_WEIGHTS) if adapter else None,
     }
 
 

@@ -1,12 +1,10 @@
 """Weights and adapters that other programs wrote: what they are, and how to convert them."""
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import DpoError
-from ..storage.reading import files_in, path_text
+from ..storage.reading import files_in, is_folder, is_there, read_object
 
 _CONVERT = (
     'with torch installed, convert it to safetensors: python -c "from transformers import '
@@ -31,7 +29,7 @@ _WEIGHTS = (
 """Names of weight files that mlx_lm does not read, the likeliest first, each with the remedy."""
 
 _NO_WEIGHTS = ("training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "adapter*")
-_PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def foreign_weights(folder: Path, where: str) -> DpoError | None:
@@ -51,30 +49,34 @@ def foreign_weights(folder: Path, where: str) -> DpoError | None:
     return None
 
 
-def check_not_peft(folder: Path, config: Mapping[str, Any] | None) -> None:
-    """Check that an adapter is not a PEFT adapter, whose files have almost the same names.
+def is_peft(folder: Path | str) -> bool:
+    """Whether a folder has a PEFT adapter, whose files have almost the same names as those of mlx_lm.
 
-    Args:
-        config: content of its adapter_config.json; None if there is no such file.
+    Raises:
+        DpoError: the folder cannot be read, or its adapter_config.json is not JSON.
+    """
+    if not is_folder(folder):
+        return False
+    path = Path(folder) / "adapter_config.json"
+    config = read_object(path, "copy the adapter again") if is_there(path) else {}
+    if "peft_type" in config:
+        return True
+    return "fine_tune_type" not in config and bool(files_in(folder, *PEFT_WEIGHTS))
+
+
+def check_not_peft(folder: Path) -> None:
+    """Check that an adapter is not a PEFT adapter: read as an adapter of mlx_lm, it would be wrong.
 
     Raises:
         DpoError: it is a PEFT adapter.
     """
-    config = config or {}
-    if "peft_type" not in config and ("fine_tune_type" in config or not files_in(folder, *_PEFT_WEIGHTS)):
-        return
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    known = all(isinstance(v, (int, float)) and 0 < v < 1e9 for v in (rank, alpha))
-    scale = f"scale = lora_alpha / r = {alpha / rank:g}" if known else "scale = lora_alpha / r"
-    base = config.get("base_model_name_or_path")
-    of = f" for {path_text(base)}" if isinstance(base, str) and base else ""
-    kind = config.get("peft_type")
-    raise DpoError(
-        f"is a PEFT adapter ({kind}){of}" if isinstance(kind, str) else "is a PEFT adapter",
-        where=folder,
-        hint="merge it into its base model with PEFT (merge_and_unload, save_pretrained) and set model.path "
-        f"to the result; or convert it to an mlx_lm adapter: transpose lora_A and lora_B, and set {scale}",
-    )
+    if is_peft(folder):
+        raise DpoError(
+            "is a PEFT adapter, not a run",
+            where=folder,
+            hint="to start from it, set model.adapter to this folder and model.path to its base model; to "
+            "use both as one model, merge them with PEFT (merge_and_unload, save_pretrained)",
+        )
 
 
 def check_adapter_weights(folder: Path) -> None:

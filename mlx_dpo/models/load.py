@@ -40,7 +40,7 @@ class ModelConfig(Section):
     )
     adapter: str | None = setting(
         None,
-        "adapter to start from, for instance one from SFT; the reference is then the model with this adapter",
+        "adapter to start from: a run or a PEFT adapter; the reference is then the model with this adapter",
         path="read",
         also={
             "adapter_name_or_path resume_adapter_file sft_adapter peft_model": "",
@@ -162,7 +162,7 @@ def load_model(folder: Path, *, lazy: bool = False) -> tuple[nn.Module, dict[str
     check_architecture(folder)
     speed_up_products()
     try:
-        return load_model(folder, lazy=lazy)
+        return load_model(folder, lazy=lazy, model_config=read_model_config(folder))
     except MemoryError:
         raise
     except Exception as error:  # mlx_lm's classes get the config as it is, and raise many kinds of errors

@@ -70,7 +70,7 @@ def _from_folder(folder: Path) -> nn.Module:
 
     if not files_in(folder, "model*.safetensors"):
         return _from_config(read_model_config(folder))
-    return load_model(folder, lazy=True)[0]
+    return load_model(folder, lazy=True, model_config=read_model_config(folder))[0]
 
 
 def _from_config(config: dict[str, Any]) -> nn.Module:

@@ -23,6 +23,7 @@ from ..console import say
 from ..errors import DpoError, first_line
 from ..losses.beta_rule import exact
 from ..models.adapters import WEIGHTS, read_adapter_config, trainable
+from ..models.config_files import read_model_config
 from ..randomness import random_untouched
 from ..storage.checksummed_folder import DAMAGE, Sealed, seal, sha256, unseal
 from ..storage.files import MARK, remove_any, unwritable
@@ -248,7 +249,7 @@ def check_saved(model: nn.Module, folder: Path, base: Path) -> None:
     live = trainable(model)
     try:
         with random_untouched():  # a fresh adapter draws random initial values
-            read, _ = load_model(base, lazy=True)
+            read, _ = load_model(base, lazy=True, model_config=read_model_config(base))
             read = dict(tree_flatten(load_adapters(read, str(folder)).parameters()))
         wrong = [n for n, value in live.items() if n not in read or not _same(read[n], value)]
     except (OSError, RuntimeError, ValueError) as error:

@@ -7,6 +7,7 @@ import pytest
 
 from mlx_dpo.errors import DpoError
 from mlx_dpo.models.adapters import read_adapter_config
+from mlx_dpo.models.peft_adapter import check_adapter
 
 from ..support.mistakes import (
     COPY_RUN,
@@ -19,26 +20,32 @@ PEFT = {"peft_type": "LORA", "base_model_name_or_path": "org/base", "r": 8, "lor
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors"])
-def test_an_adapter_of_peft_is_told_with_both_ways_out(name, adapter):
+def test_an_adapter_of_peft_is_not_read_as_one_of_mlx_but_told_with_both_ways_out(name, adapter):
     (adapter / "adapters.safetensors").rename(adapter / name)
     (adapter / "adapter_config.json").write_text(json.dumps(PEFT))
-    for way_out in ("merge_and_unload", "scale = lora_alpha / r = 2"):
-        refused(read_adapter_config, "run", "run", "is a PEFT adapter (LORA) for org/base", way_out)
+    for way_out in ("merge_and_unload", "set model.adapter to this folder"):
+        refused(read_adapter_config, "run", "run", "is a PEFT adapter", way_out)
 
 
 @pytest.mark.parametrize(
-    "config",
-    [{"peft_type": 3}, {"peft_type": "LORA", "r": "8"}, {"peft_type": "IA3", "r": 0, "lora_alpha": 1}],
+    ("config", "what"),
+    [
+        ({"peft_type": 3}, "peft_type is 3"),
+        ({"peft_type": "LORA", "r": "8"}, "r is '8'"),
+        ({"peft_type": "IA3", "r": 0, "lora_alpha": 1}, "peft_type is 'IA3'"),
+    ],
 )
-def test_an_adapter_of_peft_with_odd_values_is_told_too(config, adapter):
+def test_an_adapter_of_peft_with_odd_values_is_told_too(config, what, adapter):
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     refused(read_adapter_config, "run", "run", "is a PEFT adapter")
+    refused(check_adapter, "run", "run/adapter_config.json", what)
 
 
 def test_weights_of_peft_without_a_config_are_told(adapter):
     (adapter / "adapters.safetensors").rename(adapter / "adapter_model.safetensors")
     (adapter / "adapter_config.json").unlink()
     refused(read_adapter_config, "run", "run", "is a PEFT adapter")
+    refused(check_adapter, "run", "run", "without adapter_config.json")
 
 
 @pytest.mark.parametrize("name", ["adapters.npz", "adapter.gguf", "lora.bin"])

@@ -1,0 +1,129 @@
+"""Export the adapter of a run for PEFT: checks, files and proof."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..console import say
+from ..data.row_files import Source
+from ..errors import DpoError
+from ..models.adapters import WEIGHTS, read_adapter_config
+from ..models.base_of_adapter import check_base
+from ..models.config_files import read_model_config
+from ..models.hub_blocks import blocks_of
+from ..models.load import ModelConfig, find_model, load_tokenizer
+from ..storage.files import check_writable, replace_folder
+from ..storage.reading import expanded, is_there, read_text
+from .peft import consumer_notes, peft_adapter
+from .proof_rows import proof_rows
+from .prove_peft import PeftProof, proof_or_note
+
+_SNAPSHOT = re.compile(r"models--(.+?)--(.+)")
+
+
+class PeftExport(NamedTuple):
+    """An exported adapter. `notes`: what other programs need; `proof`: None if there is none."""
+
+    folder: Path
+    config: dict[str, Any]
+    notes: list[str]
+    proof: PeftProof | None
+
+
+def export_peft(
+    model: ModelConfig,
+    adapter: Path,
+    output: Path,
+    *,
+    base_name: str | None = None,
+    prove: bool | None = None,
+    sources: Sequence[Source] = (),
+    answers: bool = False,
+) -> PeftExport:
+    """Write the adapter of a run as a PEFT adapter, and prove that PEFT computes the same with it.
+
+    The folder appears only when it is complete and proved.
+
+    Args:
+        model: the run's model settings.
+        base_name: Hub name or folder of the unquantised base model, for base_model_name_or_path.
+        prove: None proves where transformers, PEFT and torch are installed.
+        sources: rows for the proof, the first that can be read; `answers`: they are answers, as for sft.
+
+    Raises:
+        DpoError: the target exists, the run trained all weights, PEFT has no adapter for a layer, the disk is
+            full, or the proof failed.
+    """
+    if is_there(output):
+        raise DpoError("exists already", where=output, hint="choose another folder with --output")
+    own = read_adapter_config(adapter)
+    if own.type == "full":
+        raise DpoError(
+            "was trained with adapter.type=full: it has no adapter that PEFT could read",
+            where=adapter,
+            hint="export the whole model instead: mlx-dpo export hf, or mlx-dpo fuse",
+        )
+    base = find_model(model.path)
+    config = read_model_config(base)
+    blocks = blocks_of(config)
+    name = base_name or _base_name(model.path, base, "quantization" in config)
+    tokenizer = load_tokenizer(base, model)
+    check_base(adapter, base, tokenizer)
+    check_writable(output, need_bytes=4 * (adapter / WEIGHTS).stat().st_size)
+    made = peft_adapter(adapter, own, blocks, name)
+    proof: PeftProof | None = None
+
+    def write(beside: Path) -> None:
+        nonlocal proof
+        made.write(beside)
+        if prove is not False:
+            shown = find_model(base_name) if base_name and (prove or is_there(expanded(base_name))) else base
+            rows = proof_rows(sources, tokenizer, answers=answers)
+            proof = proof_or_note(prove, beside, made, adapter, shown, rows)
+
+    replace_folder(output, write)
+    return PeftExport(output, made.config, consumer_notes(made.config, output), proof)
+
+
+def _base_name(path: str, base: Path, quantised: bool) -> str:
+    """What other programs should load as base model: its name on the Hub, or its full path.
+
+    Raises:
+        DpoError: it is quantised for MLX, and its card does not name the model that it was made from.
+    """
+    if quantised:
+        if name := _card_base(base):
+            say(f"the base model is quantised for MLX: the adapter names {name}, from its model card")
+            return name
+        raise DpoError(
+            "is quantised for MLX, and other programs cannot load it",
+            where=path,
+            hint="name the model that it was made from: --base ORGANISATION/MODEL, or a folder",
+        )
+    if not is_there(expanded(path)):
+        return path
+    for part in base.absolute().parts:
+        if match := _SNAPSHOT.fullmatch(part):
+            return f"{match[1]}/{match[2]}"
+    full = os.path.abspath(base)
+    say(f"the adapter names its base model by the path {full}; --base ORGANISATION/MODEL names it for others")
+    return full
+
+
+def _card_base(base: Path) -> str | None:
+    """The base model that the card of a model names."""
+    card = base / "README.md"
+    if not is_there(card):
+        return None
+    match = re.match(r"---\n(.*?)\n---", read_text(card), re.DOTALL)
+    try:
+        about = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return None
+    name = about.get("base_model") if isinstance(about, dict) else None
+    name = name[0] if isinstance(name, list) and name else name
+    return name if isinstance(name, str) and name else None
