@@ -13,6 +13,7 @@ from ..machine.interrupt import Terminated, terminated_like_interrupted, was_tol
 from .config import config
 from .demo import demo
 from .eval import evaluate
+from .export import export
 from .fuse import fuse
 from .gen_pairs import gen_pairs
 from .inspect import inspect
@@ -29,7 +30,7 @@ _MEANT = {
     **dict.fromkeys(
         ("grpo", "ppo", "rlhf", "kto"), "It is not available; 'train' learns from preference pairs."
     ),
-    **dict.fromkeys(("merge", "export"), "Did you mean 'fuse'?"),
+    **dict.fromkeys(("merge",), "Did you mean 'fuse'?"),
     "evaluate": "Did you mean 'eval'?",
 }
 """Commands of other trainers, each with what to use here instead."""
@@ -61,6 +62,7 @@ def cli():
       mlx-dpo eval --run runs/granite-dpo
       mlx-dpo report --run runs/granite-dpo
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
+      mlx-dpo export hf --run runs/granite-dpo --output models/granite-dpo-hf
     """
     try:
         os.getcwd()
@@ -69,7 +71,7 @@ def cli():
         raise DpoError(what, hint="the folder was deleted or moved; cd to a folder that exists") from None
 
 
-for command in (demo, gen_pairs, judge, inspect, plan, sft, train, evaluate, report, fuse, config):
+for command in (demo, gen_pairs, judge, inspect, plan, sft, train, evaluate, report, fuse, export, config):
     cli.add_command(command)
 
 

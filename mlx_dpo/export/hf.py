@@ -8,6 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..console import progress, say
+from ..errors import DpoError
 from ..models.end_of_turn import mlx_lm_stops
 from ..models.load import ModelConfig
 from ..storage.files import replace_folder
@@ -48,10 +49,22 @@ def export_hf(
     def write(folder: Path) -> None:
         write_hub_folder(folder, source, asked, shard_bytes)
         if prove:
-            prove(folder, source)
+            proved(prove, folder, source, output)
 
     replace_folder(output, write)
     return output
+
+
+def proved(prove: Callable[[Path, Source], None], folder: Path, source: Source, output: Path) -> None:
+    """Prove a finished folder; errors name `output`, where it was going to be.
+
+    Raises:
+        DpoError: as `prove`.
+    """
+    try:
+        prove(folder, source)
+    except DpoError as error:
+        raise error.instead(where=error.where.replace(str(folder), str(output))) from None
 
 
 def write_hub_folder(folder: Path, source: Source, asked: ModelConfig | None, shard_bytes: int) -> None:
