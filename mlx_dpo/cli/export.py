@@ -2,6 +2,7 @@
 
 import click
 
+from .export_gguf import export_gguf
 from .export_hf import export_hf
 
 
@@ -12,7 +13,9 @@ def export():
     \b
     Example:
       mlx-dpo export hf --run runs/granite-dpo --output models/granite-dpo-hf
+      mlx-dpo export gguf --run runs/granite-dpo --output models/granite-dpo-gguf --type q8_0
     """
 
 
-export.add_command(export_hf)
+for command in (export_hf, export_gguf):
+    export.add_command(command)

@@ -13,8 +13,6 @@ from ..errors import DpoError
 
 GREEDY_TOKENS, GREEDY_AFTER = 32, 64
 """Length of the greedy answer; it follows the first tokens of the first row."""
-_TIE = 1e-3
-"""Nats between the two likeliest tokens below which rounding may decide between them."""
 EXACT, EXACT_GEMMA = 1e-4, 5e-3
 """Largest difference of a log-probability where both compute in float32; llama.cpp's GELU is coarser."""
 MOST_DIVERGENCE = 0.01
@@ -119,7 +117,7 @@ def step_limit_note(model: nn.Module, rows: Sequence[Sequence[int]]) -> str | No
 
 def divergence(wanted: np.ndarray, got: np.ndarray) -> float:
     """Mean over rows of KL(wanted || got), in nats."""
-    return float((np.exp(wanted) * (wanted - got)).sum(-1).mean())
+    return max(0.0, float((np.exp(wanted) * (wanted - got)).sum(-1).mean()))
 
 
 def likeness(wanted: Predictions, got: Predictions) -> Likeness:
@@ -157,8 +155,8 @@ def check_alike(
     """
     found = likeness(wanted, got)
     other_token = found.same_greedy < len(wanted.greedy)
-    if other_token and exact is not None and wanted.leads[found.same_greedy] < _TIE:
-        other_token = False
+    if other_token and exact is not None and wanted.leads[found.same_greedy] < 2 * exact:
+        other_token = False  # two tokens are so close that the allowed difference decides between them
     if exact is None:
         wrong = found.divergence > MOST_DIVERGENCE or not np.isfinite(found.divergence)
     else:

@@ -10,9 +10,10 @@ from ..console import say
 from ..data.row_index import index_rows
 from ..data.templates import end_of_turn, pair_tokens, prompt_tokens
 from ..errors import DpoError
+from ..export import prove_llama_cpp, prove_transformers
+from ..export.gguf import export_gguf
 from ..export.hf import export_hf
-from ..export.predictions import step_limit_note
-from ..export.prove_transformers import can_prove, prove_transformers
+from ..export.predictions import Likeness, step_limit_note
 from ..export.source import Source
 from ..storage.reading import expanded
 from .runs import open_run, say_if_unfinished
@@ -55,22 +56,69 @@ def export_hf_run(
         DpoError: not a run, torch is missing, files do not fit, or the export is not the fused model.
     """
     config = _opened(folder, model)
-    if prove is None:
-        prove = can_prove()
-    elif prove and not can_prove():
-        raise DpoError(
-            "torch is not installed", where="--prove", hint="pip install torch, or give --no-prove"
-        )
-    told: dict[str, Any] = {"exported": str(output), "proof": "not proved: torch is not installed"}
+    told = {"exported": str(output), "proof": "not proved"}
+    prover = None
+    if _wanted(prove, prove_transformers.can_prove(), "torch"):
 
-    def proved(path: Path, source: Source) -> None:
-        rows = proof_rows(config, source.tokenizer)
-        _say_step_limit(source, rows)
-        found = prove_transformers(path, source, rows)
-        told.update(found._asdict() | {"proof": f"proved with transformers: {found}"})
+        def prover(path: Path, source: Source) -> None:
+            rows = proof_rows(config, source.tokenizer)
+            _say_step_limit(source, rows)
+            _tell(told, "transformers", prove_transformers.prove_transformers(path, source, rows))
 
-    export_hf(config.model.path, folder, expanded(output), config.model, proved if prove else None)
+    export_hf(config.model.path, folder, expanded(output), config.model, prover)
     return told
+
+
+def export_gguf_run(
+    folder: Path | str,
+    output: Path | str,
+    type: str,
+    model: str | None = None,
+    prove: bool | None = None,
+    system: str | None = None,
+) -> dict[str, Any]:
+    """Write a run's fused model as GGUF, with a Modelfile; what was written, and the proof, as plain values.
+
+    Args:
+        type: f32, f16, bf16 or q8_0.
+        model: where the base model is now; by default where it was when the run was made.
+        prove: compare with llama.cpp; by default where xllamacpp is installed.
+        system: system prompt for the Modelfile.
+
+    Raises:
+        DpoError: not a run, a package is missing, no GGUF of this architecture, files do not fit, or the
+            export is not the fused model.
+    """
+    config = _opened(folder, model)
+    told = {"proof": "not proved"}
+    prover = None
+    if _wanted(prove, prove_llama_cpp.can_prove(), "xllamacpp"):
+
+        def prover(path: Path, source: Source) -> None:
+            rows = proof_rows(config, source.tokenizer)
+            _say_step_limit(source, rows)
+            _tell(told, "llama.cpp", prove_llama_cpp.prove_llama_cpp(path, source, type, rows))
+
+    file = export_gguf(config.model.path, folder, expanded(output), type, config.model, prover, system=system)
+    return {"exported": str(file), "modelfile": str(file.parent / "Modelfile"), **told}
+
+
+def _wanted(asked: bool | None, installed: bool, package: str) -> bool:
+    """Whether to prove.
+
+    Raises:
+        DpoError: it was asked for, and the package is missing.
+    """
+    if asked and not installed:
+        hint = f"pip install {package}, or give --no-prove"
+        raise DpoError(f"{package} is not installed", where="--prove", hint=hint, code="not-installed")
+    if asked is None and not installed:
+        say(f"note: {package} is not installed, so the export is not compared with MLX")
+    return installed if asked is None else asked
+
+
+def _tell(told: dict[str, Any], program: str, found: Likeness) -> None:
+    told |= {**found._asdict(), "proof": f"proved with {program}: {found}"}
 
 
 def _opened(folder: Path | str, model: str | None) -> RunConfig:

@@ -1,0 +1,51 @@
+"""mlx-dpo export gguf"""
+
+import click
+
+from ..console import show, show_json
+from .options import PATH, json_option, model_option
+
+
+@click.command("gguf")
+@click.option(
+    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
+)
+@click.option(
+    "--output",
+    required=True,
+    type=PATH,
+    metavar="FOLDER",
+    help="Folder for the GGUF file and the Modelfile; must not exist yet.",
+)
+@click.option(
+    "--type",
+    "type_",
+    type=click.Choice(["f32", "f16", "bf16", "q8_0"]),
+    default="f16",
+    show_default=True,
+    help="How matrices are stored; norms stay float32.",
+)
+@click.option("--system", metavar="TEXT", help="System prompt for the Modelfile.")
+@click.option(
+    "--prove/--no-prove",
+    default=None,
+    help="Compare the export in llama.cpp with MLX.  [default: if xllamacpp is installed]",
+)
+@model_option
+@json_option
+def export_gguf(folder, output, type_, system, prove, model, as_json):
+    """Write the fused model as GGUF, for llama.cpp, Ollama and LM Studio.
+
+    \b
+    Example:
+      mlx-dpo export gguf --run runs/granite-dpo --output models/granite-dpo-gguf --type q8_0
+    """
+    from ..jobs.export import export_gguf_run
+
+    result = export_gguf_run(folder, output, type_, model, prove, system)
+    if as_json:
+        show_json(result)
+    else:
+        show(f"exported model: {result['exported']}")
+        show(result["proof"])
+        show(f"next: ollama create NAME -f {result['modelfile']}")
