@@ -126,9 +126,10 @@ def _turns(tokenizer: Any) -> _Turns | None:
     between, last = rest.split(_AGAIN)
     unasked, user_open = _shared_end(first, between)
     answer_close = between.removesuffix(user_open)
-    user_close, answer_open = _shared_start(middle, last)
-    if middle != user_close + answer_open:
+    if middle != last:
         return None
+    user_close = answer_close if middle.startswith(answer_close) else ""
+    answer_open = middle.removeprefix(user_close)
     system = _system(tokenizer, asked, start, user_open)
     return _Turns(start, system, (user_open, user_close), (answer_open, answer_close), unasked)
 
@@ -139,11 +140,6 @@ def _shared_end(first: str, between: str) -> tuple[str, str]:
     while count < min(len(first), len(between)) and first[-1 - count] == between[-1 - count]:
         count += 1
     return first[: len(first) - count], first[len(first) - count :]
-
-
-def _shared_start(middle: str, last: str) -> tuple[str, str]:
-    """After a user's text: what closes the turn, and what opens an answer; both the same in both places."""
-    return ("", middle) if middle == last else ("", last)
 
 
 def _system(tokenizer: Any, asked: list[Message], start: str, user_open: str) -> tuple[str, str]:

@@ -148,15 +148,15 @@ class LlamaCpp:
         with urllib.request.urlopen(request, timeout=600) as answer:
             return json.loads(answer.read())
 
-    def after(self, tokens: Sequence[int], vocabulary: int) -> np.ndarray:
-        """Log-probabilities of the next token, float64 (V,)."""
+    def after(self, tokens: Sequence[int], vocabulary: int, count: int | None = None) -> np.ndarray:
+        """Log-probabilities of the next token, float64 (V,); with `count`, only the likeliest are finite."""
         answer = self.ask(
             "completion",
             {
                 "prompt": [int(token) for token in tokens],
                 "n_predict": 1,
                 "temperature": 0.0,
-                "n_probs": vocabulary,
+                "n_probs": count or vocabulary,
                 "cache_prompt": False,
                 "logit_bias": [[self._letter, 1000]],
             },
@@ -168,7 +168,11 @@ class LlamaCpp:
 
     def predictions(self, rows: Sequence[Sequence[int]], vocabulary: int) -> Predictions:
         """What the model predicts after rows."""
-        return predictions(lambda tokens: self.after(tokens, vocabulary), rows)
+        return predictions(
+            lambda tokens: self.after(tokens, vocabulary),
+            rows,
+            likeliest=lambda tokens: self.after(tokens, vocabulary, count=2),
+        )
 
 
 @contextmanager
