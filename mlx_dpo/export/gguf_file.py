@@ -88,7 +88,7 @@ def stored(tensor: GgufTensor, asked: str) -> np.ndarray:
     from gguf import quants
 
     kind = type_of(tensor, asked)
-    values = tensor.make()
+    values = np.ascontiguousarray(tensor.make())
     with np.errstate(over="ignore"):
         packed = quants.quantize(values, kind)
     finite = packed if kind.name in ("F32", "F16") else values

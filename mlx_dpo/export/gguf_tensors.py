@@ -87,12 +87,18 @@ def gguf_tensors(
         own = name.removeprefix("language_model.")
         if own == name and model is not text_model(model):
             continue  # the part that reads images
-        found += _made(kind, args, own, lambda name=name: tensors[name], where)
+        found += made_of(kind, args, own, lambda name=name: tensors[name], where)
     return found
 
 
-def _made(kind: str, args: Any, name: str, get: Callable[[], mx.array], where: Path) -> Iterator[GgufTensor]:
-    """The GGUF tensors of one tensor."""
+def made_of(
+    kind: str, args: Any, name: str, get: Callable[[], mx.array], where: Path
+) -> Iterator[GgufTensor]:
+    """The GGUF tensors of one tensor with the name `name` in a model, or of rows that belong to it.
+
+    Raises:
+        DpoError: it has no place in a GGUF file.
+    """
     stem, _, end = name.rpartition(".")
     if stem in _WHOLE:
         yield _tensor(f"{_WHOLE[stem]}.{end}", get, _change(kind, args, stem))

@@ -25,6 +25,7 @@ from .predictions import (
     Predictions,
     check_alike,
     computes_exactly,
+    log_softmax,
     mlx_predictions,
     predictions,
 )
@@ -164,7 +165,7 @@ class LlamaCpp:
         found = np.full(vocabulary, -np.inf)
         for entry in answer["completion_probabilities"][0]["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]
-        return found
+        return log_softmax(found)  # the server sums in float32, which is off by 1e-4 over 50,000 entries
 
     def predictions(self, rows: Sequence[Sequence[int]], vocabulary: int) -> Predictions:
         """What the model predicts after rows."""
@@ -176,11 +177,12 @@ class LlamaCpp:
 
 
 @contextmanager
-def llama_cpp(file: Path, context: int) -> Iterator[LlamaCpp]:
+def llama_cpp(file: Path, context: int, adapter: Path | None = None) -> Iterator[LlamaCpp]:
     """llama.cpp with a model, on the CPU, with float32 in its cache.
 
     Args:
         context: most tokens of a row.
+        adapter: a GGUF-LoRA file.
 
     Raises:
         DpoError: llama.cpp does not load the file; with its reason.
@@ -192,6 +194,8 @@ def llama_cpp(file: Path, context: int) -> Iterator[LlamaCpp]:
     params.n_ctx, params.n_parallel, params.warmup, params.n_gpu_layers = context, 1, False, 0
     params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if adapter:
+        params.lora_adapters = [x.CommonAdapterLoraInfo(str(adapter), 1.0)]
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = min(8, os.cpu_count() or 1)
     with _stderr() as said:
         try:

@@ -12,6 +12,7 @@ from ..data.templates import end_of_turn, pair_tokens, prompt_tokens
 from ..errors import DpoError
 from ..export import prove_llama_cpp, prove_transformers
 from ..export.gguf import export_gguf
+from ..export.gguf_lora import export_gguf_lora
 from ..export.hf import export_hf
 from ..export.predictions import Likeness, step_limit_note
 from ..export.source import Source
@@ -103,6 +104,16 @@ def export_gguf_run(
     return {"exported": str(file), "modelfile": str(file.parent / "Modelfile"), **told}
 
 
+def export_gguf_lora_run(folder: Path | str, output: Path | str, model: str | None = None) -> Path:
+    """Write a run's adapter as GGUF-LoRA; the file.
+
+    Raises:
+        DpoError: as `export_gguf_lora`.
+    """
+    config = _opened(folder, model)
+    return export_gguf_lora(config.model.path, folder, expanded(output), config.model)
+
+
 def _wanted(asked: bool | None, installed: bool, package: str) -> bool:
     """Whether to prove.
 
@@ -110,7 +121,7 @@ def _wanted(asked: bool | None, installed: bool, package: str) -> bool:
         DpoError: it was asked for, and the package is missing.
     """
     if asked and not installed:
-        hint = f"pip install {package}, or give --no-prove"
+        hint = "pip install 'mlx-dpo[prove]', or give --no-prove"
         raise DpoError(f"{package} is not installed", where="--prove", hint=hint, code="not-installed")
     if asked is None and not installed:
         say(f"note: {package} is not installed, so the export is not compared with MLX")
