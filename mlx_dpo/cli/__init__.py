@@ -30,7 +30,7 @@ _MEANT = {
     **dict.fromkeys(
         ("grpo", "ppo", "rlhf", "kto"), "It is not available; 'train' learns from preference pairs."
     ),
-    **dict.fromkeys(("merge",), "Did you mean 'fuse'?"),
+    "merge": "Did you mean 'fuse'?",
     "evaluate": "Did you mean 'eval'?",
 }
 """Commands of other trainers, each with what to use here instead."""
@@ -62,7 +62,7 @@ def cli():
       mlx-dpo eval --run runs/granite-dpo
       mlx-dpo report --run runs/granite-dpo
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
-      mlx-dpo export peft --run runs/granite-dpo --output exports/granite-dpo-peft
+      mlx-dpo export hf --run runs/granite-dpo --output models/granite-dpo-hf
     """
     try:
         os.getcwd()

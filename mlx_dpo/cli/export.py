@@ -2,21 +2,9 @@
 
 import click
 
-from ..console import show, show_json
-from .options import PATH, json_option, model_option
-
-run_option = click.option(
-    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
-)
-output_option = click.option(
-    "--output", required=True, type=PATH, metavar="FOLDER", help="Folder to write; must not exist yet."
-)
-prove_option = click.option(
-    "--prove/--no-prove",
-    default=None,
-    help="Read the export back with the program that will use it, and compare. By default where it is "
-    "installed.",
-)
+from .export_gguf import export_gguf
+from .export_hf import export_hf
+from .export_peft import export_peft
 
 
 @click.group()
@@ -26,59 +14,10 @@ def export():
     \b
     Example:
       mlx-dpo export peft --run runs/granite-dpo --output exports/granite-dpo-peft
+      mlx-dpo export hf --run runs/granite-dpo --output models/granite-dpo-hf
+      mlx-dpo export gguf --run runs/granite-dpo --output models/granite-dpo-gguf --type q8_0
     """
 
 
-@export.command()
-@run_option
-@output_option
-@click.option(
-    "--base",
-    metavar="NAME",
-    help="Name on the Hub, or folder, of the unquantised base model; it is written into the export.",
-)
-@prove_option
-@model_option
-@json_option
-def peft(folder, output, base, prove, model, as_json):
-    """Write a run's adapter for PEFT, vLLM and llama.cpp.
-
-    The folder has adapter_model.safetensors and adapter_config.json. Where transformers and PEFT are
-    installed, it appears only if they compute the same log-probabilities as mlx_lm on rows of the run.
-
-    \b
-    Example:
-      mlx-dpo export peft --run runs/granite-dpo --output exports/granite-dpo-peft
-    """
-    from pathlib import Path
-
-    from ..export.peft_run import export_peft
-    from ..jobs.open_run import open_run, say_if_unfinished
-
-    config = open_run(folder, model)
-    say_if_unfinished(folder, config)
-    made = export_peft(
-        config.model,
-        Path(folder),
-        Path(output),
-        base_name=base,
-        prove=prove,
-        sources=[one for one in (config.data.valid, config.data.train) if one],
-        answers=config.loss.answers_only,
-    )
-    if as_json:
-        proof = made.proof._asdict() if made.proof else None
-        show_json(
-            {
-                "peft": str(made.folder),
-                "rank": made.config["r"],
-                "alpha": made.config["lora_alpha"],
-                "notes": made.notes,
-                "proof": proof,
-            }
-        )
-        return
-    show(f"PEFT adapter: {made.folder} (r {made.config['r']}, lora_alpha {made.config['lora_alpha']:g})")
-    show(f"  {made.proof.text() if made.proof else 'not proved'}")
-    for note in made.notes:
-        show(f"  {note}")
+for command in (export_peft, export_hf, export_gguf):
+    export.add_command(command)

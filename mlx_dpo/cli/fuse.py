@@ -4,20 +4,12 @@ import click
 
 from ..console import show, show_json
 from ..export.precisions import MAX_KL_RATIO, PRECISIONS
-from .options import PATH, json_option, model_option
+from .options import PATH, json_option, model_option, new_folder_option, run_option
 
 
 @click.command()
-@click.option(
-    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
-)
-@click.option(
-    "--output",
-    required=True,
-    type=PATH,
-    metavar="FOLDER",
-    help="Folder for the fused model; must not exist yet.",
-)
+@run_option
+@new_folder_option("the fused model")
 @model_option
 @click.option(
     "--precision",

@@ -46,6 +46,23 @@ model_option = click.option(
     metavar="PATH",
     help="Where the base model is now; by default where it was when the run was made.",
 )
+run_option = click.option(
+    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
+)
+
+
+def new_folder_option(what: str) -> Callable:
+    """`--output`, for a command that writes a new folder."""
+    help = f"Folder for {what}; must not exist yet."
+    return click.option("--output", required=True, type=PATH, metavar="FOLDER", help=help)
+
+
+def prove_option(program: str, library: str) -> Callable:
+    """`--prove/--no-prove`, for an export that the program which will use it can read back."""
+    help = f"Compare the export in {program} with MLX.  [default: if {library} is installed]"
+    return click.option("--prove/--no-prove", default=None, help=help)
+
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace an existing run in the output folder."
 )

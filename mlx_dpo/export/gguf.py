@@ -1,0 +1,92 @@
+"""Write a fused model as a GGUF file, for llama.cpp, Ollama and LM Studio, with a Modelfile for Ollama."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..models.load import ModelConfig
+from ..storage.files import replace_folder
+from ..storage.reading import read_object
+from .gguf_fields import ARCHITECTURES, FILE_TYPES, Field, architecture, model_fields, unsupported
+from .gguf_file import BYTES_A_NUMBER, check_installed, write_gguf
+from .gguf_tensors import GgufTensor, gguf_tensors
+from .gguf_tokenizer import tokenizer_fields
+from .hf import proved
+from .ollama import modelfile
+from .source import Source, open_base, read_source
+
+
+class GgufContent(NamedTuple):
+    """What a GGUF file of a model holds."""
+
+    architecture: str
+    fields: list[Field]
+    tensors: list[GgufTensor]
+    type: str
+
+
+def export_gguf(
+    model_path: str,
+    adapter: Path | str,
+    output: Path | str,
+    type: str = "f16",
+    asked: ModelConfig | None = None,
+    prove: Callable[[Path, Source], None] | None = None,
+    *,
+    system: str | None = None,
+) -> Path:
+    """Write base weights plus adapter as a folder with a GGUF file and a Modelfile; returns the GGUF file.
+
+    Args:
+        type: of the matrices: f32, f16, bf16 or q8_0; norms and other vectors are float32.
+        asked: the model settings of the run; the file gets their chat template.
+        prove: called with the finished folder before it gets its name; raises if the file is wrong.
+        system: system prompt for the Modelfile.
+
+    Raises:
+        DpoError: files do not fit, llama.cpp has no such architecture or tokenizer, the output exists, or the
+            disk is full.
+    """
+    output = Path(output)
+    check_installed()
+    base, tensors = open_base(model_path, adapter, output, BYTES_A_NUMBER[type])
+    kind = str(read_object(base / "config.json").get("model_type"))
+    if kind not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise unsupported(f"no GGUF for the architecture {kind!r}, only for {known}", base)
+    source = read_source(base, tensors, adapter, asked)
+    del tensors
+    content = gguf_content(source, type, output.name)
+    name = f"{output.name}-{type}.gguf"
+
+    def write(folder: Path) -> None:
+        write_gguf(folder / name, content.architecture, content.fields, content.tensors, type)
+        (folder / "Modelfile").write_text(
+            modelfile(name, source.tokenizer, source.end, system), encoding="utf-8"
+        )
+        if prove:
+            proved(prove, folder, source, output)
+
+    replace_folder(output, write)
+    return output / name
+
+
+def gguf_content(source: Source, type: str, name: str) -> GgufContent:
+    """What the file of a fused model holds.
+
+    Raises:
+        DpoError: llama.cpp has no such architecture or tokenizer.
+    """
+    model = source.fused.model
+    kind = architecture(str(source.config.get("model_type")), model, source.base)
+    tensors = gguf_tensors(kind, model, source.tensors, source.base)
+    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    fields = [
+        Field("general.type", "string", "model"),
+        Field("general.name", "string", name),
+        Field("general.file_type", "uint32", FILE_TYPES[type]),
+        Field("general.quantization_version", "uint32", 2),
+        *model_fields(kind, model, source.base),
+        *tokenizer_fields(source.base, source.tokenizer, source.end, rows),
+    ]
+    return GgufContent(kind, fields, tensors, type)

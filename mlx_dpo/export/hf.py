@@ -1,0 +1,122 @@
+"""Write a fused model as a folder in the Hub's layout, which transformers, vLLM and llama.cpp read."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..console import progress, say
+from ..errors import DpoError
+from ..models.end_of_turn import mlx_lm_stops
+from ..models.load import ModelConfig
+from ..storage.files import replace_folder
+from ..storage.reading import read_object
+from .end_of_turn_files import list_end
+from .source import Source, open_base, own_template, read_source, text_files
+
+_SHARD_BYTES = 2 * 10**9
+"""Most bytes in one file: what is joined for one file is in memory twice."""
+_BYTES_A_NUMBER = 4
+
+
+def export_hf(
+    model_path: str,
+    adapter: Path | str,
+    output: Path | str,
+    asked: ModelConfig | None = None,
+    prove: Callable[[Path, Source], None] | None = None,
+    *,
+    shard_bytes: int = _SHARD_BYTES,
+) -> Path:
+    """Write base weights plus adapter with the names, axes and files that the base has on the Hub.
+
+    Tensors that training did not touch keep the bits of the base. A quantised base becomes plain.
+
+    Args:
+        asked: the model settings of the run; the export gets their chat template.
+        prove: called with the finished folder before it gets its name; raises if the folder is wrong.
+
+    Raises:
+        DpoError: files do not fit, the layout is not known, the output exists, or the disk is full.
+    """
+    output = Path(output)
+    base, tensors = open_base(model_path, adapter, output, _BYTES_A_NUMBER)
+    source = read_source(base, tensors, adapter, asked)
+    del tensors
+
+    def write(folder: Path) -> None:
+        write_hub_folder(folder, source, asked, shard_bytes)
+        if prove:
+            proved(prove, folder, source, output)
+
+    replace_folder(output, write)
+    return output
+
+
+def proved(prove: Callable[[Path, Source], None], folder: Path, source: Source, output: Path) -> None:
+    """Prove a finished folder; errors name `output`, where it was going to be.
+
+    Raises:
+        DpoError: as `prove`.
+    """
+    try:
+        prove(folder, source)
+    except DpoError as error:
+        raise error.instead(where=error.where.replace(str(folder), str(output))) from None
+
+
+def write_hub_folder(folder: Path, source: Source, asked: ModelConfig | None, shard_bytes: int) -> None:
+    """Fill an empty folder."""
+    for file in text_files(source.base):
+        shutil.copyfile(file, folder / file.name)
+    (folder / "config.json").write_text(json.dumps(source.config, indent=2) + "\n")
+    if template := own_template(source, asked):
+        _write_template(folder, template)
+    stops = mlx_lm_stops(source.base, source.tokenizer)
+    if list_end(folder, source.end, stops):
+        token = source.tokenizer.convert_ids_to_tokens(source.end)
+        say(f"the base model does not list the end of turn {token}: it is added to the config files")
+    write_shards(folder, source.tensors, shard_bytes)
+
+
+def _write_template(folder: Path, template: str) -> None:
+    """Make `template` the only chat template of the folder."""
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    settings = folder / "tokenizer_config.json"
+    if settings.exists() and "chat_template" in (content := read_object(settings)):
+        del content["chat_template"]
+        settings.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_shards(folder: Path, tensors: Mapping[str, mx.array], shard_bytes: int) -> None:
+    """Write safetensors files of at most `shard_bytes` each, with an index if there are several."""
+    groups = _groups(tensors, shard_bytes)
+    index: dict[str, str] = {}
+    with progress("writing", len(groups), "files") as advance:
+        for number, names in enumerate(groups, 1):
+            several = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
+            file = f"model{several}.safetensors"
+            part = {name: tensors[name] for name in names}
+            mx.save_safetensors(str(folder / file), part, metadata={"format": "pt"})
+            index |= dict.fromkeys(names, file)
+            advance(1)
+    if len(groups) > 1:
+        total = sum(value.nbytes for value in tensors.values())
+        table = {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(table, indent=2) + "\n")
+
+
+def _groups(tensors: Mapping[str, mx.array], shard_bytes: int) -> list[list[str]]:
+    """Names in order, in groups of at most `shard_bytes`; a larger tensor is a group by itself."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, value in tensors.items():
+        if groups[-1] and size + value.nbytes > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += value.nbytes
+    return groups

@@ -1,0 +1,143 @@
+"""Export a run's fused model for other programs, and prove it there."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..console import say
+from ..data.row_index import index_rows
+from ..data.conversation_tokens import end_of_turn, pair_tokens, prompt_tokens
+from ..errors import DpoError
+from ..export import prove_llama_cpp, prove_transformers
+from ..export.gguf import export_gguf
+from ..export.gguf_lora import export_gguf_lora
+from ..export.hf import export_hf
+from ..export.predictions import Likeness, step_limit_note
+from ..export.source import Source
+from ..storage.reading import expanded
+from .open_run import open_run, say_if_unfinished
+
+PROOF_ROWS, PROOF_TOKENS = 4, 200
+_QUESTIONS = ("How do I clean a copper kettle?", "Why is the sky blue?", "Name three rivers.", "Hello!")
+
+
+def proof_rows(config: RunConfig, tokenizer: Any) -> list[list[int]]:
+    """Token ids of a few prompts with their first answer, from the run's held-out file, else its data.
+
+    Where the files are gone: a few questions.
+    """
+    try:
+        return list(islice(_rows(config, tokenizer), PROOF_ROWS))
+    except DpoError as error:
+        say(f"note: the proof uses its own questions, because the run's rows cannot be read: {error.what}")
+        asked = [[{"role": "user", "content": question}] for question in _QUESTIONS]
+        return [prompt_tokens(tokenizer, prompt) for prompt in asked]
+
+
+def _rows(config: RunConfig, tokenizer: Any) -> Iterator[list[int]]:
+    source = config.data.valid or config.data.train
+    end = end_of_turn(tokenizer)
+    for row in index_rows(source, answers=config.loss.answers_only).records():
+        prompt, answers = pair_tokens(tokenizer, row.prompt, row.answers[:1], end, row.tools, PROOF_TOKENS)
+        yield [*prompt, *answers[0]][:PROOF_TOKENS][:-1]
+
+
+def export_hf_run(
+    folder: Path | str, output: Path | str, model: str | None = None, prove: bool | None = None
+) -> dict[str, Any]:
+    """Write a run's fused model in the Hub's layout; what was written, and the proof, as plain values.
+
+    Args:
+        model: where the base model is now; by default where it was when the run was made.
+        prove: compare with transformers; by default where torch is installed.
+
+    Raises:
+        DpoError: not a run, torch is missing, files do not fit, or the export is not the fused model.
+    """
+    config = _opened(folder, model)
+    told = {"exported": str(output), "proof": "not proved"}
+    prover = None
+    if _wanted(prove, prove_transformers.can_prove(), "torch"):
+
+        def prover(path: Path, source: Source) -> None:
+            rows = proof_rows(config, source.tokenizer)
+            _say_step_limit(source, rows)
+            _tell(told, "transformers", prove_transformers.prove_transformers(path, source, rows))
+
+    export_hf(config.model.path, folder, expanded(output), config.model, prover)
+    return told
+
+
+def export_gguf_run(
+    folder: Path | str,
+    output: Path | str,
+    type: str,
+    model: str | None = None,
+    prove: bool | None = None,
+    system: str | None = None,
+) -> dict[str, Any]:
+    """Write a run's fused model as GGUF, with a Modelfile; what was written, and the proof, as plain values.
+
+    Args:
+        type: f32, f16, bf16 or q8_0.
+        model: where the base model is now; by default where it was when the run was made.
+        prove: compare with llama.cpp; by default where xllamacpp is installed.
+        system: system prompt for the Modelfile.
+
+    Raises:
+        DpoError: not a run, a package is missing, no GGUF of this architecture, files do not fit, or the
+            export is not the fused model.
+    """
+    config = _opened(folder, model)
+    told = {"proof": "not proved"}
+    prover = None
+    if _wanted(prove, prove_llama_cpp.can_prove(), "xllamacpp"):
+
+        def prover(path: Path, source: Source) -> None:
+            rows = proof_rows(config, source.tokenizer)
+            _say_step_limit(source, rows)
+            _tell(told, "llama.cpp", prove_llama_cpp.prove_llama_cpp(path, source, type, rows))
+
+    file = export_gguf(config.model.path, folder, expanded(output), type, config.model, prover, system=system)
+    return {"exported": str(file), "modelfile": str(file.parent / "Modelfile"), **told}
+
+
+def export_gguf_lora_run(folder: Path | str, output: Path | str, model: str | None = None) -> Path:
+    """Write a run's adapter as GGUF-LoRA; the file.
+
+    Raises:
+        DpoError: as `export_gguf_lora`.
+    """
+    config = _opened(folder, model)
+    return export_gguf_lora(config.model.path, folder, expanded(output), config.model)
+
+
+def _wanted(asked: bool | None, installed: bool, package: str) -> bool:
+    """Whether to prove.
+
+    Raises:
+        DpoError: it was asked for, and the package is missing.
+    """
+    if asked and not installed:
+        hint = "pip install 'mlx-dpo[prove]', or give --no-prove"
+        raise DpoError(f"{package} is not installed", where="--prove", hint=hint, code="not-installed")
+    if asked is None and not installed:
+        say(f"note: {package} is not installed, so the export is not compared with MLX")
+    return installed if asked is None else asked
+
+
+def _tell(told: dict[str, Any], program: str, found: Likeness) -> None:
+    told |= {**found._asdict(), "proof": f"proved with {program}: {found}"}
+
+
+def _opened(folder: Path | str, model: str | None) -> RunConfig:
+    config = open_run(folder, model)
+    say_if_unfinished(folder, config)
+    return config
+
+
+def _say_step_limit(source: Source, rows: list[list[int]]) -> None:
+    if note := step_limit_note(source.fused.model, rows):
+        say(f"note: {note}")

@@ -1,0 +1,52 @@
+"""Exports against numbers from transformers on torch and from llama.cpp, stored by golden_exports.py."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlx_dpo.export.predictions import EXACT, EXACT_GEMMA, mlx_predictions
+
+from ..conftest import ROOT
+from ..support.export_content import ROWS, content_of, figures, made, source_of
+from ..support.export_models import CONFIGS
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "exports.json").read_text())
+FAMILIES = GOLDEN["families"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The fused model of a family."""
+    folder, found = tmp_path_factory.mktemp("sources"), {}
+
+    def get(family):
+        if family not in found:
+            found[family] = source_of(*made(folder, family))
+        return found[family]
+
+    return get
+
+
+def test_every_family_is_stored():
+    assert {*FAMILIES} == {*CONFIGS}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_torch_and_llama_cpp_predict_what_mlx_predicts(sources, family):
+    logps = mlx_predictions(sources(family).fused.model, ROWS, steps=0).logps[:, : GOLDEN["entries"]]
+    limit = EXACT_GEMMA if family == "gemma3" else EXACT
+    np.testing.assert_allclose(logps, FAMILIES[family]["torch"], atol=EXACT, rtol=0)
+    np.testing.assert_allclose(logps, FAMILIES[family]["llama.cpp"], atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_content_is_that_which_llama_cpp_has_computed_with(sources, family):
+    """Every field; of every tensor the shape, and a sum that a swap of two rows or axes changes."""
+    now = json.loads(json.dumps(figures(content_of(sources(family)))))
+    stored = FAMILIES[family]
+    assert (now["architecture"], now["fields"]) == (stored["architecture"], stored["fields"])
+    assert {*now["tensors"]} == {*stored["tensors"]}
+    for name, (shape, mark) in now["tensors"].items():
+        assert shape == stored["tensors"][name][0], name
+        assert mark == pytest.approx(stored["tensors"][name][1], abs=2e-3), name

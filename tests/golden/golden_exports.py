@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""What transformers on torch and llama.cpp predict with exports of tiny models, for test_gguf_golden.py.
+
+    python -m venv consumers
+    consumers/bin/pip install -e . torch==2.13.0 gguf==0.19.0 xllamacpp==2026.10.11549
+    consumers/bin/python -m tests.golden.golden_exports tests/golden/exports.json
+
+Each family is exported in the Hub's layout and as GGUF in float32, and both are proved. For three rows of
+tokens the log-probabilities of the first 40 entries of the vocabulary are stored, with figures of the file's
+content.
+"""
+
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from mlx_dpo.export.gguf import export_gguf
+from mlx_dpo.export.hf import export_hf
+from mlx_dpo.export.prove_llama_cpp import llama_cpp, prove_llama_cpp
+from mlx_dpo.export.prove_transformers import prove_transformers, transformers_predictions
+
+from ..support.export_content import ROWS, content_of, figures, made, source_of
+from ..support.export_models import CONFIGS
+
+ENTRIES = 40
+
+
+def short(logps) -> list[list[float]]:
+    return [[round(float(value), 7) for value in row[:ENTRIES]] for row in logps]
+
+
+def main(output: str) -> None:
+    packages = ("torch", "transformers", "gguf", "xllamacpp", "mlx", "mlx-lm")
+    stored = {"versions": {name: version(name) for name in packages}, "entries": ENTRIES, "families": {}}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for family in CONFIGS:
+            base, adapter = made(folder, family)
+            hub = export_hf(
+                str(base),
+                adapter,
+                folder / f"{family}-hf",
+                None,
+                lambda f, s: print(prove_transformers(f, s, ROWS)),
+            )
+            file = export_gguf(
+                str(base),
+                adapter,
+                folder / f"{family}-gguf",
+                "f32",
+                None,
+                lambda f, s: print(prove_llama_cpp(f, s, "f32", ROWS)),
+            )
+            source = source_of(base, adapter)
+            vocabulary = source.config["vocab_size"]
+            with llama_cpp(file, 256) as server:
+                there = [server.after(row, vocabulary) for row in ROWS]
+            stored["families"][family] = {
+                "torch": short(transformers_predictions(hub, ROWS).logps),
+                "llama.cpp": short(there),
+                **figures(content_of(source)),
+            }
+            print(family, flush=True)
+    Path(output).write_text(json.dumps(stored) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
