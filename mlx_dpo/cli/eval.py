@@ -6,13 +6,11 @@ import click
 
 from ..console import show, show_json
 from ..printed_commands import fuse_command
-from .options import PATH, json_option, model_option
+from .options import PATH, json_option, model_option, run_option
 
 
 @click.command("eval")
-@click.option(
-    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
-)
+@run_option
 @click.option(
     "--data",
     type=PATH,

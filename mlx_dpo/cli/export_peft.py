@@ -5,6 +5,7 @@ import click
 from ..console import show, show_json
 from .options import json_option, model_option, new_folder_option, prove_option, run_option
 
+
 @click.command("peft")
 @run_option
 @new_folder_option("the exported adapter")

@@ -3,13 +3,11 @@
 import click
 
 from ..console import show, show_json
-from .options import PATH, json_option
+from .options import json_option, run_option
 
 
 @click.command()
-@click.option(
-    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of mlx-dpo train."
-)
+@run_option
 @json_option
 def report(folder, as_json):
     """Write a one-page report of a run.

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..models.load import ModelConfig
+from ..data.conversation_tokens import end_of_turn
+from ..models.load import ModelConfig, load_tokenizer
 from ..storage.files import replace_folder
-from ..storage.reading import read_object
-from .gguf_fields import ARCHITECTURES, FILE_TYPES, Field, architecture, model_fields, unsupported
+from .gguf_fields import FILE_TYPES, Field, architecture, model_fields, text_model
 from .gguf_file import BYTES_A_NUMBER, check_installed, write_gguf
 from .gguf_tensors import GgufTensor, gguf_tensors
 from .gguf_tokenizer import tokenizer_fields
 from .hf import proved
 from .ollama import modelfile
-from .source import Source, open_base, read_source
+from .source import Source, open_base, read_source, without_weights
 
 
 class GgufContent(NamedTuple):
@@ -50,10 +50,7 @@ def export_gguf(
     output = Path(output)
     check_installed()
     base, tensors = open_base(model_path, adapter, output, BYTES_A_NUMBER[type])
-    kind = str(read_object(base / "config.json").get("model_type"))
-    if kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise unsupported(f"no GGUF for the architecture {kind!r}, only for {known}", base)
+    check_possible(base, asked)
     source = read_source(base, tensors, adapter, asked)
     del tensors
     content = gguf_content(source, type, output.name)
@@ -69,6 +66,19 @@ def export_gguf(
 
     replace_folder(output, write)
     return output / name
+
+
+def check_possible(base: Path, asked: ModelConfig | None) -> None:
+    """Check by the config and the tokenizer, before weights are loaded, that llama.cpp has such a model.
+
+    Raises:
+        DpoError: it has not.
+    """
+    model_type, model = without_weights(base)
+    kind = architecture(model_type, model, base)
+    model_fields(kind, model, base)
+    tokenizer = load_tokenizer(base, asked)
+    tokenizer_fields(base, tokenizer, end_of_turn(tokenizer), text_model(model).args.vocab_size)
 
 
 def gguf_content(source: Source, type: str, name: str) -> GgufContent:

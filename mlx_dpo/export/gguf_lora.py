@@ -12,14 +12,12 @@ from ..models.adapters import WEIGHTS, AdapterConfig, read_adapter_config
 from ..models.base_of_adapter import check_base
 from ..models.load import ModelConfig, find_model, load_tokenizer
 from ..storage.files import check_writable, replace_folder
-from ..storage.reading import read_object
-from ..upstream import model_classes
 from .gguf import GgufContent
 from .gguf_fields import Field, architecture, text_model
 from .gguf_file import check_installed, write_gguf
 from .gguf_tensors import GgufTensor, made_of
 from .prove_llama_cpp import check_content
-from .source import check_target
+from .source import check_target, without_weights
 
 _FUSED = "export the fused model instead: mlx-dpo export gguf without --lora"
 
@@ -41,11 +39,9 @@ def export_gguf_lora(
     config = read_adapter_config(adapter)
     base = find_model(model_path, weights=False)
     check_base(adapter, base, load_tokenizer(base, asked))
-    settings = read_object(base / "config.json")
-    kind, arguments = model_classes(settings)
-    model = kind(arguments.from_dict(settings))  # its weights are never computed
+    model_type, model = without_weights(base)
     weights = mx.load(str(Path(adapter) / WEIGHTS))
-    content = lora_content(str(settings.get("model_type")), model, config, weights, base)
+    content = lora_content(model_type, model, config, weights, base)
     check_writable(output, need_bytes=sum(value.nbytes for value in weights.values()))
     name = f"{output.name}-lora.gguf"
 

@@ -18,7 +18,6 @@ from .source import Source, open_base, own_template, read_source, text_files
 
 _SHARD_BYTES = 2 * 10**9
 """Most bytes in one file: what is joined for one file is in memory twice."""
-_BYTES_A_NUMBER = 4
 
 
 def export_hf(
@@ -42,7 +41,7 @@ def export_hf(
         DpoError: files do not fit, the layout is not known, the output exists, or the disk is full.
     """
     output = Path(output)
-    base, tensors = open_base(model_path, adapter, output, _BYTES_A_NUMBER)
+    base, tensors = open_base(model_path, adapter, output)
     source = read_source(base, tensors, adapter, asked)
     del tensors
 

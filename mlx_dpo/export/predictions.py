@@ -171,13 +171,15 @@ def check_alike(
     else:
         wrong = not found.difference <= exact or other_token
     if wrong:
-        limit = (
+        allowed = (
             f"KL {MOST_DIVERGENCE:g} nat" if exact is None else f"{exact:g} nat and the same greedy tokens"
         )
+        bug = "please report this with the model's name, or export with --no-prove"
+        coarse = "export gguf with a finer --type, f16 or f32; or with --no-prove"
         raise DpoError(
-            f"{program} does not predict what MLX predicts: {found}; allowed are {limit}",
+            f"{program} does not predict what MLX predicts: {found}; allowed are {allowed}",
             where=where,
-            hint="nothing was exported; please report this with the model's name, or export with --no-prove",
+            hint=f"nothing was exported; {coarse if exact is None else bug}",
             code="not-alike",
         )
     return found

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from .predictions import (
 from .source import Source
 
 _HINT = "nothing was exported; please report this with the model's name, or export with --no-prove"
-_TEXTS = (
+DIFFICULT = (
     *(
         "",
         " ",
@@ -77,7 +78,7 @@ def prove_llama_cpp(folder: Path, source: Source, type: str, rows: Sequence[Sequ
     limit = EXACT_GEMMA if content.architecture == "gemma3" else EXACT
     wanted = mlx_predictions(model, rows)
     with llama_cpp(file, max(map(len, rows)) + 64) as server:
-        texts = [*_TEXTS, *(source.tokenizer.decode(list(row)) for row in rows)]
+        texts = [*DIFFICULT, *(source.tokenizer.decode(list(row)) for row in rows)]
         check_tokens(server, source.tokenizer, texts, file)
         check_template(server, source.tokenizer, file)
         got = server.predictions(rows, wanted.logps.shape[-1])
@@ -138,8 +139,9 @@ class LlamaCpp:
         self._letter = self.ask("tokenize", {"content": "a", "add_special": False})["tokens"][-1]
 
     def stop(self) -> None:
-        """End the server, which writes to stderr when it does."""
+        """End the server; its thread writes to stderr a moment later."""
         del self._server
+        time.sleep(0.2)
 
     def ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer of the server to a request, as JSON."""

@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mlx.nn as nn
+
 from ..data.conversation_tokens import end_of_turn
 from ..errors import DpoError
 from ..models.adapters import read_adapter_config
+from ..models.config_files import CONFIG
 from ..models.load import ModelConfig, find_model
 from ..storage.files import check_writable
 from ..storage.reading import files_in, is_there, read_object
+from ..upstream import model_classes
 from .fused_model import FusedModel, fused_model
 from .hub_layout import BaseTensors, HubTensors, base_tensors, hub_tensors
 
@@ -46,12 +50,12 @@ def check_target(output: Path) -> None:
 
 
 def open_base(
-    model_path: str, adapter: Path | str, output: Path, bytes_a_number: float
+    model_path: str, adapter: Path | str, output: Path, bytes_a_number: float | None = None
 ) -> tuple[Path, BaseTensors]:
     """The base's folder and tensors, after all checks that are fast.
 
     Args:
-        bytes_a_number: most bytes that the export needs for one number of the weights.
+        bytes_a_number: what the export needs for one number of the weights; None: as the base, unpacked.
 
     Raises:
         DpoError: the target exists or has no room; the base or the adapter cannot be read.
@@ -60,24 +64,27 @@ def open_base(
     read_adapter_config(adapter)
     base = find_model(model_path)
     tensors = base_tensors(base)
-    check_writable(output, need_bytes=int(bytes_a_number * numbers_in(tensors)))
+    group = (read_object(base / CONFIG).get("quantization") or {}).get("group_size", 64)
+    check_writable(output, need_bytes=export_bytes(tensors, group, bytes_a_number))
     return base, tensors
 
 
-def numbers_in(base: BaseTensors) -> int:
-    """Number of weights, of packed ones too."""
-    groups = {
-        name.removesuffix(".scales"): value
-        for name, value in base.tensors.items()
-        if name.endswith(".scales")
-    }
-    packed = sum(scales.size for scales in groups.values()) * 64  # most weights that share a scale
-    plain = sum(
-        value.size
-        for name, value in base.tensors.items()
-        if name.removesuffix(".weight").removesuffix(".biases").removesuffix(".scales") not in groups
-    )
-    return plain + packed
+def export_bytes(base: BaseTensors, group: int, bytes_a_number: float | None) -> int:
+    """Bytes of the weights in an export; `group`: packed numbers that share a scale."""
+    scales = {n.removesuffix(".scales"): v for n, v in base.tensors.items() if n.endswith(".scales")}
+    sizes = [(value.size * group, value.itemsize) for value in scales.values()]
+    for name, value in base.tensors.items():
+        stem, _, end = name.rpartition(".")
+        if stem not in scales or end not in ("weight", "scales", "biases"):
+            sizes.append((value.size, value.itemsize))
+    return int(sum(count * (bytes_a_number or size) for count, size in sizes))
+
+
+def without_weights(base: Path) -> tuple[str, nn.Module]:
+    """The type and the model of a base's config, with weights that are never computed."""
+    config = read_object(base / CONFIG)
+    kind, arguments = model_classes(config)
+    return str(config.get("model_type")), kind(arguments.from_dict(config))
 
 
 def read_source(
@@ -88,7 +95,7 @@ def read_source(
     Raises:
         DpoError: the adapter does not fit, weights are not finite, or the layout is not known.
     """
-    config = read_object(base / "config.json")
+    config = read_object(base / CONFIG)
     config = {name: value for name, value in config.items() if name not in _QUANTISATION}
     fused = fused_model(base, adapter, asked)
     hub = hub_tensors(fused.model, fused.config, tensors, base)
@@ -107,5 +114,5 @@ def text_files(base: Path) -> list[Path]:
     return [
         file
         for file in files_in(base, *patterns)
-        if file.is_file() and file.name != "config.json" and not file.name.endswith(".index.json")
+        if file.is_file() and file.name != CONFIG and not file.name.endswith(".index.json")
     ]

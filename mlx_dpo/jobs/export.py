@@ -7,8 +7,8 @@ from typing import Any
 
 from ..config import RunConfig
 from ..console import say
-from ..data.row_index import index_rows
 from ..data.conversation_tokens import end_of_turn, pair_tokens, prompt_tokens
+from ..data.row_index import index_rows
 from ..errors import DpoError
 from ..export import prove_llama_cpp, prove_transformers
 from ..export.gguf import export_gguf
@@ -24,7 +24,7 @@ _QUESTIONS = ("How do I clean a copper kettle?", "Why is the sky blue?", "Name t
 
 
 def proof_rows(config: RunConfig, tokenizer: Any) -> list[list[int]]:
-    """Token ids of a few prompts with their first answer, from the run's held-out file, else its data.
+    """Token ids of a few prompts with half of an answer, from the run's held-out file, else its data.
 
     Where the files are gone: a few questions.
     """
@@ -41,7 +41,7 @@ def _rows(config: RunConfig, tokenizer: Any) -> Iterator[list[int]]:
     end = end_of_turn(tokenizer)
     for row in index_rows(source, answers=config.loss.answers_only).records():
         prompt, answers = pair_tokens(tokenizer, row.prompt, row.answers[:1], end, row.tools, PROOF_TOKENS)
-        yield [*prompt, *answers[0]][:PROOF_TOKENS][:-1]
+        yield [*prompt, *answers[0][: len(answers[0]) // 2]][:PROOF_TOKENS]
 
 
 def export_hf_run(

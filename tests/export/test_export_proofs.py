@@ -109,8 +109,11 @@ def test_one_changed_field_or_file_of_the_hub_folder_is_named(hybrid, hub_folder
 
 
 @needs_torch
-def test_transformers_predicts_what_mlx_predicts(hybrid, hub_folder):
-    found = prove_transformers(hub_folder, hybrid[2], ROWS)
+def test_transformers_predicts_what_mlx_predicts(tmp_path):
+    """The stored numbers have all families; torch computes a hybrid slowly."""
+    base, adapter = made(tmp_path, "qwen3")
+    folder = export_hf(str(base), adapter, tmp_path / "out")
+    found = prove_transformers(folder, source_of(base, adapter), ROWS)
     assert found.difference < 1e-5 and found.same_greedy == 32
 
 

@@ -2,10 +2,11 @@
 
 import json
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo.export.predictions import EXACT, EXACT_GEMMA, mlx_predictions
+from mlx_dpo.export.predictions import EXACT, EXACT_GEMMA, log_softmax, mlx_predictions, step_limit_note
 
 from ..conftest import ROOT
 from ..support.export_content import ROWS, content_of, figures, made, source_of
@@ -38,6 +39,16 @@ def test_torch_and_llama_cpp_predict_what_mlx_predicts(sources, family):
     limit = EXACT_GEMMA if family == "gemma3" else EXACT
     np.testing.assert_allclose(logps, FAMILIES[family]["torch"], atol=EXACT, rtol=0)
     np.testing.assert_allclose(logps, FAMILIES[family]["llama.cpp"], atol=limit, rtol=0)
+
+
+def test_only_without_mlx_lms_limit_on_time_steps_are_the_predictions_those_of_torch(sources):
+    model = sources("hybrid-steps").fused.model
+    tokens = mx.array([ROWS[2]])
+    with_limit = log_softmax(np.array(model(tokens)[0, -1]))[: GOLDEN["entries"]]
+    torch = np.array(FAMILIES["hybrid-steps"]["torch"][2])
+    assert np.abs(with_limit - torch).max() > 5 * EXACT
+    assert "log-probabilities differ by at most" in step_limit_note(model, ROWS)
+    assert step_limit_note(sources("llama").fused.model, ROWS) is None
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -13,6 +13,7 @@ from mlx_dpo.demo.tiny_models import LLAMA3
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.hf import export_hf
 from mlx_dpo.export.hub_layout import BaseTensors, HubTensors, base_tensors, hub_tensors
+from mlx_dpo.export.source import export_bytes
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.load import ModelConfig, load_model
 
@@ -252,3 +253,12 @@ def test_names_of_mlx_lm_that_are_not_of_granite_stay(hub):
     model, _ = load_model(hub("gemma3"))
     weights = dict(tree_flatten(model.parameters()))
     assert {*HubTensors("gemma3_text", weights)} == {*weights}
+
+
+def test_room_on_the_disk_is_asked_for_as_much_as_is_written(hub, models, exported):
+    """A plain base takes its own size; 4-bit weights of 32 numbers a scale take 4 bytes a number again."""
+    plain = base_tensors(hub("hybrid"))
+    written = sum(v.nbytes for v in tensors_of(exported("hybrid")[2]).values())
+    assert export_bytes(plain, 64, None) == written == 2 * export_bytes(plain, 64, 2.0)
+    whole, packed = (export_bytes(base_tensors(models(n)), 32, None) for n in ("granite", "granite-4bit"))
+    assert whole == packed

@@ -143,6 +143,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], ChatFormat, str]] = {
         LLAMA3_SPLIT,
     ),
     "hybrid": (_HYBRID, GRANITE, LLAMA3_SPLIT),
+    "hybrid-steps": (_HYBRID, GRANITE, LLAMA3_SPLIT),  # time steps below mlx_lm's limit
     "hybrid-moe": (
         {**_HYBRID, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32},
         GRANITE,
@@ -167,6 +168,8 @@ def make_hub_model(folder: Path, family: str, texts: list[str]) -> Path:
         names.pop("lm_head.weight", None)
     rng = np.random.default_rng(7)
     weights = {name: _drawn(name, value.shape, rng) for name, value in sorted(names.items())}
+    if family == "hybrid-steps":
+        weights = {n: w - 6 if n.endswith("dt_bias") else w for n, w in weights.items()}
     hub = {name: mx.array(value) for name, value in as_on_the_hub(config, weights).items()}
     mx.save_safetensors(str(folder / "model.safetensors"), hub, metadata={"format": "pt"})
     return folder
