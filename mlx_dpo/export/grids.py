@@ -91,7 +91,7 @@ def quantise_layer(model: nn.Module, path: str, grid: Grid, dtype: mx.Dtype) -> 
     stored = codes(layer.weight, grid, dtype)
     put(model, path, layer.to_quantized(**grid._asdict()))
     for name, value in zip(("weight", "scales", "biases"), stored, strict=False):
-        setattr(layer_at(model, path), name, value)
+        layer_at(model, path)[name] = value
     mx.eval(layer_at(model, path).parameters())
 
 
