@@ -28,7 +28,9 @@ def table_row(measured: Measured, most: float) -> str:
 
 def explanation(likeness: Likeness, tried: int) -> str:
     """What the columns mean; and, if several models were tried, that the last one was chosen."""
-    chosen = f"\nthe first of {tried} models that passes on these tokens: on others the KL ratio may be higher"
+    chosen = (
+        f"\nthe first of {tried} models that passes on these tokens: on others the KL ratio may be higher"
+    )
     return (
         "bits: mean of all weights; "
         f"KL ratio: KL(adapter || fused) / KL(adapter || base) over {likeness.positions:,} answer tokens\n"
