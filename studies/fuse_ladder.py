@@ -108,34 +108,48 @@ def tiny(work, architecture, share):
     return rungs(base, run, few_rows(index_rows(CURATED, answers=True), load_tokenizer(base), 512))
 
 
-def table(case):
-    """The rungs of one case as a Markdown table."""
-    lines = [
-        "| precision | bits | size | KL ratio | top-1 | kept | noise | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for one in case["rungs"]:
-        cells = [one["precision"], f"{one['bits']:.1f}", size(one["bytes"]), figure(one["kl_ratio"])]
-        cells += [percent(one["top_1"]), figure(one["kept"]), figure(one["noise"])]
-        lines.append(f"| {' | '.join(cells)} | {'passes' if one['kl_ratio'] <= MOST else 'refused'} |")
-    distance = figure(case["rungs"][0]["kl_adapter_base"])
-    chose = f"`auto` tried {', '.join(case['auto'])}, and wrote the last of these."
-    return [*lines, "", f"{chose} KL(adapter || base) is {distance} nats a token."]
+def cells(case, one):
+    """A rung's cells of a table."""
+    gate = "passes" if one["kl_ratio"] <= MOST else "refused"
+    gate += ", written by `auto`" if one["precision"] == case["auto"][-1] and gate == "passes" else ""
+    told = [one["precision"], f"{one['bits']:.1f}", size(one["bytes"]), figure(one["kl_ratio"])]
+    return [*told, percent(one["top_1"]), figure(one["kept"]), figure(one["noise"]), gate]
+
+
+def table(cases):
+    """Markdown: the rungs of all these cases, each with its name in the first column."""
+    head = ["", "precision", "bits", "size", "KL ratio", "top-1", "kept", "noise", "at 0.1"]
+    rows = [head, ["---"] * len(head)]
+    for name, case in cases.items():
+        rows += [[name, *cells(case, one)] for one in case["rungs"]]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def section(found):
     """Everything between the two marks."""
-    lines = []
+    planted_ones = {name: case for name, case in found.items() if name.startswith("Tiny")}
+    trained_ones = {name: case for name, case in found.items() if name not in planted_ones}
+    lines = ["", "**Planted changes, base of 4 bits**", "", *table(planted_ones)]
+    lines += ["", "**Trained changes: SmolLM2-135M-Instruct**", "", *table(trained_ones)]
+    lines.append("")
     for name, case in found.items():
-        lines += ["", f"**{name}**", "", *table(case)]
+        distance = figure(case["rungs"][0]["kl_adapter_base"])
+        lines += [
+            f"- {name}: KL(adapter || base) {distance} nats a token; `auto` tried {', '.join(case['auto'])}."
+        ]
+    for name, case in trained_ones.items():
         if "adapter" in case:
             told = {"base": case["base"], "adapter": case["adapter"]}
-            told |= {
-                f"fused, {n}": r["answer"] for n, r in case["rungs"].items() if "answer" in r and n != "auto"
-            }
-            lines += ["", f"Asked: {QUESTION}", "", "```text"]
+            told |= {f"fused, {one['precision']}": one["answer"] for one in case["rungs"]}
+            lines += ["", f"{name}, asked: {QUESTION}", "", "```text"]
             lines += [f"{who:<13} {' '.join(text.split())}" for who, text in told.items()] + ["```"]
     return "\n".join(lines)
+
+
+def write_section(page, found):
+    """Replace what is between the marks of a page."""
+    before, _, rest = page.read_text().partition(FROM)
+    write_text(page, f"{before}{FROM}\n{section(found)}\n\n{TO}{rest.partition(TO)[2]}")
 
 
 def main():
@@ -148,9 +162,7 @@ def main():
     options.work.mkdir(parents=True, exist_ok=True)
     four = SMOLLM2.with_name(f"{SMOLLM2.name}-4bit")
     cases = {
-        f"Tiny {kind} of 4 bits, planted change of {share:.1%}": lambda k=kind, s=share: tiny(
-            options.work, k, s
-        )
+        f"Tiny {kind}, {share:.1%}": lambda k=kind, s=share: tiny(options.work, k, s)
         for kind in ("llama", "granite")
         for share in SHARES
     }
@@ -168,11 +180,8 @@ def main():
             print(name, file=sys.stderr)
             found[name] = make()
             write_text(RESULTS, json.dumps(found, indent=1) + "\n")
-    if options.docs:
-        page = options.docs / "exports.md"
-        before, _, rest = page.read_text().partition(FROM)
-        text = section({name: found[name] for name in cases if name in found})
-        write_text(page, f"{before}{FROM}\n{text}\n\n{TO}{rest.partition(TO)[2]}")
+        if options.docs:
+            write_section(options.docs / "exports.md", {one: found[one] for one in cases if one in found})
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _compared(
     quantised = bool(ladder.target.grids)
     if built is None:
         raise refusal(measured, most, adapter, precision)
-    say(explanation(measured[-1].likeness))
+    say(explanation(measured[-1].likeness, len(measured)))
     model, config = built
     return FusedModel(model, tokenizer, config, quantised), measured
 

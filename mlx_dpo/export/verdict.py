@@ -26,13 +26,17 @@ def table_row(measured: Measured, most: float) -> str:
     )
 
 
-def explanation(likeness: Likeness) -> str:
-    """What the columns of the table mean."""
+def explanation(likeness: Likeness, tried: int) -> str:
+    """What the columns mean; and, if several models were tried, that the last one was chosen."""
+    chosen = (
+        f"\nthe first of {tried} models that passes on these tokens: on others the KL ratio may be higher"
+    )
     return (
         "bits: mean of all weights; "
         f"KL ratio: KL(adapter || fused) / KL(adapter || base) over {likeness.positions:,} answer tokens\n"
         "top-1: share of them with the same likeliest token as the adapter\n"
         "kept: part of the trained change that is in the weights; noise: what rounding added, compared to it"
+        f"{chosen if tried > 1 else ''}"
     )
 
 

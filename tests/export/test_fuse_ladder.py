@@ -126,6 +126,7 @@ def test_auto_tells_of_each_rung_and_writes_the_first_that_passes(fuse, tmp_path
     assert (names[0], names[-1]) == ("4", report["precision"])
     assert [rung["kl_ratio"] <= 0.1 for rung in report["ladder"]] == [*[False] * (len(names) - 1), True]
     told = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(f"the first of {len(names)} models that passes") for line in told)
     assert [line.split()[0] for line in told if line.endswith(("above 0.1", "passes"))] == names
     stored = sum(a.nbytes for a in mx.load(str(tmp_path / "fused" / "model.safetensors")).values())
     assert report["bytes"] == stored
