@@ -22,10 +22,10 @@ from measure import answers
 from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.export.fuse import prepared
+from mlx_dpo.export.fuse_report import figure, percent, size, table_row
 from mlx_dpo.export.fused_model import fused_weights
 from mlx_dpo.export.ladder import Measured, climb
 from mlx_dpo.export.likeness import few_rows
-from mlx_dpo.export.verdict import figure, percent, size, table_row
 from mlx_dpo.jobs.open_run import open_run
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.load import load_model, load_tokenizer

@@ -14,7 +14,7 @@ from .options import json_option, model_option, new_folder_option, prove_option,
     metavar="NAME",
     help="Name on the Hub, or folder, of the unquantised base model; it is written into the export.",
 )
-@prove_option("transformers and PEFT", "torch, transformers and PEFT")
+@prove_option("transformers and PEFT", "PEFT")
 @model_option
 @json_option
 def export_peft(folder, output, base, prove, model, as_json):
@@ -27,22 +27,9 @@ def export_peft(folder, output, base, prove, model, as_json):
     Example:
       mlx-dpo export peft --run runs/granite-dpo --output exports/granite-dpo-peft
     """
-    from pathlib import Path
+    from ..jobs.export import export_peft_run
 
-    from ..export.peft_run import export_peft as write
-    from ..jobs.open_run import open_run, say_if_unfinished
-
-    config = open_run(folder, model)
-    say_if_unfinished(folder, config)
-    made = write(
-        config.model,
-        Path(folder),
-        Path(output),
-        base_name=base,
-        prove=prove,
-        sources=[one for one in (config.data.valid, config.data.train) if one],
-        answers=config.loss.answers_only,
-    )
+    made = export_peft_run(folder, output, base, model, prove)
     if as_json:
         proof = made.proof._asdict() if made.proof else None
         show_json(

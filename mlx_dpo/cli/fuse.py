@@ -51,7 +51,7 @@ def fuse(folder, output, model, precision, max_kl_ratio, original, data, as_json
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
       mlx-dpo fuse --run runs/granite-4bit --output models/granite-4bit --precision mixed
     """
-    from ..export.verdict import read_report, summary
+    from ..export.fuse_report import read_report, summary
     from ..jobs.fuse import fuse_folder
     from ..jobs.generate_commands import ask_fused
     from ..jobs.open_run import open_run, say_if_unfinished

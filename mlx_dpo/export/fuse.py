@@ -16,13 +16,13 @@ from ..models.load import ModelConfig, find_model, load_model, weight_bytes
 from ..storage.files import check_writable, replace_folder
 from ..storage.reading import files_in, is_there
 from .end_of_turn_files import list_end
+from .fuse_report import FILE, HEADER, explanation, faint, refusal, report, table_row
 from .fused_model import FusedModel, checked_tokenizer, fused_model, fused_weights
 from .ladder import Built, Ladder, Measured, Rung, climb
+from .layer_precisions import grids_at, layers_of, survey, target_of
 from .likeness import Yardstick
-from .original import check_original
 from .precisions import MAX_KL_RATIO, check_precision
-from .survey import grids_at, layers_of, survey, target_of
-from .verdict import FILE, HEADER, explanation, faint, refusal, report, table_row
+from .unquantised_base import check_original
 
 
 def fuse_run(

@@ -12,8 +12,8 @@ from .gguf_file import BYTES_A_NUMBER, check_installed, write_gguf
 from .gguf_tensors import GgufTensor, gguf_tensors
 from .gguf_tokenizer import tokenizer_fields
 from .hf import proved
+from .hub_model import Source, open_base, read_source, without_weights
 from .ollama import modelfile
-from .source import Source, open_base, read_source, without_weights
 
 
 class GgufContent(NamedTuple):

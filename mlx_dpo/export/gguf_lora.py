@@ -16,8 +16,8 @@ from .gguf import GgufContent
 from .gguf_fields import Field, architecture, text_model
 from .gguf_file import check_installed, write_gguf
 from .gguf_tensors import GgufTensor, made_of
+from .hub_model import check_target, without_weights
 from .prove_llama_cpp import check_content
-from .source import check_target, without_weights
 
 _FUSED = "export the fused model instead: mlx-dpo export gguf without --lora"
 

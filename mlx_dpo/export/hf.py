@@ -14,7 +14,7 @@ from ..models.load import ModelConfig
 from ..storage.files import replace_folder
 from ..storage.reading import read_object
 from .end_of_turn_files import list_end
-from .source import Source, open_base, own_template, read_source, text_files
+from .hub_model import Source, open_base, own_template, read_source, text_files
 
 _SHARD_BYTES = 2 * 10**9
 """Most bytes in one file: what is joined for one file is in memory twice."""

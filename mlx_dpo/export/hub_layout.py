@@ -14,6 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import DpoError, first_ten, quoted
+from ..models.hub_blocks import RENAMED
 from ..storage.reading import files_in
 from ..upstream import model_classes
 
@@ -24,9 +25,7 @@ KNOWN = (
 """Model types whose mlx names are the Hub's, apart from `_RENAMED`."""
 
 _RENAMED = {
-    ".mlp.gate_proj.": (".shared_mlp.input_linear.", 0),
-    ".mlp.up_proj.": (".shared_mlp.input_linear.", 1),
-    ".mlp.down_proj.": (".shared_mlp.output_linear.", 0),
+    **{f".{ours}.": (f".{theirs}.", half or 0) for ours, (theirs, half) in RENAMED.items()},
     ".block_sparse_moe.switch_mlp.gate_proj.": (".block_sparse_moe.input_linear.", 0),
     ".block_sparse_moe.switch_mlp.up_proj.": (".block_sparse_moe.input_linear.", 1),
     ".block_sparse_moe.switch_mlp.down_proj.": (".block_sparse_moe.output_linear.", 0),

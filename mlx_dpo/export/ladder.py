@@ -8,8 +8,8 @@ import mlx.nn as nn
 
 from .grids import Grids
 from .kept import Kept, together
+from .layer_precisions import Bits, Choice, Layers, Target
 from .likeness import Likeness, Yardstick
-from .survey import Bits, Choice, Layers, Target
 
 Built = tuple[nn.Module, dict[str, Any]]
 """A model and the content of its config.json."""

@@ -13,6 +13,7 @@ from ..data.row_index import RowIndex
 from ..data.tokenize import RowTokenizer, TokenizedPair
 from ..errors import DpoError
 from ..forward.body_and_head import float32_activations
+from .predictions import log_softmax
 
 ROWS, TOKENS = 8, 64
 """Rows that are compared, and answer tokens of each at most."""
@@ -117,13 +118,8 @@ def answer_logits(model: nn.Module, row: TokenizedPair) -> np.ndarray:
 
 def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p || q) of softmax distributions, computed in float64: logits (N, V) to nats (N,)."""
-    log_p, log_q = (_log_softmax(logits.astype(np.float64)) for logits in (p, q))
+    log_p, log_q = log_softmax(p), log_softmax(q)
     return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    logits -= logits.max(axis=-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 class _Arrays:

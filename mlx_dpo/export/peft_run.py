@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from ..console import say
-from ..data.row_files import Source
 from ..errors import DpoError
 from ..models.adapters import WEIGHTS, read_adapter_config
 from ..models.base_of_adapter import check_base
@@ -19,9 +19,10 @@ from ..models.load import ModelConfig, find_model, load_tokenizer
 from ..storage.files import check_writable, replace_folder
 from ..storage.reading import expanded, is_there, read_text
 from .peft import consumer_notes, peft_adapter
-from .proof_rows import proof_rows
 from .prove_peft import PeftProof, proof_or_note
 
+_TEXT = "How do I clean a copper kettle? Rub it with half a lemon and some salt, rinse it, and dry it well."
+_TOKENS = 64
 _SNAPSHOT = re.compile(r"models--(.+?)--(.+)")
 
 
@@ -41,8 +42,7 @@ def export_peft(
     *,
     base_name: str | None = None,
     prove: bool | None = None,
-    sources: Sequence[Source] = (),
-    answers: bool = False,
+    rows: Callable[[Any], Sequence[Sequence[int]]] = lambda tokenizer: [tokenizer.encode(_TEXT)],
 ) -> PeftExport:
     """Write the adapter of a run as a PEFT adapter, and prove that PEFT computes the same with it.
 
@@ -52,7 +52,7 @@ def export_peft(
         model: the run's model settings.
         base_name: Hub name or folder of the unquantised base model, for base_model_name_or_path.
         prove: None proves where transformers, PEFT and torch are installed.
-        sources: rows for the proof, the first that can be read; `answers`: they are answers, as for sft.
+        rows: gives the token ids on which to compare; the first 64 of each are used.
 
     Raises:
         DpoError: the target exists, the run trained all weights, PEFT has no adapter for a layer, the disk is
@@ -82,8 +82,8 @@ def export_peft(
         made.write(beside)
         if prove is not False:
             shown = find_model(base_name) if base_name and (prove or is_there(expanded(base_name))) else base
-            rows = proof_rows(sources, tokenizer, answers=answers)
-            proof = proof_or_note(prove, beside, made, adapter, shown, rows)
+            compared = [np.array(row[:_TOKENS], np.int32) for row in rows(tokenizer)]
+            proof = proof_or_note(prove, beside, made, adapter, shown, compared)
 
     replace_folder(output, write)
     return PeftExport(output, made.config, consumer_notes(made.config, output), proof)

@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
     leads: list[float]
 
 
-class Likeness(NamedTuple):
+class Agreement(NamedTuple):
     """`difference`: the largest of a log-probability; `divergence`: mean KL, nats; `same_top`: share of rows
     with the same likeliest token; `same_greedy`: tokens of the greedy answer before the first other one.
     """
@@ -82,10 +82,10 @@ def predictions(
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities in float64, which a sum over a large vocabulary needs."""
+    """Log-probabilities (..., V) in float64: a float32 sum over a large vocabulary is off by up to 1e-3."""
     logits = logits.astype(np.float64)
-    logits -= logits.max()
-    return logits - np.log(np.exp(logits).sum())
+    logits -= logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def _after(model: nn.Module, tokens: Sequence[int]) -> np.ndarray:
@@ -129,11 +129,11 @@ def divergence(wanted: np.ndarray, got: np.ndarray) -> float:
     return float(np.maximum(0.0, (np.exp(wanted) * (wanted - got)).sum(-1).mean()))
 
 
-def likeness(wanted: Predictions, got: Predictions) -> Likeness:
+def likeness(wanted: Predictions, got: Predictions) -> Agreement:
     """Compare predictions for the same rows."""
     pairs = zip(wanted.greedy, got.greedy, strict=False)
     same = next((n for n, (one, other) in enumerate(pairs) if one != other), len(wanted.greedy))
-    return Likeness(
+    return Agreement(
         float(np.abs(wanted.logps - got.logps).max()),
         divergence(wanted.logps, got.logps),
         float((wanted.logps.argmax(-1) == got.logps.argmax(-1)).mean()),
@@ -152,7 +152,7 @@ def computes_exactly(model: nn.Module) -> bool:
 
 def check_alike(
     wanted: Predictions, got: Predictions, program: str, where: Any, exact: float | None
-) -> Likeness:
+) -> Agreement:
     """Check that another program predicts what MLX predicts.
 
     Args:

@@ -19,10 +19,11 @@ from ..errors import DpoError
 from .gguf import GgufContent, gguf_content
 from .gguf_fields import Field
 from .gguf_file import read_gguf, stored, type_of
+from .hub_model import Source
 from .predictions import (
     EXACT,
     EXACT_GEMMA,
-    Likeness,
+    Agreement,
     Predictions,
     check_alike,
     computes_exactly,
@@ -30,7 +31,6 @@ from .predictions import (
     mlx_predictions,
     predictions,
 )
-from .source import Source
 
 _HINT = "nothing was exported; please report this with the model's name, or export with --no-prove"
 DIFFICULT = (
@@ -64,7 +64,7 @@ def can_prove() -> bool:
     return find_spec("xllamacpp") is not None
 
 
-def prove_llama_cpp(folder: Path, source: Source, type: str, rows: Sequence[Sequence[int]]) -> Likeness:
+def prove_llama_cpp(folder: Path, source: Source, type: str, rows: Sequence[Sequence[int]]) -> Agreement:
     """Read a finished folder back and compare it with the fused model: content, tokens, predictions.
 
     Raises:

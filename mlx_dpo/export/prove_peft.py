@@ -13,7 +13,7 @@ from ..errors import DpoError, first_line, first_ten
 from ..models.adapters import load_adapter
 from ..models.load import load_model, weight_bytes
 from .peft import PREFIX, PeftAdapter
-from .proof_rows import log_probs, log_softmax
+from .predictions import log_softmax
 
 NEEDS = ("torch", "transformers", "peft")
 _FLOAT32_BYTES = 4e9
@@ -125,6 +125,11 @@ def prove_peft(
             hint="this is a bug in mlx_dpo or in one of these packages: please report it with this message",
         )
     return proof
+
+
+def log_probs(model: Any, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Log-probabilities of every next token, float64 (T, V) for each row of T tokens."""
+    return [log_softmax(np.array(model(mx.array(tokens)[None])[0].astype(mx.float32))) for tokens in rows]
 
 
 def _arrays(model: Any) -> list[mx.array]:

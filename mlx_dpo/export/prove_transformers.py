@@ -10,9 +10,10 @@ from mlx.utils import tree_flatten
 from ..errors import DpoError, first_line
 from ..storage.reading import read_object
 from .hub_layout import base_tensors, check_read_back
+from .hub_model import Source, text_files
 from .predictions import (
     EXACT,
-    Likeness,
+    Agreement,
     Predictions,
     check_alike,
     computes_exactly,
@@ -20,7 +21,6 @@ from .predictions import (
     mlx_predictions,
     predictions,
 )
-from .source import Source, text_files
 
 _HINT = "nothing was exported; please report this with the model's name"
 _END = "eos_token_id"
@@ -31,7 +31,7 @@ def can_prove() -> bool:
     return find_spec("torch") is not None
 
 
-def prove_transformers(folder: Path, source: Source, rows: Sequence[Sequence[int]]) -> Likeness:
+def prove_transformers(folder: Path, source: Source, rows: Sequence[Sequence[int]]) -> Agreement:
     """Read a finished folder back and compare it with the fused model: files, tokens, predictions.
 
     Raises:

@@ -14,8 +14,9 @@ from ..export import prove_llama_cpp, prove_transformers
 from ..export.gguf import export_gguf
 from ..export.gguf_lora import export_gguf_lora
 from ..export.hf import export_hf
-from ..export.predictions import Likeness, step_limit_note
-from ..export.source import Source
+from ..export.hub_model import Source
+from ..export.peft_run import PeftExport, export_peft
+from ..export.predictions import Agreement, step_limit_note
 from ..storage.reading import expanded
 from .open_run import open_run, say_if_unfinished
 
@@ -68,6 +69,29 @@ def export_hf_run(
 
     export_hf(config.model.path, folder, expanded(output), config.model, prover)
     return told
+
+
+def export_peft_run(
+    folder: Path | str,
+    output: Path | str,
+    base_name: str | None = None,
+    model: str | None = None,
+    prove: bool | None = None,
+) -> PeftExport:
+    """Write a run's adapter for PEFT; see `export.peft_run.export_peft`.
+
+    Raises:
+        DpoError: not a run, or as `export_peft`.
+    """
+    config = _opened(folder, model)
+    return export_peft(
+        config.model,
+        Path(folder),
+        expanded(output),
+        base_name=base_name,
+        prove=prove,
+        rows=lambda tokenizer: proof_rows(config, tokenizer),
+    )
 
 
 def export_gguf_run(
@@ -128,7 +152,7 @@ def _wanted(asked: bool | None, installed: bool, package: str) -> bool:
     return installed if asked is None else asked
 
 
-def _tell(told: dict[str, Any], program: str, found: Likeness) -> None:
+def _tell(told: dict[str, Any], program: str, found: Agreement) -> None:
     told |= {**found._asdict(), "proof": f"proved with {program}: {found}"}
 
 

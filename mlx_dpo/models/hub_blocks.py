@@ -9,8 +9,8 @@ from ..errors import DpoError, quoted
 from ..upstream import model_classes
 
 SAME_NAMES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "granite", "granitemoehybrid")
-"""Model types whose layers have the same names in mlx_lm and on the Hub, apart from `_RENAMED`."""
-_RENAMED = {
+"""Model types whose layers have the same names in mlx_lm and on the Hub, apart from `RENAMED`."""
+RENAMED = {
     "mlp.gate_proj": ("shared_mlp.input_linear", 0),
     "mlp.up_proj": ("shared_mlp.input_linear", 1),
     "mlp.down_proj": ("shared_mlp.output_linear", None),
@@ -36,8 +36,8 @@ class Blocks(NamedTuple):
 
     def on_hub(self, name: str) -> HubLayer:
         """The layer on the Hub that a layer of mlx_lm is, or is a half of."""
-        if self.model_type == "granitemoehybrid" and name in _RENAMED:
-            return HubLayer(*_RENAMED[name])
+        if self.model_type == "granitemoehybrid" and name in RENAMED:
+            return HubLayer(*RENAMED[name])
         return HubLayer(name)
 
     def from_hub(self, block: int) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.export import source
+from mlx_dpo.export import hub_model
 from mlx_dpo.export.gguf import export_gguf
 from mlx_dpo.jobs.export import PROOF_ROWS, PROOF_TOKENS, proof_rows
 from mlx_dpo.jobs.open_run import open_run
@@ -82,7 +82,7 @@ def test_a_family_without_gguf_is_told_the_other_way_before_it_is_loaded(run, mo
     config = json.loads((models("llama") / "config.json").read_text()) | {"model_type": "olmo2"}
     (base / "config.json").write_text(json.dumps(config))
     (base / "model.safetensors").symlink_to(models("llama") / "model.safetensors")
-    monkeypatch.setattr(source, "fused_model", None)  # nothing is fused
+    monkeypatch.setattr(hub_model, "fused_model", None)  # nothing is fused
     with pytest.raises(DpoError, match="no GGUF for the architecture 'olmo2'") as error:
         export_gguf(str(base), run, tmp_path / "out")
     assert "mlx-dpo export hf" in error.value.hint

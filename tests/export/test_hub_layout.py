@@ -13,7 +13,7 @@ from mlx_dpo.demo.tiny_models import LLAMA3
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.hf import export_hf
 from mlx_dpo.export.hub_layout import BaseTensors, HubTensors, base_tensors, hub_tensors
-from mlx_dpo.export.source import export_bytes
+from mlx_dpo.export.hub_model import export_bytes
 from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.load import ModelConfig, load_model
 

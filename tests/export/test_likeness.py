@@ -10,8 +10,8 @@ from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.export.grids import Grid, codes, stored_bytes, tidied, values
 from mlx_dpo.export.kept import Kept, kept, together
 from mlx_dpo.export.ladder import mixture
+from mlx_dpo.export.layer_precisions import Choice
 from mlx_dpo.export.likeness import FLOOR, TOKENS, Likeness, Yardstick, answer_logits, divergence, few_rows
-from mlx_dpo.export.survey import Choice
 from mlx_dpo.models.load import load_model, load_tokenizer
 
 from ..conftest import half_precision

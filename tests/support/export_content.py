@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_dpo.export.gguf import GgufContent, gguf_content
 from mlx_dpo.export.hub_layout import base_tensors
-from mlx_dpo.export.source import Source, read_source
+from mlx_dpo.export.hub_model import Source, read_source
 
 from ..conftest import curated_rows
 from .export_models import make_adapter, make_hub_model
