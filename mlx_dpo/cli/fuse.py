@@ -71,5 +71,6 @@ def fuse(folder, output, model, precision, max_kl_ratio, original, data, as_json
     if as_json:
         show_json({"fused": str(path), "likeness": likeness})
     else:
-        show(f"fused model: {path}{summary(likeness)}")
+        show(f"fused model: {path}")
+        show(f"compared: {summary(likeness)}")
         show(f"next: {ask_fused(path, config)}")

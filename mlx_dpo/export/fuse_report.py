@@ -111,12 +111,12 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 
 
 def summary(content: dict[str, Any] | None) -> str:
-    """A report in a few words, to be put after the name of the folder."""
+    """A report in a few words."""
     if not content:
-        return " (not compared with the adapter)"
+        return "not with the adapter, because rows of the run cannot be read"
     return (
-        f" ({content['precision']}, {size(content['bytes'])}; KL ratio {figure(content['kl_ratio'])}, "
-        f"top-1 {percent(content['top_1'])})"
+        f"{content['precision']}, {size(content['bytes'])}; KL ratio {figure(content['kl_ratio'])}, "
+        f"top-1 {percent(content['top_1'])}"
     )
 
 
