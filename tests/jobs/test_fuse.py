@@ -71,8 +71,9 @@ def test_a_quantised_base_stays_quantised_and_figures_are_printed(made, models, 
 def test_a_plain_base_stays_plain(made, outcome):
     code, out, err = outcome("fuse", "--run", made("llama"), "--output", "fused")
     assert code == 0, err
-    told, following = out.splitlines()
-    assert told.startswith("fused model: fused (plain, 0.7 MB; KL ratio ") and told.endswith(", top-1 100 %)")
+    folder, compared, following = out.splitlines()
+    assert folder == "fused model: fused"
+    assert compared.startswith("compared: plain, 0.7 MB; KL ratio ") and compared.endswith(", top-1 100 %")
     assert following.startswith("next: python -m mlx_lm generate --model fused")
 
 
