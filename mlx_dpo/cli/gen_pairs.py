@@ -66,6 +66,8 @@ def gen_pairs(config_file, overrides, as_json):
             )
         show(f"next: {ranking(config, f'{output}/{COMPLETIONS}', config_file, given)}")
         return
+    if several:
+        show(f"to rank all answers: {ranking(config, f'{output}/{COMPLETIONS}', config_file, given)}")
     settings = [
         assignment("data.train", f"{output}/train.jsonl"),
         assignment("data.valid", f"{output}/valid.jsonl" if counts.valid else None),

@@ -79,13 +79,13 @@ def judge(config_file, overrides, dry_run, check, check_file, as_json):
         )
     if not summary.train and summary.dropped:
         raise DpoError(
-            "no pair is left after the filters, and no file was written",
+            "no pair is left after the filters, and no pairs were written",
             where=output,
             hint="the messages above say which setting of pairs drops them",
         )
     if not summary.train and not summary.unfinished:
         raise DpoError(
-            "no verdict separates two answers, so there is no pair, and no file was written",
+            "no verdict separates two answers, so there is no pair, and no pairs were written",
             where=output,
             hint="sample more or more different completions, or choose another judge or rubric",
         )

@@ -30,6 +30,9 @@ def ranking(config: "RunConfig", completions: str, config_file: str | None, give
     if config.judge.is_named:
         return repeated("judge", config_file, given, [assignment("judge.completions", completions)])
     words = ["mlx-dpo", "judge", "--completions", completions]
+    beside = str(Path(completions).parent.parent / "judged")
+    if beside != type(config.judge)().output:
+        words += ["--output", beside]
     server = config.endpoint
     if not server.url:
         return command_line([*words, "--model", config.model.path])

@@ -45,7 +45,7 @@ _LAYOUTS = (
         _layout(
             f"{asked} {answers}",
             f"a prompt with several answers, but without scores ({asked}, {answers})",
-            f"{_PAIRS}, or add a list of scores: the best answer is then paired with the others",
+            f"mlx-dpo judge --completions FILE ranks the answers; or add a list of scores, or {_PAIRS}",
         )
         for asked in ("prompt", "instruction")
         for answers in ("completions", "responses", "answers", "generations")

@@ -13,6 +13,7 @@ from ..endpoint import Endpoint
 from ..errors import DpoError, first_ten
 from ..models.adapters import load_adapter
 from ..models.base_of_adapter import check_base
+from ..models.embedder import check_embedder
 from ..models.load import find_model, load_model, load_tokenizer
 from ..models.peft_adapter import check_adapter, mlx_adapter
 from ..pairs.completions import (
@@ -61,6 +62,7 @@ def generate_pairs(config: RunConfig) -> PairCounts | SampleCounts:
     check_run_settings(config)
     settings = config.pairs
     _check_samples(config)
+    check_embedder(settings.embedder)
     rows = read_questions(settings.source)[: settings.limit]
     valid = read_curated(settings.valid_source)[: settings.limit] if settings.valid_source else None
     alone = isinstance(rows[0], Prompt)

@@ -24,6 +24,7 @@ from ..judges.probe import probe
 from ..judges.prompts import Rubric, load_rubric
 from ..judges.summary import JudgeSummary, summarise
 from ..machine.interrupt import tell
+from ..models.embedder import check_embedder
 from ..pairs.config import PairsConfig
 from ..pairs.filters import REMEDIES, clusters_of, drop_reasons
 from ..pairs.from_curated import trained_prompts
@@ -39,6 +40,7 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
     Raises:
         DpoError: anything a user can fix; before any paid request, if it can be known before.
     """
+    check_embedder(config.pairs.embedder)
     work = _Work.of(config)
     judge, judged, expected = _from_kept_replies(work) or _ask(work)
     meta = {"judge": work.name, "rubric": work.rubric.name, "method": judge.method}
@@ -58,6 +60,8 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
         if not files["valid"]:
             new = " that are not in judge.trained" if work.trained else ""
             say(f"no pairs are held out, so nothing will show whether training helps: add prompts{new}")
+    elif is_there(earlier := work.folder / "train.jsonl"):
+        say(f"WARNING: the pairs in {earlier} are from an earlier judging, not from this judge and rubric")
     price = None if calls.uncounted else settings.price(calls.prompt_tokens, calls.completion_tokens)
     return summarise(judged, files, calls, judge.models, dropped, price, expected)
 

@@ -46,17 +46,19 @@ def probe(ask: Ask, method: str, max_tokens: int, tie_band: float, *, schemas: b
     told, shaped = [], schemas and _honours_schema(ask)
     if schemas:
         told.append(f"schemas: {'yes' if shaped else 'no, the form of a reply is only asked for in words'}")
+    letters = False
     if method != "written":
         replies = [_reply(ask, label_request(_RUBRIC, quoted)) for quoted in _orders()]
         readings = [read_labels(reply.top_logprobs) for reply in replies]
-        told.append(f"log-probabilities: {'yes' if all(reply.top_logprobs for reply in replies) else 'no'}")
+        letters = all(reply.top_logprobs for reply in replies)
+        told.append(f"log-probabilities: {'yes' if letters else 'no'}")
         told.append(f"by letters: {_told(readings, tie_band)}")
         if method == "labels" or _right(readings, tie_band):
-            return _found("labels", False, told, readings, replies, tie_band)
+            return _found("labels", False, told, readings, replies, tie_band, letters)
     replies = [_reply(ask, written_request(_RUBRIC, quoted, max_tokens, shaped)) for quoted in _orders()]
     readings = [read_written(reply.text, reply.finish_reason) for reply in replies]
     told.append(f"in writing: {_told(readings, tie_band)}")
-    return _found("written", shaped, told, readings, replies, tie_band)
+    return _found("written", shaped, told, readings, replies, tie_band, letters)
 
 
 def _found(
@@ -66,9 +68,10 @@ def _found(
     readings: list[Reading],
     replies: list[Reply],
     tie_band: float,
+    letters: bool,
 ) -> Probe:
     right, said = _right(readings, tie_band), _told(readings, tie_band)
-    fault = None if right else _broken(readings, method, said, [reply.text for reply in replies])
+    fault = None if right else _broken(said, method, replies, _remedy(readings, method, replies, letters))
     return Probe(method, schema, replies[0].model, f"probe: {'; '.join(told)}", fault)
 
 
@@ -105,19 +108,24 @@ def _told(readings: list[Reading], tie_band: float) -> str:
     return f"with the right answer first and then second, it said {said}"
 
 
-_REMEDIES = {
-    "labels": "try judge.method=written, or choose another judge",
-    "written": "try a larger judge.max_tokens or judge.method=labels, or choose another judge",
-}
+def _remedy(readings: list[Reading], method: str, replies: list[Reply], letters: bool) -> str:
+    """What may help; `letters`: the judge gives log-probabilities, by which it can be asked too."""
+    other = "choose another judge, such as a larger model of another family"
+    if all(reading.verdict for reading in readings):
+        return other
+    tries = ["judge.method=written"] if method == "labels" else []
+    if method == "written" and any(reply.finish_reason == "length" for reply in replies):
+        tries.append("a larger judge.max_tokens")
+    if method == "written" and letters:
+        tries.append("judge.method=labels")
+    return f"try {' or '.join(tries)}, or {other}" if tries else other
 
 
-def _broken(readings: list[Reading], method: str, said: str, replies: list[str]) -> DpoError:
-    unread = any(reading.verdict is None for reading in readings)
-    remedy = _REMEDIES[method] if unread else "choose another judge"
+def _broken(said: str, method: str, replies: list[Reply], remedy: str) -> DpoError:
     return DpoError(
         f"the judge fails a question with a known answer ({method}): {said}; "
-        f"it replied {' and '.join(quoted(reply) for reply in replies)}",
+        f"it replied {' and '.join(quoted(reply.text) for reply in replies)}",
         where="judge.model",
-        hint=f"{remedy}; judge.guard=warn goes on all the same",
+        hint=f"{remedy}; --set judge.guard=warn goes on all the same",
         code="judge-broken",
     )

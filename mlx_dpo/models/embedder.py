@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,26 @@ def embed(texts: Sequence[str], name: str) -> np.ndarray:
     return np.concatenate(parts)[[place[text] for text in texts]]
 
 
-@cache
-def _model(name: str) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils.logging import disable_progress_bar
-    except ImportError:
+def check_embedder(name: str | None) -> None:
+    """Check that a model of this name could be loaded, before slow work whose results it will compare.
+
+    Raises:
+        DpoError: sentence-transformers is not installed.
+    """
+    if name and not find_spec("sentence_transformers"):
         raise DpoError(
             "sentence-transformers is not installed",
             where="pairs.embedder",
             hint="pip install 'mlx-dpo[embeddings]', or set pairs.embedder=null",
-        ) from None
+        )
+
+
+@cache
+def _model(name: str) -> Any:
+    check_embedder(name)
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()
     try:
         return SentenceTransformer(name)

@@ -51,6 +51,18 @@ def test_a_judge_that_always_says_first_yields_only_ties_a_warning_and_no_files(
     assert not (tmp_path / "judged" / "train.jsonl").exists()
 
 
+def test_pairs_of_an_earlier_judging_are_not_taken_for_those_of_a_judge_that_makes_none(
+    judge, serve, tmp_path
+):
+    _, _, err = judge(serve(judging(smaller)))
+    before = (tmp_path / "judged" / "train.jsonl").read_bytes()
+    assert "earlier judging" not in err
+    code, _, err = judge(serve(judging(always_first)), rubric="harmlessness")
+    assert code == 1
+    assert "judged/train.jsonl are from an earlier judging, not from this judge and rubric" in err
+    assert (tmp_path / "judged" / "train.jsonl").read_bytes() == before
+
+
 def test_a_judge_that_prefers_the_longer_gives_those_pairs_and_the_warning(judge, serve, tmp_path):
     code, summary, _ = judge(serve(judging(longer)))
     assert code == 0

@@ -98,8 +98,9 @@ def test_prompts_without_answers_are_only_answered(outcome, pairs_settings, tmp_
     assert "the rows are prompts without answers: they are answered, and no pairs are made" in err
     assert out.startswith("10 prompts, 3 answers each: 3.0 different ones on average, never all equal; ")
     following = out.splitlines()[-1].removeprefix("next: ")
-    assert (
-        following == f"mlx-dpo judge --completions {tmp_path}/pairs/{COMPLETIONS} --model {models('llama')}"
+    assert following == (
+        f"mlx-dpo judge --completions {tmp_path}/pairs/{COMPLETIONS} --output {tmp_path}/judged "
+        f"--model {models('llama')}"
     )
     assert "the model judges its own answers; a larger model of another family judges better" in err
     code, _, err = outcome(*following.split()[1:])
