@@ -75,15 +75,15 @@ def test_a_run_that_does_not_fit_is_told_in_these_words(told, models, tmp_path):
 
 
 def test_a_fused_model_that_is_not_like_its_adapter_is_told_in_these_words(told, models, tmp_path):
-    """But for its figures."""
-    planted(models("llama-4bit"), tmp_path / "run", 0.05)
+    """But for its figures: a change of 3 % is lost at 4 bits by a margin."""
+    planted(models("llama-4bit"), tmp_path / "run", 0.03)
     write(tmp_path / "rows.jsonl", ROWS["rows.jsonl"])
     settings = (
         f"model:\n  path: {models('llama-4bit')}\ndata:\n  train: {tmp_path}/rows.jsonl\n  valid: null\n"
     )
     write(tmp_path / "run" / "config.yaml", settings)
     message = told("fuse --run run --output fused --precision 4")
-    assert re.sub(r"\d+\.\d+(e-\d+)?", "{n}", message) == MESSAGES["fuse"]
+    assert re.sub(r"\d+\.\d+(e-\d+)?|\b100(?= %)", "{n}", message) == MESSAGES["fuse"]
 
 
 def test_wrong_usage_is_told_in_these_words(outcome):

@@ -13,6 +13,7 @@ def planted(base, run, share, kind="lora"):
     """A run folder whose adapter changes every linear layer by this share of its weights' norm."""
     model, _ = load_model(base)
     config = AdapterConfig(type=kind, rank=8)
+    mx.random.seed(7)  # A is drawn from the stream
     attach(model, config)
     key = mx.random.key(7)
     for module in model.modules():
