@@ -23,20 +23,8 @@ from mlx_dpo.export.gguf_tokenizer import (
 from mlx_dpo.export.ollama import go_template, modelfile
 from mlx_dpo.models.load import load_tokenizer
 
-from ..support.export_content import content_of, made, source_of
+from ..support.export_content import content_of
 from ..support.export_models import LLAMA3_SPLIT, QWEN_SPLIT
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    folder, found = tmp_path_factory.mktemp("sources"), {}
-
-    def get(family):
-        if family not in found:
-            found[family] = source_of(*made(folder, family))
-        return found[family]
-
-    return get
 
 
 def fields_of(source):

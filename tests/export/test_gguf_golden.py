@@ -9,24 +9,11 @@ import pytest
 from mlx_dpo.export.predictions import EXACT, EXACT_GEMMA, log_softmax, mlx_predictions, step_limit_note
 
 from ..conftest import ROOT
-from ..support.export_content import ROWS, content_of, figures, made, source_of
+from ..support.export_content import ROWS, content_of, figures
 from ..support.export_models import CONFIGS
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "exports.json").read_text())
 FAMILIES = GOLDEN["families"]
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """The fused model of a family."""
-    folder, found = tmp_path_factory.mktemp("sources"), {}
-
-    def get(family):
-        if family not in found:
-            found[family] = source_of(*made(folder, family))
-        return found[family]
-
-    return get
 
 
 def test_every_family_is_stored():
