@@ -11,12 +11,15 @@
 because MLX chooses its BLAS on import.
 """
 
+import sys as _sys
+
 from .machine.blas import preload as _preload
 from .machine.gpu_timeout import relax as _relax
 
 TYPE_CHECKING = False  # importing it from typing takes as long as all of this file
 if TYPE_CHECKING:
     from . import losses as losses
+    from .api.exports import export as export
     from .api.models import generate as generate
     from .api.models import load as load
     from .api.models import score as score
@@ -44,6 +47,7 @@ _PLACES = {
     "evaluate": "api.runs",
     "generate": "api.models",
     "fuse": "api.runs",
+    "export": "api.exports",
     "losses": "losses",
     "register_loss": "losses.registry",
     "PairLogps": "losses.registry",
@@ -54,6 +58,17 @@ _PLACES = {
 """The module that each public name comes from."""
 
 __all__ = [*_PLACES, "__version__", "blas_note"]
+
+
+class _Package(type(_sys)):
+    """`mlx_dpo.export` is the function, also after an import of the room export/, which would replace it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "export" or callable(value):
+            super().__setattr__(name, value)
+
+
+_sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str):

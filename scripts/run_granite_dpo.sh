@@ -55,3 +55,9 @@ esac
 "$mlx_dpo" eval --run "$out/run"
 [ -e "$out/fused" ] || "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"
 echo "adapter: $out/run    fused model: $out/fused"
+
+# The proof that fuse has kept: how like the adapter the fused model is.
+likeness=$out/fused/likeness.json
+figure() { sed -n "s/^ \"$1\": \([^,]*\),*$/\1/p" "$likeness"; }
+[ ! -e "$likeness" ] || echo "proof: $likeness    KL ratio $(figure kl_ratio) (at most $(figure max_kl_ratio)), top-1 $(figure top_1)"
+echo "for other programs: mlx-dpo export hf (or gguf, peft) --run $out/run --output FOLDER"

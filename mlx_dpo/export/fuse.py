@@ -9,19 +9,24 @@ import mlx.core as mx
 from ..console import json_text, say
 from ..data.conversation_tokens import end_of_turn
 from ..data.tokenize import TokenizedPair
-from ..errors import DpoError
-from ..models.adapters import load_adapter, read_adapter_config
+from ..models.adapters import load_adapter
+from ..models.config_files import read_model_config
 from ..models.end_of_turn import mlx_lm_stops
 from ..models.load import ModelConfig, find_model, load_model, weight_bytes
+from ..models.weights import embedded_tokens
 from ..storage.files import check_writable, replace_folder
-from ..storage.reading import files_in, is_there
+from ..storage.reading import files_in
 from .end_of_turn_files import list_end
 from .fuse_report import FILE, HEADER, explanation, faint, refusal, report, table_row
-from .fused_model import FusedModel, checked_tokenizer, fused_model, fused_weights
+from .fused_model import FusedModel, fused_model, fused_weights
+from .hub_layout import base_tensors
+from .hub_model import plain_bytes
 from .ladder import Built, Ladder, Measured, Rung, climb
 from .layer_precisions import grids_at, layers_of, survey, target_of
-from .likeness import Yardstick
+from .likeness import Yardstick, check_room
 from .precisions import MAX_KL_RATIO, check_precision
+from .prove_fused import prove_fused
+from .start import checked_tokenizer, find_base, named
 from .unquantised_base import check_original
 
 
@@ -56,13 +61,12 @@ def fuse_run(
     """
     check_precision(precision, max_kl_ratio)
     output = Path(output)
-    if is_there(output):
-        raise DpoError("exists already", where=output, hint="choose another folder with --output")
-    read_adapter_config(adapter)
-    base = find_model(model_path)
+    base = find_base(model_path, adapter, output)
     origin = find_model(original) if original else None
     others = _bytes(base, "*.json", "*.jinja", "*.model", "*.txt")
-    check_writable(output, need_bytes=_bytes(base, "model*.safetensors") + others)
+    check_writable(output, need_bytes=_least_bytes(base, precision) + others)
+    if origin:
+        check_original(origin, base)
     measured: list[Measured] = []
     if rows:
         fused, measured = _compared(base, origin, adapter, asked, precision, rows, max_kl_ratio)
@@ -74,8 +78,13 @@ def fuse_run(
         say("the base model is quantised: the fused model is written in plain precision")
     check_writable(output, need_bytes=weight_bytes(fused.model) + others)
     content = report(measured, max_kl_ratio) if measured else None
-    # The folder appears only when it is complete.
-    replace_folder(output, lambda beside: _write(beside, base, fused, content))
+
+    def write(beside: Path) -> None:
+        _write(beside, base, fused, content)
+        with named(beside, output):
+            prove_fused(beside, base, fused)
+
+    replace_folder(output, write)  # the folder appears only when it is complete and proved
     return output
 
 
@@ -93,6 +102,7 @@ def _compared(
     Raises:
         DpoError: none passes.
     """
+    check_room(rows, embedded_tokens(base, read_model_config(base)) or 0)
     tokenizer = checked_tokenizer(base, adapter, asked)
     ladder, yardstick = prepared(base, original, adapter, precision, rows)
     if note := faint(yardstick.to_base):
@@ -121,8 +131,6 @@ def prepared(
     yardstick = Yardstick(rows)
     model, _ = load_model(base)
     target = target_of(model)
-    if original:
-        check_original(original, base, model)
     yardstick.see_base(model)
     layers = layers_of(model)
     every = bits_of(precision, target.bits)
@@ -144,11 +152,21 @@ def bits_of(precision: str, usual: int) -> list[int | None]:
     return [usual, *(bits for bits in more if bits > usual), None]
 
 
+def _least_bytes(base: Path, precision: str) -> int:
+    """Bytes that the weights of the fused model need, as far as the precision tells."""
+    tensors, files = base_tensors(base), _bytes(base, "model*.safetensors")
+    if precision == "plain":
+        return plain_bytes(base, tensors)
+    bits = int(precision) if precision.isdigit() else 4
+    return min(files, plain_bytes(base, tensors, bits / 8))
+
+
 def _bytes(folder: Path, *patterns: str) -> int:
     return sum(file.stat().st_size for file in files_in(folder, *patterns))
 
 
 def _write(folder: Path, base: Path, fused: FusedModel, content: dict[str, Any] | None) -> None:
+    """Fill an empty folder."""
     from mlx_lm.utils import save
 
     tokenizer = fused.tokenizer

@@ -10,12 +10,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..console import progress
-from ..data.conversation_tokens import end_of_turn
 from ..errors import DpoError
 from ..models.adapters import load_adapter, read_adapter_config
-from ..models.base_of_adapter import check_base
-from ..models.load import ModelConfig, load_model, load_tokenizer
+from ..models.load import ModelConfig, load_model
 from .grids import Grids, grids_of, layer_at, put, quantise_layer, tidied
+from .start import checked_tokenizer
 
 _SPARE_BITS = {mx.bfloat16: 16, mx.float16: 13}
 """Bits of a float32 mantissa that a half-precision dtype lacks."""
@@ -58,18 +57,6 @@ def fused_model(base: Path, adapter: Path | str, asked: ModelConfig | None = Non
     tokenizer = checked_tokenizer(base, adapter, asked)
     model, config, was_quantised = fused_weights(base, adapter)
     return FusedModel(model, tokenizer, config, was_quantised)
-
-
-def checked_tokenizer(base: Path, adapter: Path | str, asked: ModelConfig | None = None) -> Any:
-    """The base's tokenizer, after checking that the adapter belongs to this base.
-
-    Raises:
-        DpoError: it belongs to another base, or there is no end of turn.
-    """
-    tokenizer = load_tokenizer(base, asked)
-    check_base(adapter, base, tokenizer)
-    end_of_turn(tokenizer)  # refuses a tokenizer without one before the slow part
-    return tokenizer
 
 
 def fused_weights(

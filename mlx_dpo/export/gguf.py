@@ -11,9 +11,9 @@ from .gguf_fields import FILE_TYPES, Field, architecture, model_fields, text_mod
 from .gguf_file import BYTES_A_NUMBER, check_installed, write_gguf
 from .gguf_tensors import GgufTensor, gguf_tensors
 from .gguf_tokenizer import tokenizer_fields
-from .hf import proved
-from .hub_model import Source, open_base, read_source, without_weights
+from .hub_model import Source, open_tensors, read_source
 from .ollama import modelfile
+from .start import find_base, named, without_weights
 
 
 class GgufContent(NamedTuple):
@@ -49,8 +49,9 @@ def export_gguf(
     """
     output = Path(output)
     check_installed()
-    base, tensors = open_base(model_path, adapter, output, BYTES_A_NUMBER[type])
+    base = find_base(model_path, adapter, output)
     check_possible(base, asked)
+    tensors = open_tensors(base, output, BYTES_A_NUMBER[type])
     source = read_source(base, tensors, adapter, asked)
     del tensors
     content = gguf_content(source, type, output.name)
@@ -62,7 +63,8 @@ def export_gguf(
             modelfile(name, source.tokenizer, source.end, system), encoding="utf-8"
         )
         if prove:
-            proved(prove, folder, source, output)
+            with named(folder, output):
+                prove(folder, source)
 
     replace_folder(output, write)
     return output / name

@@ -1,5 +1,7 @@
 """Write and read GGUF files with the package gguf."""
 
+import errno
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +55,7 @@ def write_gguf(
 
     Raises:
         DpoError: a number is not finite in the file's type.
+        OSError: the disk is full.
     """
     from gguf import GGUFWriter, quants
 
@@ -76,7 +79,10 @@ def write_gguf(
         for tensor in tensors:
             writer.write_tensor_data(stored(tensor, asked))
             advance(1)
+    end = writer.fout[0].tell()
     writer.close()
+    if file.stat().st_size < end:  # numpy, which writes for gguf, does not say that a disk is full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def stored(tensor: GgufTensor, asked: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Write an adapter as GGUF-LoRA, which llama.cpp adds to a GGUF file of the base model (--lora)."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,15 +10,14 @@ import numpy as np
 
 from ..errors import DpoError
 from ..models.adapters import WEIGHTS, AdapterConfig, read_adapter_config
-from ..models.base_of_adapter import check_base
-from ..models.load import ModelConfig, find_model, load_tokenizer
+from ..models.load import ModelConfig
 from ..storage.files import check_writable, replace_folder
 from .gguf import GgufContent
 from .gguf_fields import Field, architecture, text_model
 from .gguf_file import check_installed, write_gguf
 from .gguf_tensors import GgufTensor, made_of
-from .hub_model import check_target, without_weights
 from .prove_llama_cpp import check_content
+from .start import checked_tokenizer, find_base, named, without_weights
 
 _FUSED = "export the fused model instead: mlx-dpo export gguf without --lora"
 
@@ -35,19 +35,18 @@ def export_gguf_lora(
     """
     output = Path(output)
     check_installed()
-    check_target(output)
-    config = read_adapter_config(adapter)
-    base = find_model(model_path, weights=False)
-    check_base(adapter, base, load_tokenizer(base, asked))
+    base = find_base(model_path, adapter, output, weights=False)
+    checked_tokenizer(base, adapter, asked)
     model_type, model = without_weights(base)
     weights = mx.load(str(Path(adapter) / WEIGHTS))
-    content = lora_content(model_type, model, config, weights, base)
-    check_writable(output, need_bytes=sum(value.nbytes for value in weights.values()))
+    content = lora_content(model_type, model, read_adapter_config(adapter), weights, base)
+    check_writable(output, need_bytes=sum(4 * prod(tensor.shape) for tensor in content.tensors))
     name = f"{output.name}-lora.gguf"
 
     def write(folder: Path) -> None:
         write_gguf(folder / name, content.architecture, content.fields, content.tensors, content.type)
-        check_content(folder / name, content)
+        with named(folder, output):
+            check_content(folder / name, content)
 
     replace_folder(output, write)
     return output / name

@@ -8,16 +8,17 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..console import progress, say
-from ..errors import DpoError
 from ..models.end_of_turn import mlx_lm_stops
 from ..models.load import ModelConfig
 from ..storage.files import replace_folder
 from ..storage.reading import read_object
 from .end_of_turn_files import list_end
-from .hub_model import Source, open_base, own_template, read_source, text_files
+from .hub_model import Source, open_tensors, own_template, read_source, text_files
+from .safetensors_file import write_safetensors
+from .start import find_base, named
 
-_SHARD_BYTES = 2 * 10**9
-"""Most bytes in one file: what is joined for one file is in memory twice."""
+_SHARD_BYTES = 5 * 10**9
+"""Most bytes in one file."""
 
 
 def export_hf(
@@ -41,29 +42,19 @@ def export_hf(
         DpoError: files do not fit, the layout is not known, the output exists, or the disk is full.
     """
     output = Path(output)
-    base, tensors = open_base(model_path, adapter, output)
+    base = find_base(model_path, adapter, output)
+    tensors = open_tensors(base, output)
     source = read_source(base, tensors, adapter, asked)
     del tensors
 
     def write(folder: Path) -> None:
         write_hub_folder(folder, source, asked, shard_bytes)
         if prove:
-            proved(prove, folder, source, output)
+            with named(folder, output):
+                prove(folder, source)
 
     replace_folder(output, write)
     return output
-
-
-def proved(prove: Callable[[Path, Source], None], folder: Path, source: Source, output: Path) -> None:
-    """Prove a finished folder; errors name `output`, where it was going to be.
-
-    Raises:
-        DpoError: as `prove`.
-    """
-    try:
-        prove(folder, source)
-    except DpoError as error:
-        raise error.instead(where=error.where.replace(str(folder), str(output))) from None
 
 
 def write_hub_folder(folder: Path, source: Source, asked: ModelConfig | None, shard_bytes: int) -> None:
@@ -94,14 +85,12 @@ def write_shards(folder: Path, tensors: Mapping[str, mx.array], shard_bytes: int
     """Write safetensors files of at most `shard_bytes` each, with an index if there are several."""
     groups = _groups(tensors, shard_bytes)
     index: dict[str, str] = {}
-    with progress("writing", len(groups), "files") as advance:
+    with progress("writing", len(tensors), "tensors") as advance:
         for number, names in enumerate(groups, 1):
             several = f"-{number:05}-of-{len(groups):05}" if len(groups) > 1 else ""
             file = f"model{several}.safetensors"
-            part = {name: tensors[name] for name in names}
-            mx.save_safetensors(str(folder / file), part, metadata={"format": "pt"})
+            write_safetensors(folder / file, names, tensors, {"format": "pt"}, advance)
             index |= dict.fromkeys(names, file)
-            advance(1)
     if len(groups) > 1:
         total = sum(value.nbytes for value in tensors.values())
         table = {"metadata": {"total_size": total}, "weight_map": dict(sorted(index.items()))}

@@ -5,7 +5,7 @@ that it does not use. Other programs need them as they were.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ..errors import DpoError, first_ten, quoted
 from ..models.hub_blocks import RENAMED
 from ..storage.reading import files_in
 from ..upstream import model_classes
+from .read_back import same_bits
 
 KNOWN = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3"),
@@ -32,7 +33,6 @@ _RENAMED = {
 }
 """Granite's names in mlx_lm: the name on the Hub, and which half of that tensor it is."""
 _JOINED = ("granitemoe", "granitemoehybrid")
-_QUANTISED = re.compile(r"\.(scales|biases)$")
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
 _HUB = "set model.path to the model as its authors published it, or give that folder with --model"
 
@@ -56,7 +56,12 @@ def base_tensors(folder: Path) -> BaseTensors:
         part, about = mx.load(str(file), return_metadata=True)
         tensors |= part
         converted |= about.get("format") == "mlx"
-    return BaseTensors(tensors, converted, any(_QUANTISED.search(name) for name in tensors))
+    return BaseTensors(tensors, converted, any(map(_packing, tensors)))
+
+
+def _packing(name: str) -> bool:
+    """Whether a tensor belongs to a quantised weight."""
+    return name.endswith((".scales", ".biases"))
 
 
 def hub_name(model_type: str, name: str) -> tuple[str, int]:
@@ -120,6 +125,31 @@ def hub_tensors(model: nn.Module, config: Mapping[str, Any], base: BaseTensors, 
         DpoError: the tensors do not have the names and shapes of the base, or mlx_lm would not read them back
             as the same model.
     """
+    others = check_layout(model, config, base, where)
+    tensors = HubTensors(str(config.get("model_type")), dict(tree_flatten(model.parameters())))
+    check_read_back(model, config, tensors.items(), where)
+    tensors.add(others)
+    return tensors
+
+
+def check_layout(
+    model: nn.Module, config: Mapping[str, Any], base: BaseTensors, where: Path
+) -> dict[str, mx.array]:
+    """Check by names and shapes that the Hub's layout of this base is known; no weights are read.
+
+    Args:
+        model: the base, with or without an adapter in its weights; it may be quantised.
+        config: the base's config.json.
+        base: the base's tensors.
+        where: the base's folder, for messages.
+
+    Returns:
+        The tensors of the base that mlx_lm does not load.
+
+    Raises:
+        DpoError: the tensors do not have the names and shapes of the base, or mlx_lm has converted the base
+            and its layout is not known.
+    """
     kind = str(config.get("model_type"))
     if base.converted and kind not in KNOWN:
         raise DpoError(
@@ -128,11 +158,10 @@ def hub_tensors(model: nn.Module, config: Mapping[str, Any], base: BaseTensors, 
             hint=f"known are {', '.join(KNOWN)}; for others, {_HUB}",
             code="unknown-layout",
         )
-    tensors = HubTensors(kind, dict(tree_flatten(model.parameters())))
+    weights = {name: value for name, value in tree_flatten(model.parameters()) if not _packing(name)}
+    tensors = HubTensors(kind, weights)
     _check_names(kind, tensors, base, where)
-    check_read_back(model, config, tensors, where)
-    tensors.add(_others(kind, config, tensors, base, where))
-    return tensors
+    return _others(kind, config, tensors, base, where)
 
 
 def _check_names(kind: str, tensors: Mapping[str, mx.array], base: BaseTensors, where: Path) -> None:
@@ -157,9 +186,12 @@ def _check_names(kind: str, tensors: Mapping[str, mx.array], base: BaseTensors, 
 
 
 def check_read_back(
-    model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, mx.array], where: Path
+    model: nn.Module, config: Mapping[str, Any], tensors: Iterable[tuple[str, mx.array]], where: Path
 ) -> None:
     """Check that mlx_lm reads the tensors as this model, bit for bit.
+
+    Args:
+        tensors: names and arrays. An array is freed when it was compared, unless the caller keeps it.
 
     Raises:
         DpoError: names the tensors that differ.
@@ -171,7 +203,7 @@ def check_read_back(
     if hasattr(reader, "sanitize"):
         read = reader.sanitize(read)
     names = sorted(wanted.keys() | read.keys())
-    differ = [n for n in names if not _same(wanted.get(n), read.pop(n, None))]
+    differ = [n for n in names if not same_bits(wanted.get(n), read.pop(n, None))]
     if differ:
         raise DpoError(
             f"mlx_lm would not read these tensors back as they are: {first_ten(differ)}",
@@ -179,16 +211,6 @@ def check_read_back(
             hint="this architecture cannot be exported; please report it with this message",
             code="not-read-back",
         )
-
-
-def _same(one: mx.array | None, other: mx.array | None) -> bool:
-    """Whether two arrays have the same bits."""
-    if one is None or other is None:
-        return False
-    if one is other:
-        return True
-    alike = one.shape == other.shape and one.dtype == other.dtype
-    return alike and bool(mx.array_equal(one, other, equal_nan=True).item())
 
 
 def _others(
@@ -202,7 +224,7 @@ def _others(
         for name, value in base.tensors.items()
         if hub_name(kind, name)[0] not in tensors
         and not _COMPUTED.search(name)
-        and not _QUANTISED.search(name)
+        and not _packing(name)
         and not (tied and name.endswith("lm_head.weight"))
     }
     if others and base.converted:

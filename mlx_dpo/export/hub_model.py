@@ -3,18 +3,13 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mlx.nn as nn
-
 from ..data.conversation_tokens import end_of_turn
-from ..errors import DpoError
-from ..models.adapters import read_adapter_config
 from ..models.config_files import CONFIG
-from ..models.load import ModelConfig, find_model
+from ..models.load import ModelConfig, load_model
 from ..storage.files import check_writable
-from ..storage.reading import files_in, is_there, read_object
-from ..upstream import model_classes
+from ..storage.reading import files_in, read_object
 from .fused_model import FusedModel, fused_model
-from .hub_layout import BaseTensors, HubTensors, base_tensors, hub_tensors
+from .hub_layout import BaseTensors, HubTensors, base_tensors, check_layout, hub_tensors
 
 _QUANTISATION = ("quantization", "quantization_config")
 
@@ -37,36 +32,26 @@ class Source(NamedTuple):
         return self.fused.tokenizer
 
 
-def check_target(output: Path) -> None:
-    """Check that nothing is at the place of an export.
-
-    Raises:
-        DpoError: something is there.
-    """
-    if is_there(output):
-        raise DpoError(
-            "exists already", where=output, hint="choose another folder with --output", code="exists"
-        )
-
-
-def open_base(
-    model_path: str, adapter: Path | str, output: Path, bytes_a_number: float | None = None
-) -> tuple[Path, BaseTensors]:
-    """The base's folder and tensors, after all checks that are fast.
+def open_tensors(base: Path, output: Path, bytes_a_number: float | None = None) -> BaseTensors:
+    """The base's tensors, after all checks for which no weights are read.
 
     Args:
         bytes_a_number: what the export needs for one number of the weights; None: as the base, unpacked.
 
     Raises:
-        DpoError: the target exists or has no room; the base or the adapter cannot be read.
+        DpoError: the disk has no room; the base cannot be read, or has tensors that an export could not have.
     """
-    check_target(output)
-    read_adapter_config(adapter)
-    base = find_model(model_path)
     tensors = base_tensors(base)
+    need = plain_bytes(base, tensors, bytes_a_number) + sum(f.stat().st_size for f in text_files(base))
+    check_writable(output, need_bytes=need)
+    check_layout(*load_model(base, lazy=True), tensors, base)
+    return tensors
+
+
+def plain_bytes(base: Path, tensors: BaseTensors, bytes_a_number: float | None = None) -> int:
+    """Bytes of a base's weights when nothing is quantised; see `export_bytes`."""
     group = (read_object(base / CONFIG).get("quantization") or {}).get("group_size", 64)
-    check_writable(output, need_bytes=export_bytes(tensors, group, bytes_a_number))
-    return base, tensors
+    return export_bytes(tensors, group, bytes_a_number)
 
 
 def export_bytes(base: BaseTensors, group: int, bytes_a_number: float | None) -> int:
@@ -78,13 +63,6 @@ def export_bytes(base: BaseTensors, group: int, bytes_a_number: float | None) ->
         if stem not in scales or end not in ("weight", "scales", "biases"):
             sizes.append((value.size, value.itemsize))
     return int(sum(count * (bytes_a_number or size) for count, size in sizes))
-
-
-def without_weights(base: Path) -> tuple[str, nn.Module]:
-    """The type and the model of a base's config, with weights that are never computed."""
-    config = read_object(base / CONFIG)
-    kind, arguments = model_classes(config)
-    return str(config.get("model_type")), kind(arguments.from_dict(config))
 
 
 def read_source(

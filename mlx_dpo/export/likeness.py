@@ -1,6 +1,7 @@
 """How like the adapter a fused model is: how far apart their next-token distributions are on answers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from ..data.row_index import RowIndex
 from ..data.tokenize import RowTokenizer, TokenizedPair
 from ..errors import DpoError
 from ..forward.body_and_head import float32_activations
+from ..storage.files import check_writable
 from .predictions import log_softmax
 
+_HINT = "free some space, or set TMPDIR to a folder on another disk"
 ROWS, TOKENS = 8, 64
 """Rows that are compared, and answer tokens of each at most."""
 FLOOR = 1e-5
@@ -52,6 +55,19 @@ def few_rows(index: RowIndex, tokenizer: Any, max_length: int) -> list[Tokenized
     if not pairs:
         work.counts()
     return [TokenizedPair(p.prompt, p.chosen[:TOKENS], p.chosen[:TOKENS], p.where) for p in pairs]
+
+
+def check_room(rows: Sequence[TokenizedPair], vocabulary: int) -> None:
+    """Check that the logits of base and adapter on these rows have room where they are kept.
+
+    Raises:
+        DpoError: they have not.
+    """
+    numbers = sum(len(row.chosen) for row in rows) * vocabulary
+    try:
+        check_writable(Path(gettempdir()), need_bytes=2 * 4 * numbers)
+    except DpoError as error:
+        raise error.instead(hint=_HINT) from None
 
 
 class Yardstick:
@@ -137,7 +153,7 @@ class _Arrays:
             raise DpoError(
                 f"logits cannot be kept there: {error.strerror}",
                 where=gettempdir(),
-                hint="free some space, or set TMPDIR to a folder on another disk",
+                hint=_HINT,
             ) from None
 
     def __getitem__(self, number: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from ..models.hub_blocks import Blocks
 from ..models.peft_adapter import SCALE
 from ..models.peft_tensors import Part, joined, padded
 from ..models.weights import check_tensors
+from ..storage.reading import read_object
+from .read_back import check_fields, check_tensor_names, damaged, same_bits
 
 PREFIX = "base_model.model."
 _MOST_DOUBLINGS = 10
@@ -48,6 +50,19 @@ class PeftAdapter(NamedTuple):
         """Write both files."""
         mx.save_safetensors(str(folder / PEFT_WEIGHTS[0]), self.tensors(), metadata=self.metadata)
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n")
+
+    def check(self, folder: Path) -> None:
+        """Read both files back.
+
+        Raises:
+            DpoError: names the tensor or the field that is not what was written.
+        """
+        wanted = self.tensors()
+        check_tensor_names(mx.load(str(folder / PEFT_WEIGHTS[0])).keys(), wanted, folder)
+        for name, value in mx.load(str(folder / PEFT_WEIGHTS[0])).items():
+            if not same_bits(value, wanted[name]):
+                raise damaged(f"the tensor {name} is not what it should be", folder)
+        check_fields(folder / CONFIG, read_object(folder / CONFIG), self.config)
 
 
 def peft_adapter(folder: Path, own: AdapterConfig, blocks: Blocks, base_name: str) -> PeftAdapter:

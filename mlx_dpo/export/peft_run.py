@@ -11,15 +11,15 @@ import yaml
 
 from ..console import say
 from ..errors import DpoError
-from ..models.adapters import WEIGHTS, read_adapter_config
-from ..models.base_of_adapter import check_base
+from ..models.adapters import read_adapter_config
 from ..models.config_files import read_model_config
 from ..models.hub_blocks import blocks_of
-from ..models.load import ModelConfig, find_model, load_tokenizer
+from ..models.load import ModelConfig, find_model
 from ..storage.files import check_writable, replace_folder
 from ..storage.reading import expanded, is_there, read_text
 from .peft import consumer_notes, peft_adapter
 from .prove_peft import PeftProof, proof_or_note
+from .start import checked_tokenizer, find_base, named
 
 _TEXT = "How do I clean a copper kettle? Rub it with half a lemon and some salt, rinse it, and dry it well."
 _TOKENS = 64
@@ -58,8 +58,7 @@ def export_peft(
         DpoError: the target exists, the run trained all weights, PEFT has no adapter for a layer, the disk is
             full, or the proof failed.
     """
-    if is_there(output):
-        raise DpoError("exists already", where=output, hint="choose another folder with --output")
+    base = find_base(model.path, adapter, output)
     own = read_adapter_config(adapter)
     if own.type == "full":
         raise DpoError(
@@ -67,23 +66,24 @@ def export_peft(
             where=adapter,
             hint="export the whole model instead: mlx-dpo export hf, or mlx-dpo fuse",
         )
-    base = find_model(model.path)
     config = read_model_config(base)
     blocks = blocks_of(config)
     name = base_name or _base_name(model.path, base, "quantization" in config)
-    tokenizer = load_tokenizer(base, model)
-    check_base(adapter, base, tokenizer)
-    check_writable(output, need_bytes=4 * (adapter / WEIGHTS).stat().st_size)
+    tokenizer = checked_tokenizer(base, adapter, model)
     made = peft_adapter(adapter, own, blocks, name)
+    check_writable(output, need_bytes=sum(value.nbytes for value in made.tensors().values()))
     proof: PeftProof | None = None
 
     def write(beside: Path) -> None:
         nonlocal proof
         made.write(beside)
+        with named(beside, output):
+            made.check(beside)
         if prove is not False:
             shown = find_model(base_name) if base_name and (prove or is_there(expanded(base_name))) else base
             compared = [np.array(row[:_TOKENS], np.int32) for row in rows(tokenizer)]
-            proof = proof_or_note(prove, beside, made, adapter, shown, compared)
+            with named(beside, output):
+                proof = proof_or_note(prove, beside, made, adapter, shown, compared)
 
     replace_folder(output, write)
     return PeftExport(output, made.config, consumer_notes(made.config, output), proof)

@@ -70,9 +70,7 @@ def prove_llama_cpp(folder: Path, source: Source, type: str, rows: Sequence[Sequ
     Raises:
         DpoError: names the field, the tensor or the text that differs.
     """
-    file = next(folder.glob("*.gguf"))
-    content = gguf_content(source, type, folder.name)
-    check_content(file, content)
+    file, content = check_file(folder, source, type)
     model = source.fused.model
     exact = computes_exactly(model) and type == "f32"
     limit = EXACT_GEMMA if content.architecture == "gemma3" else EXACT
@@ -83,6 +81,17 @@ def prove_llama_cpp(folder: Path, source: Source, type: str, rows: Sequence[Sequ
         check_template(server, source.tokenizer, file)
         got = server.predictions(rows, wanted.logps.shape[-1])
     return check_alike(wanted, got, "llama.cpp", file, limit if exact else None)
+
+
+def check_file(folder: Path, source: Source, type: str) -> tuple[Path, GgufContent]:
+    """The GGUF file of a finished folder and its content, after checking that it holds the fused model.
+
+    Raises:
+        DpoError: as `check_content`.
+    """
+    file, content = next(folder.glob("*.gguf")), gguf_content(source, type, folder.name)
+    check_content(file, content)
+    return file, content
 
 
 def check_content(file: Path, content: GgufContent) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..errors import DpoError, first_line
+from ..models.end_of_turn import mlx_lm_stops
 from ..storage.reading import read_object
+from .end_of_turn_files import NAMES, read_configs, with_end
 from .hub_layout import base_tensors, check_read_back
 from .hub_model import Source, text_files
 from .predictions import (
@@ -21,9 +23,9 @@ from .predictions import (
     mlx_predictions,
     predictions,
 )
+from .read_back import check_fields, check_tensor_names, damaged
 
 _HINT = "nothing was exported; please report this with the model's name"
-_END = "eos_token_id"
 
 
 def can_prove() -> bool:
@@ -50,34 +52,25 @@ def check_files(folder: Path, source: Source) -> None:
     Raises:
         DpoError: names what differs.
     """
+    check_tensor_names(base_tensors(folder).tensors.keys(), source.tensors.keys(), folder)
+    model, config = source.fused.model, source.fused.config
+    check_read_back(model, config, iter(base_tensors(folder).tensors.items()), folder)
     written = base_tensors(folder).tensors
-    names = {*written} ^ {*source.tensors}
-    if names:
-        what = f"the tensor {min(names)} is {'missing' if min(names) in source.tensors else 'too much'}"
-        raise DpoError(what, where=folder, hint=_HINT, code="damaged")
-    check_read_back(source.fused.model, source.fused.config, written, folder)
     others = written.keys() - _of_the_model(source)
     for name in sorted(others):
         if not np.array_equal(_bytes(written[name]), _bytes(source.tensors[name])):
-            raise DpoError(
-                f"the tensor {name} differs from the base's", where=folder, hint=_HINT, code="damaged"
-            )
-    config = read_object(folder / "config.json")
-    for field in sorted(config.keys() | source.config.keys()):
-        if field != _END and config.get(field) != source.config.get(field):
-            raise DpoError(
-                f"the field {field} differs from the base's",
-                where=folder / "config.json",
-                hint=_HINT,
-                code="damaged",
-            )
+            raise damaged(f"the tensor {name} differs from the base's", folder)
+    _, sampling = read_configs(source.base)
+    stops = mlx_lm_stops(source.base, source.tokenizer)
+    meant = with_end(source.config, sampling, source.end, stops)
+    for name, found, wanted in zip(NAMES, read_configs(folder), meant, strict=True):
+        check_fields(folder / name, found, wanted)
     for file in text_files(source.base):
-        if file.name in ("generation_config.json", "tokenizer_config.json") or "template" in file.name:
-            continue  # the end of turn or the run's template may be new there
-        if file.read_bytes() != (folder / file.name).read_bytes():
-            raise DpoError(
-                "differs from the base's file", where=folder / file.name, hint=_HINT, code="damaged"
-            )
+        own = folder / file.name
+        if file.name == "tokenizer_config.json":
+            check_fields(own, read_object(own), read_object(file), ["chat_template"])
+        elif file.name not in NAMES and "template" not in file.name and file.read_bytes() != own.read_bytes():
+            raise damaged("differs from the base's file", own)
 
 
 def _of_the_model(source: Source) -> set[str]:

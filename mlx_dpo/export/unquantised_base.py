@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import DpoError
@@ -14,18 +13,17 @@ _LEAST_COSINE = 0.8
 """Between the weights of a layer before and after quantisation: above 0.99 at 4 bits, about 0.9 at 2 bits."""
 
 
-def check_original(original: Path, base: Path, model: nn.Module) -> None:
+def check_original(original: Path, base: Path) -> None:
     """Check that `original` has the weights from which the quantised `base` was made, by one of its layers.
 
-    Two fine-tuned versions of one model cannot be told apart in this way; comparing with the adapter can.
-
-    Args:
-        model: the base, loaded.
+    Only that layer is read. Two fine-tuned versions of one model cannot be told apart in this way; comparing
+    with the adapter can.
 
     Raises:
         DpoError: it is quantised too, has other layers or other weights, or the base is not quantised.
     """
     hint = f"name with --base the unquantised model from which {base} was made, or leave --base out"
+    model = load_model(base, lazy=True)[0]
     grids = grids_of(model)
     if not grids:
         raise DpoError("is not quantised, so it has no original", where=base, hint="leave --base out")

@@ -1,6 +1,7 @@
 """Export a run's fused model for other programs, and prove it there."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def export_hf_run(
     """
     config = _opened(folder, model)
     told = {"exported": str(output), "proof": "not proved"}
-    prover = None
+    prover = prove_transformers.check_files
     if _wanted(prove, prove_transformers.can_prove(), "torch"):
 
         def prover(path: Path, source: Source) -> None:
@@ -116,7 +117,7 @@ def export_gguf_run(
     """
     config = _opened(folder, model)
     told = {"proof": "not proved"}
-    prover = None
+    prover = partial(prove_llama_cpp.check_file, type=type)
     if _wanted(prove, prove_llama_cpp.can_prove(), "xllamacpp"):
 
         def prover(path: Path, source: Source) -> None:

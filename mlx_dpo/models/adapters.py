@@ -336,6 +336,13 @@ def load_adapter(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> 
 
 
 def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> dict[str, mx.array]:
+    """As `fitting_weights`; what was attached is then in memory."""
+    weights = fitting_weights(model, folder, dropout)
+    mx.eval(model.parameters())
+    return weights
+
+
+def fitting_weights(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> dict[str, mx.array]:
     """Attach an adapter like that in `folder`, unless the model has one; return its arrays, not loaded yet.
 
     Raises:
@@ -344,7 +351,7 @@ def attach_like(model: nn.Module, folder: Path | str, dropout: float = 0.0) -> d
     config = replace(read_adapter_config(folder), dropout=dropout)
     if not any("lora_a" in m for m in model.modules()):
         try:
-            attach(model, config)
+            attach_unevaluated(model, config)
         except DpoError as error:
             what = f"this adapter does not fit: {error.what}"
             raise error.instead(what=what, where=str(folder), hint=_FIT_HINT) from None

@@ -167,10 +167,16 @@ def load_model(folder: Path, *, lazy: bool = False) -> tuple[nn.Module, dict[str
         raise
     except Exception as error:  # mlx_lm's classes get the config as it is, and raise many kinds of errors
         raise DpoError(
-            f"the model cannot be loaded: {first_line(error)}",
+            f"the model cannot be loaded: {_told(error)}",
             where=folder,
             hint="mlx_lm must support the architecture (pip install -U mlx-lm); all files must be complete",
         ) from None
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error; if it announces a list of tensors, with the first of them."""
+    lines = [line.strip().rstrip(",.") for line in str(error).strip().splitlines()]
+    return " ".join(lines[:2]) if lines and lines[0].endswith(":") else first_line(error)
 
 
 def weight_bytes(model: nn.Module) -> int:

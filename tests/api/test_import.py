@@ -13,7 +13,7 @@ from mlx_dpo.losses import LOSSES
 from ..conftest import ROOT
 
 CONTRACT = {
-    *("load", "read_pairs", "score", "train", "evaluate", "generate", "fuse"),
+    *("load", "read_pairs", "score", "train", "evaluate", "generate", "fuse", "export"),
     *("losses", "register_loss", "PairLogps", "RunConfig", "load_config", "DpoError"),
 }
 ABOUT = {"__version__", "blas_note"}
@@ -52,6 +52,13 @@ print("mlx.core" in sys.modules)
     if sys.platform != "linux":
         pytest.skip("macOS has Accelerate and Metal")
     assert python(code).stdout.split() == ["False", "True", "True"]
+
+
+@pytest.mark.parametrize("room", ["", "import mlx_dpo.export.hf; ", "from mlx_dpo.export import hf; "])
+def test_export_is_the_function_whether_its_room_was_imported_or_not(room):
+    code = f"{room}import mlx_dpo; print(mlx_dpo.export.__module__); import mlx_dpo.export.gguf; "
+    done = python(code + "print(mlx_dpo.export.__module__)")
+    assert done.stdout.split() == ["mlx_dpo.api.exports"] * 2
 
 
 def test_dir_and_all_are_the_contract():

@@ -236,6 +236,46 @@ def test_a_fused_run_scores_as_its_adapter_does(finished, models, rows, tmp_path
         mlx_dpo.fuse(finished, fused)
 
 
+def test_an_exported_run_scores_as_its_adapter_does(finished, models, rows, tmp_path):
+    made = mlx_dpo.export(finished, "hf", tmp_path / "hf", prove=False)
+    assert (made.path, made.proof, made.notes) == (tmp_path / "hf", None, ())
+    tuned = mlx_dpo.load(models("granite"), adapter=finished)
+    ours, theirs = (mlx_dpo.score(model, rows[1]) for model in (made, tuned))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    with pytest.raises(DpoError, match="exists already"):
+        mlx_dpo.export(finished, "hf", made)
+
+
+def test_each_kind_of_export_writes_what_the_command_writes(finished, tmp_path):
+    made = mlx_dpo.export(finished, "peft", tmp_path / "peft", prove=False, base="org/base")
+    assert (
+        json.loads((made.path / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
+    )
+    assert any("convert_lora_to_gguf.py" in note for note in made.notes)
+    pytest.importorskip("gguf")
+    made = mlx_dpo.export(finished, "gguf", tmp_path / "gguf", prove=False, type="q8_0", system="Be kind.")
+    assert made.path == tmp_path / "gguf" / "gguf-q8_0.gguf" and made.path.is_file()
+    assert "Be kind." in (made.path.parent / "Modelfile").read_text()
+    made = mlx_dpo.export(finished, "gguf-lora", tmp_path / "lora")
+    assert made.path == tmp_path / "lora" / "lora-lora.gguf" and made.path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("onnx", {}, ("kind", "cannot be 'onnx'", "hf, gguf, gguf-lora, peft")),
+        ("gguf", {"type": "q3"}, ("type", "cannot be 'q3'", "f32, f16, q8_0, bf16")),
+        ("hf", {"type": "f16"}, ("type", "is not an option of hf", "gguf can take it")),
+        ("gguf-lora", {"prove": True}, ("prove", "is not an option of gguf-lora", "hf, gguf, peft")),
+    ],
+)
+def test_a_mistaken_export_is_named_before_anything_is_written(finished, tmp_path, kind, options, told):
+    with pytest.raises(DpoError) as caught:
+        mlx_dpo.export(finished, kind, tmp_path / "out", **options)
+    assert_told(caught.value, *told)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_moved_base_model_is_given_by_its_new_place(finished, models, rows, tmp_path):
     moved = shutil.copytree(models("granite"), tmp_path / "moved")
     ours = mlx_dpo.evaluate(finished, rows[1], samples=1, max_tokens=4, model=moved)

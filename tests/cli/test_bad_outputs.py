@@ -1,8 +1,6 @@
 """Output folders that cannot be used: taken, locked, or on a disk that is full or fills."""
 
-import contextlib
 import os
-import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +10,17 @@ import pytest
 
 from mlx_dpo.cli import main
 
-from ..support.mistakes import GEN_PAIRS, TRAIN, assert_told, changed, curated, lines, pair, write
+from ..support.mistakes import (
+    GEN_PAIRS,
+    TRAIN,
+    assert_told,
+    changed,
+    curated,
+    files_end_at,
+    lines,
+    pair,
+    write,
+)
 
 WRITERS = {
     "train": f"{TRAIN} --model ./no-model",
@@ -68,20 +76,10 @@ def test_a_model_too_large_for_the_disk_is_not_fused(refused_at, tmp_path, train
     model = shutil.copytree(models("llama"), tmp_path / "model")
     changed("config.yaml", str(models("llama")), "model")(run)
     with open(model / "model-2.safetensors", "wb") as file:
-        file.write(b"\x02" + bytes(7) + b"{}")
-        file.truncate(15 * 10**12)  # a hole: it takes no room here
+        header = b'{"huge":{"dtype":"U8","shape":[15000000,1000000],"data_offsets":[0,15000000000000]}}'
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 15 * 10**12)  # a hole: it takes no room here
     refused_at("fuse --run run --output fused", "fused", "15000.00 GB", "another disk")
-
-
-@contextlib.contextmanager
-def files_end_at(size):
-    """A disk on which no file grows past `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_disk_that_fills_while_a_run_is_replaced_leaves_the_older_run_whole(

@@ -79,6 +79,14 @@ def renamed(tensors):
     tensors["model.layers.1.self_attn.query.weight"] = tensors.pop("model.layers.1.self_attn.q_proj.weight")
 
 
+def too_few(tensors):
+    del tensors["model.norm.weight"]
+
+
+def too_many(tensors):
+    tensors["extra"] = mx.zeros(3)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -86,7 +94,9 @@ def renamed(tensors):
         (halves, "layers.1.mlp.gate_proj"),
         (transposed, "layers.1.self_attn.q_proj"),
         (kernel, "layers.0.mamba.conv1d"),
-        (renamed, "layers.1.self_attn.q"),
+        (renamed, "the tensor model.layers.1.self_attn.q_proj.weight is missing"),
+        (too_few, "the tensor model.norm.weight is missing"),
+        (too_many, "the tensor extra is too much"),
     ],
 )
 def test_one_changed_tensor_in_the_hub_folder_is_named(hybrid, hub_folder, tmp_path, change, named):
@@ -94,15 +104,40 @@ def test_one_changed_tensor_in_the_hub_folder_is_named(hybrid, hub_folder, tmp_p
         check_files(damaged(hub_folder, tmp_path / "bad", change), hybrid[2])
 
 
-def test_one_changed_field_or_file_of_the_hub_folder_is_named(hybrid, hub_folder, tmp_path):
+FILES = {
+    "config.json": ({"logits_scaling": 3.0}, "the field logits_scaling is not"),
+    "config.json, where answers end": ({"eos_token_id": 7}, "the field eos_token_id is not"),
+    "config.json, quantised": ({"quantization": {"bits": 4}}, "the field quantization is not"),
+    "tokenizer.json": ({"version": "2"}, "differs from the base's file"),
+    "tokenizer_config.json": ({"add_bos_token": True}, "the field add_bos_token is not"),
+    "generation_config.json": ({"temperature": 9.0}, "the field temperature is not"),
+    "generation_config.json, where answers end": ({"eos_token_id": 7}, "the field eos_token_id is not"),
+}
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """A Gemma, whose base says how to sample, and its export."""
+    folder = tmp_path_factory.mktemp("sampled")
+    base, adapter = made(folder, "gemma3")
+    (base / "generation_config.json").write_text(json.dumps({"temperature": 0.7, "eos_token_id": [1]}))
+    return source_of(base, adapter), export_hf(str(base), adapter, folder / "out")
+
+
+@pytest.mark.parametrize("damage", FILES)
+def test_one_changed_field_or_file_of_the_hub_folder_is_named(sampled, tmp_path, damage):
+    source, folder = sampled
+    check_files(folder, source)
+    values, named = FILES[damage]
+    name = damage.partition(",")[0]
+    with pytest.raises(DpoError, match=named) as error:
+        check_files(damaged(folder, tmp_path / "bad", **{name.removesuffix(".json"): values}), source)
+    assert error.value.where == str(tmp_path / "bad" / name)
+
+
+def test_another_template_in_the_hub_folder_is_named(hybrid, hub_folder, tmp_path):
     source = hybrid[2]
-    check_files(hub_folder, source)
     check_tokens(hub_folder, source, ROWS[:1])
-    with pytest.raises(DpoError, match="the field logits_scaling differs"):
-        check_files(damaged(hub_folder, tmp_path / "a", config={"logits_scaling": 3.0}), source)
-    with pytest.raises(DpoError, match="differs") as error:
-        check_files(damaged(hub_folder, tmp_path / "b", tokenizer={"version": "2"}), source)
-    assert error.value.where.endswith("b/tokenizer.json")
     with pytest.raises(DpoError, match="another chat template"):
         settings = {"chat_template": "{{ messages }}"}
         check_tokens(damaged(hub_folder, tmp_path / "c", tokenizer_config=settings), source, ROWS[:1])

@@ -1,20 +1,16 @@
 """What a killed command left beside its output goes with the next one; what somebody still writes stays."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
 import zlib
-from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
 from mlx_dpo.storage.files import check_writable, remove_left, replace_folder, write_text
 
-from ..conftest import ROOT
 from ..storage.test_files import tree
 
 HERE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
@@ -142,40 +138,3 @@ def test_a_killed_check_of_a_folder_leaves_nothing_for_long(tmp_path, dead):
     (tmp_path / f".writable.{dead}-{HERE}").mkdir()
     check_writable(tmp_path / "fused")
     assert tree(tmp_path) == {}
-
-
-MOMENTS = 10 if os.environ.get("MLX_DPO_EVERY_COMBINATION") else 4
-
-
-def test_fuse_killed_at_any_moment_leaves_nothing_behind_the_next_one(tmp_path, trained):
-    """Every kill is a -9; what was being written is cut in half."""
-    (tmp_path / "start").mkdir()
-    command = ["fuse", "--run", str(trained("llama")), "--output", "fused"]
-    arguments = [str(tmp_path / name) for name in ("start", "work", "states")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.kills", *arguments, str(MOMENTS), *command],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    codes = json.loads(done.stdout.splitlines()[-1])
-    assert codes.pop("whole") == 0 and len(codes) == MOMENTS
-    whole = contents(tmp_path / "states" / "whole")
-    left = 0
-    for moment, (killed, again) in codes.items():
-        state = tmp_path / "states" / moment
-        there = (state / "killed" / "fused").exists()
-        left += any(name.startswith(".") for name in os.listdir(state / "killed"))
-        assert (killed, again) == (-9, 1 if there else 0)  # a whole one is not replaced
-        assert contents(state / "again") == whole
-    assert left >= MOMENTS // 2
-
-
-def contents(folder):
-    """All files of a folder by name; weights as numbers, since the order of a file's header is free."""
-    return {
-        str(path.relative_to(folder)): {n: w.tolist() for n, w in mx.load(str(path)).items()}
-        if path.suffix == ".safetensors"
-        else path.read_bytes()
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.errors import DpoError
+from mlx_dpo.export import prove_peft as prove_peft_module
 from mlx_dpo.export.peft import consumer_notes, peft_adapter, whole_alpha
 from mlx_dpo.export.peft_run import export_peft
 from mlx_dpo.export.prove_peft import Module, differences, prove_peft
@@ -252,7 +253,7 @@ def test_a_quantised_base_needs_the_name_of_the_plain_one(tmp_path, untrained):
 
 
 def test_without_the_consumer_a_proof_that_was_asked_for_is_an_error(tmp_path, untrained, monkeypatch):
-    monkeypatch.setattr("mlx_dpo.export.prove_peft.NEEDS", ("a_package_that_nobody_has",))
+    monkeypatch.setattr(prove_peft_module, "NEEDS", ("a_package_that_nobody_has",))
     base, run = untrained("llama")
     with pytest.raises(DpoError, match="a_package_that_nobody_has is missing"):
         export_peft(ModelConfig(str(base)), run, tmp_path / "out", prove=True)

@@ -65,10 +65,17 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(
     from mlx_lm import load
 
     load(str(out / "fused"))
+    likeness = json.loads((out / "fused" / "likeness.json").read_text())
+    assert likeness["kl_ratio"] <= likeness["max_kl_ratio"] == 0.1
+    figures = f"KL ratio {likeness['kl_ratio']} (at most 0.1), top-1 {likeness['top_1']}"
+    proof = f"proof: {out}/fused/likeness.json    {figures}\n"
+    assert proof in done.stdout
+    assert done.stdout.endswith(f"mlx-dpo export hf (or gguf, peft) --run {out}/run --output FOLDER\n")
     # A second run finds everything done, changes nothing and evaluates again.
     before = {f: f.stat().st_mtime_ns for f in (out / "run").iterdir()}
     noted, called = noting
-    assert run_script(noted, **environment).returncode == 0
+    second = run_script(noted, **environment)
+    assert second.returncode == 0 and proof in second.stdout
     again = called()
     assert [words[0] for words in again] == ["gen-pairs", "train", "eval"]
     for words in again:

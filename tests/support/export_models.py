@@ -5,6 +5,7 @@ test.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from mlx_dpo.models.adapters import (
     save_adapter_weights,
     trainable,
 )
+from mlx_dpo.models.base_of_adapter import KEY
 from mlx_dpo.models.load import load_model
 from mlx_dpo.upstream import model_classes
 
@@ -224,9 +226,19 @@ def _split_by(file: Path, pattern: str) -> None:
 
 
 def make_adapter(
-    base: Path, folder: Path, size: float = 0.05, *, kind: str = "lora", layers: int = -1
+    base: Path,
+    folder: Path,
+    size: float = 0.05,
+    *,
+    kind: str = "lora",
+    layers: int = -1,
+    sums: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a random adapter whose update is clearly seen in the logits."""
+    """Write a random adapter whose update is clearly seen in the logits.
+
+    Args:
+        sums: the `base_sums` of its base, which a run writes down.
+    """
     model, _ = load_model(base)
     config = AdapterConfig(type=kind, rank=4, layers=layers)
     mx.random.seed(3)
@@ -239,6 +251,6 @@ def make_adapter(
     ]
     model.load_weights(moved, strict=False)
     folder.mkdir(parents=True)
-    save_adapter_config(model, config, str(base), folder)
+    save_adapter_config(model, config, str(base), folder, {KEY: sums} if sums else None)
     save_adapter_weights(model, folder)
     return folder

@@ -5,7 +5,7 @@
 START is copied to WORK, the command runs there and dies at one of so many moments, spread over all of them;
 what it was writing is cut in half; WORK is copied to STATES/<moment>/killed. Then the command runs again,
 undisturbed, and WORK is moved to STATES/<moment>/again. STATES/whole is what it leaves where nothing disturbs
-it. Prints exit codes by moment.
+it. Prints exit codes by moment. The cache and the folder for temporary files are WORK/cache and WORK/tmp.
 """
 
 import json
@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import mlx_lm.utils  # noqa: F401  (before the forks: it takes longer than a command)
@@ -39,12 +40,13 @@ def forked(command: list[str], work: Path, die_at: int | None = None) -> tuple[i
         if event not in _EVENTS or not str(arguments[0]).startswith(str(work)):
             return
         if touched == die_at:
-            newest = max(work.rglob(".*/*"), key=lambda path: path.stat().st_mtime_ns, default=None)
-            if newest:
+            if newest := max(hidden_files(work), key=lambda path: path.stat().st_mtime_ns, default=None):
                 os.truncate(newest, newest.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         touched += 1
 
+    os.environ["MLX_DPO_CACHE"] = str(work / "cache")
+    tempfile.tempdir = os.environ["TMPDIR"] = str(work / "tmp")
     sys.addaudithook(watch)
     os.chdir(work)
     try:
@@ -52,6 +54,12 @@ def forked(command: list[str], work: Path, die_at: int | None = None) -> tuple[i
     except SystemExit as stop:
         os.write(writer, str(touched).encode())
         os._exit(int(stop.code or 0))
+
+
+def hidden_files(folder: Path) -> list[Path]:
+    """Files that are being written: their name, or that of a folder that they are in, begins with a dot."""
+    parts = ((path, path.relative_to(folder).parts) for path in folder.rglob("*") if path.is_file())
+    return [path for path, names in parts if any(name.startswith(".") for name in names)]
 
 
 def kill_everywhere(start: Path, work: Path, states: Path, points: int, command: list[str]) -> dict:
@@ -72,4 +80,5 @@ def kill_everywhere(start: Path, work: Path, states: Path, points: int, command:
 
 if __name__ == "__main__":
     start, work, states = (Path(name).absolute() for name in sys.argv[1:4])
+    (start / "tmp").mkdir(parents=True, exist_ok=True)
     print(json.dumps(kill_everywhere(start, work, states, int(sys.argv[4]), sys.argv[5:])))

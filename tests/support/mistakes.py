@@ -1,7 +1,9 @@
 """What the tests of a user's mistakes share: rows, commands, remedies, and ways to damage a file."""
 
+import contextlib
 import json
 import os
+import resource
 from dataclasses import fields
 
 import mlx.core as mx
@@ -55,6 +57,17 @@ def curated(**changes):
 
 def lines(*rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@contextlib.contextmanager
+def files_end_at(size):
+    """A disk on which no file grows past `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write(path, content):
