@@ -22,7 +22,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote; functions that take a path accept this.
+    """What an export wrote.
 
     `path`: the folder; for GGUF, the file in it. `proof`: the figures of the comparison with MLX in the
     program that will read the export; None if there was none. `notes`: what other programs need.
@@ -31,9 +31,6 @@ class Exported:
     path: Path
     proof: str | None = None
     notes: tuple[str, ...] = ()
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
 
 def export(

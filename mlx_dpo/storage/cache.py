@@ -20,7 +20,7 @@ from ..console import say
 from ..errors import DpoError, first_line, quoted
 from .checksummed_folder import DAMAGE, Sealed, digest, seal, sha256, unseal
 from .files import check_writable, make_folder, remove_any, unwritable, write_text
-from .locks import locked
+from .locks import BusyError, locked
 from .names import path_fault
 from .reading import expanded, is_there, readable, unreadable
 
@@ -85,7 +85,19 @@ def find(kind: str, key: Mapping[str, Any], label: str) -> Entry | None:
         raise DpoError(unreadable(folder, error).what, where=folder, hint=_HINT) from None
     with suppress(OSError):
         os.utime(folder / _ENTRY)  # when it was last used
+    _remove_left_lock(_lock_of(folder))
     return entry
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _remove_left_lock(lock: Path) -> None:
+    """Remove the lock of a process that was killed when the entry was complete; a held one stays."""
+    if lock.exists():
+        with suppress(OSError, BusyError), locked(lock):
+            pass
 
 
 def keep(
@@ -123,7 +135,7 @@ def remove(kind: str, key: Mapping[str, Any]) -> None:
 def alone(kind: str, key: Mapping[str, Any], label: str) -> Iterator[None]:
     """Wait until no other process makes the entry of `key`; leftovers of a killed process are removed."""
     folder = entry_folder(kind, key)
-    lock = folder.with_name(f"{folder.name}.lock")
+    lock = _lock_of(folder)
     with _of_the_cache(folder):
         _make_private(folder.parent)
         check_writable(folder)

@@ -240,10 +240,10 @@ def test_an_exported_run_scores_as_its_adapter_does(finished, models, rows, tmp_
     made = mlx_dpo.export(finished, "hf", tmp_path / "hf", prove=False)
     assert (made.path, made.proof, made.notes) == (tmp_path / "hf", None, ())
     tuned = mlx_dpo.load(models("granite"), adapter=finished)
-    ours, theirs = (mlx_dpo.score(model, rows[1]) for model in (made, tuned))
+    ours, theirs = (mlx_dpo.score(model, rows[1]) for model in (made.path, tuned))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     with pytest.raises(DpoError, match="exists already"):
-        mlx_dpo.export(finished, "hf", made)
+        mlx_dpo.export(finished, "hf", made.path)
 
 
 def test_each_kind_of_export_writes_what_the_command_writes(finished, tmp_path):

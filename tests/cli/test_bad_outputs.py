@@ -132,7 +132,7 @@ def test_a_run_is_not_replaced_by_accident(refused_at, tmp_path, trained):
     refused_at(f"{WRITERS['train']} --output run", "run", "without checkpoints", "--overwrite")
     own = f"{WRITERS['train']} --output run --overwrite --set model.adapter=run"
     refused_at(own, "run", "the adapter that the run starts from", "--output")
-    refused_at("fuse --run run --output run", "run", "exists already", "--output")
+    refused_at("fuse --run run --output run", "run", "exists already", "--output", "exists")
 
 
 def test_a_run_replaces_no_settings_file_and_has_a_folder_of_its_own(refused_at, tmp_path):

@@ -273,6 +273,45 @@ def test_the_command_exports_a_run_and_refuses_a_folder_of_peft(tmp_path, untrai
     assert code == 1 and "out: is a PEFT adapter, not a run" in err
 
 
+NAME = f"base_model.model.{QUERY}"
+READ_BACK = {
+    "a transposed tensor": (
+        lambda t, c: t.update({f"{NAME}.lora_A.weight": t[f"{NAME}.lora_A.weight"].T}),
+        f"the tensor {NAME}.lora_A.weight is not what it should be",
+    ),
+    "a wrong name": (
+        lambda t, c: t.update({"x": t.pop(f"{NAME}.lora_B.weight")}),
+        f"the tensor {NAME}.lora_B.weight is missing",
+    ),
+    "a tensor too much": (lambda t, c: t.update(x=mx.zeros(2)), "the tensor x is too much"),
+    "a wrong alpha": (lambda t, c: c.update(lora_alpha=24), "the field lora_alpha is not"),
+    "a target too few": (
+        lambda t, c: c["target_modules"].remove("q_proj"),
+        "the field target_modules is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", READ_BACK)
+def test_damage_to_the_files_is_named_also_where_peft_is_not_installed(tmp_path, damage):
+    _, folder, made = exported(tmp_path, "granite", "lora")
+    made.check(folder)
+    change, told = READ_BACK[damage]
+    damage_files(folder, change)
+    with pytest.raises(DpoError, match=told):
+        made.check(folder)
+
+
+def damage_files(folder, change):
+    """Let `change` alter the tensors and the config of an export."""
+    tensors = dict(mx.load(str(folder / "adapter_model.safetensors")))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    change(tensors, config)
+    mx.eval(tensors)
+    mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
 # The proof itself: these tests run where torch, transformers and PEFT are installed.
 
 
@@ -286,7 +325,6 @@ def test_the_proof_by_peft_passes_and_has_its_figures(tmp_path, bases, kind):
 
 
 ROWS_OF_TOKENS = [np.array([5, 9, 30, 41, 7, 19]), np.array([61, 12, 44, 2])]
-NAME = f"base_model.model.{QUERY}"
 FILE_DAMAGES = {
     "a transposed tensor": (
         "lora_A",
@@ -311,13 +349,8 @@ def swapped(tensors):
 def test_damage_to_the_files_is_found_by_the_proof_which_names_the_part(tmp_path, bases, damage):
     pytest.importorskip("peft")
     adapter, folder, made = exported(tmp_path, "granite", "lora")
-    tensors = dict(mx.load(str(folder / "adapter_model.safetensors")))
-    config = json.loads((folder / "adapter_config.json").read_text())
     told, change = FILE_DAMAGES[damage]
-    change(tensors, config)
-    mx.eval(tensors)
-    mx.save_safetensors(str(folder / "adapter_model.safetensors"), tensors)
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    damage_files(folder, change)
     with pytest.raises(DpoError) as stop:
         prove_peft(folder, made, adapter, bases("granite"), ROWS_OF_TOKENS)
     assert told in stop.value.what, stop.value.what

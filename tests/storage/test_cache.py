@@ -114,6 +114,19 @@ kept("kind", {"of": "a test", "version": 1}, half, "a test")
     assert not left[0].exists()
 
 
+def test_the_lock_of_a_process_that_was_killed_goes_when_its_entry_is_used_and_a_held_one_stays():
+    """The process was killed when the entry was complete."""
+    kept("numbers", {"a": 1}, write, "numbers")
+    lock = entry_folder("numbers", {"a": 1}).with_name(f"{entry_folder('numbers', {'a': 1}).name}.lock")
+    assert not lock.exists()
+    lock.touch()
+    assert find("numbers", {"a": 1}, "numbers")
+    assert not lock.exists()
+    with alone("numbers", {"a": 1}, "numbers"):
+        assert find("numbers", {"a": 1}, "numbers")
+        assert lock.exists()
+
+
 def test_two_at_once_make_one_entry_and_the_second_waits(capsys):
     made, begun = [], threading.Event()
 

@@ -2,8 +2,9 @@
 
     python -m tests.support.kills START WORK STATES POINTS COMMAND...
 
-START is copied to WORK, the command runs there and dies at one of so many moments, spread over all of them;
-what it was writing is cut in half; WORK is copied to STATES/<moment>/killed. Then the command runs again,
+START is copied to WORK, the command runs there and dies at one of so many moments: at most three of them are
+before and after the writing of files that have a temporary name, the others are spread over it. What it was
+writing is cut in half; WORK is copied to STATES/<moment>/killed. Then the command runs again,
 undisturbed, and WORK is moved to STATES/<moment>/again. STATES/whole is what it leaves where nothing disturbs
 it. Prints exit codes by moment. The cache and the folder for temporary files are WORK/cache and WORK/tmp.
 """
@@ -23,27 +24,28 @@ from mlx_dpo.cli import main
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove")
 
 
-def forked(command: list[str], work: Path, die_at: int | None = None) -> tuple[int, int]:
-    """Run a command in a child; its exit code or minus the signal, and how often it touched `work`."""
+def forked(command: list[str], work: Path, die_at: int | None = None) -> tuple[int, list[bool]]:
+    """Run a command in a child; its exit code or minus the signal; and each time that it touched `work`,
+    whether the file has a temporary name.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child:
         os.close(writer)
         with os.fdopen(reader) as pipe:
-            count = pipe.read()
+            touched = pipe.read()
         _, status = os.waitpid(child, 0)
-        return os.waitstatus_to_exitcode(status), int(count or -1)
-    touched = 0
+        return os.waitstatus_to_exitcode(status), json.loads(touched or "[]")
+    touched: list[bool] = []
 
     def watch(event: str, arguments: tuple) -> None:
-        nonlocal touched
         if event not in _EVENTS or not str(arguments[0]).startswith(str(work)):
             return
-        if touched == die_at:
+        if len(touched) == die_at:
             if newest := max(hidden_files(work), key=lambda path: path.stat().st_mtime_ns, default=None):
                 os.truncate(newest, newest.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-        touched += 1
+        touched.append("/." in str(arguments[0])[len(str(work)) :])
 
     os.environ["MLX_DPO_CACHE"] = str(work / "cache")
     tempfile.tempdir = os.environ["TMPDIR"] = str(work / "tmp")
@@ -52,8 +54,23 @@ def forked(command: list[str], work: Path, die_at: int | None = None) -> tuple[i
     try:
         main(command)
     except SystemExit as stop:
-        os.write(writer, str(touched).encode())
+        os.write(writer, json.dumps(touched).encode())
         os._exit(int(stop.code or 0))
+
+
+def moments(touched: list[bool], points: int) -> list[int]:
+    """Which of these times a command dies at."""
+    writing = [place for place, temporary in enumerate(touched) if temporary]
+    other = [place for place, temporary in enumerate(touched) if not temporary]
+    chosen = spread(writing, points - 3)
+    return sorted([*chosen, *spread(other, points - len(chosen))])
+
+
+def spread(places: list[int], count: int) -> list[int]:
+    """At most `count` of them, the first and the last included."""
+    count = min(count, len(places))
+    chosen = {round(k * (len(places) - 1) / max(1, count - 1)) for k in range(count)}
+    return [places[k] for k in sorted(chosen)]
 
 
 def hidden_files(folder: Path) -> list[Path]:
@@ -65,10 +82,10 @@ def hidden_files(folder: Path) -> list[Path]:
 def kill_everywhere(start: Path, work: Path, states: Path, points: int, command: list[str]) -> dict:
     """Exit codes of the command that was to die and of the one after it, by moment."""
     shutil.copytree(start, work)
-    code, count = forked(command, work)
+    code, touched = forked(command, work)
     shutil.move(work, states / "whole")
     codes = {"whole": code}
-    for moment in sorted({round(count * k / points) for k in range(points)}):
+    for moment in moments(touched, points):
         shutil.copytree(start, work)
         killed, _ = forked(command, work, moment)
         shutil.copytree(work, states / str(moment) / "killed")
