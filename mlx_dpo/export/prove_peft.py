@@ -13,7 +13,7 @@ from ..errors import DpoError, first_line, first_ten
 from ..models.adapters import load_adapter
 from ..models.load import load_model, weight_bytes
 from .peft import PREFIX, PeftAdapter
-from .predictions import log_softmax
+from .predictions import log_softmax, step_limit_note, without_step_limit
 
 NEEDS = ("torch", "transformers", "peft")
 _FLOAT32_BYTES = 4e9
@@ -24,7 +24,7 @@ _NOISES = 4
 _SAME_BASE = {True: 0.1, False: 0.5}
 """Largest difference without adapter, in nats, by whether both compute in float32.
 
-mlx_lm rounds the factor of Gemma's embeddings to bfloat16 and limits Granite's time steps.
+mlx_lm rounds the factor of Gemma's embeddings to bfloat16.
 """
 
 
@@ -99,6 +99,8 @@ def prove_peft(
     without = log_probs(model, rows)
     load_adapter(model, adapter)
     ours = log_probs(model, rows)
+    if note := step_limit_note(model, rows):
+        say(f"note: {note}")
     del model
     mx.clear_cache()
     theirs, theirs_without = _by_peft(exported, wanted, base, rows, exact)
@@ -128,8 +130,12 @@ def prove_peft(
 
 
 def log_probs(model: Any, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Log-probabilities of every next token, float64 (T, V) for each row of T tokens."""
-    return [log_softmax(np.array(model(mx.array(tokens)[None])[0].astype(mx.float32))) for tokens in rows]
+    """Log-probabilities of every next token, float64 (T, V) for each row of T tokens.
+
+    Computed without Mamba's limit on time steps, as transformers does.
+    """
+    with without_step_limit(model):
+        return [log_softmax(np.array(model(mx.array(tokens)[None])[0].astype(mx.float32))) for tokens in rows]
 
 
 def _arrays(model: Any) -> list[mx.array]:
