@@ -92,7 +92,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def _after(model: nn.Module, tokens: Sequence[int]) -> np.ndarray:
     """Log-probabilities of the next token, float64 (V,)."""
-    return log_softmax(np.array(model(mx.array([list(tokens)]))[0, -1].astype(mx.float32)))
+    return log_softmax(
+        np.array(model(mx.array(np.asarray(tokens, np.int32)[None]))[0, -1].astype(mx.float32))
+    )
 
 
 @contextmanager

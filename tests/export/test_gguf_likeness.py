@@ -123,12 +123,12 @@ def test_float32_is_not_compared(run, outcome):
 
 @needs_llama_cpp
 def test_mlx_measures_what_llama_cpp_measures(tmp_path):
-    """With q8_0, llama.cpp rounds the numbers that go into a product too, so its file is a little further."""
+    """llama.cpp rounds the numbers that go into a product too, so its file is a little further away."""
     base, adapter = made(tmp_path, "llama")
     yardstick = run_yardstick(base, adapter, random_rows(2, answer=6))
-    for type, factor in (("f16", 1.2), ("q8_0", 4)):
+    for type in ("f16", "q8_0"):
         file = export_gguf(str(base), adapter, tmp_path / type, type)
         there = likeness_in_llama_cpp(file, yardstick)
         here = likeness_in_mlx(source_of(base, adapter).fused.model, type, yardstick)
         assert here.to_base == there.to_base and here.positions == there.positions == 12
-        assert here.to_fused / factor < there.to_fused < here.to_fused * factor
+        assert here.to_fused / 2 < there.to_fused < here.to_fused * 4
