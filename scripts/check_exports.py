@@ -112,7 +112,7 @@ def wrong(name: str, row: dict[str, Any]) -> list[str]:
     limit = MOST_GEMMA if name == "gemma3" and row["kind"].startswith("gguf") else MOST
     if row["kind"] in FLOAT32 and not row.get("difference", 0) <= limit:
         found.append(f"differs by {row['difference']:.1e} nats, more than {limit:g}")
-    if row["kind"] in FLOAT32 and row.get("greedy", 32) < 32:
+    if row["kind"] in FLOAT32 and row.get("lead", 0) > 2 * limit:  # below, both tokens are equally likely
         found.append(f"only the first {row['greedy']} greedy tokens are the same")
     if row.get("strings", row["texts"]) < row["texts"]:
         found.append(f"{row['texts'] - row['strings']} texts have other tokens")
@@ -140,8 +140,9 @@ def cell(row: dict[str, Any]) -> str:
         return "refused"
     if "difference" not in row:
         return f"{row['same bits']} of {row['tensors']} tensors"
-    greedy = row.get("greedy", 32)
-    return f"{row['difference']:.1e}" + ("" if greedy == 32 else f" ({greedy})")
+    shown = float(f"{row['difference']:.1e}")
+    tied = row.get("lead", 0) < 2 * row["difference"]  # both tokens are equally likely
+    return f"{shown:g}" + ("" if row.get("greedy", 32) == 32 or tied else f" ({row['greedy']})")
 
 
 def section(found: dict[str, Any]) -> str:

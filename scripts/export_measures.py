@@ -51,15 +51,21 @@ class Case:
         return self.source.tokenizer
 
     def found(self, kind: str, got: Predictions, **more: Any) -> Row:
-        """A row of the table: how far another program's predictions are from MLX's."""
-        agreement = likeness(self.in_llama_cpp if kind.startswith("gguf") else self.wanted, got)
-        return {
+        """A row of the table: how far another program's predictions are from MLX's.
+
+        `lead`: by how many nats the first greedy token that the other program does not give was ahead.
+        """
+        wanted = self.in_llama_cpp if kind.startswith("gguf") else self.wanted
+        agreement = likeness(wanted, got)
+        found = {
             "kind": kind,
             "difference": agreement.difference,
             "divergence": agreement.divergence,
             "greedy": agreement.same_greedy,
             **more,
         }
+        other = wanted.leads[agreement.same_greedy :]
+        return found | ({"lead": other[0]} if other else {})
 
 
 def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:

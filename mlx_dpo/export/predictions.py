@@ -131,10 +131,13 @@ def without_step_limit(model: nn.Module) -> Iterator[None]:
             layer.time_step_limit = limit
 
 
-def step_limit_note(model: nn.Module, rows: Sequence[Sequence[int]]) -> str | None:
-    """What mlx_lm's limit on time steps changes; None for a model without Mamba layers."""
-    if not any(hasattr(m, "time_step_limit") for m in model.modules()):
-        return None
+def has_step_limit(model: nn.Module) -> bool:
+    """Whether mlx_lm limits the time steps of Mamba layers of this model."""
+    return any(hasattr(module, "time_step_limit") for module in model.modules())
+
+
+def step_limit_note(model: nn.Module, rows: Sequence[Sequence[int]]) -> str:
+    """What mlx_lm's limit on time steps changes on these rows."""
     limited = np.stack([_after(model, row) for row in rows])
     with without_step_limit(model):
         free = np.stack([_after(model, row) for row in rows])

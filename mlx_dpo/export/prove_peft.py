@@ -13,7 +13,7 @@ from ..errors import DpoError, first_line, first_ten
 from ..models.adapters import load_adapter
 from ..models.load import load_model, weight_bytes
 from .peft import PREFIX, PeftAdapter
-from .predictions import log_softmax, step_limit_note, without_step_limit
+from .predictions import has_step_limit, log_softmax, step_limit_note, without_step_limit
 
 NEEDS = ("torch", "transformers", "peft")
 _FLOAT32_BYTES = 4e9
@@ -102,8 +102,8 @@ def prove_peft(
     without = log_probs(model, rows)
     load_adapter(model, adapter)
     ours = log_probs(model, rows)
-    if note := step_limit_note(model, rows):
-        say(f"note: {note}")
+    if has_step_limit(model):
+        say(f"note: {step_limit_note(model, rows)}")
     del model
     mx.clear_cache()
     bits = 64 if 8 * count <= _FLOAT32_BYTES else 32

@@ -21,7 +21,7 @@ from ..export.hub_model import Source
 from ..export.likeness import Yardstick, run_yardstick
 from ..export.peft_run import PeftExport, export_peft
 from ..export.precisions import MAX_KL_RATIO
-from ..export.predictions import Agreement, step_limit_note
+from ..export.predictions import Agreement, has_step_limit, step_limit_note
 from ..storage.reading import expanded
 from .comparison import comparison_rows, first_adapter
 from .open_run import open_run, say_if_unfinished
@@ -65,12 +65,11 @@ def export_hf_run(
     """
     config = _opened(folder, model)
     told = {"exported": str(output), "proof": "not proved"}
-    prover = None
-    if _wanted(prove, prove_transformers.can_prove(), "torch"):
+    with_transformers = _wanted(prove, prove_transformers.can_prove(), "torch")
 
-        def prover(path: Path, source: Source) -> None:
-            rows = proof_rows(config, source.tokenizer)
-            _say_step_limit(source, rows)
+    def prover(path: Path, source: Source) -> None:
+        rows = _rows_to_predict(config, source, with_transformers)
+        if with_transformers:
             _tell(told, "transformers", prove_transformers.prove_transformers(path, source, rows))
 
     export_hf(config.model.path, folder, expanded(output), config.model, prover)
@@ -132,9 +131,8 @@ def export_gguf_run(
         yardstick = None if type == "f32" else _yardstick(config, folder, base)
 
     def prover(path: Path, source: Source) -> None:
+        rows = _rows_to_predict(config, source, with_llama_cpp)
         if with_llama_cpp:
-            rows = proof_rows(config, source.tokenizer)
-            _say_step_limit(source, rows)
             _tell(told, "llama.cpp", prove_llama_cpp.prove_llama_cpp(path, source, type, rows))
         if yardstick:
             found = (
@@ -201,6 +199,10 @@ def _opened(folder: Path | str, model: str | None) -> RunConfig:
     return config
 
 
-def _say_step_limit(source: Source, rows: list[list[int]]) -> None:
-    if note := step_limit_note(source.fused.model, rows):
-        say(f"note: {note}")
+def _rows_to_predict(config: RunConfig, source: Source, proved: bool) -> list[list[int]]:
+    """The rows of a proof. Say on them, also without a proof, what mlx_lm's limit on time steps changes."""
+    limited = has_step_limit(source.fused.model)
+    rows = proof_rows(config, source.tokenizer) if proved or limited else []
+    if limited:
+        say(f"note: {step_limit_note(source.fused.model, rows)}")
+    return rows

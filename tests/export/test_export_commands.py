@@ -38,6 +38,19 @@ def test_a_run_is_exported_to_a_folder_that_mlx_lm_loads(run, models, outcome, t
     assert load_tokenizer(tmp_path / "out").chat_template == load_tokenizer(models("llama")).chat_template
 
 
+def test_the_export_of_a_hybrid_says_what_the_limit_on_time_steps_changes(
+    models, outcome, pair_rows, tmp_path
+):
+    """Also without a proof; mlx_lm has that limit, and no program that reads the export."""
+    folder = make_adapter(models("granite"), tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text(lines(*pair_rows[:2]))
+    data = {"train": str(tmp_path / "rows.jsonl"), "valid": None}
+    (folder / "config.yaml").write_text(json.dumps({"model": {"path": str(models("granite"))}, "data": data}))
+    code, _, told = outcome("export", "hf", "--run", folder, "--output", "out", "--no-prove")
+    assert code == 0
+    assert "mlx_lm limits Mamba's time steps, transformers and llama.cpp do not: on these rows" in told
+
+
 @needs_gguf
 def test_a_run_is_exported_as_gguf_with_the_next_command(run, models, outcome, tmp_path):
     code, out, _ = outcome("export", "gguf", "--run", run, "--output", "out", "--no-prove")
