@@ -118,8 +118,10 @@ def wrong(name: str, row: dict[str, Any]) -> list[str]:
         found.append(f"{row['texts'] - row['strings']} texts have other tokens")
     if row.get("template") is False:
         found.append("the chat template renders something else")
-    if row.get("same bits", 0) < row.get("tensors", 0):
-        found.append(f"{row['tensors'] - row['same bits']} of {row['tensors']} tensors have other bits")
+    if other := row.get("tensors", 0) - row.get("same bits", 0) - row.get("last place", 0):
+        found.append(f"{other} of {row['tensors']} tensors have other bits")
+    if row.get("other fields"):
+        found.append(f"other fields: {', '.join(row['other fields'])}")
     return found
 
 
@@ -139,7 +141,7 @@ def cell(row: dict[str, Any]) -> str:
     if "refused" in row:
         return "refused"
     if "difference" not in row:
-        return f"{row['same bits']} of {row['tensors']} tensors"
+        return f"{row['same bits']} of {row['tensors']}"
     shown = float(f"{row['difference']:.1e}")
     tied = row.get("lead", 0) < 2 * row["difference"]  # both tokens are equally likely
     return f"{shown:g}" + ("" if row.get("greedy", 32) == 32 or tied else f" ({row['greedy']})")
