@@ -69,6 +69,8 @@ NAMES = {
     "mlx_lm.tuner.lora:LoRALinear.__call__": Shape(
         ("self", "x"), alone=True, names=("linear", "dropout", "lora_a", "lora_b", "scale")
     ),
+    "mlx.nn:gelu_approx": Shape(("x",), alone=True),
+    "mlx_lm.models.gemma3_text:MLP.__call__": Shape(names=("nn", "gelu_approx")),
     "mlx.nn:Module.__init__": Shape(names=("_no_grad",)),
     "mlx.nn:QuantizedLinear.__call__": Shape(("self", "x"), alone=True),
     "mlx.nn:QuantizedEmbedding.as_linear": Shape(("self", "x"), alone=True),
@@ -221,6 +223,18 @@ def replaced_in_models(ours: tuple[tuple[str, Callable[..., Any]], ...]) -> Iter
     finally:
         for place, name, _, their in places:
             setattr(place, name, their)
+
+
+@contextmanager
+def replaced_gelu(ours: Callable[[Any], Any]) -> Iterator[None]:
+    """Within it, mlx_lm's Gemma 3 computes its activation function with `ours`."""
+    checked("mlx_lm.models.gemma3_text:MLP.__call__")
+    place, theirs = import_module("mlx.nn"), checked("mlx.nn:gelu_approx")
+    place.gelu_approx = ours
+    try:
+        yield
+    finally:
+        place.gelu_approx = theirs
 
 
 def replaceable(name: str) -> Any:

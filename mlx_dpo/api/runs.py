@@ -213,7 +213,8 @@ def fuse(
         model: where the base model is now; by default where it was when the run was made.
         precision: auto, plain, 4, 6, 8 or mixed; by default auto if the base is quantised, else plain (in the
             dtype of the base, unquantised).
-        max_kl_ratio: largest KL(adapter || fused) / KL(adapter || base); above it nothing is written.
+        max_kl_ratio: largest KL(adapter || fused) / KL(adapter || base), and / KL(adapter || start) if the
+            run began from an adapter; above it nothing is written.
         base: the unquantised model from which a quantised base was made: the adapter is added to its weights,
             which are then quantised once.
         pairs: rows to compare on, in any form; by default the held-out rows of the run.

@@ -3,6 +3,7 @@
 import click
 
 from ..console import show, show_json
+from ..export.precisions import MAX_KL_RATIO
 from .options import json_option, model_option, new_folder_option, prove_option, run_option
 
 
@@ -19,10 +20,17 @@ from .options import json_option, model_option, new_folder_option, prove_option,
 )
 @click.option("--lora", is_flag=True, help="Write only the adapter, for llama.cpp's --lora.")
 @click.option("--system", metavar="TEXT", help="System prompt for the Modelfile.")
+@click.option(
+    "--max-kl-ratio",
+    type=click.FloatRange(0, min_open=True),
+    default=MAX_KL_RATIO,
+    show_default=True,
+    help="Largest KL(adapter || file) / KL(adapter || base); a file above it is not written. f32 is exact.",
+)
 @prove_option("llama.cpp", "xllamacpp")
 @model_option
 @json_option
-def export_gguf(folder, output, type_, lora, system, prove, model, as_json):
+def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model, as_json):
     """Write the fused model as GGUF, for llama.cpp, Ollama and LM Studio.
 
     \b
@@ -39,10 +47,12 @@ def export_gguf(folder, output, type_, lora, system, prove, model, as_json):
             show(f"exported adapter: {file}")
             show(f"next: llama-cli -m BASE.gguf --lora {file}")
         return
-    result = export_gguf_run(folder, output, type_, model, prove, system)
+    result = export_gguf_run(folder, output, type_, model, prove, system, max_kl_ratio)
     if as_json:
         show_json(result)
     else:
         show(f"exported model: {result['exported']}")
         show(result["proof"])
+        if "compared" in result:
+            show(f"compared with the adapter: {result['compared']}")
         show(f"next: ollama create NAME -f {result['modelfile']}")

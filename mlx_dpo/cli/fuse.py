@@ -22,7 +22,8 @@ from .options import PATH, json_option, model_option, new_folder_option, run_opt
     type=click.FloatRange(0, min_open=True),
     default=MAX_KL_RATIO,
     show_default=True,
-    help="Largest KL(adapter || fused) / KL(adapter || base); a fused model above it is not written.",
+    help="Largest KL(adapter || fused) / KL(adapter || base); a fused model above it is not written. The "
+    "same limit holds for / KL(adapter || start) if the run began from an adapter (model.adapter).",
 )
 @click.option(
     "--base",

@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from ..console import json_text, say
 from ..data.conversation_tokens import end_of_turn
 from ..data.tokenize import TokenizedPair
-from ..models.adapters import load_adapter
-from ..models.config_files import read_model_config
 from ..models.end_of_turn import mlx_lm_stops
 from ..models.load import ModelConfig, find_model, load_model, weight_bytes
-from ..models.weights import embedded_tokens
 from ..storage.files import check_writable, replace_folder
 from ..storage.reading import files_in
 from .end_of_turn_files import list_end
@@ -23,7 +18,7 @@ from .hub_layout import base_tensors
 from .hub_model import plain_bytes
 from .ladder import Built, Ladder, Measured, Rung, climb
 from .layer_precisions import grids_at, layers_of, survey, target_of
-from .likeness import Yardstick, check_room
+from .likeness import Yardstick, run_yardstick
 from .precisions import MAX_KL_RATIO, check_precision
 from .prove_fused import prove_fused
 from .start import checked_tokenizer, find_base, named
@@ -40,6 +35,7 @@ def fuse_run(
     rows: Sequence[TokenizedPair] = (),
     max_kl_ratio: float = MAX_KL_RATIO,
     original: str | None = None,
+    start: str | None = None,
 ) -> Path:
     """Write base weights plus adapter as a model folder in hub layout.
 
@@ -51,7 +47,8 @@ def fuse_run(
         precision: one of PRECISIONS. Layers of a quantised base that were not trained stay as they are,
             except in plain precision.
         rows: answers to compare on; without rows, which only `plain` allows, nothing is compared.
-        max_kl_ratio: largest KL(adapter || fused) / KL(adapter || base).
+        max_kl_ratio: largest KL(adapter || fused) / KL(adapter || base), and / KL(adapter || start).
+        start: the adapter that the run began from, such as that of SFT before DPO.
         original: the model from which the quantised base was made: the adapter is added to its weights, which
             are then rounded once.
 
@@ -69,7 +66,7 @@ def fuse_run(
         check_original(origin, base)
     measured: list[Measured] = []
     if rows:
-        fused, measured = _compared(base, origin, adapter, asked, precision, rows, max_kl_ratio)
+        fused, measured = _compared(base, origin, adapter, asked, precision, rows, max_kl_ratio, start)
     elif precision != "plain" or original:
         raise ValueError(f"precision {precision} needs rows to compare on")
     else:
@@ -96,16 +93,16 @@ def _compared(
     precision: str,
     rows: Sequence[TokenizedPair],
     most: float,
+    start: str | None,
 ) -> tuple[FusedModel, list[Measured]]:
     """The smallest fused model that passes, and the measures of all that were built.
 
     Raises:
         DpoError: none passes.
     """
-    check_room(rows, embedded_tokens(base, read_model_config(base)) or 0)
     tokenizer = checked_tokenizer(base, adapter, asked)
-    ladder, yardstick = prepared(base, original, adapter, precision, rows)
-    if note := faint(yardstick.to_base):
+    ladder, yardstick = prepared(base, original, adapter, precision, rows, start)
+    if note := faint(yardstick):
         say(note)
 
     def build(rung: Rung) -> Built:
@@ -125,20 +122,21 @@ def _compared(
 
 
 def prepared(
-    base: Path, original: Path | None, adapter: Path | str, precision: str, rows: Sequence[TokenizedPair]
+    base: Path,
+    original: Path | None,
+    adapter: Path | str,
+    precision: str,
+    rows: Sequence[TokenizedPair],
+    start: str | None = None,
 ) -> tuple[Ladder, Yardstick]:
     """Everything that is measured on base and adapter, of which nothing stays in memory."""
-    yardstick = Yardstick(rows)
-    model, _ = load_model(base)
+    model, _ = load_model(base, lazy=True)
     target = target_of(model)
-    yardstick.see_base(model)
     layers = layers_of(model)
     every = bits_of(precision, target.bits)
     grids = {bits: grids_at(model, target, bits) for bits in {target.bits, *filter(None, every)}}
-    load_adapter(model, adapter)
-    yardstick.see_adapter(model)
     del model
-    mx.clear_cache()
+    yardstick = run_yardstick(base, adapter, rows, start)
     return Ladder(layers, target, grids, survey(original or base, adapter, grids, every)), yardstick
 
 

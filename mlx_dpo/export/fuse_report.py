@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import DpoError
 from ..storage.reading import is_there, read_object
 from .ladder import Measured
-from .likeness import FLOOR, Likeness
+from .likeness import FLOOR, Likeness, Yardstick
 
 FILE = "likeness.json"
 """In the folder of a fused model: how like the adapter it is."""
@@ -32,45 +32,76 @@ def explanation(likeness: Likeness, tried: int) -> str:
         f"\nthe first of {tried} models that passes on these tokens: on others the KL ratio may be higher"
     )
     return (
-        "bits: mean of all weights; "
-        f"KL ratio: KL(adapter || fused) / KL(adapter || base) over {likeness.positions:,} answer tokens\n"
+        f"bits: mean of all weights; KL ratio: {ratio_text(likeness)} "
+        f"over {likeness.positions:,} answer tokens\n"
         "top-1: share of them with the same likeliest token as the adapter\n"
         "kept: part of the trained change that is in the weights; noise: what rounding added, compared to it"
         f"{chosen if tried > 1 else ''}"
     )
 
 
-def faint(to_base: float) -> str | None:
-    """What to say of an adapter that does nothing; else None."""
-    if to_base >= FLOOR:
-        return None
+def ratio_text(likeness: Likeness) -> str:
+    """What the KL ratio is; with both figures if the run began from an adapter."""
+    if likeness.ratio_to_start is None:
+        return "KL(adapter || fused) / KL(adapter || base)"
     return (
-        "WARNING: the adapter itself hardly changes the model: KL(adapter || base) is "
-        f"{figure(to_base)} nats a token; KL ratios are taken against {FLOOR:g}"
+        f"the larger of KL(adapter || fused) / KL(adapter || base) = {figure(likeness.ratio_to_base)} and "
+        f"/ KL(adapter || start) = {figure(likeness.ratio_to_start)}, the adapter that the run began from,"
     )
+
+
+def faint(yardstick: Yardstick) -> str | None:
+    """What to say of an adapter that does nothing, or nothing beyond its start; else None."""
+    if yardstick.to_base < FLOOR:
+        return (
+            "WARNING: the adapter itself hardly changes the model: KL(adapter || base) is "
+            f"{figure(yardstick.to_base)} nats a token; KL ratios are taken against {FLOOR:g}"
+        )
+    if yardstick.to_start is not None and yardstick.to_start < FLOOR:
+        return (
+            "WARNING: the run hardly changed the adapter that it began from: KL(adapter || start) is "
+            f"{figure(yardstick.to_start)} nats a token; the fused model is compared with the base only"
+        )
+    return None
 
 
 def refusal(measured: Sequence[Measured], most: float, adapter: Path | str, precision: str) -> DpoError:
     """What to raise if nothing passes: with the figures of the rung that is most like the adapter."""
     rung, likeness = min(measured, key=lambda each: each.likeness.ratio)
     place = {"plain": "in plain precision", "mixed": "with mixed bits"}.get(rung.name, f"at {rung.name} bits")
-    lost = likeness.ratio >= _LOST and likeness.to_base >= FLOOR
-    what = (
-        "the training is lost: the fused model is as far from the adapter as the base is"
-        if lost
-        else "the fused model does not behave like the adapter"
-    )
     other = "use the adapter without fusing" if precision in ("auto", "plain") else "use --precision auto"
-    divergences = (
-        f"KL(adapter || fused) {figure(likeness.to_fused)}, KL(adapter || base) {figure(likeness.to_base)}"
-    )
+    what, code = too_far(likeness, most, "the fused model")
     return DpoError(
-        f"{place} {what}: KL ratio {figure(likeness.ratio)}, at most {most:g} is allowed "
-        f"({divergences} nats a token); top-1 {percent(likeness.top_1)}, kept {figure(rung.kept.fraction)}, "
+        f"{place} {what}; top-1 {percent(likeness.top_1)}, kept {figure(rung.kept.fraction)}, "
         f"noise {figure(rung.kept.noise)}",
         where=adapter,
         hint=f"{other}, or allow it with --max-kl-ratio {figure(1.1 * likeness.ratio)}; nothing was written",
-        code="equals-the-base" if lost else "not-like-the-adapter",
+        code=code,
+    )
+
+
+def too_far(likeness: Likeness, most: float, subject: str, short: str = "fused") -> tuple[str, str]:
+    """What is wrong with a model that is not like the adapter, with its figures; and the error's code."""
+    base_lost = likeness.ratio_to_base >= _LOST and likeness.to_base >= FLOOR
+    start_lost = (likeness.ratio_to_start or 0.0) >= _LOST
+    told = [f"KL(adapter || {short}) {figure(likeness.to_fused)}"]
+    told.append(f"KL(adapter || base) {figure(likeness.to_base)}")
+    if likeness.to_start is not None:
+        told.append(f"KL(adapter || start) {figure(likeness.to_start)}")
+    if base_lost:
+        what = f"the training is lost: {subject} is as far from the adapter as the base is"
+    elif start_lost:
+        what = (
+            f"what this run has trained is lost: {subject} is as far from the adapter as the adapter that "
+            "the run began from"
+        )
+    else:
+        what = f"{subject} does not behave like the adapter"
+    code = "equals-the-base" if base_lost else "equals-the-start" if start_lost else "not-like-the-adapter"
+    return (
+        f"{what}: KL ratio {figure(likeness.ratio)}, at most {most:g} is allowed "
+        f"({', '.join(told)} nats a token)",
+        code,
     )
 
 
@@ -96,12 +127,22 @@ def _figures(measured: Measured) -> dict[str, Any]:
     return {
         "bits": rung.bits,
         "bytes": rung.bytes,
-        "kl_ratio": likeness.ratio,
-        "kl_adapter_fused": likeness.to_fused,
-        "kl_adapter_base": likeness.to_base,
-        "top_1": likeness.top_1,
+        **likeness_figures(likeness),
         "kept": rung.kept.fraction,
         "noise": rung.kept.noise,
+    }
+
+
+def likeness_figures(likeness: Likeness) -> dict[str, float | None]:
+    """As plain values; those of the start are None for a run that began from the base."""
+    return {
+        "kl_ratio": likeness.ratio,
+        "kl_ratio_base": likeness.ratio_to_base,
+        "kl_ratio_start": likeness.ratio_to_start,
+        "kl_adapter_fused": likeness.to_fused,
+        "kl_adapter_base": likeness.to_base,
+        "kl_adapter_start": likeness.to_start,
+        "top_1": likeness.top_1,
     }
 
 

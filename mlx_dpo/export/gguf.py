@@ -34,6 +34,7 @@ def export_gguf(
     prove: Callable[[Path, Source], None] | None = None,
     *,
     system: str | None = None,
+    first: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write base weights plus adapter as a folder with a GGUF file and a Modelfile; returns the GGUF file.
 
@@ -42,6 +43,7 @@ def export_gguf(
         asked: the model settings of the run; the file gets their chat template.
         prove: called with the finished folder before it gets its name; raises if the file is wrong.
         system: system prompt for the Modelfile.
+        first: called with the base's folder after all checks that are fast, before weights are loaded.
 
     Raises:
         DpoError: files do not fit, llama.cpp has no such architecture or tokenizer, the output exists, or the
@@ -52,6 +54,8 @@ def export_gguf(
     base = find_base(model_path, adapter, output)
     check_possible(base, asked)
     tensors = open_tensors(base, output, BYTES_A_NUMBER[type])
+    if first:
+        first(base)
     source = read_source(base, tensors, adapter, asked)
     del tensors
     content = gguf_content(source, type, output.name)

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from .predictions import (
     Predictions,
     check_alike,
     computes_exactly,
+    llama_cpp_gelu,
     log_softmax,
     mlx_predictions,
     predictions,
@@ -73,8 +74,10 @@ def prove_llama_cpp(folder: Path, source: Source, type: str, rows: Sequence[Sequ
     file, content = check_file(folder, source, type)
     model = source.fused.model
     exact = computes_exactly(model) and type == "f32"
-    limit = EXACT_GEMMA if content.architecture == "gemma3" else EXACT
-    wanted = mlx_predictions(model, rows)
+    gemma = content.architecture == "gemma3"
+    with llama_cpp_gelu() if gemma else nullcontext():
+        wanted = mlx_predictions(model, rows)
+    limit = EXACT_GEMMA if gemma else EXACT
     with llama_cpp(file, max(map(len, rows)) + 64) as server:
         texts = [*DIFFICULT, *(source.tokenizer.decode(list(row)) for row in rows)]
         check_tokens(server, source.tokenizer, texts, file)
@@ -160,8 +163,14 @@ class LlamaCpp:
         with urllib.request.urlopen(request, timeout=600) as answer:
             return json.loads(answer.read())
 
-    def after(self, tokens: Sequence[int], vocabulary: int, count: int | None = None) -> np.ndarray:
-        """Log-probabilities of the next token, float64 (V,); with `count`, only the likeliest are finite."""
+    def after(
+        self, tokens: Sequence[int], vocabulary: int, count: int | None = None, *, cached: bool = False
+    ) -> np.ndarray:
+        """Log-probabilities of the next token, float64 (V,); with `count`, only the likeliest are finite.
+
+        Args:
+            cached: compute only the tokens that the last call did not have.
+        """
         answer = self.ask(
             "completion",
             {
@@ -169,7 +178,7 @@ class LlamaCpp:
                 "n_predict": 1,
                 "temperature": 0.0,
                 "n_probs": count or vocabulary,
-                "cache_prompt": False,
+                "cache_prompt": cached,
                 "logit_bias": [[self._letter, 1000]],
             },
         )

@@ -1,7 +1,6 @@
 """Export a run's fused model for other programs, and prove it there."""
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,19 @@ from ..data.conversation_tokens import end_of_turn, pair_tokens, prompt_tokens
 from ..data.row_index import index_rows
 from ..errors import DpoError
 from ..export import prove_llama_cpp, prove_transformers
+from ..export.fuse_report import faint, likeness_figures
+from ..export.fused_model import checked_tokenizer
 from ..export.gguf import export_gguf
+from ..export.gguf_likeness import TOKENS, check_like, likeness_in_llama_cpp, likeness_in_mlx
 from ..export.gguf_lora import export_gguf_lora
 from ..export.hf import export_hf
 from ..export.hub_model import Source
+from ..export.likeness import Yardstick, run_yardstick
 from ..export.peft_run import PeftExport, export_peft
-from ..export.predictions import Agreement, step_limit_note
+from ..export.precisions import MAX_KL_RATIO
+from ..export.predictions import Agreement, has_step_limit, step_limit_note
 from ..storage.reading import expanded
+from .comparison import comparison_rows, first_adapter
 from .open_run import open_run, say_if_unfinished
 
 PROOF_ROWS, PROOF_TOKENS = 4, 200
@@ -60,13 +65,14 @@ def export_hf_run(
     """
     config = _opened(folder, model)
     told = {"exported": str(output), "proof": "not proved"}
-    prover = prove_transformers.check_files
-    if _wanted(prove, prove_transformers.can_prove(), "torch"):
+    with_transformers = _wanted(prove, prove_transformers.can_prove(), "torch")
 
-        def prover(path: Path, source: Source) -> None:
-            rows = proof_rows(config, source.tokenizer)
-            _say_step_limit(source, rows)
+    def prover(path: Path, source: Source) -> None:
+        rows = _rows_to_predict(config, source, with_transformers)
+        if with_transformers:
             _tell(told, "transformers", prove_transformers.prove_transformers(path, source, rows))
+        else:
+            prove_transformers.check_files(path, source)
 
     export_hf(config.model.path, folder, expanded(output), config.model, prover)
     return told
@@ -102,31 +108,65 @@ def export_gguf_run(
     model: str | None = None,
     prove: bool | None = None,
     system: str | None = None,
+    max_kl_ratio: float = MAX_KL_RATIO,
 ) -> dict[str, Any]:
     """Write a run's fused model as GGUF, with a Modelfile; what was written, and the proof, as plain values.
 
     Args:
-        type: f32, f16, bf16 or q8_0.
+        type: f32, f16, bf16 or q8_0. A file that stores less than float32 is compared with the adapter.
         model: where the base model is now; by default where it was when the run was made.
         prove: compare with llama.cpp; by default where xllamacpp is installed.
         system: system prompt for the Modelfile.
+        max_kl_ratio: largest KL(adapter || file) / KL(adapter || base), and / KL(adapter || start).
 
     Raises:
-        DpoError: not a run, a package is missing, no GGUF of this architecture, files do not fit, or the
-            export is not the fused model.
+        DpoError: not a run, a package is missing, no GGUF of this architecture, files do not fit, the export
+            is not the fused model, or the file is not like the adapter.
     """
     config = _opened(folder, model)
-    told = {"proof": "not proved"}
-    prover = partial(prove_llama_cpp.check_file, type=type)
-    if _wanted(prove, prove_llama_cpp.can_prove(), "xllamacpp"):
+    told: dict[str, Any] = {"proof": "not proved"}
+    with_llama_cpp = _wanted(prove, prove_llama_cpp.can_prove(), "xllamacpp")
+    yardstick: Yardstick | None = None
 
-        def prover(path: Path, source: Source) -> None:
-            rows = proof_rows(config, source.tokenizer)
-            _say_step_limit(source, rows)
+    def first(base: Path) -> None:
+        nonlocal yardstick
+        yardstick = None if type == "f32" else _yardstick(config, folder, base)
+
+    def prover(path: Path, source: Source) -> None:
+        rows = _rows_to_predict(config, source, with_llama_cpp)
+        if with_llama_cpp:
             _tell(told, "llama.cpp", prove_llama_cpp.prove_llama_cpp(path, source, type, rows))
+        else:
+            prove_llama_cpp.check_file(path, source, type)
+        if yardstick:
+            found = (
+                likeness_in_llama_cpp(next(path.glob("*.gguf")), yardstick)
+                if with_llama_cpp
+                else likeness_in_mlx(source.fused.model, type, yardstick)
+            )
+            told["compared"] = check_like(found, max_kl_ratio, type, folder)
+            told.update(likeness_figures(found))
 
-    file = export_gguf(config.model.path, folder, expanded(output), type, config.model, prover, system=system)
+    file = export_gguf(
+        config.model.path, folder, expanded(output), type, config.model, prover, system=system, first=first
+    )
     return {"exported": str(file), "modelfile": str(file.parent / "Modelfile"), **told}
+
+
+def _yardstick(config: RunConfig, folder: Path | str, base: Path) -> Yardstick | None:
+    """The run's adapter, to compare a file with; None, with a warning, if rows of the run cannot be read.
+
+    Raises:
+        DpoError: the adapter belongs to another base, or is damaged.
+    """
+    checked_tokenizer(base, folder, config.model)
+    rows = comparison_rows(config, folder, base, "the GGUF file", tokens=TOKENS)
+    if not rows:
+        return None
+    yardstick = run_yardstick(base, folder, rows, first_adapter(config, folder))
+    if note := faint(yardstick):
+        say(note)
+    return yardstick
 
 
 def export_gguf_lora_run(folder: Path | str, output: Path | str, model: str | None = None) -> Path:
@@ -163,6 +203,10 @@ def _opened(folder: Path | str, model: str | None) -> RunConfig:
     return config
 
 
-def _say_step_limit(source: Source, rows: list[list[int]]) -> None:
-    if note := step_limit_note(source.fused.model, rows):
-        say(f"note: {note}")
+def _rows_to_predict(config: RunConfig, source: Source, proved: bool) -> list[list[int]]:
+    """The rows of a proof. Say on them, also without a proof, what mlx_lm's limit on time steps changes."""
+    limited = has_step_limit(source.fused.model)
+    rows = proof_rows(config, source.tokenizer) if proved or limited else []
+    if limited:
+        say(f"note: {step_limit_note(source.fused.model, rows)}")
+    return rows

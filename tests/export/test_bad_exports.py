@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 
+from mlx_dpo.demo.family_models import make_adapter
 from mlx_dpo.models.base_of_adapter import base_sums
 from mlx_dpo.models.load import load_tokenizer
 
-from ..support.export_models import make_adapter
 from ..support.mistakes import changed, edit, files_end_at, lines
 
 WRITERS = {

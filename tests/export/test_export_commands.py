@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from mlx_dpo.demo.family_models import make_adapter
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export import hub_model
 from mlx_dpo.export.gguf import export_gguf
@@ -12,7 +13,6 @@ from mlx_dpo.jobs.export import PROOF_ROWS, PROOF_TOKENS, proof_rows
 from mlx_dpo.jobs.open_run import open_run
 from mlx_dpo.models.load import load_model, load_tokenizer
 
-from ..support.export_models import make_adapter
 from ..support.mistakes import lines
 
 needs_gguf = pytest.mark.skipif(find_spec("gguf") is None, reason="the package gguf is not installed")
@@ -38,15 +38,27 @@ def test_a_run_is_exported_to_a_folder_that_mlx_lm_loads(run, models, outcome, t
     assert load_tokenizer(tmp_path / "out").chat_template == load_tokenizer(models("llama")).chat_template
 
 
+def test_the_export_of_a_hybrid_says_what_the_limit_on_time_steps_changes(
+    models, outcome, pair_rows, tmp_path
+):
+    """Also without a proof; mlx_lm has that limit, and no program that reads the export."""
+    folder = make_adapter(models("granite"), tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text(lines(*pair_rows[:2]))
+    data = {"train": str(tmp_path / "rows.jsonl"), "valid": None}
+    (folder / "config.yaml").write_text(json.dumps({"model": {"path": str(models("granite"))}, "data": data}))
+    code, _, told = outcome("export", "hf", "--run", folder, "--output", "out", "--no-prove")
+    assert code == 0
+    assert "mlx_lm limits Mamba's time steps, transformers and llama.cpp do not: on these rows" in told
+
+
 @needs_gguf
 def test_a_run_is_exported_as_gguf_with_the_next_command(run, models, outcome, tmp_path):
     code, out, _ = outcome("export", "gguf", "--run", run, "--output", "out", "--no-prove")
     assert code == 0
-    assert out.splitlines() == [
-        "exported model: out/out-f16.gguf",
-        "not proved",
-        "next: ollama create NAME -f out/Modelfile",
-    ]
+    exported, proof, compared, following = out.splitlines()
+    assert (exported, proof) == ("exported model: out/out-f16.gguf", "not proved")
+    assert compared.startswith("compared with the adapter: KL ratio ")
+    assert following == "next: ollama create NAME -f out/Modelfile"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "out-f16.gguf"]
     code, out, _ = outcome("export", "gguf", "--run", run, "--output", "lora", "--lora")
     assert (code, out.splitlines()[0]) == (0, "exported adapter: lora/lora-lora.gguf")
@@ -76,14 +88,17 @@ def test_gguf_needs_its_package(run, refused_at):
 
 
 @needs_gguf
-def test_a_family_without_gguf_is_told_the_other_way_before_it_is_loaded(run, models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["olmo2", "gemma2"])
+def test_a_family_without_gguf_is_told_the_other_way_before_it_is_loaded(
+    kind, run, models, tmp_path, monkeypatch
+):
     base = tmp_path / "base"
     base.mkdir()
-    config = json.loads((models("llama") / "config.json").read_text()) | {"model_type": "olmo2"}
+    config = json.loads((models("llama") / "config.json").read_text()) | {"model_type": kind, "head_dim": 16}
     (base / "config.json").write_text(json.dumps(config))
     (base / "model.safetensors").symlink_to(models("llama") / "model.safetensors")
     monkeypatch.setattr(hub_model, "fused_model", None)  # nothing is fused
-    with pytest.raises(DpoError, match="no GGUF for the architecture 'olmo2'") as error:
+    with pytest.raises(DpoError, match=f"no GGUF for the architecture '{kind}'") as error:
         export_gguf(str(base), run, tmp_path / "out")
     assert "mlx-dpo export hf" in error.value.hint
 

@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_dpo.demo.family_models import LLAMA3_SPLIT, QWEN_SPLIT
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.gguf_fields import architecture, check_computable, model_fields
 from mlx_dpo.export.gguf_tensors import gguf_tensors, rope_factors, rope_order
@@ -24,7 +25,6 @@ from mlx_dpo.export.ollama import go_template, modelfile
 from mlx_dpo.models.load import load_tokenizer
 
 from ..support.export_content import content_of
-from ..support.export_models import LLAMA3_SPLIT, QWEN_SPLIT
 
 
 def fields_of(source):

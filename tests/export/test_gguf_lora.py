@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_dpo.demo.family_models import CONFIGS, make_adapter
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.gguf import export_gguf
 from mlx_dpo.export.gguf_lora import export_gguf_lora, lora_content
@@ -14,7 +15,6 @@ from mlx_dpo.models.adapters import WEIGHTS, AdapterConfig, load_adapter, read_a
 from mlx_dpo.models.load import load_model
 
 from ..support.export_content import ROWS, content_of, made, source_of
-from ..support.export_models import CONFIGS, make_adapter
 
 needs_llama_cpp = pytest.mark.skipif(
     find_spec("gguf") is None or find_spec("xllamacpp") is None, reason="xllamacpp is not installed"

@@ -5,13 +5,13 @@ from importlib.util import find_spec
 
 import pytest
 
+from mlx_dpo.demo.family_models import make_adapter, make_hub_model
 from mlx_dpo.demo.tiny_models import GEMMA
 from mlx_dpo.export.gguf import export_gguf
 from mlx_dpo.models.load import load_tokenizer
 
 from ..conftest import curated_rows
 from ..support.export_content import TEXTS
-from ..support.export_models import make_adapter, make_hub_model
 
 pytestmark = pytest.mark.skipif(
     find_spec("gguf") is None or find_spec("xllamacpp") is None, reason="xllamacpp is not installed"
@@ -51,12 +51,11 @@ def write_sentencepiece(folder):
 
 
 def test_llama_cpp_merges_by_our_scores_as_the_tokenizer_does_by_its_ranks(tmp_path, monkeypatch):
+    from mlx_dpo.demo import family_models
     from mlx_dpo.export.prove_llama_cpp import DIFFICULT, check_template, check_tokens, llama_cpp
 
-    from ..support import export_models
-
-    monkeypatch.setattr(export_models, "write_tokenizer", lambda folder, *_: _both(folder))
-    monkeypatch.setattr(export_models, "_split_by", lambda *_: None)
+    monkeypatch.setattr(family_models, "write_tokenizer", lambda folder, *_: _both(folder))
+    monkeypatch.setattr(family_models, "_split_by", lambda *_: None)
     base = make_hub_model(tmp_path / "base", "gemma3", TEXTS)
     file = export_gguf(str(base), make_adapter(base, tmp_path / "adapter"), tmp_path / "out", "q8_0")
     tokenizer = load_tokenizer(base)

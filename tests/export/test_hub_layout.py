@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_dpo.demo.family_models import CONFIGS, make_adapter, make_hub_model
 from mlx_dpo.demo.tiny_models import LLAMA3
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.hf import export_hf
@@ -18,7 +19,6 @@ from mlx_dpo.models.adapters import load_adapter
 from mlx_dpo.models.load import ModelConfig, load_model
 
 from ..conftest import curated_rows
-from ..support.export_models import CONFIGS, make_adapter, make_hub_model
 
 TEXTS = [f"{r['prompt']} {r['answer']}" for r in curated_rows("base.jsonl")[:60]]
 

@@ -12,12 +12,12 @@ from importlib.util import find_spec
 import mlx.core as mx
 import pytest
 
+from mlx_dpo.demo.family_models import make_adapter
 from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.models.base_of_adapter import base_sums
 from mlx_dpo.models.load import load_tokenizer
 
 from ..conftest import ROOT
-from ..support.export_models import make_adapter
 from ..support.mistakes import lines
 
 MOMENTS = 10

@@ -16,19 +16,36 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from mlx_dpo.demo.family_models import CONFIGS, WITHOUT_GGUF
 from mlx_dpo.export.gguf import export_gguf
 from mlx_dpo.export.hf import export_hf
 from mlx_dpo.export.prove_llama_cpp import llama_cpp, prove_llama_cpp
 from mlx_dpo.export.prove_transformers import prove_transformers, transformers_predictions
 
 from ..support.export_content import ROWS, content_of, figures, made, source_of
-from ..support.export_models import CONFIGS
 
 ENTRIES = 40
 
 
 def short(logps) -> list[list[float]]:
     return [[round(float(value), 7) for value in row[:ENTRIES]] for row in logps]
+
+
+def in_llama_cpp(folder: Path, family: str) -> dict:
+    """What llama.cpp predicts, and figures of the file."""
+    base, adapter = made(folder, family)
+    file = export_gguf(
+        str(base),
+        adapter,
+        folder / f"{family}-gguf",
+        "f32",
+        None,
+        lambda f, s: print(prove_llama_cpp(f, s, "f32", ROWS)),
+    )
+    source = source_of(base, adapter)
+    with llama_cpp(file, 256) as server:
+        there = [server.after(row, source.config["vocab_size"]) for row in ROWS]
+    return {"llama.cpp": short(there), **figures(content_of(source))}
 
 
 def main(output: str) -> None:
@@ -45,23 +62,9 @@ def main(output: str) -> None:
                 None,
                 lambda f, s: print(prove_transformers(f, s, ROWS)),
             )
-            file = export_gguf(
-                str(base),
-                adapter,
-                folder / f"{family}-gguf",
-                "f32",
-                None,
-                lambda f, s: print(prove_llama_cpp(f, s, "f32", ROWS)),
-            )
-            source = source_of(base, adapter)
-            vocabulary = source.config["vocab_size"]
-            with llama_cpp(file, 256) as server:
-                there = [server.after(row, vocabulary) for row in ROWS]
-            stored["families"][family] = {
-                "torch": short(transformers_predictions(hub, ROWS).logps),
-                "llama.cpp": short(there),
-                **figures(content_of(source)),
-            }
+            stored["families"][family] = {"torch": short(transformers_predictions(hub, ROWS).logps)}
+            if family not in WITHOUT_GGUF:
+                stored["families"][family] |= in_llama_cpp(folder, family)
             print(family, flush=True)
     Path(output).write_text(json.dumps(stored) + "\n")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_dpo.demo.family_models import make_adapter, make_hub_model
 from mlx_dpo.export.gguf import GgufContent, gguf_content
 from mlx_dpo.export.hub_layout import base_tensors
 from mlx_dpo.export.hub_model import Source, read_source
 
 from ..conftest import curated_rows
-from .export_models import make_adapter, make_hub_model
 
 TEXTS = [f"{r['prompt']} {r['answer']}" for r in curated_rows("base.jsonl")[:60]]
 ROWS = [np.random.default_rng(n).integers(10, 400, n).tolist() for n in (40, 25, 90)]

@@ -13,24 +13,17 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_dpo.demo.tiny_models import (
-    CHATML,
-    GEMMA,
-    GRANITE,
-    LLAMA3,
-    ChatFormat,
-    write_tokenizer,
-)
-from mlx_dpo.models.adapters import (
+from ..models.adapters import (
     AdapterConfig,
     attach,
     save_adapter_config,
     save_adapter_weights,
     trainable,
 )
-from mlx_dpo.models.base_of_adapter import KEY
-from mlx_dpo.models.load import load_model
-from mlx_dpo.upstream import model_classes
+from ..models.base_of_adapter import KEY
+from ..models.load import load_model
+from ..upstream import model_classes
+from .tiny_models import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat, write_tokenizer
 
 VOCABULARY = 512
 _WORDS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
@@ -113,6 +106,22 @@ CONFIGS: dict[str, tuple[dict[str, Any], ChatFormat, str]] = {
         CHATML,
         QWEN_SPLIT,
     ),
+    "gemma2": (
+        {
+            "model_type": "gemma2",
+            "architectures": ["Gemma2ForCausalLM"],
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "sliding_window": 512,  # longer than any row: mlx_lm's Gemma 2 has no window
+            "hidden_activation": "gelu_pytorch_tanh",
+            "rope_theta": 1e4,
+            "tie_word_embeddings": True,
+        },
+        GEMMA,
+        LLAMA3_SPLIT,
+    ),
     "gemma3": (
         {
             "model_type": "gemma3_text",
@@ -153,6 +162,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], ChatFormat, str]] = {
     ),
 }
 """Family: its config besides _COMMON, its chat format, the pattern that splits text before merging."""
+WITHOUT_GGUF = ("gemma2",)
+"""Families that we do not write as GGUF."""
 
 
 def make_hub_model(folder: Path, family: str, texts: list[str]) -> Path:
