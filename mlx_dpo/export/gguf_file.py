@@ -2,8 +2,9 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,28 @@ def stored(tensor: GgufTensor, asked: str) -> np.ndarray:
     return packed
 
 
-def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, tuple[str, np.ndarray]]]:
-    """Fields by key, and for every tensor its type and its values as they are in the file, mapped.
+class StoredTensors(Mapping[str, tuple[str, np.ndarray]]):
+    """The type and the values of each tensor in a file; values are read when they are asked for, not kept."""
+
+    def __init__(self, file: Path, tensors: Iterable[Any]):
+        self._file = file
+        self._places = {
+            t.name: (t.tensor_type.name, t.data.dtype, t.data.shape, t.data_offset) for t in tensors
+        }
+
+    def __getitem__(self, name: str) -> tuple[str, np.ndarray]:
+        kind, dtype, shape, offset = self._places[name]
+        return kind, np.fromfile(self._file, dtype, prod(shape), offset=offset).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def read_gguf(file: Path) -> tuple[dict[str, Any], StoredTensors]:
+    """Fields by key, and the tensors.
 
     Raises:
         DpoError: it is not a GGUF file.
@@ -123,4 +144,4 @@ def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, tuple[str, np.ndarr
             f"is not a GGUF file: {error}", where=file, hint="write it again", code="damaged"
         ) from None
     fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
-    return fields, {t.name: (t.tensor_type.name, t.data) for t in reader.tensors}
+    return fields, StoredTensors(file, reader.tensors)
