@@ -61,7 +61,10 @@ def push(source, repo, run, base_model, licence, private, samples, dry_run, outp
         if dry_run or private or licence or base_model or run:
             raise click.UsageError("with --lm-studio nothing is uploaded: give only SOURCE and OWNER/NAME")
         folder = str(job.lm_studio(source, repo))
-        show_json({"lm_studio": folder}) if as_json else show(f"for LM Studio: {folder}")
+        if as_json:
+            show_json({"lm_studio": folder})
+        else:
+            show(f"for LM Studio: {folder}")
         return
     asked = {"run": run, "base_model": base_model, "licence": licence, "samples": samples}
     if dry_run:
@@ -80,4 +83,4 @@ def push(source, repo, run, base_model, licence, private, samples, dry_run, outp
         return
     show(f"uploaded: {address}")
     for recipe in made.recipes:
-        show(f"\n{recipe.program}:\n{recipe.code}")
+        show("\n".join(["", f"{recipe.program}:", recipe.code, *(f"  {note}" for note in recipe.notes)]))

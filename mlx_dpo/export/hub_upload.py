@@ -147,6 +147,13 @@ def _told(repo: str) -> Iterator[None]:
                 hint="check the owner's name; log in with a token that may write: hf auth login",
                 code="not-allowed",
             ) from None
+        if isinstance(error, ValueError):  # what the Hub says of the card, or of a large file
+            raise DpoError(
+                f"the Hub refuses the upload: {' '.join(str(error).split())}",
+                where=repo,
+                hint="mend what it names (--license takes the Hub's short name of a licence), and push again",
+                code="refused",
+            ) from None
         raise DpoError(
             f"the upload broke off: {first_line(error)}",
             where=repo,

@@ -1,12 +1,11 @@
 """Where LM Studio looks for models, and how a folder gets there."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DpoError
 from ..storage.files import link_or_copy, make_folder, replace_folder
-from ..storage.reading import is_folder, is_there, read_text
+from ..storage.reading import is_folder, is_there, read_object, read_text
 from .file_lists import KINDS, files_of
 from .hub_model import check_target
 
@@ -31,8 +30,8 @@ def models_folder() -> Path:
             where=places[-1],
             hint="start LM Studio once, then give the command again",
         )
-    with suppress(DpoError, ValueError):  # LM Studio itself then takes its default
-        chosen = json.loads(read_text(own / "settings.json")).get("downloadsFolder")
+    with suppress(DpoError):  # LM Studio itself then takes its default
+        chosen = read_object(own / "settings.json").get("downloadsFolder")
         if isinstance(chosen, str) and chosen:
             return Path(chosen)
     return own / "models"

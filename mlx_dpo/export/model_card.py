@@ -16,6 +16,8 @@ from .how_to_run import Recipe
 
 KIND_KEY = "mlx_dpo_kind"
 """Metadata by which a later upload recognises a repository as its own."""
+PAIRS = "dpo"
+"""Tag of a model that was trained on pairs, whatever the loss."""
 _TEMPLATE = "model_card.md.j2"
 _LONGEST_TEXT = 1200
 """Most characters of a sampled prompt or answer."""
@@ -112,7 +114,7 @@ class CardFacts:
     @property
     def noun(self) -> str:
         """What a row of the data is."""
-        return "pair" if "dpo" in self.tags else "row"
+        return "pair" if PAIRS in self.tags else "row"
 
 
 def model_card(facts: CardFacts) -> str:

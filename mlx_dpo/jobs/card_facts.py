@@ -7,7 +7,7 @@ from typing import Any
 from ..config import RunConfig
 from ..data.hub_files import is_hub_name
 from ..export.file_lists import Kind
-from ..export.model_card import HeldOut, Sample, Share, Sources
+from ..export.model_card import PAIRS, HeldOut, Sample, Share, Sources
 from ..report.page import RunRecord
 from ..training.checkpoint_folder import newest_checkpoint
 from .kept_evaluation import read_evaluation
@@ -126,4 +126,4 @@ def data_sets(config: RunConfig) -> list[str]:
 def card_tags(config: RunConfig, about: Kind) -> list[str]:
     """Tags of the card: the kind of folder, the way of training, and the type of an adapter."""
     adapter = [config.adapter.type] if about.relation == "adapter" and config.adapter.type != "full" else []
-    return [about.tag, "sft" if config.loss.answers_only else "dpo", *adapter]
+    return [about.tag, config.loss.label if config.loss.answers_only else PAIRS, *adapter]

@@ -10,17 +10,22 @@ from ..evaluation.preference import Evaluation
 from ..models.adapters import WEIGHTS
 from ..storage.checksummed_folder import sha256
 from ..storage.files import write_text
-from ..storage.reading import is_there, read_object
+from ..storage.reading import is_there, read_object, read_text
 
 EVALUATION = "evaluation.json"
 
 
 def keep_evaluation(folder: Path, result: Evaluation) -> None:
-    """Write the figures, without answers, and the SHA-256 of the adapter's file; say so if it is refused."""
+    """Write the figures, without answers, and the SHA-256 of the adapter's file, if they are new.
+
+    A folder that cannot be written is said, and is no error.
+    """
     figures = {name: value for name, value in asdict(result).items() if name != "samples"}
     content = {"adapter_sha256": sha256(folder / WEIGHTS), **figures}
+    path, text = folder / EVALUATION, json_text(content, indent=1, only_ascii=True) + "\n"
     try:
-        write_text(folder / EVALUATION, json_text(content, indent=1, only_ascii=True) + "\n")
+        if not is_there(path) or read_text(path) != text:
+            write_text(path, text)
     except DpoError as error:
         say(f"note: the figures are not kept in the run's folder: {error.what}")
 

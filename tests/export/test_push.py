@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,6 +19,7 @@ from mlx_dpo.jobs.push import dry_run
 from mlx_dpo.metrics import wilson_interval
 from mlx_dpo.models.adapters import read_adapter_config
 
+from ..conftest import ROOT
 from ..support.hub_uploads import BASE, REPO, TOKEN, card_data
 from ..support.mistakes import changed, holding, lines
 
@@ -343,6 +346,28 @@ def test_the_quantised_base_and_its_makers_card_are_suggested(finished, hub, mis
     card = finished.parent / "model" / "README.md"
     card.write_text("---\nbase_model: org/original\nlicense: mit\n---\n")
     assert "--base-model org/original" in mistake(f"push desk/whole {REPO} --dry-run").hint
+
+
+def test_a_dry_run_killed_at_any_moment_leaves_nothing_behind_the_next_one(finished, tmp_path):
+    """Every kill is a -9; what was being written is cut in half."""
+    shutil.copytree(finished, tmp_path / "start" / "whole")
+    command = ["push", "whole", REPO, "--base-model", BASE, "--dry-run", "--output", "out"]
+    arguments = [str(tmp_path / name) for name in ("start", "work", "states")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.kills", *arguments, "4", *command],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert codes.pop("whole") == 0 and len(codes) == 4
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "states" / "whole" / "out").iterdir()}
+    assert sorted(whole) == ADAPTER
+    for moment, (killed, again) in codes.items():
+        states = tmp_path / "states" / moment
+        there = (states / "killed" / "out").exists()
+        assert (killed, again) == (-9, 1 if there else 0)  # a whole one is not replaced
+        assert {p.name: p.read_bytes() for p in (states / "again" / "out").iterdir()} == whole
+        assert sorted(p.name for p in (states / "again").iterdir()) == ["out", "whole"]
 
 
 def test_a_path_that_may_matter_is_refused_and_one_that_does_not_is_replaced(tmp_path):

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 from mlx_dpo.export.hub_upload import upload
+from mlx_dpo.models.load import find_model
 
 from ..support.hub_uploads import BASE, CARD, REPO, TOKEN
 from ..support.mistakes import changed
@@ -26,14 +28,14 @@ def test_the_listed_files_go_up_in_one_commit_and_the_address_is_printed(finishe
     assert (first, program) == (f"uploaded: {hub.address}/{REPO}", "mlx_lm:")
     assert download == f"hf download {REPO} --local-dir tiny-dpo"
     assert generate.startswith(f"python -m mlx_lm generate --model {BASE} --adapter-path tiny-dpo")
-    assert TOKEN not in out + err and not hub.private[REPO]
+    assert TOKEN not in out + err and not hub.private
 
 
 def test_json_has_the_address_and_the_files(finished, hub, outcome):
     code, out, err = outcome("push", finished, REPO, *PUSH, "--private", "--json")
     assert code == 0, err
     assert json.loads(out) == {"address": f"{hub.address}/{REPO}", "files": FILES}
-    assert hub.private[REPO]
+    assert hub.private == {REPO}
 
 
 def test_the_same_push_again_changes_nothing(finished, hub, outcome):
@@ -80,7 +82,7 @@ def test_with_hf_xet_the_same_commit_is_made(finished, hub, outcome, tmp_path, m
 def test_a_new_upload_removes_weights_of_the_one_before(hub, tmp_path):
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors"):
         (tmp_path / name).write_text(name)
-    card = {"README.md": b"---\nmlx_dpo_kind: fused\n---\n"}
+    card = {"README.md": b"---\nmlx_dpo_kind: fused\nlicense: mit\n---\n"}
     shards = {p.name: p for p in sorted(tmp_path.glob("model-0*"))}
     upload(REPO, "fused", {**card, **shards}, private=False)
     hub.repos[REPO]["photo.png"] = b"mine"
@@ -91,13 +93,13 @@ def test_a_new_upload_removes_weights_of_the_one_before(hub, tmp_path):
 def test_several_gguf_files_are_offered_side_by_side(hub, tmp_path):
     for name in ("a-f16.gguf", "a-q8_0.gguf"):
         (tmp_path / name).write_text(name)
-        card = {"README.md": b"---\nmlx_dpo_kind: gguf\n---\n"}
+        card = {"README.md": b"---\nmlx_dpo_kind: gguf\nlicense: mit\n---\n"}
         upload(REPO, "gguf", {**card, name: tmp_path / name}, private=False)
     assert sorted(hub.repos[REPO]) == [".gitattributes", "README.md", "a-f16.gguf", "a-q8_0.gguf"]
 
 
 def test_a_repository_with_other_content_is_refused_and_stays(finished, hub, mistake):
-    hub.repos[REPO], hub.private[REPO] = {"README.md": b"# mine", "model.safetensors": b"mine"}, False
+    hub.repos[REPO] = {"README.md": b"# mine", "model.safetensors": b"mine"}
     error = mistake(f"push desk/whole {REPO} --base-model {BASE}")
     assert (error.where, error.code) == (REPO, "exists")
     assert error.what.endswith("files that push did not write: README.md, model.safetensors")
@@ -130,16 +132,28 @@ def test_the_licence_comes_from_the_bases_page_and_then_from_the_cache(finished,
     dry = f"push desk/whole {REPO} --base-model {BASE} --dry-run --output out"
     assert mistake(dry).code == "no-licence"
     assert mistake(f"push desk/whole {REPO} --base-model {BASE}").code == "no-licence"
-    hub.cards[BASE] = CARD.replace("other", "apache-2.0")
+    hub.repos[BASE] = {"README.md": CARD.replace("other", "apache-2.0").encode()}
     assert outcome("push", finished, REPO, *PUSH)[0] == 0
     assert b"license: apache-2.0" in hub.repos[REPO]["README.md"]
     asked = len(hub.asked)
     assert outcome(*dry.split())[0] == 0 and len(hub.asked) == asked
 
 
-def test_a_run_on_a_model_of_the_hub_needs_no_name_for_it(finished, hub, outcome):
-    changed("config.yaml", f"path: {finished.parent / 'model'}", f"path: {BASE}")(finished)
-    hub.cards[BASE] = CARD
-    code, _, err = outcome("push", finished, REPO)
-    assert code == 0, err
-    assert f"base_model: {BASE}".encode() in hub.repos[REPO]["README.md"]
+def test_a_base_that_was_downloaded_brought_its_card(finished, hub, outcome):
+    """So a dry run knows its licence, and what the command for it needs, without a request."""
+    model = finished.parent / "model"
+    hub.repos[BASE] = {path.name: path.read_bytes() for path in model.iterdir()}
+    changed("config.yaml", f"path: {model}", f"path: {BASE}")(finished)
+    find_model(BASE)
+    asked = len(hub.asked)
+    code, _, err = outcome("push", finished, REPO, "--dry-run", "--output", "out")
+    assert (code, len(hub.asked)) == (0, asked), err
+    card = Path("out/README.md").read_text()
+    assert f"base_model: {BASE}" in card and "license_name: tiny" in card
+    assert f"mlx_lm generate --model {BASE} --adapter-path tiny-dpo" in card
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told_in_its_words(finished, hub, mistake):
+    error = mistake(f"push desk/whole {REPO} --base-model {BASE} --license my-own")
+    assert (error.code, hub.commits, hub.sent) == ("refused", [], [])
+    assert '"license" must be one of' in error.what and "--license" in error.hint

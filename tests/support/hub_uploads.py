@@ -13,6 +13,7 @@ import yaml
 BASE, REPO = "org/tiny-llama", "me/tiny-dpo"
 CARD = "---\nlicense: other\nlicense_name: tiny\nlicense_link: LICENSE\n---\n# Tiny\n"
 TOKEN = "hf_stand_in_0123456789"
+LICENCES = ["apache-2.0", "mit", "other"]
 LARGE = (".safetensors", ".gguf")
 """Files that go to the store of large files; all others are in the commit itself."""
 
@@ -21,14 +22,14 @@ class Hub:
     """What the stand-in holds. `repos`: name -> {file: content}; `store`: large files by SHA-256.
 
     `asked`: method and path of every request; `sent`: SHA-256 of every large file that arrived whole;
-    `commits`: (repository, files) of every commit. `cards`: model cards of base models. `cut`: how often a
+    `commits`: (repository, files, removed files) of every commit. `cut`: how often a
     connection is still cut, by place: "put" in the middle of a large file, "commit" before it is made,
     "answer" after it was made. `forbidden`: repositories that the token may not write. `xet`: a folder in
     which hf_xet stores large files instead of sending them; a repository then holds their SHA-256.
     """
 
     def __init__(self):
-        self.repos, self.store, self.private, self.cards = {}, {}, {}, {}
+        self.repos, self.store, self.private = {}, {}, set()
         self.asked, self.sent, self.commits, self.forbidden = [], [], [], set()
         self.cut = {"put": 0, "commit": 0, "answer": 0}
         self.address, self.xet = "", None
@@ -60,6 +61,7 @@ def handler(hub):
     class Handler(BaseHTTPRequestHandler):
         routes = (
             ("GET", r"/api/models/([\w-]+/[\w.-]+)(?:/revision/main)?", "info"),
+            ("GET", r"/api/models/([\w-]+/[\w.-]+)/tree/[0-9a-f]{40}", "tree"),
             ("POST", r"/api/repos/create", "create"),
             ("POST", r"/api/validate-yaml", "validate"),
             ("POST", r"/api/models/([\w-]+/[\w.-]+)/preupload/main", "preupload"),
@@ -68,8 +70,8 @@ def handler(hub):
             ("PUT", r"/store/([0-9a-f]{64})", "put"),
             ("POST", r"/verify", "verify"),
             ("POST", r"/api/models/([\w-]+/[\w.-]+)/commit/main", "commit"),
-            ("GET", r"/([\w-]+/[\w.-]+)/resolve/(?:main|[0-9a-f]{40})/README.md", "card"),
-            ("HEAD", r"/([\w-]+/[\w.-]+)/resolve/main/README.md", "card"),
+            ("GET", r"/([\w-]+/[\w.-]+)/resolve/(?:main|[0-9a-f]{40})/(.+)", "file"),
+            ("HEAD", r"/([\w-]+/[\w.-]+)/resolve/(?:main|[0-9a-f]{40})/(.+)", "file"),
         )
 
         def do_GET(self):
@@ -77,7 +79,7 @@ def handler(hub):
             hub.asked.append(f"{self.command} {path}")
             for method, pattern, name in self.routes:
                 if method == self.command and (found := re.fullmatch(pattern, path)):
-                    open_to_all = name in ("put", "card")
+                    open_to_all = name in ("put", "file")
                     if not open_to_all and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                         return self.answer(401, {"error": "no token"})
                     return getattr(self, name)(*found.groups())
@@ -118,10 +120,17 @@ def handler(hub):
                 return self.answer(404, {"error": "not found"}, X_Error_Code="RepoNotFound")
             files = hub.repos[repo]
             body = {"id": repo, "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}
-            body |= {"private": hub.private[repo], "tags": [], "downloads": 0}
+            body |= {"private": repo in hub.private, "tags": [], "downloads": 0}
             if "README.md" in files:
                 body["cardData"] = card_data(files["README.md"].decode())
             return self.answer(200, body)
+
+        def tree(self, repo):
+            files = [
+                {"type": "file", "path": name, "size": len(content), "oid": hub.oid(repo, name)}
+                for name, content in hub.repos[repo].items()
+            ]
+            return self.answer(200, files)
 
         def create(self):
             asked = json.loads(self.body())
@@ -131,7 +140,8 @@ def handler(hub):
             if repo in hub.repos:
                 return self.answer(409, {"error": "exists", "url": f"{hub.address}/{repo}"})
             hub.repos[repo] = {".gitattributes": b"*.safetensors filter=lfs"}
-            hub.private[repo] = asked.get("visibility") == "private"
+            if asked.get("visibility") == "private":
+                hub.private.add(repo)
             return self.answer(200, {"url": f"{hub.address}/{repo}", "id": repo})
 
         def validate(self):
@@ -139,7 +149,10 @@ def handler(hub):
                 read = card_data(json.loads(self.body())["content"])
             except yaml.YAMLError as error:
                 return self.answer(400, {"errors": [{"message": str(error)}], "warnings": []})
-            return self.answer(200, {"errors": [] if read else ["no metadata"], "warnings": []})
+            if read["license"] not in LICENCES:
+                message = f'"license" must be one of {LICENCES}'
+                return self.answer(400, {"errors": [{"message": message}], "warnings": []})
+            return self.answer(200, {"errors": [], "warnings": []})
 
         def preupload(self, repo):
             listed = [
@@ -206,10 +219,10 @@ def handler(hub):
             address = f"{hub.address}/{repo}/commit/{'0' * 40}"
             return self.answer(200, {"commitUrl": address, "commitOid": "0" * 40})
 
-        def card(self, repo):
-            if repo not in hub.cards:
-                return self.answer(404, {"error": "no card"}, X_Error_Code="EntryNotFound")
-            content = hub.cards[repo].encode()
+        def file(self, repo, name):
+            content = hub.repos.get(repo, {}).get(name)
+            if content is None:
+                return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound")
             etag = hashlib.sha1(content).hexdigest()
             return self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit="0" * 40)
 
