@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import DpoError, quoted
 from ..export.gguf_fields import FILE_TYPES
+from ..export.precisions import MAX_KL_RATIO
 from ..jobs.export import export_gguf_lora_run, export_gguf_run, export_hf_run, export_peft_run
 from ..storage.reading import expanded
 from .models import say_blas_note
@@ -13,7 +14,7 @@ from .runs import TrainedRun
 
 KINDS = {
     "hf": ("prove",),
-    "gguf": ("prove", "type", "system"),
+    "gguf": ("prove", "type", "system", "max_kl_ratio"),
     "gguf-lora": (),
     "peft": ("prove", "base"),
 }
@@ -43,6 +44,7 @@ def export(
     base: str | None = None,
     type: str | None = None,
     system: str | None = None,
+    max_kl_ratio: float | None = None,
 ) -> Exported:
     """Write a run's result for other programs, as `mlx-dpo export` does.
 
@@ -56,13 +58,16 @@ def export(
         base: of peft: name on the Hub, or folder, of the unquantised base model.
         type: of gguf: f32, f16, bf16 or q8_0; f16 by default.
         system: of gguf: system prompt for the Modelfile.
+        max_kl_ratio: of gguf below float32: largest KL(adapter || file) / KL(adapter || base), 0.1 by default;
+            above it nothing is written.
 
     Raises:
         DpoError: the folder is not a run, files do not fit, `output` exists, a package is missing, the other
             program has no such architecture, or the export is not what MLX computes.
     """
     say_blas_note()
-    _check_options(kind, {"prove": prove, "base": base, "type": type, "system": system})
+    given = {"prove": prove, "base": base, "type": type, "system": system, "max_kl_ratio": max_kl_ratio}
+    _check_options(kind, given)
     folder, output, model = Path(run), expanded(output), model and str(model)
     if kind == "peft":
         made = export_peft_run(folder, output, base, model, prove)
@@ -72,9 +77,10 @@ def export(
     if kind == "hf":
         told = export_hf_run(folder, output, model, prove)
     else:
-        told = export_gguf_run(folder, output, type or "f16", model, prove, system)
+        most = MAX_KL_RATIO if max_kl_ratio is None else max_kl_ratio
+        told = export_gguf_run(folder, output, type or "f16", model, prove, system, most)
     proved = told["proof"] if "difference" in told else None
-    return Exported(Path(told["exported"]), proved)
+    return Exported(Path(told["exported"]), proved, tuple(filter(None, [told.get("compared")])))
 
 
 def _check_options(kind: str, given: dict[str, Any]) -> None:

@@ -246,3 +246,15 @@ def unwritable(path: Path, error: Exception) -> DpoError:
         where=path_text(path),
         hint=f"{remedy}; what was there before is unchanged",
     )
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file another name on the same disk, which takes no room; copy it to another disk.
+
+    Only for files that are replaced, never changed in place: both names show the same bytes.
+    """
+    own = os.path.realpath(source)
+    try:
+        os.link(own, target)
+    except OSError:
+        shutil.copyfile(own, target)

@@ -59,7 +59,8 @@ def test_a_run_is_exported_as_gguf_with_the_next_command(run, models, outcome, t
     assert (exported, proof) == ("exported model: out/out-f16.gguf", "not proved")
     assert compared.startswith("compared with the adapter: KL ratio ")
     assert following == "next: ollama create NAME -f out/Modelfile"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "out-f16.gguf"]
+    files = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert files == ["Modelfile", "made_from.json", "out-f16.gguf"]
     code, out, _ = outcome("export", "gguf", "--run", run, "--output", "lora", "--lora")
     assert (code, out.splitlines()[0]) == (0, "exported adapter: lora/lora-lora.gguf")
 
