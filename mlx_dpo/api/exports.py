@@ -58,8 +58,8 @@ def export(
         base: of peft: name on the Hub, or folder, of the unquantised base model.
         type: of gguf: f32, f16, bf16 or q8_0; f16 by default.
         system: of gguf: system prompt for the Modelfile.
-        max_kl_ratio: of gguf below float32: largest KL(adapter || file) / KL(adapter || base), by default 0.1;
-            above it nothing is written.
+        max_kl_ratio: of gguf below float32: largest KL(adapter || file) / KL(adapter || base); above it
+            nothing is written; 0.1 by default.
 
     Raises:
         DpoError: the folder is not a run, files do not fit, `output` exists, a package is missing, the other
