@@ -19,7 +19,7 @@ WRITERS = {
     "fuse": "fuse --run run",
     "peft": "export peft --run run --no-prove",
     "hf": "export hf --run run --no-prove",
-    "gguf": "export gguf --run run --no-prove",
+    "gguf": "export gguf --run run --no-prove --type f32",
     "gguf --lora": "export gguf --run run --lora",
 }
 OF_WEIGHTS = ["fuse", "hf", "gguf"]
