@@ -17,6 +17,18 @@ from ..storage.reading import is_there, read_object
 from ..upstream import model_classes
 
 
+def check_target(output: Path) -> None:
+    """Check that nothing is at the place of an export.
+
+    Raises:
+        DpoError: something is there.
+    """
+    if is_there(output):
+        raise DpoError(
+            "exists already", where=output, hint="choose another folder with --output", code="exists"
+        )
+
+
 def find_base(model_path: str, adapter: Path | str, output: Path, *, weights: bool = True) -> Path:
     """The base's folder, after checking that nothing is at `output` and that the adapter can be read.
 
@@ -26,10 +38,7 @@ def find_base(model_path: str, adapter: Path | str, output: Path, *, weights: bo
     Raises:
         DpoError: something is at `output`, or the adapter or the base cannot be read.
     """
-    if is_there(output):
-        raise DpoError(
-            "exists already", where=output, hint="choose another folder with --output", code="exists"
-        )
+    check_target(output)
     read_adapter_config(adapter)
     return find_model(model_path, weights=weights)
 
