@@ -7,7 +7,7 @@ from ..errors import DpoError
 from ..storage.files import link_or_copy, make_folder, replace_folder
 from ..storage.reading import is_folder, is_there, read_object, read_text
 from .file_lists import KINDS, files_of
-from .hub_model import check_target
+from .start import check_target
 
 READS = ("fused", "gguf")
 """Kinds of folders that LM Studio loads: it has no adapters."""

@@ -13,12 +13,12 @@ from ..export.base_card import CARD, known_base, licence_of
 from ..export.file_lists import KINDS, files_of
 from ..export.fuse_report import read_report
 from ..export.how_to_run import Pushed, Recipe, recipes
-from ..export.hub_model import check_target
 from ..export.hub_upload import check_login, check_repo_name, upload
 from ..export.lm_studio import put_in_lm_studio
 from ..export.local_paths import without_local_paths
 from ..export.made_from import check_made_from, read_made_from
 from ..export.model_card import CardFacts, model_card
+from ..export.start import check_target
 from ..models.adapter_checksum import KEY as CHECKSUM
 from ..models.adapter_checksum import stamped
 from ..models.adapters import CONFIG, read_adapter_config
