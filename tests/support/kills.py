@@ -62,7 +62,7 @@ def moments(touched: list[bool], points: int) -> list[int]:
     """Which of these times a command dies at."""
     writing = [place for place, temporary in enumerate(touched) if temporary]
     other = [place for place, temporary in enumerate(touched) if not temporary]
-    chosen = spread(writing, points - 3)
+    chosen = spread(writing, points - min(3, len(other)))
     return sorted([*chosen, *spread(other, points - len(chosen))])
 
 
