@@ -129,7 +129,8 @@ def _tensor(name: str, get: Callable[[], mx.array], change: Callable[[mx.array],
 
     shape = value().shape  # lazy: nothing is computed
     keep = len(shape) < 2 or bool(_FLOAT32.search(name))
-    return GgufTensor(name, tuple(shape), keep, lambda: np.array(value().astype(mx.float32)))
+    # asarray shares MLX's memory; np.array would copy it.
+    return GgufTensor(name, tuple(shape), keep, lambda: np.asarray(value().astype(mx.float32)))
 
 
 def _change(kind: str, args: Any, stem: str) -> Callable[[mx.array], mx.array]:
