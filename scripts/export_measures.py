@@ -27,7 +27,11 @@ from mlx_dpo.models.load import ModelConfig, load_model
 from mlx_dpo.models.peft_adapter import mlx_adapter
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
-_TURNS = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}]
+_TURNS = [
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "Two."},
+    {"role": "user", "content": "Three é?"},
+]
 _ADAPTED = ("proj", "_linear")
 """Ends of the names of the layers that the adapters change, on the Hub."""
 Row = dict[str, Any]
@@ -72,8 +76,11 @@ class Case:
 
 def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:
     """One row for each export; an export that is refused has the reason instead of figures."""
-    yield peft(case)
-    yield peft_trained(case)
+    try:
+        yield peft(case)
+        yield peft_trained(case)
+    except DpoError as error:
+        yield {"kind": "peft", "refused": error.what}
     yield hub(case)
     files = {}
     for type in TYPES:
@@ -111,7 +118,7 @@ def peft(case: Case) -> Row:
 
 
 def peft_trained(case: Case) -> Row:
-    """An adapter that PEFT has trained for three steps, imported."""
+    """An adapter that PEFT has trained for three steps, imported; PEFT then computes in float64."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -128,8 +135,9 @@ def peft_trained(case: Case) -> Row:
         model(tokens, labels=tokens).loss.backward()
         optimizer.step()
     model.eval().save_pretrained(case.work / "trained")
+    model.double()
     with torch.no_grad():
-        theirs = model(torch.tensor([list(case.rows[0])])).logits[0].double().log_softmax(-1).numpy()
+        theirs = model(torch.tensor([list(case.rows[0])])).logits[0].log_softmax(-1).numpy()
     ours, _ = load_model(case.base)
     load_adapter(ours, mlx_adapter(case.work / "trained", case.base))
     got = log_probs(ours, [np.array(case.rows[0])])[0]

@@ -6,8 +6,8 @@
 mlx_lm holds the time steps between 0.001 and 100; transformers and llama.cpp do not. Blocks of Granite 4.0
 H-Micro's width (but for the MLP, which has no part in it) with random weights of deviation 0.02, and the time
 steps of Mamba-2 as training begins (from 0.001 to 0.1, evenly in the logarithm), or spread wider. Prints the
-share of steps below the limit, and how far apart the predictions with and without it are; beside that, how far
-an adapter of a planned size moves them, and how far apart this move is with and without the limit.
+share of steps below the limit, and how far apart the predictions with and without it are; beside that, how
+far an adapter of a planned size moves them, and how far apart this move is with and without the limit.
 """
 
 import argparse
