@@ -67,14 +67,22 @@ def add_adapter(model, share):
 
 
 def log_probs(model, tokens):
-    """Log-probabilities of the last half of the row, with the limit and without it, float64 (T / 2, V)."""
+    """Log-probabilities of the last half of the row, float64 (T / 2, V)."""
+    return log_softmax(np.array(model(tokens)[0, tokens.shape[1] // 2 :]))
 
-    def now():
-        return log_softmax(np.array(model(tokens)[0, tokens.shape[1] // 2 :]))
 
-    limited = now()
+def with_and_without(model, tokens):
+    """With the limit, with its lower end alone, and without it."""
+    found = [log_probs(model, tokens)]
+    layers = [module for module in model.modules() if hasattr(module, "time_step_limit")]
+    limit = layers[0].time_step_limit
+    for layer in layers:
+        layer.time_step_limit = (limit[0], float("inf"))
+    found.append(log_probs(model, tokens))
+    for layer in layers:
+        layer.time_step_limit = limit
     with without_step_limit(model):
-        return limited, now()
+        return [*found, log_probs(model, tokens)]
 
 
 @contextmanager
@@ -106,13 +114,14 @@ def case(blocks, spread, length):
     model = make_model(blocks, spread, mx.random.key(3))
     tokens = mx.random.randint(0, VOCABULARY, (1, length), key=mx.random.key(4))
     with watched() as below:
-        base_limited, base_free = log_probs(model, tokens)
+        base_limited, base_lower, base_free = with_and_without(model, tokens)
     found = {"blocks": blocks, "spread": spread, "tokens": length, "below": mx.stack(below).mean().item()}
     add_adapter(model, 0.05)
-    own_limited, own_free = log_probs(model, tokens)
+    own_limited, _, own_free = with_and_without(model, tokens)
     move = (own_free - base_free) - (own_limited - base_limited)
     return found | {
         "largest difference": float(np.abs(base_limited - base_free).max()),
+        "by the lower end alone": float(np.abs(base_lower - base_free).max()),
         "KL(free || limited)": divergence(base_free, base_limited),
         "KL(adapter || base)": divergence(own_free, base_free),
         "largest difference of the move": float(np.abs(move).max()),
