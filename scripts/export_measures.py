@@ -32,7 +32,7 @@ _TURNS = [
     {"role": "assistant", "content": "Two."},
     {"role": "user", "content": "Three é?"},
 ]
-_ADAPTED = ("proj", "_linear")
+_ADAPTED = ("proj", "_linear", "router.layer")
 """Ends of the names of the layers that the adapters change, on the Hub."""
 Row = dict[str, Any]
 
@@ -151,11 +151,12 @@ def hub(case: Case) -> Row:
     folder = export_hf(str(case.base), case.adapter, case.work / "hf")
     check_files(folder, case.source)
     before, after = (mx.load(str(where / "model.safetensors")) for where in (case.base, folder))
-    untouched = [name for name in before if not name.rsplit(".", 2)[-2].endswith(_ADAPTED)]
+    untouched = [name for name in before if not name.removesuffix(".weight").endswith(_ADAPTED)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plain = {"add_special_tokens": False}
     same = sum(tokenizer.encode(t, **plain) == case.tokenizer.encode(t, **plain) for t in case.texts)
-    rendered = tokenizer.apply_chat_template(_TURNS, tokenize=False, add_generation_prompt=True)
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}  # as a run has it
+    rendered = tokenizer.apply_chat_template(_TURNS, **options)
     return case.found(
         "hf",
         transformers_predictions(folder, case.rows),
