@@ -213,10 +213,10 @@ def main() -> int:
             for row in measures(case, converter, split):
                 row = {"family": name, "adapter": kind, "texts": len(case.texts), **row}
                 found["rows"].append(row)
+                print(f"{name}, {kind}, {row['kind']}: {cell(row)}", file=sys.stderr, flush=True)
                 for what in wrong(name, row):
-                    print(f"{name}, {kind}, {row['kind']}: {what}", file=sys.stderr)
+                    print(f"  wrong: {what}", file=sys.stderr)
                     code = 1
-            print(f"{name}, {kind}: measured", file=sys.stderr, flush=True)
     if options.write:
         write_section(options.write, found)
     print(json.dumps(found, indent=1) if options.json else "\n".join(table(found["rows"])))

@@ -27,8 +27,12 @@ from mlx_dpo.models.load import ModelConfig, load_model
 from mlx_dpo.models.peft_adapter import mlx_adapter
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
-_TURNS = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}]
-_ADAPTED = ("proj", "_linear")
+_TURNS = [
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "Two."},
+    {"role": "user", "content": "Three é?"},
+]
+_ADAPTED = ("proj", "_linear", "router.layer")
 """Ends of the names of the layers that the adapters change, on the Hub."""
 Row = dict[str, Any]
 
@@ -72,8 +76,11 @@ class Case:
 
 def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:
     """One row for each export; an export that is refused has the reason instead of figures."""
-    yield peft(case)
-    yield peft_trained(case)
+    try:
+        yield peft(case)
+        yield peft_trained(case)
+    except DpoError as error:
+        yield {"kind": "peft", "refused": error.what}
     yield hub(case)
     files = {}
     for type in TYPES:
@@ -111,7 +118,7 @@ def peft(case: Case) -> Row:
 
 
 def peft_trained(case: Case) -> Row:
-    """An adapter that PEFT has trained for three steps, imported."""
+    """An adapter that PEFT has trained for three steps, imported; PEFT then computes in float64."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -128,8 +135,9 @@ def peft_trained(case: Case) -> Row:
         model(tokens, labels=tokens).loss.backward()
         optimizer.step()
     model.eval().save_pretrained(case.work / "trained")
+    model.double()
     with torch.no_grad():
-        theirs = model(torch.tensor([list(case.rows[0])])).logits[0].double().log_softmax(-1).numpy()
+        theirs = model(torch.tensor([list(case.rows[0])])).logits[0].log_softmax(-1).numpy()
     ours, _ = load_model(case.base)
     load_adapter(ours, mlx_adapter(case.work / "trained", case.base))
     got = log_probs(ours, [np.array(case.rows[0])])[0]
@@ -143,11 +151,12 @@ def hub(case: Case) -> Row:
     folder = export_hf(str(case.base), case.adapter, case.work / "hf")
     check_files(folder, case.source)
     before, after = (mx.load(str(where / "model.safetensors")) for where in (case.base, folder))
-    untouched = [name for name in before if not name.rsplit(".", 2)[-2].endswith(_ADAPTED)]
+    untouched = [name for name in before if not name.removesuffix(".weight").endswith(_ADAPTED)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plain = {"add_special_tokens": False}
     same = sum(tokenizer.encode(t, **plain) == case.tokenizer.encode(t, **plain) for t in case.texts)
-    rendered = tokenizer.apply_chat_template(_TURNS, tokenize=False, add_generation_prompt=True)
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}  # as a run has it
+    rendered = tokenizer.apply_chat_template(_TURNS, **options)
     return case.found(
         "hf",
         transformers_predictions(folder, case.rows),
