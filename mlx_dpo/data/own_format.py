@@ -1,4 +1,7 @@
-"""One JSON object to its records: what a row in our own form may look like."""
+"""One JSON object to its records: what a row in our own form may look like.
+
+A row of no known format is read as our own, and refused for the column that it lacks.
+"""
 
 import re
 from collections.abc import Callable

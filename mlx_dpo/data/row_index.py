@@ -104,6 +104,7 @@ def index_rows(source: Source, *, answers: bool = False) -> RowIndex:
         "mlx_dpo": __version__,
         "answers": answers,
         "files": names,
+        "formats": [part.form.name if part.form else "" for part in rows.parts],
     }
     entry = kept("rows", key, lambda folder: _write(reader, folder, answers), rows.label)
     left_out = LeftOut(entry.facts["left_out"])

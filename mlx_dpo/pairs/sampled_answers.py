@@ -1,4 +1,4 @@
-"""Answers of a model in this process: prompts to tokens, answers to text."""
+"""Answers of a model in this process: prompts to tokens, answers to text, and which answers are cut off."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mlx_dpo.data import format_registry
 from mlx_dpo.data.own_format import to_curated_rows, to_pairs
 from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.row_files import open_rows
@@ -165,6 +166,16 @@ def test_an_id_that_is_written_as_the_id_of_another_rows_pair_is_refused(ranked_
     for read in (index_rows, read_pairs):
         with pytest.raises(DpoError, match=r"ranked.jsonl:7: the id 'b/2' is also used at .*ranked.jsonl:4"):
             read(ranked_file)
+
+
+def test_a_file_is_read_again_when_its_format_has_become_known(write_rows, monkeypatch):
+    file = write_rows("rows.jsonl", [pair(best="So.", others=["Thus.", "Then."])])
+    before = index_rows(file).numbers.tolist()
+    monkeypatch.setattr(format_registry, "FORMATS", dict(format_registry.FORMATS))
+    format_registry.row_format("best of three", {"best": format_registry.TEXT}, "others")(
+        lambda row: [pair(chosen=row["best"], rejected=other) for other in row["others"]]
+    )
+    assert (before, index_rows(file).numbers.tolist()) == ([0], [0, 1])
 
 
 def test_a_pair_that_is_gone_since_the_file_was_read_is_an_error(ranked_file):
