@@ -40,7 +40,7 @@ def check_login() -> None:
     """
     from huggingface_hub import constants, get_token
 
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise DpoError(
             "forbids requests to the Hub",
             where="HF_HUB_OFFLINE",
@@ -118,11 +118,11 @@ def _check_ours(info: Any, repo: str, kind: str) -> None:
 
 
 def _replaced(info: Any, kind: Kind, files: Mapping[str, Path | bytes]) -> list[str]:
-    """Files of earlier uploads that a program would load together with the new ones."""
+    """Weights of an earlier upload that a program would load together with the new ones."""
     if not kind.replaces:
         return []
     names = [name for name in _names(info) if name not in files]
-    return [name for name in names if any(fnmatchcase(name, p) for p in (*kind.weights, *kind.others))]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in kind.weights)]
 
 
 @contextmanager

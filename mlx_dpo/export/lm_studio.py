@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import DpoError
-from ..storage.files import link_or_copy, make_folder, replace_folder
+from ..storage.files import bytes_to_copy, check_writable, link_or_copy, replace_folder
 from ..storage.reading import is_folder, is_there, read_object, read_text
 from .file_lists import KINDS, files_of
 from .start import check_target
@@ -52,6 +52,6 @@ def put_in_lm_studio(source: Path, kind: str, repo: str) -> Path:
         )
     files, target = files_of(source, KINDS[kind]), models_folder() / repo
     check_target(target)
-    make_folder(target.parent)
+    check_writable(target, bytes_to_copy(files, target))
     replace_folder(target, lambda beside: [link_or_copy(file, beside / file.name) for file in files])
     return target

@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DpoError
+from ..errors import DpoError, quoted
 from ..models.adapters import WEIGHTS
 from ..storage.checksummed_folder import sha256
 from ..storage.reading import is_there, read_object
+from .file_lists import KINDS
 
 FILE = "made_from.json"
 """In the folder of every export; it never leaves the machine."""
@@ -16,7 +17,7 @@ _AGAIN = "make the folder again, with mlx-dpo fuse or mlx-dpo export"
 
 
 class MadeFrom(NamedTuple):
-    """`kind`: one of `file_lists.KINDS`; `run`: the run's folder; `adapter`: SHA-256 of its weights' file."""
+    """`kind`: one of KINDS; `run`: the run's folder; `adapter`: SHA-256 of its weights' file."""
 
     kind: str
     run: Path
@@ -47,6 +48,8 @@ def read_made_from(folder: Path) -> MadeFrom | None:
     if not all(isinstance(value, str) for value in told):
         raise DpoError("has no kind, run or adapter_sha256", where=path, hint=_AGAIN)
     kind, run, adapter = told
+    if kind not in KINDS:
+        raise DpoError(f"has the unknown kind {quoted(kind)}", where=path, hint=_AGAIN)
     return MadeFrom(kind, Path(os.path.normpath(os.path.realpath(folder) + os.sep + run)), adapter)
 
 

@@ -10,14 +10,12 @@ from ..console import plural, printable
 from ..errors import cut_short
 from ..metrics import wilson_interval
 from ..settings import to_yaml
-from .file_lists import Kind
+from .file_lists import KINDS, Kind
 from .fuse_report import figure, percent
 from .how_to_run import Recipe
 
 KIND_KEY = "mlx_dpo_kind"
 """Metadata by which a later upload recognises a repository as its own."""
-PAIRS = "dpo"
-"""Tag of a model that was trained on pairs, whatever the loss."""
 _TEMPLATE = "model_card.md.j2"
 _LONGEST_TEXT = 1200
 """Most characters of a sampled prompt or answer."""
@@ -73,23 +71,20 @@ class HeldOut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CardFacts:
-    """Everything that a card says. No value is a path of this machine.
+class RunFacts:
+    """What the files of a run's folder say. No value is a path of a machine.
 
-    `licence`: license, and for own licences license_name and license_link. `objective`: loss and beta in
-    words. `settings`: nested plain values. `datasets`: data sets on the Hub. `start`: name of the adapter
-    that the run started from. `losses`: of the first and the last report of training. `epoch`: passes made,
-    of `epochs`. `alarms`: names of alarms that were raised. `likeness`: content of a fused model's
-    likeness.json. `sample_tokens`: most tokens of a sampled answer.
+    `objective`: loss and beta in words. `noun`: what a row of its data is. `method`: tag of the way of
+    training. `adapter`: type of what was trained: lora, dora or full.
+    `settings`: nested plain values. `datasets`: data sets on the Hub. `start`: name of the adapter that the
+    run started from. `losses`: of the first and the last report of training. `epoch`: passes made, of
+    `epochs`. `alarms`: names of alarms that were raised. `sample_tokens`: most tokens of a sampled answer.
     """
 
-    repo: str
-    kind: str
-    about: Kind
-    base: str
-    licence: Mapping[str, Any]
-    tags: Sequence[str]
     objective: str
+    noun: str
+    method: str
+    adapter: str
     settings: Mapping[str, Any]
     trained: Sources
     held: Sources | None
@@ -101,9 +96,23 @@ class CardFacts:
     losses: tuple[float, float]
     held_out: HeldOut | None
     alarms: Sequence[str]
-    likeness: Mapping[str, Any] | None
     samples: Sequence[Sample]
     sample_tokens: int
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything that a card says. `kind`: one of KINDS. `licence`: license, license_name, license_link.
+
+    `base`: name of the base model on the Hub. `likeness`: content of a fused model's likeness.json.
+    """
+
+    repo: str
+    kind: str
+    base: str
+    licence: Mapping[str, Any]
+    run: RunFacts
+    likeness: Mapping[str, Any] | None
     recipes: Sequence[Recipe]
 
     @property
@@ -112,9 +121,9 @@ class CardFacts:
         return self.repo.partition("/")[2]
 
     @property
-    def noun(self) -> str:
-        """What a row of the data is."""
-        return "pair" if PAIRS in self.tags else "row"
+    def about(self) -> Kind:
+        """The kind of folder."""
+        return KINDS[self.kind]
 
 
 def model_card(facts: CardFacts) -> str:
@@ -131,7 +140,7 @@ def model_card(facts: CardFacts) -> str:
     )
     environment.filters |= {"code": code, "block": block, "figure": figure, "percent": percent}
     text = environment.get_template(_TEMPLATE).render(
-        facts=facts, settings=to_yaml(dict(facts.settings)), limits=limits(facts)
+        facts=facts, run=facts.run, settings=to_yaml(dict(facts.run.settings)), limits=limits(facts.run)
     )
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}"))
 
@@ -140,13 +149,14 @@ def metadata(facts: CardFacts) -> Any:
     """The metadata of the card, a ModelCardData."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    results, held_out = [], facts.held_out
+    results, run = [], facts.run
+    held_out = run.held_out
     if held_out and held_out.accuracy is not None:
-        source = facts.held.names[0] if facts.held else ""
+        source = run.held.names[0] if run.held else ""
         results.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=source if source in facts.datasets else "preference-pairs",
+                dataset_type=source if source in run.datasets else "preference-pairs",
                 dataset_name=f"{plural(held_out.pairs, 'held-out pair')} ({source})",
                 metric_type="accuracy",
                 metric_name="preference accuracy",
@@ -154,37 +164,38 @@ def metadata(facts: CardFacts) -> Any:
                 verified=False,
             )
         )
+    is_adapter = facts.about.relation == "adapter" and run.adapter != "full"
     return ModelCardData(
         **facts.licence,
         base_model=facts.base,
         base_model_relation=facts.about.relation,
         library_name=facts.about.library,
         pipeline_tag="text-generation",
-        tags=list(facts.tags),
-        datasets=list(facts.datasets) or None,
+        tags=[facts.about.tag, run.method, *([run.adapter] if is_adapter else [])],
+        datasets=list(run.datasets) or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
         **{KIND_KEY: facts.kind},
     )
 
 
-def limits(facts: CardFacts) -> list[str]:
+def limits(run: RunFacts) -> list[str]:
     """What the figures do not show, and what went wrong, in sentences."""
     found = []
-    if facts.held_out is None:
+    if run.held_out is None:
         found.append("No data were held out, so nothing is known about prompts that were not trained on.")
-    elif facts.held_out.accuracy is not None:
+    elif run.held_out.accuracy is not None:
         found.append(
-            f"The preference accuracy was measured on {plural(facts.held_out.pairs, 'pair')} of one source. "
+            f"The preference accuracy was measured on {plural(run.held_out.pairs, 'pair')} of one source. "
             "It compares log-probabilities of given answers, and does not say that the model's own answers "
             "have changed or are better."
         )
     else:
         found.append("The held-out loss does not say that the model's own answers are good.")
-    if facts.epoch < facts.epochs:
-        found.append(f"Training ended in epoch {facts.epoch:.4g} of {facts.epochs}.")
-    if facts.alarms:
-        found.append(f"Alarms were raised during training: {', '.join(facts.alarms)}.")
+    if run.epoch < run.epochs:
+        found.append(f"Training ended in epoch {run.epoch:.4g} of {run.epochs}.")
+    if run.alarms:
+        found.append(f"Alarms were raised during training: {', '.join(run.alarms)}.")
     found.append(
         "Nothing else was measured: neither other tasks and languages, nor safety, nor whether the model "
         "repeats its training data. The limits of the base model remain."

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..config import RunConfig
 from ..data.hub_files import is_hub_name
-from ..export.file_lists import Kind
-from ..export.model_card import PAIRS, HeldOut, Sample, Share, Sources
+from ..errors import DpoError
+from ..export.model_card import HeldOut, RunFacts, Sample, Share, Sources
 from ..report.page import RunRecord
 from ..training.checkpoint_folder import newest_checkpoint
 from .kept_evaluation import read_evaluation
@@ -21,7 +21,44 @@ _ALWAYS = (
 """Settings that a card shows although they have their defaults."""
 
 
-def card_settings(run: RunRecord) -> dict[str, Any]:
+def run_facts(folder: Path, config: RunConfig, run: RunRecord, samples: int) -> RunFacts:
+    """Everything that a card says of a run.
+
+    Args:
+        run: what the folder holds.
+        samples: number of sampled answers.
+
+    Raises:
+        DpoError: no update was made, or a file is damaged.
+    """
+    trained = [row for row in run.rows if "loss" in row]
+    if not trained:
+        hint = "train first, or give the folder of another run"
+        raise DpoError("made no update, so there is nothing to show", where=folder, hint=hint)
+    first, last = trained[0], trained[-1]
+    found = _held_out(folder, config, run)
+    return RunFacts(
+        objective=_objective(config),
+        noun="row" if config.loss.answers_only else "pair",
+        method=config.loss.label if config.loss.answers_only else "dpo",
+        adapter=config.adapter.type,
+        settings=_settings(run),
+        trained=_sources(config.data.train, _trained_rows(folder, run)),
+        held=_sources(config.data.valid, found.pairs if found else None) if config.data.valid else None,
+        datasets=_data_sets(config),
+        start=PurePath(config.model.adapter).name if config.model.adapter else None,
+        updates=int(last["step"]),
+        epoch=last["epoch"],
+        epochs=config.training.epochs or int(last["epoch"]),
+        losses=(first["loss"], last["loss"]),
+        held_out=found,
+        alarms=list(dict.fromkeys(event.name for event in run.events or [] if event.kind == "alarm")),
+        samples=_samples(run, found.step, samples) if found else [],
+        sample_tokens=config.training.sample_tokens,
+    )
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
     """Nested plain values: the main settings, and those that differ from their defaults; no paths."""
     found: dict[str, Any] = {}
     for name, value, default in run.settings:
@@ -35,7 +72,7 @@ def card_settings(run: RunRecord) -> dict[str, Any]:
     return found
 
 
-def objective(config: RunConfig) -> str:
+def _objective(config: RunConfig) -> str:
     """Loss and beta in words."""
     name = config.loss.name
     loss = name if isinstance(name, str) else " + ".join(name)
@@ -44,13 +81,13 @@ def objective(config: RunConfig) -> str:
     return f"preference pairs, loss {loss}, beta {config.beta.value:g} ({config.beta.rule})"
 
 
-def sources(named: str | Sequence[str], rows: int | None) -> Sources:
+def _sources(named: str | Sequence[str], rows: int | None) -> Sources:
     """Names of data without their folders; data sets on the Hub keep their whole name."""
     every = [named] if isinstance(named, str) else named
     return Sources([name if is_hub_name(name) else PurePath(name).name for name in every], rows)
 
 
-def trained_rows(folder: Path, run: RunRecord) -> int | None:
+def _trained_rows(folder: Path, run: RunRecord) -> int | None:
     """How many pairs, or rows of sft, the run was trained on; None if its files do not say."""
     measures = run.inspection.get("measures") if isinstance(run.inspection, dict) else None
     if isinstance(measures, dict) and isinstance(measures.get("pairs"), int):
@@ -62,7 +99,7 @@ def trained_rows(folder: Path, run: RunRecord) -> int | None:
     return round(checkpoint.facts["pairs"] / epochs[checkpoint.facts["step"]])
 
 
-def held_out(folder: Path, config: RunConfig, run: RunRecord) -> HeldOut | None:
+def _held_out(folder: Path, config: RunConfig, run: RunRecord) -> HeldOut | None:
     """The figures of the adapter that the folder keeps; None without held-out data."""
     evaluated = [row for row in run.rows if "eval/loss" in row]
     row = _kept(folder, config, run, evaluated)
@@ -101,7 +138,7 @@ def _kept(
     return next(iter([*of_best[-1:], *evaluated[-1:]]), None)
 
 
-def card_samples(run: RunRecord, step: int, count: int) -> list[Sample]:
+def _samples(run: RunRecord, step: int, count: int) -> list[Sample]:
     """The first `count` prompts that have an answer before training and one at `step`."""
     answers: dict[str, dict[int, str]] = {}
     for sample in run.samples or []:
@@ -110,20 +147,9 @@ def card_samples(run: RunRecord, step: int, count: int) -> list[Sample]:
     return [Sample(prompt, own[0], own[step]) for prompt, own in both[:count]]
 
 
-def alarm_names(run: RunRecord) -> list[str]:
-    """Names of the alarms that were raised, each once."""
-    return list(dict.fromkeys(event.name for event in run.events or [] if event.kind == "alarm"))
-
-
-def data_sets(config: RunConfig) -> list[str]:
+def _data_sets(config: RunConfig) -> list[str]:
     """Data sets on the Hub that the run was trained on: owner and name, without revision and split."""
     named = config.data.train
     names = [name for name in ([named] if isinstance(named, str) else named) if is_hub_name(name)]
     plain = [name.removeprefix("hf://datasets/").partition("@")[0].partition(":")[0] for name in names]
     return ["/".join(name.split("/")[:2]) for name in plain]
-
-
-def card_tags(config: RunConfig, about: Kind) -> list[str]:
-    """Tags of the card: the kind of folder, the way of training, and the type of an adapter."""
-    adapter = [config.adapter.type] if about.relation == "adapter" and config.adapter.type != "full" else []
-    return [about.tag, config.loss.label if config.loss.answers_only else PAIRS, *adapter]

@@ -16,7 +16,7 @@ from ..export.how_to_run import Pushed, Recipe, recipes
 from ..export.hub_upload import check_login, check_repo_name, upload
 from ..export.lm_studio import put_in_lm_studio
 from ..export.local_paths import without_local_paths
-from ..export.made_from import check_made_from, read_made_from
+from ..export.made_from import MadeFrom, check_made_from, read_made_from
 from ..export.model_card import CardFacts, model_card
 from ..export.start import check_target
 from ..models.adapter_checksum import KEY as CHECKSUM
@@ -24,21 +24,11 @@ from ..models.adapter_checksum import stamped
 from ..models.adapters import CONFIG, read_adapter_config
 from ..models.load import cached_model, load_tokenizer
 from ..models.mlx_lm_command import generate_command
+from ..models.peft_adapter import check_adapter
 from ..printed_commands import command_line
-from ..report.page import RunRecord
-from ..storage.files import check_writable, link_or_copy, replace_folder
+from ..storage.files import bytes_to_copy, check_writable, link_or_copy, replace_folder
 from ..storage.reading import entries, expanded, is_there, read_object
-from .card_facts import (
-    alarm_names,
-    card_samples,
-    card_settings,
-    card_tags,
-    data_sets,
-    held_out,
-    objective,
-    sources,
-    trained_rows,
-)
+from .card_facts import run_facts
 from .open_run import SETTINGS, TEMPLATE, say_if_unfinished
 from .report import read_run
 
@@ -50,13 +40,12 @@ _WITH_PATHS = ("config.json", "generation_config.json", "tokenizer_config.json",
 class Upload:
     """What leaves the machine: name in the repository -> a file, or its content; README.md is the card.
 
-    `kind`: one of KINDS. `stays`: names of files in the folder that do not leave. `recipes`: how to run it.
+    `kind`: one of KINDS. `recipes`: how to run it.
     """
 
     repo: str
     kind: str
     files: Mapping[str, Path | bytes]
-    stays: list[str]
     recipes: list[Recipe]
 
 
@@ -86,8 +75,9 @@ def dry_run(source: Path | str, repo: str, output: Path | str, **asked: Any) -> 
     check_repo_name(repo)
     output = expanded(output)
     check_target(output)
-    check_writable(output)
     made = prepared(source, repo, online=False, **asked)
+    on_disk = [own for own in made.files.values() if isinstance(own, Path)]
+    check_writable(output, bytes_to_copy(on_disk, output))
 
     def write(folder: Path) -> None:
         for name, own in made.files.items():
@@ -108,7 +98,7 @@ def lm_studio(source: Path | str, repo: str) -> Path:
     """
     check_repo_name(repo)
     source = expanded(source)
-    kind, _ = _origin(source, None)
+    kind, _ = _kind_of(source)
     return put_in_lm_studio(source, kind, repo)
 
 
@@ -137,84 +127,76 @@ def prepared(
             with a path of this machine.
     """
     source = expanded(source)
-    kind, folder = _origin(source, run)
-    about = KINDS[kind]
-    files = files_of(source, about)
+    kind, made = _kind_of(source)
+    folder = _run_of(source, made, run)
+    files = files_of(source, KINDS[kind])
+    peft = _peft(source) if kind == "peft" else None
     record, config = read_run(folder), load_config(folder / SETTINGS)
     say_if_unfinished(folder, config)
-    peft = read_object(source / CONFIG) if kind == "peft" else None
     path = peft["base_model_name_or_path"] if peft else config.model.path
     base = known_base(path, base_model)
     terms = {"license": licence} if licence else licence_of(path, base, online=online)
-    found = held_out(folder, config, record)
-    shown = card_samples(record, found.step, samples) if found else []
+    facts = run_facts(folder, config, record, samples)
     sent = {file.name: _content(file, base) for file in files}
-    how = recipes(
-        kind,
-        Pushed(
-            repo=repo,
-            base=base,
-            files=list(sent),
-            generate=_generate(kind, source, repo, base, config),
-            own_template=kind == "adapter" and is_there(source / TEMPLATE),
-            peft=peft,
-        ),
-    )
-    card = model_card(
-        CardFacts(
-            repo=repo,
-            kind=kind,
-            about=about,
-            base=base,
-            licence=terms,
-            tags=card_tags(config, about),
-            objective=objective(config),
-            settings=card_settings(record),
-            trained=sources(config.data.train, trained_rows(folder, record)),
-            held=sources(config.data.valid, found and found.pairs) if config.data.valid else None,
-            datasets=data_sets(config),
-            start=config.model.adapter and PurePath(config.model.adapter).name,
-            **_training(record, config),
-            held_out=found,
-            alarms=alarm_names(record),
-            likeness=read_report(source) if kind == "fused" else None,
-            samples=shown,
-            sample_tokens=config.training.sample_tokens,
-            recipes=how,
-        )
-    )
+    generate = _generate(kind, source, repo, base, config)
+    own_template = kind == "adapter" and is_there(source / TEMPLATE)
+    how = recipes(kind, Pushed(repo, base, list(sent), generate, own_template, peft))
+    likeness = read_report(source) if kind == "fused" else None
+    card = model_card(CardFacts(repo, kind, base, terms, facts, likeness, how))
     stays = [file.name for file in entries(source) if file.name not in {*sent, CARD}]
-    _say_what_leaves(sent, stays, len(shown))
-    return Upload(repo, kind, {CARD: card.encode(), **sent}, stays, how)
+    _say_what_leaves([CARD, *sent], stays, len(facts.samples))
+    return Upload(repo, kind, {CARD: card.encode(), **sent}, how)
 
 
-def _origin(source: Path, run: str | None) -> tuple[str, Path]:
-    """The kind of a folder, and the run from which it was made.
+def _kind_of(source: Path) -> tuple[str, MadeFrom | None]:
+    """The kind of a folder, and what it says of its run; None for a run itself.
 
     Raises:
-        DpoError: it is neither a run nor an export, or the run has another adapter.
+        DpoError: it is neither a run nor an export.
     """
     if not is_there(source):
-        raise DpoError(
-            "no such folder", where=source, hint="give a run folder, or a folder of fuse or export"
-        )
+        hint = "give a run folder, or a folder of mlx-dpo fuse or mlx-dpo export"
+        raise DpoError("no such folder", where=source, hint=hint)
     if made := read_made_from(source):
-        if made.kind not in KINDS:
-            raise DpoError(f"has the unknown kind {made.kind}", where=source, hint="update mlx-dpo")
-        folder = expanded(run) if run else made.run
-        check_made_from(source, made, folder)
-        return made.kind, folder
+        return made.kind, made
     if is_there(source / SETTINGS):
-        if run and expanded(run).resolve() != source.resolve():
-            hint = "leave --run out, or give the folder that was made from it"
-            raise DpoError("is a run itself", where=source, hint=hint)
-        read_adapter_config(source)
-        return "adapter", source
+        return "adapter", None
     raise DpoError(
         "is neither a run folder nor a folder that names the run it was made from",
         where=source,
         hint="make it again with mlx-dpo fuse or mlx-dpo export, which write made_from.json into it",
     )
+
+
+def _run_of(source: Path, made: MadeFrom | None, given: str | None) -> Path:
+    """The run from which a folder was made.
+
+    Raises:
+        DpoError: the run has another adapter, or a damaged one.
+    """
+    if made:
+        folder = expanded(given) if given else made.run
+        check_made_from(source, made, folder)
+        return folder
+    if given and expanded(given).resolve() != source.resolve():
+        hint = "leave --run out, or give the folder that was made from it"
+        raise DpoError("is a run itself", where=source, hint=hint)
+    read_adapter_config(source)
+    return source
+
+
+def _peft(source: Path) -> dict[str, Any]:
+    """The content of a PEFT adapter's config.
+
+    Raises:
+        DpoError: it is damaged, or names no base model.
+    """
+    check_adapter(source)
+    content = read_object(source / CONFIG)
+    if not isinstance(content.get("base_model_name_or_path"), str):
+        hint = "make it again with mlx-dpo export peft"
+        raise DpoError("names no base model", where=source / CONFIG, hint=hint)
+    return content
 
 
 def _content(file: Path, base: str) -> Path | bytes:
@@ -247,27 +229,8 @@ def _generate(kind: str, source: Path, repo: str, base: str, config: RunConfig) 
     return f'{command_line([*words, "--max-tokens", str(longest)])} --prompt "..."'
 
 
-def _training(record: RunRecord, config: RunConfig) -> dict[str, Any]:
-    """Updates, passes, and the training losses of the first and the last report.
-
-    Raises:
-        DpoError: no update was made.
-    """
-    trained = [row for row in record.rows if "loss" in row]
-    if not trained:
-        hint = "train first, or give the folder of another run"
-        raise DpoError("made no update, so there is nothing to show", where=record.name, hint=hint)
-    first, last = trained[0], trained[-1]
-    return {
-        "updates": last["step"],
-        "epoch": last["epoch"],
-        "epochs": config.training.epochs or last["epoch"],
-        "losses": (first["loss"], last["loss"]),
-    }
-
-
-def _say_what_leaves(sent: Mapping[str, Path | bytes], stays: list[str], samples: int) -> None:
-    say(f"leaves this machine: {', '.join([CARD, *sent])}")
+def _say_what_leaves(sent: list[str], stays: list[str], samples: int) -> None:
+    say(f"leaves this machine: {', '.join(sent)}")
     if stays:
         say(f"stays here: {first_ten(stays)}")
     if samples:

@@ -4,9 +4,11 @@ import shutil
 
 import pytest
 
+from mlx_dpo.jobs.push import dry_run
+
 from ..conftest import ROOT
 from ..support.export_content import made, source_of
-from ..support.hub_uploads import CARD, TOKEN, hub_for_uploads
+from ..support.hub_uploads import BASE, CARD, REPO, TOKEN, hub_for_uploads
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", served.address)
         resolved = served.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", resolved)
-        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
+        monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"), False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
@@ -51,3 +53,23 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield served
+
+
+@pytest.fixture
+def written(finished, hub, tmp_path):
+    """Run a dry run on a folder; the folder that it wrote."""
+
+    def write(source=finished, **asked):
+        dry_run(source, REPO, tmp_path / "out", **{"base_model": BASE, **asked})
+        return tmp_path / "out"
+
+    return write
+
+
+@pytest.fixture
+def fused(finished, outcome):
+    """The fused model of the run."""
+    folder = finished.parent / "fused"
+    code, _, err = outcome("fuse", "--run", finished, "--output", folder)
+    assert code == 0, err
+    return folder

@@ -1,6 +1,7 @@
 """`mlx-dpo push --lm-studio`: a fused model or a GGUF where LM Studio looks for models."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def test_a_fused_model_appears_whole_and_without_notes_of_ours(finished, home, o
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names and "made_from.json" not in names
     assert (target / "model.safetensors").stat().st_ino == (fused / "model.safetensors").stat().st_ino
     load_model(target)
+    shutil.rmtree(finished)  # it is not asked for
     assert [path.name for path in target.parent.iterdir()] == ["tiny-dpo"]
     code, _, err = outcome("push", fused, REPO, "--lm-studio")
     assert code == 1 and f"{target}: exists already" in err

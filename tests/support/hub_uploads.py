@@ -55,6 +55,11 @@ def card_data(text):
     return yaml.safe_load(found[1]) if found else None
 
 
+def part(card, heading):
+    """A section of a card."""
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", card, re.S | re.M)[1]
+
+
 def handler(hub):
     """The handler of a server for this hub."""
 
