@@ -21,6 +21,7 @@ from .fused_model import FusedModel, checked_tokenizer, fused_model, fused_weigh
 from .ladder import Built, Ladder, Measured, Rung, climb
 from .layer_precisions import grids_at, layers_of, survey, target_of
 from .likeness import Yardstick
+from .made_from import write_made_from
 from .precisions import MAX_KL_RATIO, check_precision
 from .unquantised_base import check_original
 
@@ -74,8 +75,13 @@ def fuse_run(
         say("the base model is quantised: the fused model is written in plain precision")
     check_writable(output, need_bytes=weight_bytes(fused.model) + others)
     content = report(measured, max_kl_ratio) if measured else None
+
+    def write(beside: Path) -> None:
+        _write(beside, base, fused, content)
+        write_made_from(beside, output, "fused", adapter)
+
     # The folder appears only when it is complete.
-    replace_folder(output, lambda beside: _write(beside, base, fused, content))
+    replace_folder(output, write)
     return output
 
 

@@ -13,6 +13,7 @@ from .gguf_tensors import GgufTensor, gguf_tensors
 from .gguf_tokenizer import tokenizer_fields
 from .hf import proved
 from .hub_model import Source, open_base, read_source, without_weights
+from .made_from import write_made_from
 from .ollama import modelfile
 
 
@@ -63,6 +64,7 @@ def export_gguf(
         )
         if prove:
             proved(prove, folder, source, output)
+        write_made_from(folder, output, "gguf", adapter)
 
     replace_folder(output, write)
     return output / name

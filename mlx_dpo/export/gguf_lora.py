@@ -17,6 +17,7 @@ from .gguf_fields import Field, architecture, text_model
 from .gguf_file import check_installed, write_gguf
 from .gguf_tensors import GgufTensor, made_of
 from .hub_model import check_target, without_weights
+from .made_from import write_made_from
 from .prove_llama_cpp import check_content
 
 _FUSED = "export the fused model instead: mlx-dpo export gguf without --lora"
@@ -48,6 +49,7 @@ def export_gguf_lora(
     def write(folder: Path) -> None:
         write_gguf(folder / name, content.architecture, content.fields, content.tensors, content.type)
         check_content(folder / name, content)
+        write_made_from(folder, output, "gguf-lora", adapter)
 
     replace_folder(output, write)
     return output / name

@@ -15,6 +15,7 @@ from ..storage.files import replace_folder
 from ..storage.reading import read_object
 from .end_of_turn_files import list_end
 from .hub_model import Source, open_base, own_template, read_source, text_files
+from .made_from import write_made_from
 
 _SHARD_BYTES = 2 * 10**9
 """Most bytes in one file: what is joined for one file is in memory twice."""
@@ -49,6 +50,7 @@ def export_hf(
         write_hub_folder(folder, source, asked, shard_bytes)
         if prove:
             proved(prove, folder, source, output)
+        write_made_from(folder, output, "hf", adapter)
 
     replace_folder(output, write)
     return output
