@@ -20,6 +20,7 @@ from .inspect import inspect
 from .judge import judge
 from .options import settings_like
 from .plan import plan
+from .push import push
 from .report import report
 from .sft import sft
 from .train import train
@@ -63,6 +64,7 @@ def cli():
       mlx-dpo report --run runs/granite-dpo
       mlx-dpo fuse --run runs/granite-dpo --output models/granite-dpo
       mlx-dpo export hf --run runs/granite-dpo --output models/granite-dpo-hf
+      mlx-dpo push models/granite-dpo OWNER/granite-dpo
     """
     try:
         os.getcwd()
@@ -71,7 +73,21 @@ def cli():
         raise DpoError(what, hint="the folder was deleted or moved; cd to a folder that exists") from None
 
 
-for command in (demo, gen_pairs, judge, inspect, plan, sft, train, evaluate, report, fuse, export, config):
+for command in (
+    demo,
+    gen_pairs,
+    judge,
+    inspect,
+    plan,
+    sft,
+    train,
+    evaluate,
+    report,
+    fuse,
+    export,
+    push,
+    config,
+):
     cli.add_command(command)
 
 

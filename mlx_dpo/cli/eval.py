@@ -1,6 +1,7 @@
 """mlx-dpo eval"""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -35,7 +36,8 @@ from .options import PATH, json_option, model_option, run_option
 def evaluate(folder, data, model, samples, max_tokens, as_json):
     """Evaluate a run on held-out pairs.
 
-    Prints figures, and answers of the base model and the tuned model.
+    Prints figures, and answers of the base model and the tuned model. Figures of the run's own held-out pairs
+    are kept in evaluation.json in its folder, for the model card of mlx-dpo push.
 
     \b
     Example:
@@ -48,8 +50,11 @@ def evaluate(folder, data, model, samples, max_tokens, as_json):
     from ..evaluation.preference import evaluation_text
     from ..jobs.evaluate import evaluate_run
     from ..jobs.generate_commands import ask_run
+    from ..jobs.kept_evaluation import keep_evaluation
 
     result = evaluate_run(folder, list(data) or None, samples, model, max_tokens)
+    if not data and result.trained_on == 0:
+        keep_evaluation(Path(folder), result)
     if as_json:
         show_json(asdict(result))
         return

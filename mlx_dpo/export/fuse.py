@@ -24,6 +24,7 @@ from .hub_model import plain_bytes
 from .ladder import Built, Ladder, Measured, Rung, climb
 from .layer_precisions import grids_at, layers_of, survey, target_of
 from .likeness import Yardstick, check_room
+from .made_from import write_made_from
 from .precisions import MAX_KL_RATIO, check_precision
 from .prove_fused import prove_fused
 from .start import checked_tokenizer, find_base, named
@@ -83,6 +84,7 @@ def fuse_run(
         _write(beside, base, fused, content)
         with named(beside, output):
             prove_fused(beside, base, fused)
+        write_made_from(beside, output, "fused", adapter)
 
     replace_folder(output, write)  # the folder appears only when it is complete and proved
     return output

@@ -12,6 +12,7 @@ from .gguf_file import BYTES_A_NUMBER, check_installed, write_gguf
 from .gguf_tensors import GgufTensor, gguf_tensors
 from .gguf_tokenizer import tokenizer_fields
 from .hub_model import Source, open_tensors, read_source
+from .made_from import write_made_from
 from .ollama import modelfile
 from .start import find_base, named, without_weights
 
@@ -65,6 +66,7 @@ def export_gguf(
         if prove:
             with named(folder, output):
                 prove(folder, source)
+        write_made_from(folder, output, "gguf", adapter)
 
     replace_folder(output, write)
     return output / name

@@ -16,6 +16,7 @@ from .gguf import GgufContent
 from .gguf_fields import Field, architecture, text_model
 from .gguf_file import check_installed, write_gguf
 from .gguf_tensors import GgufTensor, made_of
+from .made_from import write_made_from
 from .prove_llama_cpp import check_content
 from .start import checked_tokenizer, find_base, named, without_weights
 
@@ -47,6 +48,7 @@ def export_gguf_lora(
         write_gguf(folder / name, content.architecture, content.fields, content.tensors, content.type)
         with named(folder, output):
             check_content(folder / name, content)
+        write_made_from(folder, output, "gguf-lora", adapter)
 
     replace_folder(output, write)
     return output / name

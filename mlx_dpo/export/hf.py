@@ -14,6 +14,7 @@ from ..storage.files import replace_folder
 from ..storage.reading import read_object
 from .end_of_turn_files import list_end
 from .hub_model import Source, open_tensors, own_template, read_source, text_files
+from .made_from import write_made_from
 from .safetensors_file import write_safetensors
 from .start import find_base, named
 
@@ -52,6 +53,7 @@ def export_hf(
         if prove:
             with named(folder, output):
                 prove(folder, source)
+        write_made_from(folder, output, "hf", adapter)
 
     replace_folder(output, write)
     return output

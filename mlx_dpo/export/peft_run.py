@@ -1,13 +1,11 @@
 """Export the adapter of a run for PEFT: checks, files and proof."""
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from ..console import say
 from ..errors import DpoError
@@ -16,14 +14,15 @@ from ..models.config_files import read_model_config
 from ..models.hub_blocks import blocks_of
 from ..models.load import ModelConfig, find_model
 from ..storage.files import check_writable, replace_folder
-from ..storage.reading import expanded, is_there, read_text
+from ..storage.reading import expanded, is_there
+from .base_card import card_base, hub_name
+from .made_from import write_made_from
 from .peft import consumer_notes, peft_adapter
 from .prove_peft import PeftProof, proof_or_note
 from .start import checked_tokenizer, find_base, named
 
 _TEXT = "How do I clean a copper kettle? Rub it with half a lemon and some salt, rinse it, and dry it well."
 _TOKENS = 64
-_SNAPSHOT = re.compile(r"models--(.+?)--(.+)")
 
 
 class PeftExport(NamedTuple):
@@ -84,6 +83,7 @@ def export_peft(
             compared = [np.array(row[:_TOKENS], np.int32) for row in rows(tokenizer)]
             with named(beside, output):
                 proof = proof_or_note(prove, beside, made, adapter, shown, compared)
+        write_made_from(beside, output, "peft", adapter)
 
     replace_folder(output, write)
     return PeftExport(output, made.config, consumer_notes(made.config, output), proof)
@@ -96,7 +96,7 @@ def _base_name(path: str, base: Path, quantised: bool) -> str:
         DpoError: it is quantised for MLX, and its card does not name the model that it was made from.
     """
     if quantised:
-        if name := _card_base(base):
+        if name := card_base(base):
             say(f"the base model is quantised for MLX: the adapter names {name}, from its model card")
             return name
         raise DpoError(
@@ -104,26 +104,8 @@ def _base_name(path: str, base: Path, quantised: bool) -> str:
             where=path,
             hint="name the model that it was made from: --base ORGANISATION/MODEL, or a folder",
         )
-    if not is_there(expanded(path)):
-        return path
-    for part in base.absolute().parts:
-        if match := _SNAPSHOT.fullmatch(part):
-            return f"{match[1]}/{match[2]}"
+    if name := hub_name(path):
+        return name
     full = os.path.abspath(base)
     say(f"the adapter names its base model by the path {full}; --base ORGANISATION/MODEL names it for others")
     return full
-
-
-def _card_base(base: Path) -> str | None:
-    """The base model that the card of a model names."""
-    card = base / "README.md"
-    if not is_there(card):
-        return None
-    match = re.match(r"---\n(.*?)\n---", read_text(card), re.DOTALL)
-    try:
-        about = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
-        return None
-    name = about.get("base_model") if isinstance(about, dict) else None
-    name = name[0] if isinstance(name, list) and name else name
-    return name if isinstance(name, str) and name else None

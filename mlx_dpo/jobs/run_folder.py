@@ -43,6 +43,7 @@ from ..training.checkpoint_folder import (
     told_damaged,
 )
 from ..training.state import TrainState
+from .kept_evaluation import EVALUATION
 from .open_run import INSPECTION, SETTINGS, TEMPLATE
 from .prepare import Prepared
 from .resume import changed_settings, filled_in, same_measure
@@ -90,7 +91,7 @@ def _remove_run(folder: Path) -> None:
     remove_checkpoints(folder)
     for old in (MARGINS, *TRACKERS):
         shutil.rmtree(folder / old, ignore_errors=True)
-    for old in FILES:
+    for old in (*FILES, EVALUATION):
         (folder / old).unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,19 @@ def find_model(name: str, *, weights: bool = True) -> Path:
     return folder
 
 
+def cached_model(name: str) -> Path | None:
+    """The folder of a model if it is on this machine, also in the Hub's cache; no request is made."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = expanded(name)
+    if is_there(folder):
+        return folder
+    with suppress(ValueError):  # not a name on the Hub
+        config = try_to_load_from_cache(name, "config.json")
+        return Path(config).parent if isinstance(config, str) else None
+    return None
+
+
 def _no_model(folder: Path, name: str) -> DpoError:
     """What to raise for a folder without config.json."""
     hint = "give a folder in hub layout (config.json, *.safetensors, tokenizer.json) or a name on the Hub"
@@ -119,6 +133,7 @@ def _download(name: str, weights: bool) -> Path:
     from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
     patterns = [p for p in DEFAULT_ALLOW_PATTERNS if weights or not p.endswith(".safetensors")]
+    patterns.append("README.md")  # its card names the licence, which an upload must repeat
 
     try:
         return downloaded(name, patterns)

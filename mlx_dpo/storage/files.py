@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -246,3 +246,24 @@ def unwritable(path: Path, error: Exception) -> DpoError:
         where=path_text(path),
         hint=f"{remedy}; what was there before is unchanged",
     )
+
+
+def bytes_to_copy(files: Iterable[Path], target: Path) -> int:
+    """Bytes that `link_or_copy` needs for these files in the folder `target`: none for files on its disk."""
+    existing = Path(target).absolute()
+    while not is_there(existing):
+        existing = existing.parent
+    found = [os.stat(file) for file in files]
+    return sum(own.st_size for own in found if own.st_dev != os.stat(existing).st_dev)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file another name on the same disk, which takes no room; copy it to another disk.
+
+    Only for files that are replaced, never changed in place: both names show the same bytes.
+    """
+    own = os.path.realpath(source)
+    try:
+        os.link(own, target)
+    except OSError:
+        shutil.copyfile(own, target)

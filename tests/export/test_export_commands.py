@@ -47,7 +47,8 @@ def test_a_run_is_exported_as_gguf_with_the_next_command(run, models, outcome, t
         "not proved",
         "next: ollama create NAME -f out/Modelfile",
     ]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "out-f16.gguf"]
+    files = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert files == ["Modelfile", "made_from.json", "out-f16.gguf"]
     code, out, _ = outcome("export", "gguf", "--run", run, "--output", "lora", "--lora")
     assert (code, out.splitlines()[0]) == (0, "exported adapter: lora/lora-lora.gguf")
 

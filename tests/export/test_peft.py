@@ -222,7 +222,7 @@ def test_a_run_is_exported_with_the_name_of_its_base(tmp_path, untrained, capsys
     base, run = untrained("llama")
     made = export_peft(ModelConfig(str(base)), run, tmp_path / "out", prove=False)
     files = sorted(file.name for file in made.folder.iterdir())
-    assert files == ["adapter_config.json", "adapter_model.safetensors"]
+    assert files == ["adapter_config.json", "adapter_model.safetensors", "made_from.json"]
     assert made.config["base_model_name_or_path"] == str(base)
     assert "--base ORGANISATION/MODEL" in capsys.readouterr().err
     named = export_peft(ModelConfig(str(base)), run, tmp_path / "named", base_name="org/llama", prove=False)

@@ -51,6 +51,16 @@ def as_asked(run):
     return load_config(None, [*ASKED, *files, f"model.path={run.parent / 'model'}", f"run.output={run}"])
 
 
+def rounding(rows):
+    """What a margin, the mean of two pairs, moves by where one log-probability is rounded the other way.
+
+    Log-probabilities of answers are float32 sums of about 500 nats, and differ between kinds of CPU by a unit
+    in the last place: 3e-5 nats. The margins of this run are 1e-3 and less.
+    """
+    largest = max(-row["logps/chosen"] for row in rows)
+    return max(row["beta"] for row in rows) * np.spacing(np.float32(largest)) / 2
+
+
 @pytest.mark.parametrize("settings", [as_asked, as_written])
 def test_a_stopped_run_goes_on_and_ends_as_the_whole_one(earlier, settings):
     whole, _ = rows_of(earlier / "whole")
@@ -59,7 +69,10 @@ def test_a_stopped_run_goes_on_and_ends_as_the_whole_one(earlier, settings):
     assert [row["step"] for row in rows] == list(range(1, 25))
     assert [row["step"] for row in held] == [0, 4, 8, 12, 16, 20, 24]
     for name in FIGURES:
-        np.testing.assert_allclose([r[name] for r in rows], [r[name] for r in whole], rtol=1e-4, err_msg=name)
+        least = rounding(whole) if name == "rewards/margins" else 0
+        np.testing.assert_allclose(
+            [r[name] for r in rows], [r[name] for r in whole], rtol=1e-4, atol=least, err_msg=name
+        )
     ours, theirs = weights_of(earlier / "stopped"), weights_of(earlier / "whole")
     assert ours.keys() == theirs.keys()
     for name in ours:  # 18 updates of at most 2e-5 each

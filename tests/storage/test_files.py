@@ -8,7 +8,15 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.storage.files import check_writable, make_folder, replace_folder, with_replacement, write_text
+from mlx_dpo.storage.files import (
+    bytes_to_copy,
+    check_writable,
+    link_or_copy,
+    make_folder,
+    replace_folder,
+    with_replacement,
+    write_text,
+)
 from mlx_dpo.storage.jsonl import read_jsonl, write_jsonl
 
 from ..support.mistakes import assert_told
@@ -213,3 +221,27 @@ def test_a_folder_without_permission_is_told_at_once(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DpoError, match=f"cannot write in {tmp_path}: Permission denied"):
         check_writable(tmp_path / "run")
+
+
+def test_a_file_gets_another_name_on_its_disk_and_is_copied_to_another(tmp_path, monkeypatch):
+    own = tmp_path / "model.safetensors"
+    own.write_text("weights")
+    assert bytes_to_copy([own], tmp_path / "a" / "b") == 0
+    link_or_copy(own, tmp_path / "linked")
+    assert (tmp_path / "linked").stat().st_ino == own.stat().st_ino
+
+    def across(source, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", across)
+    link_or_copy(own, tmp_path / "copied")
+    assert (tmp_path / "copied").read_text() == "weights"
+    assert (tmp_path / "copied").stat().st_ino != own.stat().st_ino
+
+
+def test_files_of_another_disk_need_room(tmp_path):
+    other = Path("/dev/shm")
+    if not other.is_dir() or os.stat(other).st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("there is one disk only")
+    (tmp_path / "file").write_text("12345")
+    assert bytes_to_copy([tmp_path / "file"], other / "gone" / "folder") == 5

@@ -1,0 +1,163 @@
+"""Upload files to a repository on the Hub, in one commit: it has all of them, or what it had before."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import DpoError, first_line, first_ten
+from .file_lists import KINDS, Kind
+from .model_card import KIND_KEY
+
+_EVERY_REPO = {".gitattributes"}
+"""Files that the Hub itself puts into a new repository."""
+
+
+def check_repo_name(repo: str) -> None:
+    """Check that this can be the name of a repository: OWNER/NAME.
+
+    Raises:
+        DpoError: it cannot.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    hint = "write OWNER/NAME, where OWNER is your user name or your organisation on the Hub"
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise DpoError("is not the name of a repository", where=repo, hint=hint) from None
+    if repo.count("/") != 1:
+        raise DpoError("has no owner", where=repo, hint=hint)
+
+
+def check_login() -> None:
+    """Check that there is a token, and that the Hub may be asked.
+
+    Raises:
+        DpoError: there is none, or HF_HUB_OFFLINE is set.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        raise DpoError(
+            "forbids requests to the Hub",
+            where="HF_HUB_OFFLINE",
+            hint="unset it, or see what would be uploaded: --dry-run",
+        )
+    if not get_token():
+        raise DpoError(
+            "no token for the Hub",
+            where="mlx-dpo push",
+            hint="log in with: hf auth login; or set HF_TOKEN to a token that may write",
+            code="no-token",
+        )
+
+
+def upload(repo: str, kind: str, files: Mapping[str, Path | bytes], *, private: bool) -> str:
+    """Make the repository if it is missing, and commit the files; its address.
+
+    Large files are sent first, and those that the Hub has already are not sent again. The commit then names
+    all files at once. So if the connection breaks, the repository is unchanged, and the next call sends what
+    is missing.
+
+    Args:
+        kind: one of KINDS.
+        files: name in the repository -> a file, or its content.
+
+    Raises:
+        DpoError: the repository has other content, the token may not write, or the connection broke.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(library_name="mlx-dpo", library_version=__version__)
+    with _told(repo):
+        before = _existing(api, repo)
+        if before:
+            _check_ours(before, repo, kind)
+        address = api.create_repo(repo, private=private or None, exist_ok=True)
+        operations: list[Any] = [CommitOperationAdd(name, own) for name, own in files.items()]
+        stale = _replaced(before, KINDS[kind], files) if before else []
+        operations += [CommitOperationDelete(name) for name in stale]
+        api.create_commit(repo, operations, commit_message=f"Upload {KINDS[kind].what} with mlx_dpo")
+    return str(address)
+
+
+def _existing(api: Any, repo: str) -> Any:
+    """What the Hub says of the repository; None if there is none that the token may see."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return api.model_info(repo)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _names(info: Any) -> list[str]:
+    return [sibling.rfilename for sibling in info.siblings or []]
+
+
+def _check_ours(info: Any, repo: str, kind: str) -> None:
+    """Check that the repository is empty, or that an earlier upload of the same kind filled it.
+
+    Raises:
+        DpoError: it has other content.
+    """
+    held = (info.card_data or {}).get(KIND_KEY)
+    others = sorted({*_names(info)} - _EVERY_REPO)
+    if not others or held == kind:
+        return
+    what = KINDS[held].what if held in KINDS else f"files that push did not write: {first_ten(others)}"
+    raise DpoError(
+        f"exists already and has {what}",
+        where=repo,
+        hint="choose another name; an upload only replaces an earlier one of the same kind",
+        code="exists",
+    )
+
+
+def _replaced(info: Any, kind: Kind, files: Mapping[str, Path | bytes]) -> list[str]:
+    """Weights of an earlier upload that a program would load together with the new ones."""
+    if not kind.replaces:
+        return []
+    names = [name for name in _names(info) if name not in files]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in kind.weights)]
+
+
+@contextmanager
+def _told(repo: str) -> Iterator[None]:
+    """Within it, errors of the Hub become errors for the user.
+
+    Raises:
+        DpoError: instead.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        yield
+    except DpoError:
+        raise
+    except Exception as error:  # of the Hub client, of its HTTP library, of hf_xet, or OSError
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
+            raise DpoError(
+                f"the Hub does not let this token write here: {first_line(error)}",
+                where=repo,
+                hint="check the owner's name; log in with a token that may write: hf auth login",
+                code="not-allowed",
+            ) from None
+        if isinstance(error, ValueError):  # what the Hub says of the card, or of a large file
+            raise DpoError(
+                f"the Hub refuses the upload: {' '.join(str(error).split())}",
+                where=repo,
+                hint="mend what it names (--license takes the Hub's short name of a licence), and push again",
+                code="refused",
+            ) from None
+        raise DpoError(
+            f"the upload broke off: {first_line(error)}",
+            where=repo,
+            hint="the repository has all files or what it had before; give the same command again, and only "
+            "what is missing is sent",
+            code="broke-off",
+        ) from None

@@ -1,0 +1,184 @@
+"""The card of a run: every figure is one of the files of the run's folder."""
+
+import json
+import re
+import shutil
+
+import yaml
+
+from mlx_dpo.export.made_from import FILE
+from mlx_dpo.export.model_card import block, code
+from mlx_dpo.metrics import wilson_interval
+
+from ..support.hub_uploads import BASE, card_data, part
+from ..support.mistakes import changed, lines
+
+
+def numbers(text):
+    return re.findall(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\d)", text)
+
+
+def shown(values):
+    """Every way in which a card may write one of these numbers."""
+    forms = ("%.4f", "%.3f", "%+.3f", "%.4g", "%.1f", "%.2f", "%.2g")
+    return {form % value for value in values for form in forms} | {str(value) for value in values}
+
+
+def values_in(content):
+    """All numbers in plain values."""
+    if isinstance(content, dict):
+        return [n for inner in content.values() for n in values_in(inner)]
+    if isinstance(content, list):
+        return [n for inner in content for n in values_in(inner)]
+    return [content] if isinstance(content, int | float) and not isinstance(content, bool) else []
+
+
+def figures_of(finished):
+    """All numbers of a run's folder, and the interval of its accuracy."""
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    held = [row for row in rows if "eval/loss" in row][-1]
+    found = [*values_in(rows), *values_in(yaml.safe_load((finished / "config.yaml").read_text()))]
+    found += values_in(json.loads((finished / "inspection.json").read_text()))
+    wins = round(held["eval/rewards/accuracies"] * held["eval/pairs"])
+    return [*found, *wilson_interval(wins, held["eval/pairs"])]
+
+
+def test_every_figure_of_the_card_is_one_of_the_runs_folder(written, finished):
+    card = (written() / "README.md").read_text()
+    figures = figures_of(finished)
+    known = shown(figures)
+    checked = part(card, "Training") + part(card, "Held-out results")
+    told = numbers(checked.replace("95 % interval", ""))
+    assert len(told) > 25
+    assert [one for one in told if one not in known and float(one) not in figures] == []
+
+
+def test_the_card_of_a_run_says_what_its_files_say(written, finished):
+    card = (written() / "README.md").read_text()
+    about = card_data(card)
+    assert about == {
+        "base_model": BASE,
+        "library_name": "mlx",
+        "license": "other",
+        "license_name": "tiny",
+        "license_link": "LICENSE",
+        "pipeline_tag": "text-generation",
+        "tags": ["mlx", "dpo", "lora"],
+        "base_model_relation": "adapter",
+        "mlx_dpo_kind": "adapter",
+        "model-index": about["model-index"],
+    }
+    (index,) = about["model-index"]
+    (result,) = index["results"]
+    assert index["name"] == "tiny-dpo"
+    assert result["dataset"] == {"name": "2 held-out pairs (valid.jsonl)", "type": "preference-pairs"}
+    assert [(m["name"], m["value"], m["verified"]) for m in result["metrics"]] == [
+        ("preference accuracy", 1.0, False)
+    ]
+    assert "| trained on | 8 pairs: `train.jsonl` |" in card
+    assert "| held out | 2 pairs: `valid.jsonl` |" in card
+    assert "| updates | 24, epoch 6 of 6 |" in card
+    assert "| training loss | 6.4476 at the first report, 6.4419 at the last |" in card
+    assert "| preference accuracy | 1.000 | 0.342 to 1.000 |" in card
+    assert "| mean loss before training | 6.4570 | |" in card
+    assert "preference pairs, loss sigmoid + sft, beta 0.1 (risk)" in card
+    assert "- Alarms were raised during training: unmoved." in card
+    assert "--adapter-path tiny-dpo" in part(card, "How to run it")
+
+
+def test_settings_on_the_card_are_those_that_differ_and_have_no_paths(written):
+    card = (written() / "README.md").read_text()
+    settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card, re.S)[1])
+    assert settings["adapter"] == {"type": "lora", "rank": 2, "scale": 2.0}
+    assert settings["beta"] == {"rule": "risk", "value": 0.1, "risk": {"warmup_steps": 2}}
+    assert settings["data"] == {"max_length": 128}
+    assert {"model", "run", "pairs", "generate"}.isdisjoint(settings)
+
+
+def test_figures_that_eval_kept_are_on_the_card_of_the_same_adapter_only(
+    written, finished, outcome, tmp_path
+):
+    code, _, err = outcome("eval", "--run", finished, "--samples", "0")
+    assert code == 0, err
+    kept = json.loads((finished / "evaluation.json").read_text())
+    assert "samples" not in kept and (kept["pairs"], kept["trained_on"]) == (2, 0)
+    rows = re.findall(
+        r"\| chosen answer more likely than rejected, (.*?) \| (.*?) \|",
+        (written() / "README.md").read_text(),
+    )
+    assert rows == [
+        ("base model", f"{kept['preferred_base']:.3f}"),
+        ("this model", f"{kept['preferred_tuned']:.3f}"),
+    ]
+    changed("evaluation.json", kept["adapter_sha256"], "0" * 64)(finished)
+    shutil.rmtree(tmp_path / "out")
+    assert "more likely" not in (written() / "README.md").read_text()
+
+
+def test_samples_are_those_of_the_runs_file_and_can_be_left_out(written, finished, tmp_path):
+    rows = [{"step": step, "prompt": p, "answer": f"{p} {step}"} for step in (0, 4, 24) for p in ("A?", "B?")]
+    (finished / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = (written(samples=1) / "README.md").read_text()
+    assert re.findall(r"```text\n(.*?)\n```", part(card, "Samples"), re.S) == ["A?", "A? 0", "A? 24"]
+    shutil.rmtree(tmp_path / "out")
+    assert "## Samples" not in (written(samples=0) / "README.md").read_text()
+
+
+def test_a_fused_model_has_its_likeness_and_only_files_of_a_model(fused, written):
+    (fused / "notes.txt").write_text("mine")
+    (fused / "train.jsonl").write_text("{}")
+    folder = written(fused)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "likeness.json", "README.md"} <= names
+    assert names.isdisjoint({FILE, "notes.txt", "train.jsonl"})
+    card, likeness = (folder / "README.md").read_text(), json.loads((fused / "likeness.json").read_text())
+    assert card_data(card)["base_model_relation"] == "finetune"
+    told = numbers(part(card, "Likeness to the adapter").replace("0.1", ""))
+    percent = {f"{int(likeness['top_1'] * 1000) / 10}", "100"}
+    assert (
+        told and {*told} <= shown(values_in({k: v for k, v in likeness.items() if k != "layers"})) | percent
+    )
+    assert "--model me/tiny-dpo" in part(card, "How to run it")
+
+
+def test_a_supervised_run_has_a_loss_and_no_accuracy(finished, written):
+    changed("config.yaml", "  name:\n  - sigmoid\n  - sft\n", "  name: sft\n")(finished)
+    changed("config.yaml", "  rule: risk\n", "  rule: fixed\n")(finished)
+    changed("config.yaml", "  label_smoothing: 0.1\n", "")(finished)
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in row.items() if "rewards" not in k} for row in rows]
+    (finished / "metrics.jsonl").write_text(lines(*kept))
+    shutil.rmtree(finished / "checkpoints")
+    (finished / "inspection.json").unlink()
+    card = (written() / "README.md").read_text()
+    assert card_data(card)["tags"] == ["mlx", "sft", "lora"] and "model-index" not in card_data(card)
+    assert (
+        "| trained on | `train.jsonl` |" in card and "with mlx_dpo: supervised fine-tuning, loss sft." in card
+    )
+    assert "| mean loss | 6.4565 | |" in card and "accuracy" not in card
+    assert "- The held-out loss does not say" in card
+
+
+def test_without_checkpoints_the_kept_adapter_is_the_best_one_of_the_events(finished, written):
+    shutil.rmtree(finished / "checkpoints")
+    with open(finished / "events.jsonl", "a") as events:
+        events.write(lines({"step": 12, "event": "best", "what": "kept"}))
+    card = (written() / "README.md").read_text()
+    (row,) = [
+        row
+        for row in map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+        if row["step"] == 12 and "eval/loss" in row
+    ]
+    assert "with the adapter of update 12, which the run kept" in card
+    assert f"| mean loss | {row['eval/loss']:.4f} | |" in card
+
+
+def test_without_an_inspection_rows_are_counted_from_the_checkpoint(finished, written):
+    (finished / "inspection.json").unlink()
+    assert "| trained on | 8 pairs: `train.jsonl` |" in (written() / "README.md").read_text()
+
+
+def test_text_of_models_cannot_leave_its_block():
+    assert block("a\n```\nb") == "````text\na\n```\nb\n````"
+    assert block("\x1b[31m") == "```text\n\\x1b[31m\n```"
+    assert code("a|b`c") == "`` a\\|b`c ``"
