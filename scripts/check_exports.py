@@ -143,8 +143,8 @@ def cell(row: dict[str, Any]) -> str:
     if "difference" not in row:
         return f"{row['same bits']} of {row['tensors']}"
     shown = float(f"{row['difference']:.1e}")
-    tied = row.get("lead", 0) < 2 * row["difference"]  # both tokens are equally likely
-    return f"{shown:g}" + ("" if row.get("greedy", 32) == 32 or tied else f" ({row['greedy']})")
+    tied = row.get("lead", 0) < 2 * row["difference"]  # the two tokens are equally likely
+    return f"{shown:g}" + ("" if tied else f" ({row['greedy']})")
 
 
 def section(found: dict[str, Any]) -> str:
