@@ -143,8 +143,9 @@ def cell(row: dict[str, Any]) -> str:
     if "difference" not in row:
         return f"{row['same bits']} of {row['tensors']}"
     shown = float(f"{row['difference']:.1e}")
-    tied = row.get("lead", 0) < 2 * row["difference"]  # the two tokens are equally likely
-    return f"{shown:g}" + ("" if tied else f" ({row['greedy']})")
+    # In float32, another token is as good where the two are equally likely.
+    tied = row["kind"] in FLOAT32 and row.get("lead", 0) < 2 * row["difference"]
+    return f"{shown:g}" + ("" if tied or row.get("greedy", 32) == 32 else f" ({row['greedy']})")
 
 
 def section(found: dict[str, Any]) -> str:
@@ -162,7 +163,8 @@ def section(found: dict[str, Any]) -> str:
             "",
             f"In {len(compared)} exports the programs have {strings} {max(texts)} texts, and render the same "
             f"chat. {sum(r['same bits'] for r in bits):,} of {sum(r['tensors'] for r in bits):,} tensors "
-            "that have to keep their bits do.",
+            f"that have to keep their bits do; {sum(r.get('last place', 0) for r in bits)} more differ in "
+            "the last place.",
             "",
             f"Versions: {versions}; {found['converter']}.",
         ]
