@@ -22,6 +22,7 @@ from .options import settings_like
 from .plan import plan
 from .report import report
 from .sft import sft
+from .topics import topics
 from .train import train
 
 _MEANT = {
@@ -71,7 +72,10 @@ def cli():
         raise DpoError(what, hint="the folder was deleted or moved; cd to a folder that exists") from None
 
 
-for command in (demo, gen_pairs, judge, inspect, plan, sft, train, evaluate, report, fuse, export, config):
+for command in (
+    *(demo, gen_pairs, judge, inspect, plan, sft, train, evaluate, report, fuse, export),
+    *(topics, config),
+):
     cli.add_command(command)
 
 
