@@ -62,7 +62,7 @@ class TopicModelConfig(Section):
 
 
 class TopicLosses(NamedTuple):
-    """Parts of the loss of a batch, () each: means over documents in nats, and the weighted regularisation."""
+    """Parts of a batch's loss, () each: means over documents in nats, and the weighted regularisation."""
 
     reconstruction: mx.array
     kl: mx.array
@@ -116,7 +116,7 @@ class ECRTM(nn.Module):
         return self.mean_norm(self.mean(hidden)), self.log_variance_norm(self.log_variance(hidden))
 
     def theta(self, bags: mx.array) -> mx.array:
-        """Share of each topic in the documents, (B, K), without noise; the model must be in evaluation mode."""
+        """Share of each topic in the documents, (B, K); the model must be in evaluation mode."""
         return mx.softmax(self.encode(bags)[0], axis=1)
 
 
