@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..console import plural
-from .asking import Judge, NotAsked, label_request, written_request
+from .asking import Judge, label_request, written_request
 from .completions import Completions
 from .config import JudgeConfig
+from .kept_replies import NotAsked
 from .prompts import Quoted
 from .ranking import best_and_worst
 from .verdicts import FIRST, compared

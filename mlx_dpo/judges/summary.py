@@ -9,7 +9,8 @@ from typing import Any
 from ..console import plural
 from ..errors import first_ten
 from ..metrics import wilson_interval
-from .asking import Calls, Judged
+from .asking import Judged
+from .kept_replies import Calls
 from .estimate import money
 from .verdicts import TIE, Share, consistency, first_position, longer_wins
 
