@@ -79,7 +79,9 @@ def _vocabulary(path: Path) -> list[str]:
     for number, word in enumerate(words, 1):
         where = f"{path_text(path)}:{number}"
         if not word or word.split() != [word]:
-            raise DpoError(f"is not one word: {quoted(word)}", where=where, hint="write one word on each line")
+            raise DpoError(
+                f"is not one word: {quoted(word)}", where=where, hint="write one word on each line"
+            )
         if word in first:
             what = f"the word {quoted(word)} is also on line {first[word]}"
             raise DpoError(what, where=where, hint="each line of the vocabulary needs a word of its own")

@@ -19,15 +19,15 @@ class CorpusConfig(Section):
     )
     source: str | list[str] | None = setting(
         None,
-        "for prepare: texts, as a text file with one document a line, a folder of text files, or rows (JSONL, "
-        "JSON, CSV, TSV, Parquet)",
+        "for prepare: texts, as a text file with one document a line, a folder of text files, or rows "
+        "(JSONL, JSON, CSV, TSV, Parquet)",
         path="read",
         also="texts documents train",
     )
     test: str | list[str] | None = setting(
         None,
-        "for prepare: texts held out for the clustering figures, named in the same way; null: a share of source "
-        "(test_fraction)",
+        "for prepare: texts held out for the clustering figures, named in the same way; null: a share of "
+        "source (test_fraction)",
         path="read",
         also="test_texts valid",
     )
@@ -39,8 +39,8 @@ class CorpusConfig(Section):
     )
     label: str | None = setting(
         None,
-        "for prepare: field or column with a label, used only for purity and NMI; null: none (of a folder, the "
-        "names of the folders inside it)",
+        "for prepare: field or column with a label, used only for purity and NMI; null: none. For text files, "
+        "any name: the label is the name of their folder",
         also="label_field label_name label_column",
     )
     vocabulary_size: int = setting(

@@ -1,10 +1,12 @@
 """Documents of a user: a text file with one a line, a folder of text files, or rows with a field."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..data.file_kinds import kind_of_file
 from ..data.row_files import open_rows
+from ..data.table_rows import table_rows
 from ..errors import DpoError, first_ten, quoted
 from ..storage.jsonl import parse_line, read_lines
 from ..storage.reading import entries, expanded, files_in, is_folder, is_there, opened, path_text, read_text
@@ -79,10 +81,14 @@ def _files(folder: Path, files: Sequence[Path], label: str | None) -> Iterator[D
 
 
 def _rows(source: str, field: str, label: str | None) -> Iterator[Document]:
-    rows = open_rows(source)
-    for number, _, line in read_lines(rows.path):
-        where = rows.where(number)
-        row = parse_line(line, where)
+    for where, line in _numbered(source):
+        try:
+            row = parse_line(line, where)
+        except DpoError as error:
+            if error.code not in ("not-json", "not-an-object"):
+                raise
+            hint = f'each line must be an object, such as {{"{field}": "..."}}; text files end in .txt'
+            raise error.instead(hint=hint) from None
         text = _value(row, field, "corpus.field", where)
         if not isinstance(text, str):
             hint = "set corpus.field to a field with text"
@@ -90,14 +96,26 @@ def _rows(source: str, field: str, label: str | None) -> Iterator[Document]:
         yield Document(text, None if label is None else _label(row, label, where), where)
 
 
-def _value(row: dict, name: str, setting: str, where: str) -> object:
+def _numbered(source: str) -> Iterator[tuple[str, bytes]]:
+    """ "file:line" and each row as JSON."""
+    path = expanded(source)
+    if path.suffix.lower() == ".csv" and is_there(path) and kind_of_file(path).plain:  # a single column
+        with opened(path) as file:
+            name = path_text(path)
+            yield from ((f"{name}:{line}", text) for line, text in table_rows(file, name, ","))
+        return
+    rows = open_rows(source)
+    yield from ((rows.where(number), line) for number, _, line in read_lines(rows.path))
+
+
+def _value(row: Mapping[str, Any], name: str, setting: str, where: str) -> Any:
     if name not in row:
         hint = f"set {setting} to one of the fields: {first_ten(list(row))}"
         raise DpoError(f"has no field {quoted(name)}", where=where, hint=hint)
     return row[name]
 
 
-def _label(row: dict, name: str, where: str) -> str:
+def _label(row: Mapping[str, Any], name: str, where: str) -> str:
     value = _value(row, name, "corpus.label", where)
     if isinstance(value, (dict, list)) or value is None:
         hint = "a label is a text or a number; leave out rows without one"

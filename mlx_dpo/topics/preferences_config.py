@@ -12,8 +12,8 @@ class PreferencesConfig(PaidEndpointConfig):
 
     model: str | None = setting(
         None,
-        "the LLM: the server's name for it (null: the only one that it offers); without url, a model folder or a "
-        "name on the Hub. With url=null and model=null there is no LLM: vectors of the words decide",
+        "the LLM: the server's name for it (null: the only one that it offers); without url, a model folder "
+        "or a name on the Hub. With url=null and model=null there is no LLM: vectors of the words decide",
         path="read",
         also="llm llm_model dpo_llm_model model_name",
     )
@@ -31,6 +31,4 @@ class PreferencesConfig(PaidEndpointConfig):
         also="embedding_model plm_model sentence_transformer",
     )
     max_tokens: int = setting(400, "maximum length of the LLM's reply, in tokens", least=16, most=100_000)
-    seed: int = setting(
-        0, "seed of the vectors from the corpus", least=0, most=2**32 - 1
-    )
+    seed: int = setting(0, "seed of the vectors from the corpus", least=0, most=2**32 - 1)

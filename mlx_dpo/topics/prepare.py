@@ -44,8 +44,8 @@ class Prepared:
         labels = f", {plural(len(self.labels), 'label')}" if self.labels else ""
         dropped = f"; {plural(self.dropped, 'document')} left out with too few words" if self.dropped else ""
         return (
-            f"{self.folder}: {plural(self.documents, 'document')} to train on and {self.test_documents:,} held out"
-            f"{labels}{dropped}\n"
+            f"{self.folder}: {plural(self.documents, 'document')} to train on, "
+            f"{self.test_documents:,} held out{labels}{dropped}\n"
             f"vocabulary: {self.vocabulary:,} of {plural(self.found, 'word')}; "
             f"{self.words:.1f} of them in a document on average"
         )
@@ -60,7 +60,9 @@ class _Part:
 
     def where(self, keep: Sequence[bool]) -> "_Part":
         """The documents to keep."""
-        pairs = [pair for pair, kept in zip(zip(self.words, self.labels, strict=True), keep, strict=True) if kept]
+        pairs = [
+            pair for pair, kept in zip(zip(self.words, self.labels, strict=True), keep, strict=True) if kept
+        ]
         return _Part([words for words, _ in pairs], [label for _, label in pairs])
 
 
@@ -91,7 +93,9 @@ def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
     parts = [part.where([bool(words) for words in part.words]) for part in parts]
     if len(parts[0].words) < _LEAST_DOCUMENTS:
         raise _too_few(config, len(parts[0].words))
-    labels = sorted({label for part in parts for label in part.labels if label is not None}, key=_number_first)
+    labels = sorted(
+        {label for part in parts for label in part.labels if label is not None}, key=_number_first
+    )
 
     def write(beside: Path) -> None:
         _write(beside, parts, names, labels)
