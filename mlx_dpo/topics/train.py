@@ -1,0 +1,129 @@
+"""The loop of a topic model: updates until every epoch is done, from some epoch on with preferences."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optimizers
+
+from ..errors import DpoError
+from ..machine.interrupt import Stop
+from .batches import batch_count, dense, epoch_batches, step_keys
+from .config import TopicsConfig
+from .ecrtm import ECRTM
+from .objective import Guidance, draw_batch, loss_terms
+from .state import TopicState
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+BASE, DPO = "base", "dpo"
+"""The phases of a run, as metrics.jsonl names them."""
+
+
+def train(
+    model: ECRTM,
+    optimizer: optimizers.Optimizer,
+    bags: "csr_matrix",
+    config: TopicsConfig,
+    state: TopicState,
+    *,
+    guide: Callable[[TopicState], Guidance],
+    save: Callable[[TopicState], None],
+    log: Callable[[dict[str, float | str]], None],
+    advance: Callable[[int], None] = lambda documents: None,
+    check_interrupt: Callable[[], None] = lambda: None,
+) -> TopicState:
+    """Update the model until every epoch is done; every document is used exactly once per epoch.
+
+    Args:
+        bags: counts, (documents, V).
+        state: where to begin; model and optimiser must be in the same state.
+        guide: called once, at `dpo.start_epoch` or when the run continues after it; gives the preferences.
+        save: called before `guide`, when `save_minutes` have passed, at the end, and before a Stop is passed
+            on.
+        log: takes one row of metrics.
+        advance: called with the documents of each batch.
+        check_interrupt: called before every batch; may raise Stop.
+
+    Raises:
+        DpoError: the loss is not finite.
+    """
+    own, documents = config.training, bags.shape[0]
+    per_epoch, start = batch_count(documents, own.batch_size), config.dpo.start_epoch
+    steps, guidance, batches, saved = own.epochs * per_epoch, None, None, time.monotonic()
+    begun, done = time.perf_counter(), 0
+    if not own.train_words:
+        _freeze_words(model)
+    model.train()
+    try:
+        while state.step < steps and not state.stopped:
+            epoch, place = divmod(state.step, per_epoch)
+            if start is not None and epoch >= start and guidance is None:
+                if not state.guided:
+                    save(state)
+                guidance = guide(state)
+                state = state.guided_by(guidance.digest)
+                _freeze_words(model)
+            if place == 0 or batches is None:
+                batches = epoch_batches(documents, own.batch_size, own.seed, epoch)
+            check_interrupt()
+            optimizer.learning_rate = config.optimizer.rate(epoch)
+            rows = batches[place]
+            batch = draw_batch(dense(bags, rows), model, step_keys(own.seed, state.step))
+            terms = _update(model, optimizer, partial(loss_terms, model, batch, guidance, config.dpo))
+            if not all(map(math.isfinite, terms.values())):
+                raise _diverged(terms, epoch)
+            state = state.after_update(terms, len(rows))
+            advance(len(rows))
+            done += len(rows)
+            if place == per_epoch - 1:
+                if (epoch + 1) % own.report_epochs == 0 or state.step == steps:
+                    log(
+                        {
+                            "epoch": epoch + 1,
+                            "phase": DPO if guidance else BASE,
+                            **state.means(),
+                            "learning_rate": config.optimizer.rate(epoch),
+                            "documents_per_second": done / (time.perf_counter() - begun),
+                            "peak_memory_gb": mx.get_peak_memory() / 1e9,
+                        }
+                    )
+                    begun, done = time.perf_counter(), 0
+                state = state.after_epoch(own.patience if start is None or guidance else None)
+            if time.monotonic() - saved > 60 * own.save_minutes:
+                save(state)
+                saved = time.monotonic()
+    except Stop:
+        save(state)
+        raise
+    save(state)
+    return state
+
+
+def _update(
+    model: ECRTM,
+    optimizer: optimizers.Optimizer,
+    loss: Callable[[], tuple[mx.array, dict[str, mx.array]]],
+) -> dict[str, float]:
+    """Make one update; the terms of the loss before it."""
+    (_, terms), gradient = nn.value_and_grad(model, loss)()
+    optimizer.update(model, gradient)
+    mx.eval(model.state, optimizer.state, terms)
+    return {name: value.item() for name, value in terms.items()}
+
+
+def _freeze_words(model: ECRTM) -> None:
+    model.freeze(recurse=False, keys=["word_vectors"])
+
+
+def _diverged(terms: dict[str, float], epoch: int) -> DpoError:
+    wrong = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+    return DpoError(
+        f"the loss is not finite in epoch {epoch + 1} (its part {wrong})",
+        hint="lower optimizer.learning_rate, model.ecr_weight or dpo.weight",
+    )
