@@ -2,6 +2,8 @@
 
 import click
 
+from .topics_train import topics_train
+
 
 @click.group()
 def topics():
@@ -11,3 +13,7 @@ def topics():
     Example:
       mlx-dpo topics train --config config/topics.yaml
     """
+
+
+for command in (topics_train,):
+    topics.add_command(command)

@@ -115,6 +115,10 @@ class ECRTM(nn.Module):
         hidden = nn.softplus(self.hidden2(nn.softplus(self.hidden(bags)))) * kept
         return self.mean_norm(self.mean(hidden)), self.log_variance_norm(self.log_variance(hidden))
 
+    def freeze_words(self) -> None:
+        """Train the word vectors no longer."""
+        self.freeze(recurse=False, keys=["word_vectors"])
+
     def theta(self, bags: mx.array) -> mx.array:
         """Share of each topic in the documents, (B, K); the model must be in evaluation mode."""
         return mx.softmax(self.encode(bags)[0], axis=1)

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
-from ..storage.files import with_replacement
+from ..storage.files import with_replacement, write_text
 from .batches import dense
 from .corpus import Corpus
 from .ecrtm import ECRTM
-from .top_words import write_top_words
+from .top_words import FILES, write_top_words
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-WEIGHTS, BETA = "model.safetensors", "beta.npy"
+WEIGHTS, BETA, VOCABULARY = "model.safetensors", "beta.npy", "vocab.txt"
+THETA, TEST_THETA = "theta_train.npy", "theta_test.npy"
+RESULTS = (WEIGHTS, BETA, VOCABULARY, THETA, TEST_THETA, *FILES)
+"""The files that `write_results` writes."""
+_VECTORS = ("word_vectors", "topic_vectors")
 _BATCH = 1000
 
 
@@ -28,12 +32,17 @@ def save_weights(model: ECRTM, folder: Path) -> None:
 
 
 def load_weights(model: ECRTM, folder: Path) -> None:
-    """Set every array of the model.
+    """Set every array of the model; word vectors may have another size than before.
 
     Raises:
-        ValueError: the file is of a model with other sizes.
+        ValueError: the file has other arrays, or arrays of other sizes.
     """
-    model.load_weights(str(folder / WEIGHTS), strict=True)
+    arrays = mx.load(str(folder / WEIGHTS))
+    own = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    sized = {name: value.shape for name, value in arrays.items() if name not in _VECTORS}
+    if arrays.keys() != own.keys() or any(own[name] != shape for name, shape in sized.items()):
+        raise ValueError(f"{WEIGHTS} is of a model with other sizes")
+    model.update(tree_unflatten(list(arrays.items())))
 
 
 def document_topics(model: ECRTM, bags: "csr_matrix") -> np.ndarray:
@@ -52,13 +61,14 @@ def write_results(model: ECRTM, corpus: Corpus, folder: Path) -> None:
     """Write what the model says.
 
     model.safetensors, beta.npy (K, V), theta_train.npy and, with held-out documents, theta_test.npy
-    (documents, K), all float32; top_words_N.txt and .jsonl.
+    (documents, K), all float32; vocab.txt, one word a line; top_words_N.txt and .jsonl.
     """
     save_weights(model, folder)
+    write_text(folder / VOCABULARY, "".join(f"{word}\n" for word in corpus.vocabulary))
     write_array(folder / BETA, np.array(model.beta()))
-    write_array(folder / "theta_train.npy", document_topics(model, corpus.bags))
+    write_array(folder / THETA, document_topics(model, corpus.bags))
     if corpus.test:
-        write_array(folder / "theta_test.npy", document_topics(model, corpus.test.bags))
+        write_array(folder / TEST_THETA, document_topics(model, corpus.test.bags))
     write_top_words(folder, topic_word_logits(model), corpus.vocabulary)
 
 

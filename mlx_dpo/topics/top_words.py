@@ -11,6 +11,7 @@ from ..storage.jsonl import write_jsonl
 
 LENGTHS = (10, 15, 20, 25)
 """Words per topic in the files."""
+FILES = tuple(f"top_words_{count}.{kind}" for count in LENGTHS for kind in ("txt", "jsonl"))
 
 
 def top_words(logits: np.ndarray, count: int) -> np.ndarray:

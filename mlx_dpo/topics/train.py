@@ -57,8 +57,6 @@ def train(
     per_epoch, start = batch_count(documents, own.batch_size), config.dpo.start_epoch
     steps, guidance, batches, saved = own.epochs * per_epoch, None, None, time.monotonic()
     begun, done = time.perf_counter(), 0
-    if not own.train_words:
-        _freeze_words(model)
     model.train()
     try:
         while state.step < steps and not state.stopped:
@@ -68,7 +66,7 @@ def train(
                     save(state)
                 guidance = guide(state)
                 state = state.guided_by(guidance.digest)
-                _freeze_words(model)
+                model.freeze_words()
             if place == 0 or batches is None:
                 batches = epoch_batches(documents, own.batch_size, own.seed, epoch)
             check_interrupt()
@@ -115,10 +113,6 @@ def _update(
     optimizer.update(model, gradient)
     mx.eval(model.state, optimizer.state, terms)
     return {name: value.item() for name, value in terms.items()}
-
-
-def _freeze_words(model: ECRTM) -> None:
-    model.freeze(recurse=False, keys=["word_vectors"])
 
 
 def _diverged(terms: dict[str, float], epoch: int) -> DpoError:
