@@ -10,8 +10,8 @@ from ..console import plural
 from ..errors import first_ten
 from ..metrics import wilson_interval
 from .asking import Judged
-from .kept_replies import Calls
 from .estimate import money
+from .kept_replies import Calls
 from .verdicts import TIE, Share, consistency, first_position, longer_wins
 
 _ENOUGH = 10

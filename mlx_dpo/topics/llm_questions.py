@@ -18,20 +18,21 @@ Judge how coherent a topic of a topic model is, by its top words, the most impor
 2: most words share a theme, but some do not belong to it
 3: the words clearly share one theme"""
 _DESCRIBE = """\
-Name what a topic of a topic model is about, by its top words, the most important one first. Write a concrete noun
-phrase of 2 to 6 words. Take the theme that most words share; earlier words count more."""
+Name what a topic of a topic model is about, by its top words, the most important one first. Write a concrete
+noun phrase of 2 to 6 words. Take the theme that most words share; earlier words count more."""
 _DISTINCT = """\
-Other topics are described already, as listed below. Choose a theme that these words support and that differs from
-all of them, and do not use the same main nouns."""
+Other topics are described already, as listed below. Choose a theme that these words support and that differs
+from all of them, and do not use the same main nouns."""
 _PREFER = """\
-Decide which words belong to a topic of a topic model. A good word is central to the description of the topic. A bad
-word is unrelated to it, misleading, or so general that it would fit any topic.
+Decide which words belong to a topic of a topic model. A good word is central to the description of the topic.
+A bad word is unrelated to it, misleading, or so general that it would fit any topic.
 List A has the words that the model ranks highest, list B other candidates. Each word has a number.
 - Every bad word of list A loses.
 - Every good word of list B wins.
 - Good words of list A win too.
-- Have about as many winners as losers, with a difference of at most 2 if possible: bad words of list B may lose.
-- A word never wins and loses. Reply with the numbers of the words as they are given here."""
+- Have about as many winners as losers, with a difference of at most 2 if possible.
+- Bad words of list B may lose too. A word never wins and loses.
+Reply with the numbers of the words as they are given here."""
 
 
 class Question(NamedTuple):
@@ -51,8 +52,8 @@ class Question(NamedTuple):
     def form(self) -> str:
         """How to reply."""
         return (
-            f"Call the function {self.function}. If you cannot call functions, reply with one JSON object of its "
-            f"arguments and nothing else, such as {json.dumps(self.example)}"
+            f"Call the function {self.function}. If you cannot call functions, reply with one JSON object "
+            f"of its arguments and nothing else, such as {json.dumps(self.example)}"
         )
 
     def request(self, max_tokens: int) -> Request:
@@ -115,7 +116,9 @@ def preferences_question(
     offered = {**others, **top}
 
     def read(reply: Mapping[str, Any]) -> WinLose:
-        return without_both(*(_offered(reply, name, offered) for name in ("w_win_indices", "w_loose_indices")))
+        return without_both(
+            *(_offered(reply, name, offered) for name in ("w_win_indices", "w_loose_indices"))
+        )
 
     return Question("build_preferences", text, example, schema, read)
 

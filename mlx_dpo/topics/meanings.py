@@ -53,9 +53,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def nearest_words(
-    meanings: Meanings, text: str | None, without: Sequence[int], count: int
-) -> list[int]:
+def nearest_words(meanings: Meanings, text: str | None, without: Sequence[int], count: int) -> list[int]:
     """The `count` words with the largest cosine to a text, the largest first; of equal ones, the first.
 
     Nothing is near to a text about which nothing is known.

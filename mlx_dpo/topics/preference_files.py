@@ -116,7 +116,9 @@ def _indices(
     indices = [number.get(one, one) if isinstance(one, str) else one for one in value]
     for given, index in zip(value, indices, strict=True):
         if not _is_index(index, number):
-            what = f"{quoted(given)} in {name} is not a word of the vocabulary, which has {len(number):,} words"
+            what = (
+                f"{quoted(given)} in {name} is not a word of the vocabulary, which has {len(number):,} words"
+            )
             hint = "write words, or their places in vocab.txt, counted from 0"
             raise DpoError(what, where=where, hint=hint)
     return indices
@@ -136,9 +138,7 @@ def write_selected(path: Path, topics: Iterable[int]) -> None:
     write_jsonl(path, ({"k": k} for k in topics))
 
 
-def _all_topics(
-    path: Path, topics: int, read: Callable[[Mapping[str, Any], str], Value]
-) -> dict[int, Value]:
+def _all_topics(path: Path, topics: int, read: Callable[[Mapping[str, Any], str], Value]) -> dict[int, Value]:
     found = dict(_by_topic(path, topics, read))
     missing = sorted(set(range(topics)) - found.keys())
     if missing:

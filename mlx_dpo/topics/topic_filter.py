@@ -4,19 +4,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-BELOW_AVERAGE, LOW_SCORE, EITHER, ALL = "cv_below_average", "llm_score", "either", "all"
-FILTERS = (BELOW_AVERAGE, LOW_SCORE, EITHER, ALL)
+from .training_config import FILTERS
+
+BELOW_AVERAGE, LOW_SCORE, EITHER, ALL = FILTERS
 _LOW = 2
 """Highest score of a topic that is worth changing: 3 is coherent."""
 
 
-def picked_topics(
-    name: str, coherence: np.ndarray | None, scores: Mapping[int, int | None]
-) -> list[int]:
+def picked_topics(name: str, coherence: np.ndarray | None, scores: Mapping[int, int | None]) -> list[int]:
     """The topics that a filter picks, in order.
 
-    cv_below_average: C_V strictly below the mean over topics. llm_score: a score of 1 or 2. either: one of both.
-    all: every topic.
+    cv_below_average: C_V strictly below the mean over topics. llm_score: a score of 1 or 2. either: one of the
+    two. none: every topic.
 
     Args:
         coherence: C_V of each topic, (K,), of its top 15 words; needed by `cv_below_average` and `either`.

@@ -32,7 +32,7 @@ def connected(settings: PreferencesConfig) -> Endpoint | LocalJudge:
 
 
 class _Outcome(NamedTuple):
-    """The answer about a topic; or why its reply cannot be read, why there is none, or that none was asked."""
+    """The answer about a topic; or why its reply is unreadable, why there is none, or that none was asked."""
 
     answer: Any = None
     unreadable: str = ""
@@ -44,48 +44,50 @@ class _Outcome(NamedTuple):
 class TopicLLM(KeptReplies):
     """Asks one question a topic in each stage.
 
+    Args:
+        words: the top words of the topics.
+        server: sends the requests.
+
     `others`: topics for which a reply named another topic; the one that was asked about counts.
     """
 
+    words: TopicWords
     server: Endpoint | LocalJudge
     max_tokens: int
     others: set[int] = field(default_factory=set)
 
-    def scores(self, words: TopicWords) -> dict[int, int | None]:
+    def scores(self) -> dict[int, int | None]:
         """How coherent each topic is: 1 (not), 2 or 3; None where no reply could be read.
 
         Raises:
             DpoError: a topic has no reply; those of the others are kept.
         """
-        questions = {k: score_question(k, words.first(k, SCORED)) for k in words.topics}
+        questions = {k: score_question(k, self.words.first(k, SCORED)) for k in self.words.topics}
         return self._answers("scoring topics", questions)
 
-    def descriptions(self, words: TopicWords, scores: Mapping[int, int | None]) -> dict[int, str | None]:
+    def descriptions(self, scores: Mapping[int, int | None]) -> dict[int, str | None]:
         """What each topic is about; errors as for `scores`.
 
         Topics with a score of 1 come last, one after the other: each is asked for a theme that no topic has.
         """
-        texts = {k: words.first(k, DESCRIBED) for k in words.topics}
-        clear = {k: description_question(k, texts[k]) for k in words.topics if scores[k] != 1}
+        texts = {k: self.words.first(k, DESCRIBED) for k in self.words.topics}
+        clear = {k: description_question(k, texts[k]) for k in texts if scores[k] != 1}
         found = self._answers("describing topics", clear)
-        for k in words.topics:
+        for k in texts:
             if scores[k] == 1:
                 taken = [text for _, text in sorted(found.items()) if text]
                 found |= self._answers("describing topics", {k: description_question(k, texts[k], taken)})
         return dict(sorted(found.items()))
 
     def preferences(
-        self,
-        words: TopicWords,
-        descriptions: Mapping[int, str | None],
-        extra: Mapping[int, Sequence[int]],
+        self, descriptions: Mapping[int, str | None], extra: Mapping[int, Sequence[int]]
     ) -> dict[int, WinLose]:
         """Which words of each topic win and lose, of topics with a description; errors as for `scores`."""
         questions = {}
         for k, text in descriptions.items():
             if text:
-                top = words.numbered(words.indices(k, 0, SCORED))
-                others = words.numbered(words.candidates(k, extra[k]))
+                top = self.words.numbered(self.words.indices(k, 0, SCORED))
+                others = self.words.numbered(self.words.candidates(k, extra[k]))
                 questions[k] = preferences_question(k, text, top, others)
         found = self._answers("comparing words", questions)
         return {k: own or WinLose((), ()) for k, own in found.items()}
