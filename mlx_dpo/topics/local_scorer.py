@@ -1,7 +1,7 @@
 """Scores, descriptions and preferences without an LLM: by cosines between vectors of words.
 
-A word fits a theme if it is one of the words nearest to the theme. As many words are near as a topic has if all
-topics have equally many, V / K, but at least 50.
+A word fits a theme if it is one of the words nearest to the theme. As many words are near as a topic has if
+all topics have equally many, V / K, but at least 50.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class LocalScorer:
         return 3 if share >= _COHERENT else 2 if share >= _RELATED else 1
 
     def descriptions(self, scores: Mapping[int, int | None]) -> dict[int, str | None]:
-        """The five words of each topic's theme; with a score of 1, of a theme unlike those of other topics."""
+        """The five words of each topic's theme; with a score of 1, of a theme unlike the other topics'."""
         found = {k: self._themes(k)[0] for k in self._words.topics if scores[k] != 1}
         for k in self._words.topics:
             if scores[k] == 1:
@@ -66,8 +66,8 @@ class LocalScorer:
     def _themes(self, topic: int) -> list[str]:
         """Themes that the words of a topic may have, the likeliest first.
 
-        Each is a word with the four words of the topic that are nearest to it. The word that is nearest to the
-        others on average comes first; of equally near ones, the higher ranked.
+        Each is a word with the four words of the topic that are nearest to it. The word that is nearest to
+        the others on average comes first; of equally near ones, the higher ranked.
         """
         indices = self._words.indices(topic, 0, DESCRIBED)
         vectors = self._meanings.words[indices]

@@ -1,7 +1,7 @@
 """From the topics of a snapshot to preferences: score, describe, look for more words, compare.
 
-The folder of a snapshot has beta_ref_logits.npy. Each stage adds one of the files of `preference_files`, and is
-skipped if its file exists. Replies of an LLM are in replies.jsonl as soon as they come.
+The folder of a snapshot has beta_ref_logits.npy. Each stage adds one of the files of `preference_files`, and
+is skipped if its file exists. Replies of an LLM are in replies.jsonl as soon as they come.
 """
 
 import json
