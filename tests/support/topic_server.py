@@ -17,10 +17,10 @@ VOCABULARY = [f"{theme}{letter}" for theme in THEMES for letter in "abcdefghijkl
 
 
 def corpus():
-    """40 documents, each with five words of one theme."""
+    """400 documents, each with five words of one theme."""
     draw = np.random.default_rng(0)
-    bags, texts = np.zeros((40, len(VOCABULARY)), np.int32), []
-    for row in range(40):
+    bags, texts = np.zeros((400, len(VOCABULARY)), np.int32), []
+    for row in range(400):
         words = sorted(draw.choice(16, 5, replace=False) + 16 * (row % 4))
         bags[row, words] = 1
         texts.append(" ".join(VOCABULARY[word] for word in words))
@@ -28,7 +28,7 @@ def corpus():
 
 
 def logits():
-    """(4, 64): topic 0 is about cars, 1 about cats with four suns in ranks 6 to 9, 2 about suns, 3 about all."""
+    """(4, 64): topic 0 is about cars, 1 about cats with four suns from rank 6 on, 2 about suns, 3 about all."""
     ranked = np.zeros((4, 64), int)
     car, cat, sun, tax = np.arange(64).reshape(4, 16)
     ranked[0] = [*car, *cat, *sun, *tax]
