@@ -2,7 +2,7 @@
 """Time of a training epoch of a topic model: this package beside TopMost's ECRTM on torch.
 
     python benchmarks/bench_topics.py --corpus FOLDER
-    python benchmarks/bench_topics.py --corpus FOLDER --topmost TOPMOST/bin/python --sizes 50x5000 100x5000 50x2500
+    python benchmarks/bench_topics.py --corpus FOLDER --topmost TOPMOST/bin/python --sizes 50x5000 100x2500
 
 FOLDER is a corpus as mlx-dpo topics prepare writes it. TOPMOST is an environment with torch and topmost (see
 tests/golden/golden_topmost.py) and scipy. A size is topics x words; the words in the most documents are kept.
@@ -23,6 +23,7 @@ import sys
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 BATCH, ECR_WEIGHT = 200, 5.0
@@ -65,7 +66,7 @@ def ours(bags, topics, epochs):
         save=lambda state: None,
         log=lambda row: ends.append(time.perf_counter()),
     )
-    return [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    return [end - start for start, end in pairwise(ends)]
 
 
 def topmost(bags, topics, epochs):
@@ -88,7 +89,7 @@ def topmost(bags, topics, epochs):
             found["loss"].backward()
             optimizer.step()
         ends.append(time.perf_counter())
-    return [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    return [end - start for start, end in pairwise(ends)]
 
 
 SIDES = {"mlx_dpo": ours, "topmost": topmost}
