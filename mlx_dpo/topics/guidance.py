@@ -49,7 +49,7 @@ def check_guidance(config: TopicsConfig, corpus: Corpus) -> None:
 def build_guidance(
     folder: Path, corpus: Corpus, config: TopicsConfig, logits: np.ndarray | None, used: str
 ) -> Guidance:
-    """Preferences for the topics that the filter picks; files that are there already are read, not made again.
+    """Preferences for the topics that the filter picks; files that are there already are read, not made.
 
     Args:
         folder: made if it is missing.

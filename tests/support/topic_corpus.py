@@ -1,5 +1,8 @@
 """A tiny corpus with a few clear themes, in the form that `topics train` reads."""
 
+import json
+
+import mlx.core as mx
 import numpy as np
 from scipy.sparse import csr_matrix, save_npz
 
@@ -9,6 +12,40 @@ THEMES = (
     "goal striker keeper referee league penalty coach pitch",
 )
 VOCABULARY = sorted(" ".join(THEMES).split())
+
+SHORT = (
+    "model.topics=3",
+    "model.encoder_size=8",
+    "model.embedding_size=6",
+    "model.ecr_weight=20",
+    "training.epochs=6",
+    "training.batch_size=20",
+    "optimizer.learning_rate=0.01",
+    "word_vectors.source=random",
+)
+"""Settings of a run of a second."""
+CLOCK = ("documents_per_second", "peak_memory_gb")
+"""What in a run's metrics depends on the machine."""
+
+
+def train_words(*settings, output="run"):
+    """A topics train command with the short settings and these, for a folder that has `corpus`."""
+    given = [word for one in (*SHORT, *settings) for word in ("--set", one)]
+    return ["topics", "train", "--corpus", "corpus", "--output", output, *given]
+
+
+def rows_of(folder):
+    """A run's metrics, without what the clock decides."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
+
+
+def results_of(folder):
+    """Everything that a run says in the end: arrays as bytes, texts, metrics."""
+    arrays = {path.name: np.load(path) for path in folder.glob("*.npy")}
+    arrays |= {name: np.array(value) for name, value in mx.load(str(folder / "model.safetensors")).items()}
+    texts = {path.name: path.read_text() for path in folder.glob("top_words_*")}
+    return {name: value.tobytes() for name, value in arrays.items()} | texts | {"rows": rows_of(folder)}
 
 
 def documents(count, seed, noise=0.1):

@@ -1,7 +1,5 @@
 """The command topics train: what it learns, and what it leaves in its folder."""
 
-import json
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -15,25 +13,15 @@ from mlx_dpo.topics.state import TopicState
 from mlx_dpo.topics.top_words import FILES
 from mlx_dpo.topics.train import train
 
-from ..support.topic_corpus import THEMES, VOCABULARY, write_corpus
-
-SHORT = (
-    "model.topics=3",
-    "model.encoder_size=8",
-    "model.embedding_size=6",
-    "model.ecr_weight=20",
-    "training.epochs=6",
-    "training.batch_size=20",
-    "optimizer.learning_rate=0.01",
-    "word_vectors.source=random",
+from ..support.topic_corpus import (
+    SHORT,
+    THEMES,
+    VOCABULARY,
+    results_of,
+    rows_of,
+    train_words,
+    write_corpus,
 )
-CLOCK = ("documents_per_second", "peak_memory_gb")
-
-
-def words(*settings, output="run"):
-    """A command with the short settings and these."""
-    given = [word for one in (*SHORT, *settings) for word in ("--set", one)]
-    return ["topics", "train", "--corpus", "corpus", "--output", output, *given]
 
 
 @pytest.fixture
@@ -42,22 +30,9 @@ def corpus(tmp_path, monkeypatch):
     return write_corpus(tmp_path / "corpus")
 
 
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
-
-
-def results_of(folder):
-    """Everything that a run says in the end, without what the clock decides."""
-    arrays = {path.name: np.load(path) for path in folder.glob("*.npy")}
-    arrays |= {name: np.array(value) for name, value in mx.load(str(folder / "model.safetensors")).items()}
-    texts = {path.name: path.read_text() for path in folder.glob("top_words_*")}
-    return {name: value.tobytes() for name, value in arrays.items()} | texts | {"rows": rows_of(folder)}
-
-
 def test_themes_become_topics(corpus, tmp_path, outcome):
     code, said, errors = outcome(
-        *words("training.epochs=60", "word_vectors.source=corpus", "training.report_epochs=20")
+        *train_words("training.epochs=60", "word_vectors.source=corpus", "training.report_epochs=20")
     )
     assert code == 0, errors
     assert "top words: run/top_words_10.txt" in said
@@ -69,7 +44,7 @@ def test_themes_become_topics(corpus, tmp_path, outcome):
 
 
 def test_the_folder_holds_the_model_and_what_it_says(corpus, tmp_path, outcome):
-    assert outcome(*words())[0] == 0
+    assert outcome(*train_words())[0] == 0
     run = tmp_path / "run"
     beta, theta, test = (np.load(run / f"{name}.npy") for name in ("beta", "theta_train", "theta_test"))
     assert (beta.shape, theta.shape, test.shape) == ((3, len(VOCABULARY)), (60, 3), (20, 3))
@@ -87,7 +62,7 @@ def test_the_folder_holds_the_model_and_what_it_says(corpus, tmp_path, outcome):
 
 
 def test_the_settings_of_a_run_repeat_it(corpus, tmp_path, outcome):
-    assert outcome(*words("training.seed=4", "model.dropout=0.2"))[0] == 0
+    assert outcome(*train_words("training.seed=4", "model.dropout=0.2"))[0] == 0
     again = ["topics", "train", "--config", "run/config.yaml", "--output", "again"]
     assert outcome(*again)[0] == 0
     assert results_of(tmp_path / "again") == results_of(tmp_path / "run")
@@ -96,13 +71,13 @@ def test_the_settings_of_a_run_repeat_it(corpus, tmp_path, outcome):
 
 def test_another_seed_gives_another_model(corpus, tmp_path, outcome):
     for seed in (0, 1):
-        assert outcome(*words(f"training.seed={seed}", output=f"run-{seed}"))[0] == 0
+        assert outcome(*train_words(f"training.seed={seed}", output=f"run-{seed}"))[0] == 0
     first, second = (np.load(tmp_path / f"run-{seed}" / "beta.npy") for seed in (0, 1))
     assert np.abs(first - second).max() > 0.01
 
 
 def test_the_learning_rate_halves_as_often_as_asked(corpus, tmp_path, outcome):
-    assert outcome(*words("optimizer.halve_epochs=2"))[0] == 0
+    assert outcome(*train_words("optimizer.halve_epochs=2"))[0] == 0
     assert [row["learning_rate"] for row in rows_of(tmp_path / "run")] == [
         0.01,
         0.01,
@@ -115,7 +90,7 @@ def test_the_learning_rate_halves_as_often_as_asked(corpus, tmp_path, outcome):
 
 def test_words_that_are_not_trained_stay_where_they_started(corpus, tmp_path, outcome):
     for trained in ("true", "false"):
-        assert outcome(*words(f"training.train_words={trained}", output=trained))[0] == 0
+        assert outcome(*train_words(f"training.train_words={trained}", output=trained))[0] == 0
     first = mx.load(str(tmp_path / "false" / "checkpoints" / "000018" / "model.safetensors"))["word_vectors"]
     lengths = np.linalg.norm(np.array(first), axis=1)
     assert lengths == pytest.approx(1, abs=1e-5)
@@ -124,22 +99,22 @@ def test_words_that_are_not_trained_stay_where_they_started(corpus, tmp_path, ou
 
 
 def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, outcome):
-    assert outcome(*words())[0] == 0
+    assert outcome(*train_words())[0] == 0
     before = results_of(tmp_path / "run")
-    assert outcome(*words())[0] == 0
+    assert outcome(*train_words())[0] == 0
     assert results_of(tmp_path / "run") == before
 
 
 def test_a_run_can_be_replaced(corpus, tmp_path, outcome):
-    assert outcome(*words("training.seed=9"))[0] == 0
-    assert outcome(*words(), "--overwrite")[0] == 0
-    assert outcome(*words(output="fresh"))[0] == 0
+    assert outcome(*train_words("training.seed=9"))[0] == 0
+    assert outcome(*train_words(), "--overwrite")[0] == 0
+    assert outcome(*train_words(output="fresh"))[0] == 0
     assert results_of(tmp_path / "run") == results_of(tmp_path / "fresh")
 
 
 def test_a_run_ends_early_where_patience_is_asked_for(corpus, tmp_path, outcome):
     code, _, errors = outcome(
-        *words("training.patience=2", "training.epochs=200", "optimizer.learning_rate=0.3")
+        *train_words("training.patience=2", "training.epochs=200", "optimizer.learning_rate=0.3")
     )
     assert code == 0 and "the run ended early: no lower training loss in 2 epochs" in errors
     assert len(rows_of(tmp_path / "run")) < 200
