@@ -39,8 +39,8 @@ class CorpusConfig(Section):
     )
     label: str | None = setting(
         None,
-        "for prepare: field or column with a label, used only for purity and NMI; null: none. For text files, "
-        "any name: the label is the name of their folder",
+        "for prepare: field or column with a label, used only for purity and NMI; null: none. For text "
+        "files, any name: their folder is the label",
         also="label_field label_name label_column",
     )
     vocabulary_size: int = setting(
