@@ -75,7 +75,7 @@ def inputs(topics, words, embedding, width, documents, ecr_weight):
 
 
 def by_topmost(case):
-    """Loss, its topic-model part and its regularisation at every step; then topics of the first documents."""
+    """Topics of three documents before the first update; the loss and its parts at each; then top words."""
     import torch
 
     sys.path.insert(0, str(Path(find_spec("topmost").origin).parent / "models" / "basic"))
@@ -92,6 +92,12 @@ def by_topmost(case):
     theirs = dict(model.named_parameters())
     for name, value in weights.items():
         theirs[_NAMES[name]].data.copy_(torch.from_numpy(value))
+    with torch.no_grad():
+        for batch in bags:  # the running statistics of the weights at the start
+            model.encode(torch.from_numpy(batch))
+        model.eval()
+        theta = model.get_theta(torch.from_numpy(bags[0]))[:3]
+        model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     losses = []
     for batch, drawn in zip(bags, noise, strict=True):
@@ -102,16 +108,8 @@ def by_topmost(case):
         found["loss"].backward()
         optimizer.step()
         losses.append([found[name].item() for name in ("loss", "loss_TM", "loss_ECR")])
-    model.eval()
-    model.reparameterize = lambda mu, logvar: mu
-    with torch.no_grad():
-        theta = model.get_theta(torch.from_numpy(bags[0]))[:3]
-        beta = model.get_beta()
-    return {
-        "losses": losses,
-        "theta": theta.tolist(),
-        "top_words": beta.argsort(dim=1, descending=True)[:, :10].tolist(),
-    }
+    order = model.get_beta().argsort(dim=1, descending=True)
+    return {"losses": losses, "theta": theta.tolist(), "top_words": order[:, :10].tolist()}
 
 
 def main(path):
