@@ -22,7 +22,7 @@ from ..topics.checkpoint import restore, save_state
 from ..topics.config import TopicsConfig, save_topics_config
 from ..topics.corpus import Corpus, read_corpus
 from ..topics.ecrtm import ECRTM
-from ..topics.guidance import build_guidance
+from ..topics.guidance import build_guidance, check_guidance
 from ..topics.model_files import topic_word_logits, write_results
 from ..topics.objective import Guidance
 from ..topics.state import TopicState
@@ -61,6 +61,7 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
     check_writable(folder, need_bytes=50_000_000)
     corpus = read_corpus(config.corpus.folder)
     _check_sizes(config, corpus)
+    check_guidance(config, corpus)
     key = run_key(config, corpus)
     make_folder(folder)
     with only_process(folder):
