@@ -12,32 +12,35 @@ from mlx_dpo.topics.corpus import Corpus
 from .openai_server import Says
 
 THEMES = ("car", "cat", "sun", "tax")
-VOCABULARY = [f"{theme}{letter}" for theme in THEMES for letter in "abcdefghijklmnop"]
-"""16 words of each theme, sorted."""
+VOCABULARY = [f"{theme}{letter}" for theme in THEMES for letter in "abcdefghijklmnopqrstuvwx"]
+"""24 words of each theme, sorted."""
+CAR, CAT, SUN, TAX = np.arange(96).reshape(4, 24).tolist()
 
 
 def corpus():
-    """400 documents, each with five words of one theme."""
+    """800 documents, each with five words of one theme."""
     draw = np.random.default_rng(0)
-    bags, texts = np.zeros((400, len(VOCABULARY)), np.int32), []
-    for row in range(400):
-        words = sorted(draw.choice(16, 5, replace=False) + 16 * (row % 4))
+    bags, texts = np.zeros((800, len(VOCABULARY)), np.int32), []
+    for row in range(800):
+        words = sorted(draw.choice(24, 5, replace=False) + 24 * (row % 4))
         bags[row, words] = 1
         texts.append(" ".join(VOCABULARY[word] for word in words))
     return Corpus(csr_matrix(bags), VOCABULARY, texts)
 
 
 def logits():
-    """(4, 64): topic 0 is about cars, 1 about cats with four suns from rank 6 on, 2 about suns, 3 about all."""
-    ranked = np.zeros((4, 64), int)
-    car, cat, sun, tax = np.arange(64).reshape(4, 16)
-    ranked[0] = [*car, *cat, *sun, *tax]
-    ranked[1] = [*cat[:6], *sun[:4], *cat[6:], *sun[4:], *car, *tax]
-    ranked[2] = [*sun, *tax, *car, *cat]
-    ranked[3] = np.arange(64).reshape(4, 16).T.ravel()
-    found = np.zeros((4, 64), np.float32)
-    np.put_along_axis(found, ranked, -np.arange(64, dtype=np.float32)[None], axis=1)
-    return found
+    """(4, 96): topic 0 is about cars, 1 about cats with four suns from rank 6 on, 2 about suns, 3 about all.
+
+    Each topic has its own words; what is left belongs to all topics alike.
+    """
+    everything = [word for four in zip(CAR[20:], CAT[16:20], SUN[20:], TAX[:4], strict=True) for word in four]
+    ranked = [CAR[:20], [*CAT[:6], *SUN[:4], *CAT[6:16]], SUN[4:20], everything]
+    shares = np.full((4, 96), 0.25)
+    for topic, words in enumerate(ranked):
+        own = 0.9 - 0.01 * np.arange(len(words))
+        shares[:, words] = (1 - own) / 3
+        shares[topic, words] = own
+    return np.log(shares).astype(np.float32)
 
 
 def theme(word):

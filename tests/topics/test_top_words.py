@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
+import pytest
 
-from mlx_dpo.topics.top_words import FILES, top_words, write_top_words
+from mlx_dpo.topics.top_words import FILES, log_beta, top_words, write_top_words
 
 LOGITS = np.array([[0.0, 2.0, 1.0, 2.0], [3.0, 1.0, 1.0, 1.0]])
 VOCABULARY = ["apple", "bread", "cloud", "door"]
@@ -12,6 +13,18 @@ VOCABULARY = ["apple", "bread", "cloud", "door"]
 
 def test_the_largest_come_first_and_equal_ones_by_index():
     assert top_words(LOGITS, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+
+
+def test_words_that_a_topic_shares_with_others_come_after_its_own():
+    logits = np.array([[5.0, 3.0], [5.0, -100.0]])
+    assert top_words(log_beta(logits), 2).tolist() == [[1, 0], [0, 1]]
+    assert np.exp(log_beta(logits)).sum(axis=0) == pytest.approx([1, 1])
+
+
+def test_words_are_ordered_where_beta_rounds_to_one():
+    logits = np.array([[100.0, 200.0], [0.0, 0.0]], np.float32)
+    assert top_words(log_beta(logits), 2)[1].tolist() == [0, 1]
+    assert top_words(log_beta(np.array([[20.0, 25.0], [0.0, 0.0]])), 2)[0].tolist() == [1, 0]
 
 
 def test_the_files_have_a_line_a_topic_in_the_order_of_the_topics(tmp_path):
