@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PREPARE = "mlx-dpo topics prepare makes such a folder"
 _LARGEST_COUNT = 2**31 - 1
+_LEAST = {"train": 2, "test": 1}
+"""Fewest documents of each part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ def read_corpus(folder: Path | str) -> Corpus:
 
 def _part(folder: Path, part: str, vocabulary: list[str], test: Corpus | None = None) -> Corpus:
     path = folder / f"{part}_bow.npz"
-    bags = _bags(path, len(vocabulary))
+    bags = _bags(path, len(vocabulary), least=_LEAST[part])
     texts, labels = folder / f"{part}_texts.txt", folder / f"{part}_labels.txt"
     return Corpus(
         bags,
@@ -91,7 +93,7 @@ def _vocabulary(path: Path) -> list[str]:
     return words
 
 
-def _bags(path: Path, words: int) -> "csr_matrix":
+def _bags(path: Path, words: int, least: int) -> "csr_matrix":
     import scipy.sparse
 
     try:
@@ -113,8 +115,8 @@ def _bags(path: Path, words: int) -> "csr_matrix":
         raise DpoError(what, where=path_text(path), hint="a bag says how often each word is in the document")
     bags = bags.astype(np.int32)
     bags.eliminate_zeros()
-    if documents < 2 or not bags.nnz:
-        what = f"has {plural(documents, 'document')}" if documents < 2 else "has no words"
+    if documents < least or not bags.nnz:
+        what = f"has {plural(documents, 'document')}" if documents < least else "has no words"
         raise DpoError(what, where=path_text(path), hint="a topic model needs many documents with words")
     return bags
 

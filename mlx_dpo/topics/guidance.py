@@ -22,7 +22,7 @@ from .model_files import write_array
 from .objective import Guidance
 from .preference_files import SELECTED, write_selected
 from .preferences import LOGITS, build_preferences, read_logits
-from .top_words import top_words, write_top_words
+from .top_words import log_beta, top_words, write_top_words
 from .topic_dpo import word_pairs
 from .topic_filter import needs_coherence, picked_topics
 from .win_lose import WinLose
@@ -66,7 +66,7 @@ def build_guidance(
     reference = read_logits(folder, len(corpus.vocabulary))
     found = build_preferences(folder, corpus, config.preferences)
     name = config.dpo.topic_filter
-    judged = top_words(reference, _JUDGED)
+    judged = top_words(log_beta(reference), _JUDGED)
     coherence = c_v(corpus.texts or [], corpus.vocabulary, judged) if needs_coherence(name) else None
     picked = picked_topics(name, coherence, found.scores)
     chosen = {k: found.win_lose[k] for k in picked if k in found.win_lose}

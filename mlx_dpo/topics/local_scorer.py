@@ -1,7 +1,7 @@
 """Scores, descriptions and preferences without an LLM: by cosines between vectors of words.
 
-A word fits a theme if it is one of the words nearest to the theme. As many words are near as a topic has if all
-topics have equally many, V / K, but at least 50.
+A word fits a theme if it is one of the words nearest to the theme, and at least half as near as the five
+nearest. As many words are near as a topic has if all topics have equally many, V / K, but at least 25.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .meanings import Meanings
-from .topic_words import DESCRIBED, SCORED, TopicWords
+from .topic_words import DESCRIBED, KNOWN, SCORED, TopicWords
 from .win_lose import WinLose
 
-_LEAST_NEAR = 50
 _COHERENT, _RELATED = 0.8, 0.5
 """Shares of the scored words that fit, for a score of 3 and of 2."""
 _NAMED = 5
@@ -26,7 +25,7 @@ class LocalScorer:
 
     def __init__(self, words: TopicWords, meanings: Meanings):
         self._words, self._meanings = words, meanings
-        self._near = max(_LEAST_NEAR, len(words.vocabulary) // len(words.top))
+        self._near = max(KNOWN, len(words.vocabulary) // len(words.top))
 
     def scores(self) -> dict[int, int | None]:
         """3: at least 80 % of the top 15 words fit the theme that they share; 2: at least half; 1: fewer."""
@@ -38,7 +37,7 @@ class LocalScorer:
         return 3 if share >= _COHERENT else 2 if share >= _RELATED else 1
 
     def descriptions(self, scores: Mapping[int, int | None]) -> dict[int, str | None]:
-        """The five words of each topic's theme; with a score of 1, of a theme unlike those of other topics."""
+        """The five words of each topic's theme; with a score of 1, of a theme unlike the other topics'."""
         found = {k: self._themes(k)[0] for k in self._words.topics if scores[k] != 1}
         for k in self._words.topics:
             if scores[k] == 1:
@@ -66,8 +65,8 @@ class LocalScorer:
     def _themes(self, topic: int) -> list[str]:
         """Themes that the words of a topic may have, the likeliest first.
 
-        Each is a word with the four words of the topic that are nearest to it. The word that is nearest to the
-        others on average comes first; of equally near ones, the higher ranked.
+        Each is a word with the four words of the topic that are nearest to it. The word that is nearest to
+        the others on average comes first; of equally near ones, the higher ranked.
         """
         indices = self._words.indices(topic, 0, DESCRIBED)
         vectors = self._meanings.words[indices]
@@ -92,6 +91,7 @@ class LocalScorer:
     def _fits(self, text: str) -> np.ndarray:
         """Whether each word of the vocabulary fits a theme, bool (V,)."""
         cosines = self._cosines(text)
+        order = np.argsort(-cosines, kind="stable")
         fits = np.zeros(len(cosines), bool)
-        fits[np.argsort(-cosines, kind="stable")[: self._near]] = True
-        return fits & (cosines > 0)
+        fits[order[: self._near]] = True
+        return fits & (cosines >= cosines[order[:_NAMED]].mean() / 2)

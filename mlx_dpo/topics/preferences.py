@@ -1,7 +1,7 @@
 """From the topics of a snapshot to preferences: score, describe, look for more words, compare.
 
-The folder of a snapshot has beta_ref_logits.npy. Each stage adds one of the files of `preference_files`, and is
-skipped if its file exists. Replies of an LLM are in replies.jsonl as soon as they come.
+The folder of a snapshot has beta_ref_logits.npy. Each stage adds one of the files of `preference_files`, and
+is skipped if its file exists. Replies of an LLM are in replies.jsonl as soon as they come.
 """
 
 import json
@@ -42,7 +42,7 @@ from .preference_files import (
     write_scores,
 )
 from .preferences_config import PreferencesConfig
-from .top_words import top_words, write_top_words
+from .top_words import log_beta, top_words, write_top_words
 from .topic_llm import TopicLLM, connected
 from .topic_words import KNOWN, TopicWords
 from .win_lose import WinLose
@@ -74,7 +74,7 @@ def build_preferences(
             files and replies that are there.
     """
     logits = read_logits(folder, len(corpus.vocabulary))
-    words = TopicWords(top_words(logits, KNOWN), corpus.vocabulary)
+    words = TopicWords(top_words(log_beta(logits), KNOWN), corpus.vocabulary)
     if settings.file is not None:
         found = read_preferences(settings.file, len(logits), corpus.number)
         write_preferences(folder / PREFERENCES, found)

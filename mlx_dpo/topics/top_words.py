@@ -1,4 +1,4 @@
-"""The words with the largest logits of each topic, as indices and as files."""
+"""The words that each topic has more than other topics have, as indices and as files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,23 @@ LENGTHS = (10, 15, 20, 25)
 FILES = tuple(f"top_words_{count}.{kind}" for count in LENGTHS for kind in ("txt", "jsonl"))
 
 
-def top_words(logits: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` largest logits of each topic, the largest first; equal ones by index.
+def log_beta(logits: np.ndarray) -> np.ndarray:
+    """Logarithm of the topic-word matrix, a softmax over topics, float64 (K, V).
+
+    It orders the words of a topic as ECRTM's β does, also where β itself rounds to 1.
+    """
+    logits = logits.astype(np.float64)
+    largest = logits.max(axis=0)
+    return logits - largest - np.log(np.exp(logits - largest).sum(axis=0))
+
+
+def top_words(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest scores of each topic, the largest first; equal ones by index.
 
     Args:
-        logits: (K, V), V at least `count`.
+        scores: (K, V), V at least `count`: β, or `log_beta`.
     """
-    return np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def write_top_words(
@@ -35,7 +45,7 @@ def write_top_words(
         about: for each topic, "main meaning" and "llm_score" where they are known.
     """
     for count in LENGTHS:
-        indices = top_words(logits, count).tolist()
+        indices = top_words(log_beta(logits), count).tolist()
         lines = [" ".join(vocabulary[word] for word in topic) for topic in indices]
         write_text(folder / f"top_words_{count}.txt", "".join(f"{line}\n" for line in lines))
         rows = [_row(k, topic, vocabulary, (about or {}).get(k, {})) for k, topic in enumerate(indices)]

@@ -14,8 +14,8 @@ _LOW = 2
 def picked_topics(name: str, coherence: np.ndarray | None, scores: Mapping[int, int | None]) -> list[int]:
     """The topics that a filter picks, in order.
 
-    cv_below_average: C_V strictly below the mean over topics. llm_score: a score of 1 or 2. either: one of the
-    two. none: every topic.
+    cv_below_average: C_V strictly below the mean over topics. llm_score: a score of 1 or 2. either: one of
+    the two. none: every topic.
 
     Args:
         coherence: C_V of each topic, (K,), of its top 15 words; needed by `cv_below_average` and `either`.
