@@ -2,6 +2,7 @@
 
 import click
 
+from .topics_demo import topics_demo
 from .topics_eval import topics_eval
 from .topics_prefer import topics_prefer
 from .topics_prepare import topics_prepare
@@ -14,11 +15,12 @@ def topics():
 
     \b
     Example:
+      mlx-dpo topics demo
       mlx-dpo topics prepare --source texts.jsonl --output data/topics
       mlx-dpo topics train --config config/topics.yaml
       mlx-dpo topics eval --run runs/topics
     """
 
 
-for command in (topics_prepare, topics_train, topics_prefer, topics_eval):
+for command in (topics_demo, topics_prepare, topics_train, topics_prefer, topics_eval):
     topics.add_command(command)
