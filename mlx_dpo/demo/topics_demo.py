@@ -19,16 +19,13 @@ from ..storage.jsonl import read_jsonl, write_jsonl
 from ..topics.coherence import c_v
 from ..topics.config import TopicsConfig, load_topics_config
 from ..topics.corpus import Corpus, read_corpus
-from ..topics.evaluation import TopicFigures
-from ..topics.model_files import BETA_LOGITS
+from ..topics.evaluation import TOP, TopicFigures, read_top_words
 from ..topics.preference_files import SELECTED
-from ..topics.preferences import LOGITS
 from ..topics.prepare import prepare
-from ..topics.top_words import top_words
 from .run_demo import shipped
 
-_SHOWN, _JUDGED = 8, 15
-"""Top words that are printed, and that the figures are about."""
+_SHOWN = 8
+"""Top words that are printed."""
 _PARTS = ("texts", "corpus", "run")
 
 
@@ -102,8 +99,7 @@ def _make_room(folder: Path, overwrite: bool) -> None:
 
 def story(run: Path, corpus: Corpus, figures: TopicFigures) -> str:
     """What preferences have changed, and the figures of the model at the end."""
-    before = top_words(np.load(run / PREFERENCES / LOGITS), _JUDGED)
-    after = top_words(np.load(run / BETA_LOGITS), _JUDGED)
+    before, after = (read_top_words(path / TOP, corpus) for path in (run / PREFERENCES, run))
     lines = (run / PREFERENCES / SELECTED).read_text().splitlines()
     chosen = [json.loads(line)["k"] for line in lines]
     told = ["", f"Preferences for {plural(len(chosen), 'topic')} of {len(before)}:"]
