@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 class Request(NamedTuple):
-    """One question. `schema`: a JSON schema for the reply; `top_logprobs`: how many for the first token."""
+    """One question. `schema`: a JSON schema for the reply; `top_logprobs`: how many for the first token.
+
+    `function`: the name of a function that the model has to call, with the schema as its parameters; the
+    reply's text is then what it calls the function with. For a server without functions, the schema alone
+    gives the form.
+    """
 
     messages: Sequence[Message]
     max_tokens: int
@@ -23,6 +28,7 @@ class Request(NamedTuple):
     schema: dict[str, Any] | None = None
     top_logprobs: int = 0
     stop: Sequence[str] | None = None
+    function: str | None = None
 
 
 class Reply(NamedTuple):
@@ -60,7 +66,11 @@ def arguments(request: Request, left_out: Set[str]) -> dict[str, Any]:
         "top_p": request.top_p,
         "stop": request.stop,
     }
-    if request.schema:
+    if request.schema and request.function and "tools" not in left_out:
+        function = {"name": request.function, "parameters": request.schema}
+        every["tools"] = [{"type": "function", "function": function}]
+        every["tool_choice"] = {"type": "function", "function": {"name": request.function}}
+    elif request.schema:
         form = {"name": "reply", "strict": True, "schema": request.schema}
         every["response_format"] = {"type": "json_schema", "json_schema": form}
     if request.top_logprobs:
@@ -74,12 +84,18 @@ def arguments(request: Request, left_out: Set[str]) -> dict[str, Any]:
 
 
 def refused_argument(error: "openai.APIStatusError", arguments: Mapping[str, Any]) -> str | None:
-    """The optional argument that a 400 is about; a 400 without a name is taken to mean response_format."""
+    """The optional argument that a 400 is about.
+
+    A 400 without a name is taken to mean the form of the reply: tools or response_format.
+    """
     body = error.body if isinstance(error.body, dict) else {}
     about = f"{body.get('param')} {body.get('message')} {error}".lower()
-    named = ("response_format", "logprobs", "temperature", "top_p", "seed", "stop", _MAX_TOKENS)
+    forms = ("tools", "response_format")
+    if "tools" in arguments and "tool" in about:
+        return "tools"
+    named = (*forms, "logprobs", "temperature", "top_p", "seed", "stop", _MAX_TOKENS)
     found = next((name for name in named if name in arguments and name in about), None)
-    return found or ("response_format" if "response_format" in arguments else None)
+    return found or next((name for name in forms if name in arguments), None)
 
 
 def retry_after(error: "openai.APIStatusError") -> float | None:
@@ -112,7 +128,7 @@ def reply_of(response: Any) -> Reply | Failure:
         return Failure("the reply has no choices")
     choice, usage = choices[0], getattr(response, "usage", None)
     refusal = getattr(choice.message, "refusal", None)
-    text = refusal or choice.message.content or ""
+    text = refusal or _called_with(choice.message) or choice.message.content or ""
     if not isinstance(text, str):
         return Failure("the reply is not a text")
     return Reply(
@@ -123,6 +139,12 @@ def reply_of(response: Any) -> Reply | Failure:
         prompt_tokens=getattr(usage, "prompt_tokens", None),
         completion_tokens=getattr(usage, "completion_tokens", None),
     )
+
+
+def _called_with(message: Any) -> Any:
+    """What the model calls the first function with, as JSON text; None if it calls none."""
+    calls = getattr(message, "tool_calls", None)
+    return getattr(getattr(calls[0], "function", None), "arguments", None) if calls else None
 
 
 def _first_token(choice: Any) -> tuple[tuple[str, float], ...]:

@@ -31,6 +31,7 @@ from mlx_dpo.models.load import load_tokenizer
 
 from .support.forking import Forks, command_code
 from .support.mistakes import assert_told, lines
+from .support.openai_server import OpenAIServer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -217,6 +218,20 @@ def configure(tmp_path, models, pair_rows, write_rows):
         return load_config(None, settings)
 
     return make
+
+
+@pytest.fixture
+def serve():
+    """Start a server with these answers; it ends with the test."""
+    running = []
+
+    def start(answer, **more):
+        running.append(OpenAIServer(answer, **more).__enter__())
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.__exit__()
 
 
 @pytest.fixture(scope="session")

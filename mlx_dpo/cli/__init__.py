@@ -23,6 +23,7 @@ from .plan import plan
 from .push import push
 from .report import report
 from .sft import sft
+from .topics import topics
 from .train import train
 
 _MEANT = {
@@ -86,6 +87,7 @@ for command in (
     fuse,
     export,
     push,
+    topics,
     config,
 ):
     cli.add_command(command)

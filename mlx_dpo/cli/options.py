@@ -12,6 +12,7 @@ from ..storage.names import path_fault
 
 if TYPE_CHECKING:
     from ..config import RunConfig
+    from ..topics.config import TopicsConfig
 
 
 class _Path(click.ParamType):
@@ -112,8 +113,19 @@ def resolve(config_file: str | None, overrides: Sequence[str]) -> "RunConfig":
     """Defaults, then the file, then --set, then named flags."""
     from ..config import load_config
 
+    return _resolved(load_config, config_file, overrides)
+
+
+def resolve_topics(config_file: str | None, overrides: Sequence[str]) -> "TopicsConfig":
+    """As `resolve`, for the settings of topic models."""
+    from ..topics.config import load_topics_config
+
+    return _resolved(load_topics_config, config_file, overrides)
+
+
+def _resolved(load: Callable[..., Any], config_file: str | None, overrides: Sequence[str]) -> Any:
     try:
-        return load_config(config_file, [*overrides, *flags()])
+        return load(config_file, [*overrides, *flags()])
     except DpoError as error:
         names = (click.get_current_context().obj or {}).get("names", {})
         error.where = names.get(error.where, error.where)
@@ -124,10 +136,12 @@ def settings_like(error: click.NoSuchOption) -> list[str]:
     """What to use instead of an unknown flag: for --lr, --set optimizer.learning_rate=VALUE."""
     from ..config import RunConfig
     from ..suggestions import called_so
+    from ..topics.config import TopicsConfig
 
     if not error.ctx or "overrides" not in {p.name for p in error.ctx.command.params}:
         return []
-    return [f"--set {name}=VALUE" for name in called_so(RunConfig, error.option_name.lstrip("-"))]
+    kind = TopicsConfig if "topics" in error.ctx.command_path.split() else RunConfig
+    return [f"--set {name}=VALUE" for name in called_so(kind, error.option_name.lstrip("-"))]
 
 
 def flags() -> list[str]:

@@ -14,10 +14,11 @@ from ..data.sources import read_curated, read_questions
 from ..data.splits import prompt_key
 from ..endpoint import Endpoint
 from ..errors import DpoError, first_ten
-from ..judges.asking import Calls, Judge, Judged, kept_reply, verdicts_log
+from ..judges.asking import Judge, Judged, verdicts_log
 from ..judges.completions import Completions, read_completions
 from ..judges.config import JudgeConfig
 from ..judges.estimate import Estimate, estimate
+from ..judges.kept_replies import Calls, kept_reply
 from ..judges.local import LocalJudge
 from ..judges.pairs import judged_pairs, with_close_length
 from ..judges.probe import probe

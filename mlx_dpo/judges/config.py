@@ -10,7 +10,39 @@ METHODS = ("auto", "labels", "written")
 
 
 @dataclass(frozen=True)
-class JudgeConfig(EndpointConfig):
+class PaidEndpointConfig(EndpointConfig):
+    """A model that is asked, on a server or in this process, and what its replies may cost."""
+
+    max_calls: int | None = setting(
+        None,
+        "stop after so many requests; the same command continues later. null: no limit",
+        least=1,
+        most=10**12,
+    )
+    input_price: float | None = setting(
+        None, "price of a million prompt tokens, to estimate and sum up the cost", least=0, most=1_000_000
+    )
+    output_price: float | None = setting(
+        None,
+        "price of a million tokens that the model writes, to estimate and sum up the cost",
+        least=0,
+        most=1_000_000,
+    )
+
+    @property
+    def is_named(self) -> bool:
+        """Whether there is a model to ask."""
+        return self.url is not None or self.model is not None
+
+    def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """What these tokens cost; None if no price is set."""
+        if self.input_price is None and self.output_price is None:
+            return None
+        return (prompt_tokens * (self.input_price or 0) + completion_tokens * (self.output_price or 0)) / 1e6
+
+
+@dataclass(frozen=True)
+class JudgeConfig(PaidEndpointConfig):
     """How completions are compared; `url` and `model` are the judge's, not the trained model's."""
 
     model: str | None = setting(
@@ -58,12 +90,6 @@ class JudgeConfig(EndpointConfig):
     max_tokens: int = setting(
         400, "for written: maximum length of reason and verdict, in tokens", least=16, most=100_000
     )
-    max_calls: int | None = setting(
-        None,
-        "stop after so many requests; the same command continues later. null: no limit",
-        least=1,
-        most=10**12,
-    )
     valid_fraction: float = setting(0.1, "share of the prompts that become held-out pairs", least=0, below=1)
     trained: str | list[str] | None = setting(
         None,
@@ -71,23 +97,3 @@ class JudgeConfig(EndpointConfig):
         "out",
         path="read",
     )
-    input_price: float | None = setting(
-        None, "price of a million prompt tokens, to estimate and sum up the cost", least=0, most=1_000_000
-    )
-    output_price: float | None = setting(
-        None,
-        "price of a million tokens that the judge writes, to estimate and sum up the cost",
-        least=0,
-        most=1_000_000,
-    )
-
-    @property
-    def is_named(self) -> bool:
-        """Whether there is a judge."""
-        return self.url is not None or self.model is not None
-
-    def price(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """What these tokens cost; None if no price is set."""
-        if self.input_price is None and self.output_price is None:
-            return None
-        return (prompt_tokens * (self.input_price or 0) + completion_tokens * (self.output_price or 0)) / 1e6

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..console import plural
-from .asking import Judge, NotAsked, label_request, written_request
+from .asking import Judge, label_request, written_request
 from .completions import Completions
 from .config import JudgeConfig
+from .kept_replies import NotAsked
 from .prompts import Quoted
 from .ranking import best_and_worst
 from .verdicts import FIRST, compared
 
-_CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 _WRITTEN_TOKENS = 80
 """Tokens of a reason and a verdict, about."""
 
@@ -24,6 +26,7 @@ class Estimate:
     Requests that repeat an unreadable verdict, and the few of the probe, are not included.
     """
 
+    noun: ClassVar[str] = "prompt"
     rows: int
     requests: int
     prompt_tokens: int
@@ -33,7 +36,7 @@ class Estimate:
     def __str__(self) -> str:
         price = "" if self.price is None else f", price about {money(self.price)}"
         return (
-            f"{plural(self.rows, 'prompt')}: at most {plural(self.requests, 'request')} to send, about "
+            f"{plural(self.rows, self.noun)}: at most {plural(self.requests, 'request')} to send, about "
             f"{self.prompt_tokens:,} prompt tokens and {self.completion_tokens:,} tokens written{price}"
         )
 
@@ -70,7 +73,7 @@ def estimate(judge: Judge, rows: Iterable[Completions], settings: JudgeConfig) -
 
         if len(row.answers) > 1:
             best_and_worst(len(row.answers), outcome)
-    prompt = characters // _CHARACTERS_PER_TOKEN
+    prompt = characters // CHARACTERS_PER_TOKEN
     written = requests * (1 if judge.method == "labels" else min(_WRITTEN_TOKENS, judge.max_tokens))
     return Estimate(count, requests, prompt, written, settings.price(prompt, written))
 

@@ -9,8 +9,9 @@ from typing import Any
 from ..console import plural
 from ..errors import first_ten
 from ..metrics import wilson_interval
-from .asking import Calls, Judged
+from .asking import Judged
 from .estimate import money
+from .kept_replies import Calls
 from .verdicts import TIE, Share, consistency, first_position, longer_wins
 
 _ENOUGH = 10

@@ -1,12 +1,11 @@
 """From replies to verdicts, and from verdicts in both orders to the outcome of a comparison."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..storage.jsonl import TwiceError, once
+from .json_replies import UnreadableReplyError, json_of
 
 A, B, TIE = "A", "B", "tie"
 FIRST, SECOND = "first", "second"
@@ -23,7 +22,6 @@ _ROUNDING = 1e-3
 
 _SENTENCE_ENDS = re.compile(r"[.!?\n]+\s*")
 _NAMED = {"a is better": A, "b is better": B, "neither is better": TIE}
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 
 
 class Reading(NamedTuple):
@@ -57,16 +55,10 @@ def read_written(text: str, finish_reason: str | None) -> Reading:
     Nothing is guessed. Other text around it, another verdict, a reason that ends by naming another answer,
     and a reply that was cut off are unreadable. Reasoning up to </think> is left out.
     """
-    if finish_reason in ("length", "refusal", "content_filter"):
-        return Reading(None, f"the reply ended early ({finish_reason})")
-    text = text.strip()
-    if not text.startswith(("{", "```")):  # some templates open the reasoning in the prompt
-        text = text.partition("</think>")[2].strip() or text
-    fenced = _FENCE.fullmatch(text)
     try:
-        reply = json.loads(fenced[1] if fenced else text, object_pairs_hook=once)
-    except (ValueError, RecursionError, TwiceError):
-        return Reading(None, "the reply is empty" if not text else "the reply is not one JSON object")
+        reply = json_of(text, finish_reason)
+    except UnreadableReplyError as error:
+        return Reading(None, str(error))
     if not isinstance(reply, dict) or not isinstance(reply.get("reason"), str):
         return Reading(None, "the reply has no reason")
     if reply.get("verdict") not in (A, B, TIE):

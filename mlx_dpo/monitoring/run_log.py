@@ -25,10 +25,14 @@ class RunLog:
     def __init__(self, folder: Path, steps: int):
         self.folder, self.steps = folder, steps
 
-    def row(self, metrics: dict[str, float]) -> None:
-        """Write one report; keys of held-out metrics begin with eval/."""
+    def row(self, metrics: dict[str, Any], line: str = "") -> None:
+        """Write one report; keys of held-out metrics begin with eval/.
+
+        Args:
+            line: printed instead of the figures of a run on pairs.
+        """
         append_jsonl(self.folder / METRICS, [metrics])
-        say(self._train_line(metrics) if "loss" in metrics else self._eval_line(metrics))
+        say(line or (self._train_line(metrics) if "loss" in metrics else self._eval_line(metrics)))
 
     def note(self, step: int, event: str, what: str) -> None:
         """Write an event, and print it."""

@@ -188,6 +188,33 @@ def test_a_refused_schema_is_left_out_from_then_on(serve, capsys):
     assert capsys.readouterr().err.count("does not accept response_format") == 1
 
 
+def calling(body):
+    """Calls the function of the request, if there is one."""
+    return Says(None, call='{"n": 1}') if "tools" in body else Says('{"n": 2}')
+
+
+def test_a_function_is_called_and_its_arguments_are_the_reply(serve):
+    server, client = serve(calling)
+    reply = client.ask(question(schema=SCHEMA, function="count"))
+    assert (reply.text, reply.finish_reason) == ('{"n": 1}', "tool_calls")
+    (body,) = server.bodies
+    assert body["tools"][0]["function"] == {"name": "count", "parameters": SCHEMA}
+    assert body["tool_choice"]["function"]["name"] == "count"
+    assert "response_format" not in body
+
+
+def test_a_server_without_functions_gets_the_schema_and_one_without_schemas_the_words_alone(serve):
+    def answer(body):
+        if "tools" in body:
+            return Fails(400, "tool_choice is not supported")
+        return Fails(400, "unknown field") if "response_format" in body else calling(body)
+
+    server, client = serve(answer)
+    assert [client.ask(question(schema=SCHEMA, function="count")).text for _ in range(2)] == ['{"n": 2}'] * 2
+    assert client.refused == {"tools", "response_format"}
+    assert server.calls == 4
+
+
 def test_a_400_for_another_reason_does_not_leave_the_schema_out_for_ever(serve):
     _, client = serve(Fails(400, "this prompt is too long"))
     assert isinstance(client.ask(question(schema=SCHEMA)), Failure)

@@ -24,6 +24,7 @@ MODULES = {
     "mlx": "mlx",
     "mlx-lm": "mlx_lm",
     "huggingface-hub": "huggingface_hub",
+    "scikit-learn": "sklearn",
     "sentence-transformers": "sentence_transformers",
 }
 """Modules whose name is not the package's."""

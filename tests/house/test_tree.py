@@ -20,7 +20,7 @@ LEVELS = [
     ["training"],
     ["monitoring", "pairs", "evaluation", "export", "inspection", "report"],
     ["judges"],
-    ["config"],
+    ["config", "topics"],
     ["planning"],
     ["jobs"],
     ["api"],

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mlx_dpo.judges.asking import Calls, Judged
+from mlx_dpo.judges.asking import Judged
 from mlx_dpo.judges.completions import to_completions
+from mlx_dpo.judges.kept_replies import Calls
 from mlx_dpo.judges.summary import summarise
 from mlx_dpo.judges.verdicts import Reading, compared
 

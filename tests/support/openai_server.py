@@ -15,7 +15,10 @@ from typing import Any
 
 @dataclass
 class Says:
-    """A reply in due form; `logprobs`: the likeliest first tokens, [("A", -0.1), ...], sent if asked for."""
+    """A reply in due form; `logprobs`: the likeliest first tokens, [("A", -0.1), ...], sent if asked for.
+
+    `call`: arguments with which the function of the request is called.
+    """
 
     text: str | None = "hello"
     finish_reason: str = "stop"
@@ -23,6 +26,7 @@ class Says:
     refusal: str | None = None
     model: str | None = None
     seconds: float = 0.0
+    call: str | None = None
 
 
 @dataclass
@@ -208,6 +212,10 @@ def _completion(step: Says, body: dict[str, Any]) -> dict[str, Any]:
         "message": {"role": "assistant", "content": step.text, "refusal": step.refusal},
         "finish_reason": step.finish_reason,
     }
+    if step.call is not None:
+        called = {"name": body["tools"][0]["function"]["name"], "arguments": step.call}
+        choice["message"]["tool_calls"] = [{"id": "1", "type": "function", "function": called}]
+        choice["finish_reason"] = "tool_calls"
     if step.logprobs and body.get("logprobs"):
         likely = [{"token": token, "logprob": value, "bytes": None} for token, value in step.logprobs]
         choice["logprobs"] = {"content": [{**likely[0], "top_logprobs": likely[: body["top_logprobs"]]}]}

@@ -1,0 +1,53 @@
+"""mlx-dpo topics train"""
+
+import click
+
+from ..console import show, show_json
+from .next_command import measuring_topics
+from .options import (
+    config_option,
+    json_option,
+    overwrite_option,
+    resolve_topics,
+    set_option,
+    setting_option,
+)
+
+
+@click.command("train")
+@config_option
+@setting_option("--corpus", "corpus.folder", "Folder with the bags of words.")
+@setting_option("--preferences", "preferences.file", "Preferences to use, instead of building them.")
+@setting_option("--output", "run.output", "The run's folder.")
+@overwrite_option
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in the output folder; an error if there is none."
+)
+@set_option
+@json_option
+def topics_train(config_file, overrides, overwrite, resume, as_json):
+    """Train a topic model, and improve its weak topics with preferences from dpo.start_epoch on.
+
+    \b
+    Example:
+      mlx-dpo topics train --config config/topics.yaml
+      mlx-dpo topics train --corpus data/topics --set model.topics=20 --output runs/topics-20
+
+    To continue a run that was stopped or killed, give the same command again, without --overwrite: the run
+    continues from its last checkpoint.
+    """
+    if overwrite and resume:
+        raise click.UsageError("--overwrite starts a new run; it cannot be used with --resume")
+    config = resolve_topics(config_file, overrides)
+    from . import say_blas_note
+
+    say_blas_note()
+    from ..jobs.topics_train import train_topics
+
+    run = train_topics(config, overwrite=overwrite, resume=resume)
+    if as_json:
+        show_json({"run": str(run.folder), "loss": run.loss, "stopped": run.stopped})
+        return
+    show(f"run: {run.folder}")
+    show(f"top words: {run.folder / 'top_words_10.txt'}")
+    show(f"next: {measuring_topics(run.folder)}")

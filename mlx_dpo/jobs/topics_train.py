@@ -1,0 +1,233 @@
+"""A topic model's run: check, start or continue, train in both phases, write the results."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.optimizers as optimizers
+import numpy as np
+
+from ..console import progress, say
+from ..errors import DpoError
+from ..machine.interrupt import Stop, between_micro_batches, tell
+from ..monitoring.run_log import RunLog
+from ..optimizers import OptimizerConfig, optimizer_at
+from ..storage.checksummed_folder import Sealed
+from ..storage.files import check_writable, make_folder
+from ..topics.batches import batch_count
+from ..topics.checkpoint import restore, save_state
+from ..topics.config import TopicsConfig, save_topics_config
+from ..topics.corpus import Corpus, read_corpus
+from ..topics.ecrtm import ECRTM
+from ..topics.guidance import build_guidance, check_guidance
+from ..topics.model_files import topic_word_logits, write_results
+from ..topics.objective import Guidance
+from ..topics.preferences import check_llm
+from ..topics.state import TopicState
+from ..topics.train import train
+from ..topics.word_vectors import embedded, ppmi_svd, read_glove
+from ..training.checkpoint_folder import (
+    CHECKPOINTS,
+    adapter_bytes,
+    only_process,
+    prune_checkpoints,
+    remove_checkpoints,
+)
+from .open_run import SETTINGS
+from .topics_folder import PREFERENCES, check_same, checkpoint_in, clear_folder, run_key
+
+
+class TopicRun(NamedTuple):
+    """The folder of a run, the loss of its last epoch, and why it ended early, or ""."""
+
+    folder: Path
+    loss: float
+    stopped: str
+
+
+def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool = False) -> TopicRun:
+    """Train as configured, or continue the run in the folder from its newest checkpoint.
+
+    Args:
+        overwrite: replace an existing run.
+        resume: fail if there is no run to continue.
+
+    Raises:
+        DpoError: anything a user can fix; before slow work, if it can be known before.
+        KeyboardInterrupt: a stop was requested, and a checkpoint was written; or it was requested twice.
+    """
+    folder = Path(config.run.output)
+    corpus = read_corpus(config.corpus.folder)
+    check_writable(folder, need_bytes=_run_bytes(config, corpus))
+    _check_sizes(config, corpus)
+    check_guidance(config, corpus)
+    key = run_key(config, corpus)
+    make_folder(folder)
+    with only_process(folder):
+        checkpoint = None if overwrite else checkpoint_in(folder)
+        if resume and not checkpoint:
+            raise DpoError(
+                "has no checkpoint to resume from", where=folder, hint="leave out --resume to start a run"
+            )
+        if checkpoint:
+            check_same(checkpoint.facts["key"], key, folder)
+        elif config.dpo.start_epoch:
+            check_llm(config.preferences)
+        return _run(config, corpus, key, folder, checkpoint)
+
+
+def _run_bytes(config: TopicsConfig, corpus: Corpus) -> int:
+    """Bytes that a run needs for its results and checkpoints, as far as they grow with the corpus."""
+    per_word = config.model.encoder_size + config.model.embedding_size + config.model.topics
+    documents = corpus.bags.shape[0] + (corpus.test.bags.shape[0] if corpus.test else 0)
+    checkpoints = adapter_bytes(4 * per_word * len(corpus.vocabulary), config.training.keep_checkpoints)
+    return checkpoints + 4 * documents * config.model.topics
+
+
+def _check_sizes(config: TopicsConfig, corpus: Corpus) -> None:
+    topics, words = config.model.topics, len(corpus.vocabulary)
+    if topics > words:
+        raise DpoError(
+            f"is {topics:,}, but the corpus has {words:,} words",
+            where="model.topics",
+            hint="ask for fewer topics than words; 50 topics suit thousands of words",
+        )
+
+
+def _run(
+    config: TopicsConfig, corpus: Corpus, key: dict[str, Any], folder: Path, checkpoint: Sealed | None
+) -> TopicRun:
+    log = RunLog(folder, config.training.epochs)
+    mx.random.seed(config.training.seed)
+    model = ECRTM(len(corpus.vocabulary), config.model, None if checkpoint else _word_vectors(config, corpus))
+    if not config.training.train_words:
+        model.freeze_words()
+    optimizer = optimizer_at(OptimizerConfig(name="adam"), config.optimizer.learning_rate)
+    save = partial(_save, config, corpus, key, folder, model, optimizer, log)
+    state = (
+        _restored(checkpoint, model, optimizer, log) if checkpoint else _begun(folder, model, optimizer, save)
+    )
+    save_topics_config(config, folder / SETTINGS)
+    go = partial(_trained, config, corpus, folder, model, optimizer, log, save)
+    start = config.dpo.start_epoch
+    if not state.guided:
+        state = go(state, None)
+    if start is not None and not state.stopped:
+        logits = None if state.guided else topic_word_logits(model)
+        guidance = build_guidance(folder / PREFERENCES, corpus, config, logits, state.guided)
+        model.freeze_words()
+        state = go(state.guided_by(guidance.digest), guidance)
+    write_results(model, corpus, folder)
+    if state.stopped:
+        say(f"the run ended early: {state.stopped}")
+    return TopicRun(folder, log.rows()[-1]["loss"], state.stopped)
+
+
+def _begun(
+    folder: Path, model: ECRTM, optimizer: optimizers.Optimizer, save: Callable[[TopicState], None]
+) -> TopicState:
+    """The state before the first update, saved; an older run in the folder is removed."""
+    state = TopicState()
+    optimizer.init(model.trainable_parameters())
+    make_folder(folder / CHECKPOINTS)  # first: marks the folder as a run, even if the process ends soon
+    clear_folder(folder)
+    save(state)
+    return state
+
+
+def _restored(checkpoint: Sealed, model: ECRTM, optimizer: optimizers.Optimizer, log: RunLog) -> TopicState:
+    """The state of the checkpoint; sets model, optimiser and the folder's files back to that state."""
+    facts = checkpoint.facts
+    log.check(facts["sizes"])
+    state = restore(checkpoint, model, optimizer)
+    remove_checkpoints(log.folder, after=state.step)
+    log.rewind(facts["sizes"])
+    if facts["versions"] != _versions():
+        say(f"started with {facts['versions']}, continuing with {_versions()}: rounding may differ")
+    return state
+
+
+def _word_vectors(config: TopicsConfig, corpus: Corpus) -> np.ndarray | None:
+    own = config.word_vectors
+    if own.source == "corpus":
+        return ppmi_svd(corpus.bags, config.model.embedding_size, config.training.seed % 2**32)
+    if own.source == "file":
+        return read_glove(own.path, corpus.vocabulary)
+    return embedded(own.path, corpus.vocabulary) if own.source == "embedder" else None
+
+
+def _save(
+    config: TopicsConfig,
+    corpus: Corpus,
+    key: dict[str, Any],
+    folder: Path,
+    model: ECRTM,
+    optimizer: optimizers.Optimizer,
+    log: RunLog,
+    state: TopicState,
+) -> None:
+    """Write a checkpoint, and remove old ones, except the last one without preferences."""
+    about = {"key": key, "sizes": log.sizes(), "versions": _versions()}
+    save_state(folder, model, optimizer, state, about)
+    start = config.dpo.start_epoch
+    snapshot = start and start * batch_count(corpus.bags.shape[0], config.training.batch_size)
+    prune_checkpoints(folder, config.training.keep_checkpoints, snapshot)
+
+
+def _trained(
+    config: TopicsConfig,
+    corpus: Corpus,
+    folder: Path,
+    model: ECRTM,
+    optimizer: optimizers.Optimizer,
+    log: RunLog,
+    save: Callable[[TopicState], None],
+    state: TopicState,
+    guidance: Guidance | None,
+) -> TopicState:
+    """Train to the end of the phase; an interrupt is passed on after saving."""
+    epochs, documents = config.training.epochs, corpus.bags.shape[0]
+    per_epoch = batch_count(documents, config.training.batch_size)
+    done = state.step // per_epoch * documents + state.documents
+
+    with (
+        between_micro_batches() as check_interrupt,
+        progress("training", epochs * documents, "documents", done) as advance,
+    ):
+        try:
+            return train(
+                model,
+                optimizer,
+                corpus.bags,
+                config,
+                state,
+                guidance,
+                save=save,
+                log=lambda row: log.row(row, _line(row, epochs)),
+                advance=advance,
+                check_interrupt=check_interrupt,
+            )
+        except KeyboardInterrupt as stop:
+            saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
+            tell(
+                stop,
+                f"interrupted: {saved} in {folder / CHECKPOINTS}; "
+                "run the same command again, without --overwrite, to continue",
+            )
+            raise
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    """A row of metrics for the terminal."""
+    terms = "  ".join(f"{name[5:]} {row[name]:.3f}" for name in row if name.startswith("loss/"))
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {terms}  "
+        f"{row['documents_per_second']:,.0f} documents/s"
+    )
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-dpo"))

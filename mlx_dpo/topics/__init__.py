@@ -1,0 +1,1 @@
+"""Neural topic models, and preferences between words that improve weak topics."""

@@ -1,0 +1,78 @@
+"""A topic model on disk: its weights, and what it says about words and documents."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..storage.files import with_replacement, write_text
+from .batches import dense
+from .corpus import Corpus
+from .ecrtm import ECRTM
+from .top_words import FILES, write_top_words
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+WEIGHTS, VOCABULARY = "model.safetensors", "vocab.txt"
+BETA = "beta.npy"
+THETA, TEST_THETA = "theta_train.npy", "theta_test.npy"
+RESULTS = (WEIGHTS, VOCABULARY, BETA, THETA, TEST_THETA, *FILES)
+"""The files that `write_results` writes."""
+_VECTORS = ("word_vectors", "topic_vectors")
+_BATCH = 1000
+
+
+def save_weights(model: ECRTM, folder: Path) -> None:
+    """Write every array of the model, running statistics included."""
+    arrays = dict(tree_flatten(model.parameters()))
+    with_replacement(folder / WEIGHTS, lambda beside: mx.save_safetensors(str(beside), arrays))
+
+
+def load_weights(model: ECRTM, folder: Path) -> None:
+    """Set every array of the model; word vectors may have another size than before.
+
+    Raises:
+        ValueError: the file has other arrays, or arrays of other sizes.
+    """
+    arrays = mx.load(str(folder / WEIGHTS))
+    own = {name: value.shape for name, value in tree_flatten(model.parameters())}
+    sized = {name: value.shape for name, value in arrays.items() if name not in _VECTORS}
+    if arrays.keys() != own.keys() or any(own[name] != shape for name, shape in sized.items()):
+        raise ValueError(f"{WEIGHTS} is of a model with other sizes")
+    model.update(tree_unflatten(list(arrays.items())))
+
+
+def document_topics(model: ECRTM, bags: "csr_matrix") -> np.ndarray:
+    """Share of each topic in the documents, float32 (documents, K), without noise."""
+    model.eval()
+    rows = np.split(np.arange(bags.shape[0]), range(_BATCH, bags.shape[0], _BATCH))
+    return np.concatenate([np.array(model.theta(dense(bags, own))) for own in rows])
+
+
+def topic_word_logits(model: ECRTM) -> np.ndarray:
+    """Topic-word logits, float32 (K, V)."""
+    return np.array(model.get_beta_logits())
+
+
+def write_results(model: ECRTM, corpus: Corpus, folder: Path) -> None:
+    """Write what the model says.
+
+    model.safetensors; float32 arrays: beta.npy (K, V), theta_train.npy and, if documents are held out,
+    theta_test.npy (documents, K); vocab.txt, one word a line; top_words_N.txt and .jsonl.
+    """
+    save_weights(model, folder)
+    write_text(folder / VOCABULARY, "".join(f"{word}\n" for word in corpus.vocabulary))
+    write_array(folder / BETA, np.array(model.beta()))
+    write_array(folder / THETA, document_topics(model, corpus.bags))
+    if corpus.test:
+        write_array(folder / TEST_THETA, document_topics(model, corpus.test.bags))
+    write_top_words(folder, topic_word_logits(model), corpus.vocabulary)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as NAME.npy, completely or not at all."""
+    with_replacement(path, partial(np.save, arr=array))

@@ -1,0 +1,54 @@
+"""What asking an LLM about topics will cost at most, before any request is sent."""
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ..judges.estimate import CHARACTERS_PER_TOKEN, Estimate
+from .llm_questions import Question, description_question, preferences_question, score_question
+from .preferences_config import PreferencesConfig
+from .topic_words import DESCRIBED, KNOWN, SCORED, TopicWords
+
+_WRITTEN = {"score_topic": 15, "describe_topic": 20, "build_preferences": 120}
+"""Tokens of a reply by its function, about."""
+_DESCRIPTION = "a description of six words"
+
+
+@dataclass(frozen=True)
+class TopicsEstimate(Estimate):
+    """Requests about topics; those that repeat an unreadable reply are not included."""
+
+    noun: ClassVar[str] = "topic"
+
+
+def expected_cost(words: TopicWords, settings: PreferencesConfig) -> TopicsEstimate:
+    """The cost of all questions about these topics, if no reply is kept yet."""
+    questions = [question for k in words.topics for question in _questions(k, words)]
+    prompt = sum(map(_characters, questions)) // CHARACTERS_PER_TOKEN
+    written = sum(min(_WRITTEN[question.function], settings.max_tokens) for question in questions)
+    price = settings.price(prompt, written)
+    return TopicsEstimate(len(words.top), len(questions), prompt, written, price)
+
+
+def _questions(topic: int, words: TopicWords) -> list[Question]:
+    top = words.numbered(words.indices(topic, 0, SCORED))
+    others = words.numbered(words.indices(topic, SCORED - 5, KNOWN))  # five words stand in for the extra ones
+    return [
+        score_question(topic, words.first(topic, SCORED)),
+        description_question(topic, words.first(topic, DESCRIBED)),
+        preferences_question(topic, _DESCRIPTION, top, others),
+    ]
+
+
+def _characters(question: Question) -> int:
+    request = question.request(1)
+    return len(json.dumps([request.messages, request.schema], ensure_ascii=False))
+
+
+def sample_words(vocabulary: list[str], topics: int) -> TopicWords:
+    """Words of the vocabulary in place of top words that are not known yet."""
+    count = min(KNOWN, len(vocabulary))
+    places = (np.arange(topics)[:, None] * count + np.arange(count)) % len(vocabulary)
+    return TopicWords(places, vocabulary)
