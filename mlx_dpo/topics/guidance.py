@@ -14,15 +14,15 @@ import numpy as np
 from ..console import plural, say
 from ..errors import DpoError
 from ..storage.files import make_folder
-from ..storage.reading import is_there, opened
+from ..storage.reading import is_there
 from .coherence import c_v
 from .config import TopicsConfig
 from .corpus import Corpus
 from .model_files import write_array
 from .objective import Guidance
 from .preference_files import SELECTED, write_selected
-from .preferences import LOGITS, build_preferences
-from .top_words import log_beta, top_words
+from .preferences import LOGITS, build_preferences, read_logits
+from .top_words import log_beta, top_words, write_top_words
 from .topic_dpo import word_pairs
 from .topic_filter import needs_coherence, picked_topics
 from .win_lose import WinLose
@@ -61,8 +61,9 @@ def build_guidance(
     """
     make_folder(folder)
     if logits is not None and not is_there(folder / LOGITS):
+        write_top_words(folder, logits, corpus.vocabulary)
         write_array(folder / LOGITS, logits)
-    reference = _reference(folder / LOGITS)
+    reference = read_logits(folder, len(corpus.vocabulary))
     found = build_preferences(folder, corpus, config.preferences)
     name = config.dpo.topic_filter
     judged = top_words(log_beta(reference), _JUDGED)
@@ -81,15 +82,6 @@ def build_guidance(
         say(f"preferences: {plural(len(chosen), 'topic')} of {len(reference):,} will be improved")
     others = [k for k in range(len(reference)) if k not in chosen]
     return Guidance(mx.array(reference), word_pairs(chosen), mx.array(others, mx.int32), digest)
-
-
-def _reference(path: Path) -> np.ndarray:
-    hint = "restore the file, or start anew with --overwrite"
-    try:
-        with opened(path, hint) as file:
-            return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise DpoError("is not an array of NumPy", where=path, hint=hint) from None
 
 
 def _digest(reference: np.ndarray, chosen: dict[int, WinLose]) -> str:

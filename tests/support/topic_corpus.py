@@ -18,6 +18,7 @@ SHORT = (
     "model.encoder_size=8",
     "model.embedding_size=6",
     "model.ecr_weight=20",
+    "model.sinkhorn_iterations=5",
     "training.epochs=6",
     "training.batch_size=20",
     "optimizer.learning_rate=0.01",

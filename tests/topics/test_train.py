@@ -66,7 +66,14 @@ def test_the_settings_of_a_run_repeat_it(corpus, tmp_path, outcome):
     again = ["topics", "train", "--config", "run/config.yaml", "--output", "again"]
     assert outcome(*again)[0] == 0
     assert results_of(tmp_path / "again") == results_of(tmp_path / "run")
-    assert outcome(*again, "--set", "training.seed=5", "--set", "run.output=other")[0] == 0
+
+
+def test_a_run_that_was_started_differently_is_not_continued(corpus, tmp_path, outcome, mistake):
+    assert outcome(*train_words())[0] == 0
+    told = mistake(*train_words("training.seed=5", "training.save_minutes=1"))
+    assert told.what == "the run in this folder was started differently: training.seed is 5, was 0"
+    write_corpus(tmp_path / "corpus", seed=3)
+    assert mistake(*train_words()).what.endswith("the corpus (corpus.folder) changed")
 
 
 def test_another_seed_gives_another_model(corpus, tmp_path, outcome):
