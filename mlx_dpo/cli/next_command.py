@@ -21,6 +21,11 @@ def judging(folder: Path | str) -> str:
     return command_line(["mlx-dpo", "eval", "--run", str(folder)])
 
 
+def after_preparing(corpus: str) -> str:
+    """The command that trains a topic model on a corpus."""
+    return command_line(["mlx-dpo", "topics", "train", "--corpus", corpus])
+
+
 def ranking(config: "RunConfig", completions: str, config_file: str | None, given: Sequence[str]) -> str:
     """The command that ranks sampled answers: with the judge of the settings, else with the sampled model.
 

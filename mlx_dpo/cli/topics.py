@@ -2,6 +2,9 @@
 
 import click
 
+from .topics_eval import topics_eval
+from .topics_prefer import topics_prefer
+from .topics_prepare import topics_prepare
 from .topics_train import topics_train
 
 
@@ -11,9 +14,11 @@ def topics():
 
     \b
     Example:
+      mlx-dpo topics prepare --source texts.jsonl --output data/topics
       mlx-dpo topics train --config config/topics.yaml
+      mlx-dpo topics eval --run runs/topics
     """
 
 
-for command in (topics_train,):
+for command in (topics_prepare, topics_train, topics_prefer, topics_eval):
     topics.add_command(command)

@@ -25,6 +25,7 @@ from ..topics.ecrtm import ECRTM
 from ..topics.guidance import build_guidance, check_guidance
 from ..topics.model_files import topic_word_logits, write_results
 from ..topics.objective import Guidance
+from ..topics.preferences import check_llm
 from ..topics.state import TopicState
 from ..topics.train import train
 from ..topics.word_vectors import embedded, ppmi_svd, read_glove
@@ -72,6 +73,8 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
             )
         if checkpoint:
             check_same(checkpoint.facts["key"], key, folder)
+        elif config.dpo.start_epoch:
+            check_llm(config.preferences)
         return _run(config, corpus, key, folder, checkpoint)
 
 

@@ -21,7 +21,7 @@ from .corpus import Corpus
 from .model_files import write_array
 from .objective import Guidance
 from .preference_files import SELECTED, write_selected
-from .preferences import LOGITS, build_preferences, read_logits
+from .preferences import LOGITS, build_preferences, check_preferences, read_logits
 from .top_words import log_beta, top_words, write_top_words
 from .topic_dpo import word_pairs
 from .topic_filter import needs_coherence, picked_topics
@@ -35,7 +35,7 @@ def check_guidance(config: TopicsConfig, corpus: Corpus) -> None:
     """Check before training what building the guidance needs.
 
     Raises:
-        DpoError: the corpus has no texts, and the filter needs them.
+        DpoError: the corpus has no texts, and the filter needs them; or as `check_preferences`.
     """
     name = config.dpo.topic_filter
     if config.dpo.start_epoch and needs_coherence(name) and corpus.texts is None:
@@ -44,6 +44,8 @@ def check_guidance(config: TopicsConfig, corpus: Corpus) -> None:
             where="dpo.topic_filter",
             hint="add the file, with one document a line, or set dpo.topic_filter=llm_score or none",
         )
+    if config.dpo.start_epoch:
+        check_preferences(config.preferences, config.model.topics, corpus)
 
 
 def build_guidance(

@@ -20,6 +20,8 @@ from ..errors import DpoError, first_ten
 from ..judges.estimate import money
 from ..judges.kept_replies import kept_reply
 from ..judges.local import LocalJudge
+from ..models.embedder import check_embedder
+from ..models.load import find_model
 from ..storage.append_log import AppendLog
 from ..storage.checksummed_folder import sha256
 from ..storage.files import write_text
@@ -59,6 +61,34 @@ class Preferences(NamedTuple):
 
     win_lose: dict[int, WinLose]
     scores: dict[int, int | None]
+
+
+def check_preferences(settings: PreferencesConfig, topics: int, corpus: Corpus) -> None:
+    """Check before slow work that preferences can be built, as far as no server is needed.
+
+    Raises:
+        DpoError: the file of preferences does not fit, or the embedder cannot be used.
+    """
+    if settings.file is not None:
+        read_preferences(settings.file, topics, corpus.number)
+        return
+    try:
+        check_embedder(settings.embedder)
+    except DpoError as error:
+        hint = "pip install 'mlx-dpo[embeddings]', or set preferences.embedder=null"
+        raise error.instead(where="preferences.embedder", hint=hint) from None
+
+
+def check_llm(settings: PreferencesConfig) -> None:
+    """Check before slow work that the LLM can be asked, if preferences need one.
+
+    Raises:
+        DpoError: the server cannot be reached, or there is no such local model.
+    """
+    if settings.file is None and settings.url is not None:
+        connected(settings)
+    elif settings.file is None and settings.model is not None:
+        find_model(settings.model)
 
 
 def build_preferences(

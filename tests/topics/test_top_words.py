@@ -30,12 +30,12 @@ def test_words_are_ordered_where_beta_rounds_to_one():
 def test_the_files_have_a_line_a_topic_in_the_order_of_the_topics(tmp_path):
     write_top_words(tmp_path, LOGITS, VOCABULARY, {1: {"main meaning": "fruit", "llm_score": 2}})
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
-    assert (tmp_path / "top_words_15.txt").read_text() == "bread door cloud apple\napple bread cloud door\n"
+    assert (tmp_path / "top_words_15.txt").read_text() == "bread door cloud apple\napple cloud bread door\n"
     rows = [json.loads(line) for line in (tmp_path / "top_words_10.jsonl").read_text().splitlines()]
     assert rows[1] == {
         "k": 1,
         "main meaning": "fruit",
         "llm_score": 2,
-        "top_words": [{"apple": 0}, {"bread": 1}, {"cloud": 2}, {"door": 3}],
+        "top_words": [{"apple": 0}, {"cloud": 2}, {"bread": 1}, {"door": 3}],
     }
     assert [rows[0][name] for name in ("k", "main meaning", "llm_score")] == [0, None, None]

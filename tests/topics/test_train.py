@@ -32,7 +32,12 @@ def corpus(tmp_path, monkeypatch):
 
 def test_themes_become_topics(corpus, tmp_path, outcome):
     code, said, errors = outcome(
-        *train_words("training.epochs=60", "word_vectors.source=corpus", "training.report_epochs=20")
+        *train_words(
+            "training.epochs=60",
+            "word_vectors.source=corpus",
+            "training.report_epochs=20",
+            "model.sinkhorn_iterations=51",
+        )
     )
     assert code == 0, errors
     assert "top words: run/top_words_10.txt" in said

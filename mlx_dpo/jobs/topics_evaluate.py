@@ -1,0 +1,26 @@
+"""The command topics eval: the figures of a run's model on the corpus that it was trained on."""
+
+from pathlib import Path
+
+from ..errors import DpoError
+from ..storage.reading import is_there, path_text
+from ..topics.config import load_topics_config
+from ..topics.corpus import read_corpus
+from ..topics.evaluation import TopicFigures, evaluate_topics
+from .open_run import SETTINGS
+
+
+def evaluate_topics_run(folder: Path, corpus: str | None = None) -> TopicFigures:
+    """The figures of a finished run.
+
+    Args:
+        corpus: where the corpus is now; None: where it was.
+
+    Raises:
+        DpoError: the folder has no finished run, or the corpus is another one.
+    """
+    if not is_there(folder / SETTINGS):
+        hint = "give the folder that mlx-dpo topics train wrote"
+        raise DpoError("contains no run of a topic model", where=path_text(folder), hint=hint)
+    config = load_topics_config(folder / SETTINGS)
+    return evaluate_topics(folder, read_corpus(corpus or config.corpus.folder))

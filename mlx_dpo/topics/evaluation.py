@@ -1,0 +1,146 @@
+"""Figures of a trained topic model: coherence and diversity of its top words, topics against labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DpoError
+from ..storage.jsonl import read_jsonl
+from ..storage.reading import is_there, opened, path_text
+from .clustering import nmi, purity
+from .coherence import c_v
+from .coherence import npmi as npmi_of
+from .corpus import Corpus
+from .diversity import distinct_diversity, topic_quality, unique_diversity
+from .model_files import TEST_THETA
+
+LENGTHS = (10, 15)
+"""Top words of a topic that are looked at."""
+_TOP = "top_words_15.jsonl"
+_AGAIN = "train the model again, or evaluate it with the corpus that it was trained on"
+
+
+@dataclass(frozen=True)
+class WordFigures:
+    """Figures of the first `words` top words of each topic; means over topics.
+
+    `c_v`, `npmi`: on the training texts; None without texts. `c_v_of_topics`: of each topic. `unique`,
+    `distinct`: the two diversities. `quality`: C_V times `distinct`.
+    """
+
+    words: int
+    c_v: float | None
+    npmi: float | None
+    unique: float
+    distinct: float
+    quality: float | None
+    c_v_of_topics: list[float] | None
+
+
+@dataclass(frozen=True)
+class LabelFigures:
+    """The main topic of each held-out document against its label."""
+
+    documents: int
+    labels: int
+    purity: float
+    nmi: float
+
+
+@dataclass(frozen=True)
+class TopicFigures:
+    """Everything about one model; `clustering` is None without labels of held-out documents."""
+
+    topics: int
+    top_words: list[WordFigures]
+    clustering: LabelFigures | None
+
+    def __str__(self) -> str:
+        rows = [
+            ("coherence C_V", "c_v"),
+            ("coherence NPMI", "npmi"),
+            ("diversity: words in one topic only", "unique"),
+            ("diversity: different words", "distinct"),
+            ("quality: C_V x different words", "quality"),
+        ]
+        width = max(len(label) for label, _ in rows)
+        head = f"{f'{self.topics:,} topics':<{width}}" + "".join(
+            f"  top {own.words}" for own in self.top_words
+        )
+        lines = [
+            f"{label:<{width}}{''.join(_cell(getattr(own, name)) for own in self.top_words)}"
+            for label, name in rows
+        ]
+        found = self.clustering
+        labels = "no labels of held-out documents: no purity, no NMI"
+        if found:
+            labels = (
+                f"{found.documents:,} held-out documents with {found.labels} labels: "
+                f"purity {found.purity:.3f}, NMI {found.nmi:.3f}"
+            )
+        return "\n".join([head, *lines, labels])
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.3f}':>8}"
+
+
+def evaluate_topics(folder: Path, corpus: Corpus) -> TopicFigures:
+    """The figures of the model in a run's folder.
+
+    Args:
+        corpus: the one that the model was trained on.
+
+    Raises:
+        DpoError: the run is not finished, or is of another corpus.
+    """
+    top = _top_words(folder / _TOP, corpus)
+    figures = [word_figures(top[:, :length], corpus.texts, corpus.vocabulary) for length in LENGTHS]
+    return TopicFigures(len(top), figures, _label_figures(folder / TEST_THETA, corpus))
+
+
+def word_figures(top: np.ndarray, texts: Sequence[str] | None, vocabulary: Sequence[str]) -> WordFigures:
+    """The figures of top words, as vocabulary indices (K, n)."""
+    coherence = None if texts is None else c_v(texts, vocabulary, top)
+    return WordFigures(
+        top.shape[1],
+        None if coherence is None else float(coherence.mean()),
+        None if texts is None else float(npmi_of(texts, vocabulary, top).mean()),
+        unique_diversity(top),
+        distinct_diversity(top),
+        None if coherence is None else topic_quality(coherence, top),
+        None if coherence is None else coherence.tolist(),
+    )
+
+
+def _top_words(path: Path, corpus: Corpus) -> np.ndarray:
+    if not is_there(path):
+        what = "has no top words: the run is not finished"
+        raise DpoError(what, where=path.parent, hint="mlx-dpo topics train writes them at the end of a run")
+    rows = []
+    for where, row in read_jsonl(path):
+        words = [pair for one in row.get("top_words", []) for pair in one.items()]
+        if not words or any(corpus.number.get(word) != index for word, index in words):
+            raise DpoError("has words that the corpus numbers otherwise", where=where, hint=_AGAIN)
+        rows.append([index for _, index in words])
+    return np.array(rows)
+
+
+def _label_figures(path: Path, corpus: Corpus) -> LabelFigures | None:
+    if corpus.test is None or corpus.test.labels is None or not is_there(path):
+        return None
+    try:
+        with opened(path) as file:
+            theta = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise DpoError("is not an array of NumPy", where=path_text(path), hint=_AGAIN) from None
+    labels = corpus.test.labels
+    if theta.ndim != 2 or len(theta) != len(labels):
+        what = f"has {len(theta):,} documents, but the corpus holds out {len(labels):,}"
+        raise DpoError(what, where=path_text(path), hint=_AGAIN)
+    clusters = theta.argmax(axis=1)
+    return LabelFigures(
+        len(labels), len(set(labels.tolist())), purity(labels, clusters), nmi(labels, clusters)
+    )
