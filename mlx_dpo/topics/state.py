@@ -51,7 +51,7 @@ class TopicState:
         )
 
     def guided_by(self, digest: str) -> "TopicState":
-        """The state when preferences begin to count; the lowest loss so far had fewer terms and is forgotten."""
+        """The state when preferences begin to count; the lowest loss so far had fewer terms: forgotten."""
         return self if self.guided else replace(self, guided=digest, best=None, since=0)
 
     def facts(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mlx_dpo.losses import BETA_RULES, LOSSES
 from mlx_dpo.monitoring.alarms import CHECKS
 from mlx_dpo.records import Curated
 from mlx_dpo.settings import as_plain
+from mlx_dpo.topics.config import TopicsConfig, load_topics_config
 
 from ..conftest import ROOT
 
@@ -31,7 +32,7 @@ PAGES = {
 }
 LINKING = PAGES | {name: (ROOT / name).read_text() for name in ("CHANGELOG.md", "DECISIONS.md")}
 COMMANDS = sorted(cli.commands)
-GENERATED = ("data/pairs", "data/own-pairs")
+GENERATED = ("data/pairs", "data/own-pairs", "data/topics")
 """Folders of data/ that commands in the docs write."""
 
 
@@ -106,7 +107,8 @@ def test_every_mlx_dpo_line_of_the_docs_and_the_configs_parses_and_every_command
         lines += [shlex.split(m) for m in re.findall(r"^#\s+(mlx-dpo .*)$", path.read_text(), re.M)]
     for line in lines:
         assert_parses(line)
-        load_config(None, [line[i + 1] for i, word in enumerate(line) if word == "--set"])
+        load = load_topics_config if line[1] == "topics" else load_config
+        load(None, [line[i + 1] for i, word in enumerate(line) if word == "--set"])
 
 
 def assert_parses(words):
@@ -146,10 +148,10 @@ def test_every_path_of_the_repository_that_a_page_names_is_there(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_setting_that_a_page_names_exists(page):
-    sections = as_plain(RunConfig())
+    sections = as_plain(TopicsConfig() if page == "docs/topics.md" else RunConfig())
     named = re.findall(rf"`({'|'.join(sections)})\.([a-z_.]+)(?:[=:][^`]*)?`", plain(PAGES[page]))
     for section, key in named:
-        if f".{key.rsplit('.', 1)[-1]}" in (".md", ".py", ".yaml", ".jsonl", ".html"):
+        if f".{key.rsplit('.', 1)[-1]}" in (".md", ".py", ".yaml", ".jsonl", ".html", ".safetensors"):
             continue
         place = sections[section]
         for part in key.split("."):
