@@ -19,8 +19,13 @@ def evaluate_topics_run(folder: Path, corpus: str | None = None) -> TopicFigures
     Raises:
         DpoError: the folder has no finished run, or the corpus is another one.
     """
+    check_run(folder)
+    config = load_topics_config(folder / SETTINGS)
+    return evaluate_topics(folder, read_corpus(corpus or config.corpus.folder))
+
+
+def check_run(folder: Path) -> None:
+    """Raises DpoError if the folder contains no run of a topic model."""
     if not is_there(folder / SETTINGS):
         hint = "give the folder that mlx-dpo topics train wrote"
         raise DpoError("contains no run of a topic model", where=path_text(folder), hint=hint)
-    config = load_topics_config(folder / SETTINGS)
-    return evaluate_topics(folder, read_corpus(corpus or config.corpus.folder))

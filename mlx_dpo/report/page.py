@@ -1,24 +1,13 @@
 """A run's folder as one self-contained HTML page."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..console import plural
 from ..metrics import wilson_interval
 from .charts import Mark, Row, drawings, mark_words
-
-_TEMPLATE = "page.html.j2"
-
-
-class Setting(NamedTuple):
-    """One setting by its dotted name."""
-
-    name: str
-    value: Any
-    default: Any
+from .templates import Setting, by_default, filled, plain
 
 
 class Event(NamedTuple):
@@ -54,19 +43,10 @@ class RunRecord:
 
 def page(run: RunRecord) -> str:
     """The report as HTML. Equal runs give equal text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = plain
     marks = [Mark(event.step, event.kind) for event in run.events or []]
     verdicts, inspected = split_inspection(run.inspection)
-    return environment.get_template(_TEMPLATE).render(
+    return filled(
+        "page.html.j2",
         run=run,
         heading=heading(run),
         summary=summary(run),
@@ -75,18 +55,8 @@ def page(run: RunRecord) -> str:
         verdicts=verdicts,
         inspected=inspected,
         comparisons=comparisons(run.samples or []),
-        changed=[s for s in run.settings if s.value != s.default],
-        unchanged=[s for s in run.settings if s.value == s.default],
+        **by_default(run.settings),
     )
-
-
-def plain(value: Any) -> str:
-    """A setting or a measure as text: numbers shortened, text unchanged, other values as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def heading(run: RunRecord) -> str:

@@ -18,7 +18,7 @@ from .model_files import TEST_THETA
 
 LENGTHS = (10, 15)
 """Top words of a topic that are looked at."""
-_TOP = "top_words_15.jsonl"
+TOP = "top_words_15.jsonl"
 _AGAIN = "train the model again, or evaluate it with the corpus that it was trained on"
 
 
@@ -96,7 +96,7 @@ def evaluate_topics(folder: Path, corpus: Corpus) -> TopicFigures:
     Raises:
         DpoError: the run is not finished, or is of another corpus.
     """
-    top = _top_words(folder / _TOP, corpus)
+    top = read_top_words(folder / TOP, corpus)
     figures = [word_figures(top[:, :length], corpus.texts, corpus.vocabulary) for length in LENGTHS]
     return TopicFigures(len(top), figures, _label_figures(folder / TEST_THETA, corpus))
 
@@ -115,7 +115,12 @@ def word_figures(top: np.ndarray, texts: Sequence[str] | None, vocabulary: Seque
     )
 
 
-def _top_words(path: Path, corpus: Corpus) -> np.ndarray:
+def read_top_words(path: Path, corpus: Corpus) -> np.ndarray:
+    """The top words in a file, as vocabulary indices (K, n).
+
+    Raises:
+        DpoError: there is no such file, or it is of another corpus.
+    """
     if not is_there(path):
         what = "has no top words: the run is not finished"
         raise DpoError(what, where=path.parent, hint="mlx-dpo topics train writes them at the end of a run")

@@ -1,0 +1,170 @@
+"""report.html of a topic model's run: words and figures, at the snapshot and at the end."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..console import plural
+from ..monitoring.run_log import METRICS
+from ..report.topics_page import Topic, TopicsRecord, Word, topics_page
+from ..storage.files import write_text
+from ..topics.changes import Changes, MeanChange, Moment, kept_words, mean_change, read_changes
+from ..topics.config import TopicsConfig, load_topics_config
+from ..topics.corpus import Corpus, read_corpus
+from ..topics.win_lose import WinLose
+from .open_run import SETTINGS
+from .report import REPORT, check_libraries, rows_of, settings_of
+from .topics_evaluate import check_run
+from .topics_folder import PREFERENCES
+
+_FIGURES = (
+    ("coherence C_V", "c_v"),
+    ("coherence NPMI", "npmi"),
+    ("diversity: words in one topic only", "unique"),
+    ("diversity: different words", "distinct"),
+)
+
+
+def report_topics(folder: Path, corpus: str | None = None) -> Path:
+    """Write `folder`/report.html.
+
+    Args:
+        corpus: where the corpus is now; None: where it was.
+
+    Raises:
+        DpoError: the folder has no finished run, the corpus is another one, or a library is missing.
+    """
+    check_libraries()
+    check_run(folder)
+    config = load_topics_config(folder / SETTINGS)
+    documents = read_corpus(corpus or config.corpus.folder)
+    record = topics_record(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
+    path = folder / REPORT
+    write_text(path, topics_page(record))
+    return path
+
+
+def topics_record(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> TopicsRecord:
+    """A run as its page shows it."""
+    rows = [_numbers(row) for _, row in rows_of(folder / METRICS, {"epoch": int})]
+    topics, documents = len(changes.end.words), corpus.bags.shape[0]
+    return TopicsRecord(
+        name=Path(os.path.realpath(folder)).name,
+        heading=(
+            f"{plural(topics, 'topic')} · {plural(len(corpus.vocabulary), 'word')} · "
+            f"{plural(documents, 'document')} · ECRTM"
+        ),
+        summary=[_extent(rows, config), *change_sentences(changes)],
+        settings=settings_of(config),
+        rows=rows,
+        head=("figure", "at the end") if changes.snapshot is None else ("figure", "snapshot", "at the end"),
+        figures=_figures(changes),
+        improved=[_topic(k, changes, corpus.vocabulary) for k in changes.improved],
+        others=[_topic(k, changes, corpus.vocabulary) for k in changes.others],
+        snapshot=None if changes.snapshot is None else config.dpo.start_epoch,
+    )
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
+
+
+def _extent(rows: list[dict[str, float]], config: TopicsConfig) -> str:
+    return (
+        f"{int(rows[-1]['epoch']):,} of {plural(config.training.epochs, 'epoch')}, seed "
+        f"{config.training.seed}; training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f}."
+    )
+
+
+def change_sentences(changes: Changes) -> list[str]:
+    """What preferences did, in sentences; each figure with its number of topics."""
+    before, end = changes.snapshot, changes.end
+    if before is None:
+        return ["No preferences were used."]
+    if not changes.improved:
+        return ["Preferences were built, but no topic was picked."]
+    kept = kept_words(before.words, end.words)
+    sentences = []
+    for what, own in (("with", list(changes.improved)), ("without", changes.others)):
+        if not own:
+            continue
+        words = (
+            f"{plural(len(own), 'topic')} {what} preferences kept {kept[own].mean():.0%} of their top words"
+        )
+        found = None if before.c_v is None else mean_change(before.c_v, end.c_v, own)
+        sentences.append(f"{words}{'' if found is None else f'; their C_V went {change_text(found)}'}.")
+    return sentences
+
+
+def change_text(found: MeanChange) -> str:
+    """A change of means: from 0.323 to 0.345, change +0.022 (95 % interval +0.001 to +0.043)."""
+    interval = (
+        "" if found.low is None else f" (95 % interval over topics {found.low:+.3f} to {found.high:+.3f})"
+    )
+    return f"from {found.before:.3f} to {found.after:.3f}, change {found.change:+.3f}{interval}"
+
+
+def _figures(changes: Changes) -> list[tuple[str, ...]]:
+    moments = [moment for moment in (changes.snapshot, changes.end) if moment is not None]
+    rows = [
+        (f"{label}, top {own.words}", *(_cell(getattr(m.figures[place], name)) for m in moments))
+        for label, name in _FIGURES
+        for place, own in enumerate(changes.end.figures)
+    ]
+    labels = changes.clustering
+    if labels:
+        count = f"{labels.documents:,} held-out documents, {labels.labels} labels"
+        blank = [""] * (len(moments) - 1)
+        rows += [
+            (f"{name}, {count}", *blank, _cell(value))
+            for name, value in (("purity", labels.purity), ("NMI", labels.nmi))
+        ]
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _topic(k: int, changes: Changes, vocabulary: list[str]) -> Topic:
+    before, end, preferred = changes.snapshot, changes.end, changes.improved.get(k)
+    shown = [("at the end", end)]
+    if before is not None and preferred is not None:
+        shown.insert(0, ("at the snapshot", before))
+    return Topic(
+        number=k,
+        lists=[(title, _words(k, moment, before, end, preferred, vocabulary)) for title, moment in shown],
+        coherence=_coherence(k, before, end),
+        meaning=changes.meanings.get(k),
+        score=changes.scores.get(k),
+    )
+
+
+def _coherence(k: int, before: Moment | None, end: Moment) -> str:
+    if end.c_v is None:
+        return ""
+    was = "" if before is None or before.c_v is None else f"{before.c_v[k]:.3f}, then "
+    return f"C_V {was}{end.c_v[k]:.3f}."
+
+
+def _words(
+    k: int,
+    moment: Moment,
+    before: Moment | None,
+    end: Moment,
+    preferred: WinLose | None,
+    vocabulary: list[str],
+) -> list[Word]:
+    both = set(end.words[k]) if before is None else set(np.intersect1d(before.words[k], end.words[k]))
+    return [
+        Word(vocabulary[word], float(share), _preference(int(word), preferred), word not in both)
+        for word, share in zip(moment.words[k], moment.shares[k], strict=True)
+    ]
+
+
+def _preference(word: int, preferred: WinLose | None) -> str:
+    if preferred is None:
+        return ""
+    return "win" if word in preferred.win else "lose" if word in preferred.lose else ""
