@@ -13,6 +13,7 @@ import numpy as np
 
 from ..settings import LARGEST_WEIGHT, SMALLEST_DIVISOR, Section, setting
 from .batch_norm import ShiftedBatchNorm
+from .own_gradient import with_own_gradient
 from .sinkhorn import transport_cost
 
 
@@ -139,11 +140,29 @@ def topic_losses(
     mean, log_variance = model.encode(bags, kept)
     theta = mx.softmax(mean + mx.exp(0.5 * log_variance) * noise, axis=1)
     beta = mx.softmax(-distances / config.temperature, axis=0)
-    logits = model.decoder_norm(theta @ beta)
-    log_words = logits - mx.logsumexp(logits, axis=1, keepdims=True)
-    reconstruction = -(bags * log_words).sum(axis=1).mean()
+    reconstruction = word_loss(model.decoder_norm(theta @ beta), bags)
     ecr = transport_cost(distances, config.sinkhorn_alpha, config.sinkhorn_iterations)
     return TopicLosses(reconstruction, _kl(mean, log_variance), config.ecr_weight * ecr)
+
+
+def word_loss(logits: mx.array, bags: mx.array) -> mx.array:
+    """Mean over documents of −Σ counts · log softmax(logits), ().
+
+    Value and gradient share the exponentials, which take most of the time.
+
+    Args:
+        logits, bags: (B, V).
+    """
+
+    def with_gradient(logits: mx.array) -> tuple[mx.array, mx.array]:
+        highest = logits.max(axis=1, keepdims=True)
+        grown = mx.exp(logits - highest)
+        total = grown.sum(axis=1, keepdims=True)
+        lengths = bags.sum(axis=1, keepdims=True)
+        losses = lengths * (mx.log(total) + highest) - (bags * logits).sum(axis=1, keepdims=True)
+        return losses.mean(), (grown * (lengths / total) - bags) / len(bags)
+
+    return with_own_gradient(with_gradient, logits)
 
 
 def _kl(mean: mx.array, log_variance: mx.array) -> mx.array:

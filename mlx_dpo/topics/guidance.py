@@ -15,7 +15,6 @@ from ..console import plural, say
 from ..errors import DpoError
 from ..storage.files import make_folder
 from ..storage.reading import is_there
-from .coherence import c_v
 from .config import TopicsConfig
 from .corpus import Corpus
 from .model_files import write_array
@@ -24,7 +23,7 @@ from .preference_files import SELECTED, write_selected
 from .preferences import LOGITS, build_preferences, check_preferences, read_logits
 from .top_words import log_beta, top_words, write_top_words
 from .topic_dpo import word_pairs
-from .topic_filter import needs_coherence, picked_topics
+from .topic_filter import measure_of, picked_topics
 from .win_lose import WinLose
 
 _JUDGED = 15
@@ -38,7 +37,7 @@ def check_guidance(config: TopicsConfig, corpus: Corpus) -> None:
         DpoError: the corpus has no texts, and the filter needs them; or as `check_preferences`.
     """
     name = config.dpo.topic_filter
-    if config.dpo.start_epoch and needs_coherence(name) and corpus.texts is None:
+    if config.dpo.start_epoch and measure_of(name) and corpus.texts is None:
         raise DpoError(
             f"{name} needs the texts of the corpus, and {corpus.folder} has no train_texts.txt",
             where="dpo.topic_filter",
@@ -68,8 +67,8 @@ def build_guidance(
     reference = read_logits(folder, len(corpus.vocabulary))
     found = build_preferences(folder, corpus, config.preferences)
     name = config.dpo.topic_filter
-    judged = top_words(log_beta(reference), _JUDGED)
-    coherence = c_v(corpus.texts or [], corpus.vocabulary, judged) if needs_coherence(name) else None
+    judged, measure = top_words(log_beta(reference), _JUDGED), measure_of(name)
+    coherence = measure(corpus.texts or [], corpus.vocabulary, judged) if measure else None
     picked = picked_topics(name, coherence, found.scores)
     chosen = {k: found.win_lose[k] for k in picked if k in found.win_lose}
     write_selected(folder / SELECTED, chosen)

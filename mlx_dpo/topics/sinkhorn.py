@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from .own_gradient import with_own_gradient
+
 TOLERANCE = 0.005
 """The iteration ends when the columns of the plan miss the masses of the words by at most this, in total."""
 CHECK_EVERY = 50
@@ -15,13 +17,10 @@ _TINY = 1e-16
 
 
 class Scalings(NamedTuple):
-    """What every iteration computed: u (n + 1, K), the first one uniform, and v (n, V).
+    """What n iterations computed: n times `v`, (V,), and n + 1 times `u`, (K,), the first one uniform."""
 
-    The plan is u[-1]ᵀ · kernel · v[-1].
-    """
-
-    u: mx.array
-    v: mx.array
+    u: list[mx.array]
+    v: list[mx.array]
 
 
 def scale(kernel: mx.array, most: int) -> Scalings:
@@ -38,7 +37,7 @@ def scale(kernel: mx.array, most: int) -> Scalings:
         reached = transposed @ u[-1]
         if len(v) % CHECK_EVERY == 1 and not mx.abs(v[-1] * reached - 1 / words).sum().item() > TOLERANCE:
             break
-    return Scalings(mx.stack(u), mx.stack(v))
+    return Scalings(u, v)
 
 
 def plan(kernel: mx.array, scalings: Scalings) -> mx.array:
@@ -58,7 +57,6 @@ def transport_cost(cost: mx.array, alpha: float, most: int) -> mx.array:
         most: iterations at most.
     """
 
-    @mx.custom_function
     def with_gradient(cost: mx.array) -> tuple[mx.array, mx.array]:
         kernel = mx.exp(-alpha * cost)
         scalings = scale(kernel, most)
@@ -66,11 +64,7 @@ def transport_cost(cost: mx.array, alpha: float, most: int) -> mx.array:
         of_kernel = _kernel_gradient(kernel, cost, scalings)
         return (shared * cost).sum(), shared - alpha * kernel * of_kernel
 
-    @with_gradient.vjp
-    def backward(primals, cotangents, outputs):
-        return cotangents[0] * outputs[1]
-
-    return with_gradient(cost)[0]
+    return with_own_gradient(with_gradient, cost)
 
 
 def _kernel_gradient(kernel: mx.array, cost: mx.array, scalings: Scalings) -> mx.array:
@@ -83,11 +77,11 @@ def _kernel_gradient(kernel: mx.array, cost: mx.array, scalings: Scalings) -> mx
     weighted, transposed = kernel * cost, kernel.T
     of_u, of_v = weighted @ v[-1], weighted.T @ u[-1]
     into_u, into_v = [], []
-    for place in range(len(v) - 1, -1, -1):
-        into_u.append(-topics * of_u * mx.square(u[place + 1]))
-        of_v = of_v + transposed @ into_u[-1]
-        into_v.append(-words * of_v * mx.square(v[place]))
-        of_u, of_v = kernel @ into_v[-1], mx.zeros_like(of_v)
-    through_u = mx.stack(into_u[::-1]).T @ v
-    through_v = u[:-1].T @ mx.stack(into_v[::-1])
+    for own_v, own_u in zip(reversed(v), reversed(u[1:]), strict=True):
+        into_u.append(-topics * of_u * mx.square(own_u))
+        through = transposed @ into_u[-1]
+        into_v.append(-words * (of_v + through if own_v is v[-1] else through) * mx.square(own_v))
+        of_u = kernel @ into_v[-1]
+    through_u = mx.stack(into_u[::-1]).T @ mx.stack(v)
+    through_v = mx.stack(u[:-1]).T @ mx.stack(into_v[::-1])
     return u[-1][:, None] * v[-1] * cost + through_u + through_v

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..settings import LARGEST_SEED, LARGEST_WEIGHT, Section, setting
 
 MOST_EPOCHS = 1_000_000
-FILTERS = ("cv_below_average", "llm_score", "either", "none")
+FILTERS = ("cv_below_average", "npmi_below_average", "llm_score", "either", "none")
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ class TopicDpoConfig(Section):
     )
     topic_filter: str = setting(
         "cv_below_average",
-        "which topics are improved. cv_below_average: coherence (C_V, top 15) below the mean; llm_score: "
-        "scored 1 or 2; either: one of both; none: all",
+        "which topics are improved. cv_below_average, npmi_below_average: coherence of the top 15 words is "
+        "below the mean (on short texts, C_V cannot tell themes from rare words; NPMI can); llm_score: score 1 "
+        "or 2; either: cv_below_average or llm_score; none: all",
         choices=FILTERS,
         also="dpo_topic_filter filter",
     )

@@ -154,6 +154,17 @@ def test_preferences_that_change_during_a_run_are_refused(run, folder, outcome):
     assert "the preferences have changed since the run began to use them" in errors
 
 
+def test_without_an_llm_vectors_of_the_words_guide_the_weak_topics(folder, outcome):
+    settings = (f"training.epochs={EPOCHS}", f"dpo.start_epoch={START}", "dpo.topic_filter=cv_below_average")
+    code, _, errors = outcome(*train_words(*settings))
+    assert code == 0, errors
+    names = {path.name for path in (folder / "run" / "preferences").glob("*.*")}
+    stages = ("topic_scores", "topic_descriptions", "extra_words", "preferences", "dpo_selected_topics")
+    assert {f"{stage}.jsonl" for stage in stages} | {"beta_ref_logits.npy", "top_words_15.txt"} <= names
+    chosen = (folder / "run" / "preferences" / "dpo_selected_topics.jsonl").read_text().splitlines()
+    assert f"preferences: {len(chosen)} topic" in errors and 0 < len(chosen) < 3
+
+
 def test_a_filter_that_needs_texts_is_refused_before_training_without_them(folder, refused_at):
     (folder / "corpus" / "train_texts.txt").unlink()
     command = train_words(*GUIDED, "dpo.topic_filter=cv_below_average")
