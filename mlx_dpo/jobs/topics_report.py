@@ -25,6 +25,8 @@ _FIGURES = (
     ("diversity: words in one topic only", "unique"),
     ("diversity: different words", "distinct"),
 )
+_NAMES = {"c_v": "C_V", "npmi": "NPMI"}
+"""Coherences of each topic of a Moment, and how they are written."""
 
 
 def report_topics(folder: Path, corpus: str | None = None) -> Path:
@@ -40,9 +42,13 @@ def report_topics(folder: Path, corpus: str | None = None) -> Path:
     check_run(folder)
     config = load_topics_config(folder / SETTINGS)
     documents = read_corpus(corpus or config.corpus.folder)
-    record = topics_record(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
+    return write_page(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
+
+
+def write_page(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> Path:
+    """Write `folder`/report.html of a run whose changes are known."""
     path = folder / REPORT
-    write_text(path, topics_page(record))
+    write_text(path, topics_page(topics_record(folder, config, corpus, changes)))
     return path
 
 
@@ -85,16 +91,16 @@ def change_sentences(changes: Changes) -> list[str]:
         return ["No preferences were used."]
     if not changes.improved:
         return ["Preferences were built, but no topic was picked."]
-    kept = kept_words(before.words, end.words)
-    sentences = []
+    kept, sentences = kept_words(before.words, end.words), []
     for what, own in (("with", list(changes.improved)), ("without", changes.others)):
         if not own:
             continue
-        words = (
-            f"{plural(len(own), 'topic')} {what} preferences kept {kept[own].mean():.0%} of their top words"
-        )
-        found = None if before.c_v is None else mean_change(before.c_v, end.c_v, own)
-        sentences.append(f"{words}{'' if found is None else f'; their C_V went {change_text(found)}'}.")
+        share = f"{100 * kept[own].mean():.0f} % of their top {end.words.shape[1]} words"
+        sentences.append(f"{plural(len(own), 'topic')} {what} preferences kept {share}.")
+        for name, label in _NAMES.items():
+            was, now = getattr(before, name), getattr(end, name)
+            if now is not None:
+                sentences.append(f"Their {label} went {change_text(mean_change(was, now, own))}.")
     return sentences
 
 
@@ -143,10 +149,14 @@ def _topic(k: int, changes: Changes, vocabulary: list[str]) -> Topic:
 
 
 def _coherence(k: int, before: Moment | None, end: Moment) -> str:
-    if end.c_v is None:
-        return ""
-    was = "" if before is None or before.c_v is None else f"{before.c_v[k]:.3f}, then "
-    return f"C_V {was}{end.c_v[k]:.3f}."
+    """A topic's C_V and NPMI, before and at the end."""
+    sentences = []
+    for name in _NAMES:
+        values = [getattr(moment, name) for moment in (before, end) if moment is not None]
+        if values[-1] is not None:
+            told = ", then ".join(f"{value[k]:.3f}" for value in values)
+            sentences.append(f"{_NAMES[name]} {told}.")
+    return " ".join(sentences)
 
 
 def _words(

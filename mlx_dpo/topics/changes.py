@@ -39,8 +39,16 @@ class Moment:
     @property
     def c_v(self) -> np.ndarray | None:
         """C_V of each topic, (K,), of the longest lists; None for a corpus without texts."""
-        found = self.figures[-1].c_v_of_topics
-        return None if found is None else np.array(found)
+        return _array(self.figures[-1].c_v_of_topics)
+
+    @property
+    def npmi(self) -> np.ndarray | None:
+        """NPMI of each topic, as `c_v`."""
+        return _array(self.figures[-1].npmi_of_topics)
+
+
+def _array(values: list[float] | None) -> np.ndarray | None:
+    return None if values is None else np.array(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,17 +127,16 @@ class MeanChange(NamedTuple):
         return self.after - self.before
 
 
-def mean_change(before: np.ndarray, after: np.ndarray, topics: Sequence[int]) -> MeanChange | None:
-    """The change of a figure of these topics, paired by topic; None for no topics.
+def mean_change(before: np.ndarray, after: np.ndarray, topics: Sequence[int]) -> MeanChange:
+    """The change of a figure of these topics, paired by topic.
 
     The interval is Student's. It takes topics as independent, which they are not quite: they share words. It
     says nothing about other seeds.
 
     Args:
         before, after: (K,).
+        topics: at least one.
     """
-    if not len(topics):
-        return None
     own = list(topics)
     changes = after[own] - before[own]
     means = len(own), float(before[own].mean()), float(after[own].mean())
