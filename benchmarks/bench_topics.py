@@ -70,7 +70,6 @@ def ours(bags, topics, epochs):
         bags,
         config,
         TopicState(),
-        guide=None,
         save=lambda state: None,
         log=lambda row: ends.append(now()),
     )

@@ -8,17 +8,20 @@ import click
 from ..console import show, show_json
 from .options import PATH, json_option
 
-
-@click.command("eval")
-@click.option(
+topics_run_option = click.option(
     "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of topics train."
 )
-@click.option(
+corpus_now_option = click.option(
     "--corpus",
     type=PATH,
     metavar="FOLDER",
     help="Where the corpus is now; by default where it was when the run was made.",
 )
+
+
+@click.command("eval")
+@topics_run_option
+@corpus_now_option
 @json_option
 def topics_eval(folder, corpus, as_json):
     """Measure a topic model: coherence and diversity of its top words, purity and NMI on labels.

@@ -5,19 +5,13 @@ from pathlib import Path
 import click
 
 from ..console import show, show_json
-from .options import PATH, json_option
+from .options import json_option
+from .topics_eval import corpus_now_option, topics_run_option
 
 
 @click.command("report")
-@click.option(
-    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of topics train."
-)
-@click.option(
-    "--corpus",
-    type=PATH,
-    metavar="FOLDER",
-    help="Where the corpus is now; by default where it was when the run was made.",
-)
+@topics_run_option
+@corpus_now_option
 @json_option
 def topics_report(folder, corpus, as_json):
     """Write a one-page report of a topic model.

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import DpoError
 from ..storage.reading import is_there, path_text
 from ..topics.config import load_topics_config
-from ..topics.corpus import read_corpus
+from ..topics.corpus import Corpus, read_corpus
 from ..topics.evaluation import TopicFigures, evaluate_topics
 from .open_run import SETTINGS
 
@@ -19,13 +19,16 @@ def evaluate_topics_run(folder: Path, corpus: str | None = None) -> TopicFigures
     Raises:
         DpoError: the folder has no finished run, or the corpus is another one.
     """
-    check_run(folder)
-    config = load_topics_config(folder / SETTINGS)
-    return evaluate_topics(folder, read_corpus(corpus or config.corpus.folder))
+    return evaluate_topics(folder, corpus_of(folder, corpus))
 
 
-def check_run(folder: Path) -> None:
-    """Raises DpoError if the folder contains no run of a topic model."""
+def corpus_of(folder: Path, corpus: str | None) -> Corpus:
+    """The corpus of the run in a folder, or the one in the folder `corpus`.
+
+    Raises:
+        DpoError: the folder has no run, or there is no corpus.
+    """
     if not is_there(folder / SETTINGS):
         hint = "give the folder that mlx-dpo topics train wrote"
         raise DpoError("contains no run of a topic model", where=path_text(folder), hint=hint)
+    return read_corpus(corpus or load_topics_config(folder / SETTINGS).corpus.folder)

@@ -12,19 +12,14 @@ from ..report.topics_page import Topic, TopicsRecord, Word, topics_page
 from ..storage.files import write_text
 from ..topics.changes import Changes, MeanChange, Moment, kept_words, mean_change, read_changes
 from ..topics.config import TopicsConfig, load_topics_config
-from ..topics.corpus import Corpus, read_corpus
+from ..topics.corpus import Corpus
+from ..topics.evaluation import FIGURES
 from ..topics.win_lose import WinLose
 from .open_run import SETTINGS
 from .report import REPORT, check_libraries, rows_of, settings_of
-from .topics_evaluate import check_run
+from .topics_evaluate import corpus_of
 from .topics_folder import PREFERENCES
 
-_FIGURES = (
-    ("coherence C_V", "c_v"),
-    ("coherence NPMI", "npmi"),
-    ("diversity: words in one topic only", "unique"),
-    ("diversity: different words", "distinct"),
-)
 _NAMES = {"c_v": "C_V", "npmi": "NPMI"}
 """Coherences of each topic of a Moment, and how they are written."""
 
@@ -39,9 +34,8 @@ def report_topics(folder: Path, corpus: str | None = None) -> Path:
         DpoError: the folder has no finished run, the corpus is another one, or a library is missing.
     """
     check_libraries()
-    check_run(folder)
+    documents = corpus_of(folder, corpus)
     config = load_topics_config(folder / SETTINGS)
-    documents = read_corpus(corpus or config.corpus.folder)
     return write_page(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
 
 
@@ -116,7 +110,7 @@ def _figures(changes: Changes) -> list[tuple[str, ...]]:
     moments = [moment for moment in (changes.snapshot, changes.end) if moment is not None]
     rows = [
         (f"{label}, top {own.words}", *(_cell(getattr(m.figures[place], name)) for m in moments))
-        for label, name in _FIGURES
+        for label, name in FIGURES
         for place, own in enumerate(changes.end.figures)
     ]
     labels = changes.clustering

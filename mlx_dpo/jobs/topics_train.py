@@ -98,26 +98,47 @@ def _run(
         model.freeze_words()
     optimizer = optimizer_at(OptimizerConfig(name="adam"), config.optimizer.learning_rate)
     save = partial(_save, config, corpus, key, folder, model, optimizer, log)
-    if checkpoint:
-        log.check(checkpoint.facts["sizes"])
-        state = restore(checkpoint, model, optimizer)
-        remove_checkpoints(folder, after=state.step)
-        log.rewind(checkpoint.facts["sizes"])
-        if checkpoint.facts["versions"] != _versions():
-            was = checkpoint.facts["versions"]
-            say(f"started with {was}, continuing with {_versions()}: rounding may differ")
-    else:
-        state = TopicState()
-        optimizer.init(model.trainable_parameters())
-        make_folder(folder / CHECKPOINTS)  # first: marks the folder as a run, even if the process ends soon
-        clear_folder(folder)
-        save(state)
+    state = (
+        _restored(checkpoint, model, optimizer, log) if checkpoint else _begun(folder, model, optimizer, save)
+    )
     save_topics_config(config, folder / SETTINGS)
-    state = _trained(config, corpus, folder, model, optimizer, state, log, save)
+    go = partial(_trained, config, corpus, folder, model, optimizer, log, save)
+    start = config.dpo.start_epoch
+    if not state.guided:
+        state = go(state, None)
+    if start is not None and not state.stopped:
+        logits = None if state.guided else topic_word_logits(model)
+        guidance = build_guidance(folder / PREFERENCES, corpus, config, logits, state.guided)
+        model.freeze_words()
+        state = go(state.guided_by(guidance.digest), guidance)
     write_results(model, corpus, folder)
     if state.stopped:
         say(f"the run ended early: {state.stopped}")
     return TopicRun(folder, log.rows()[-1]["loss"], state.stopped)
+
+
+def _begun(
+    folder: Path, model: ECRTM, optimizer: optimizers.Optimizer, save: Callable[[TopicState], None]
+) -> TopicState:
+    """The state before the first update, saved; an older run in the folder is removed."""
+    state = TopicState()
+    optimizer.init(model.trainable_parameters())
+    make_folder(folder / CHECKPOINTS)  # first: marks the folder as a run, even if the process ends soon
+    clear_folder(folder)
+    save(state)
+    return state
+
+
+def _restored(checkpoint: Sealed, model: ECRTM, optimizer: optimizers.Optimizer, log: RunLog) -> TopicState:
+    """The state of the checkpoint; sets model, optimiser and the folder's files back to that state."""
+    facts = checkpoint.facts
+    log.check(facts["sizes"])
+    state = restore(checkpoint, model, optimizer)
+    remove_checkpoints(log.folder, after=state.step)
+    log.rewind(facts["sizes"])
+    if facts["versions"] != _versions():
+        say(f"started with {facts['versions']}, continuing with {_versions()}: rounding may differ")
+    return state
 
 
 def _word_vectors(config: TopicsConfig, corpus: Corpus) -> np.ndarray | None:
@@ -153,18 +174,15 @@ def _trained(
     folder: Path,
     model: ECRTM,
     optimizer: optimizers.Optimizer,
-    state: TopicState,
     log: RunLog,
     save: Callable[[TopicState], None],
+    state: TopicState,
+    guidance: Guidance | None,
 ) -> TopicState:
-    """Train to the end; an interrupt is passed on after saving."""
+    """Train to the end of the phase; an interrupt is passed on after saving."""
     epochs, documents = config.training.epochs, corpus.bags.shape[0]
     per_epoch = batch_count(documents, config.training.batch_size)
     done = state.step // per_epoch * documents + state.documents
-
-    def guide(state: TopicState) -> Guidance:
-        logits = None if state.guided else topic_word_logits(model)
-        return build_guidance(folder / PREFERENCES, corpus, config, logits, state.guided)
 
     with (
         between_micro_batches() as check_interrupt,
@@ -177,7 +195,7 @@ def _trained(
                 corpus.bags,
                 config,
                 state,
-                guide=guide,
+                guidance,
                 save=save,
                 log=lambda row: log.row(row, _line(row, epochs)),
                 advance=advance,

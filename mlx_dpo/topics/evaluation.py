@@ -18,6 +18,14 @@ from .model_files import TEST_THETA
 
 LENGTHS = (10, 15)
 """Top words of a topic that are looked at."""
+FIGURES = (
+    ("coherence C_V", "c_v"),
+    ("coherence NPMI", "npmi"),
+    ("diversity: words in one topic only", "unique"),
+    ("diversity: different words", "distinct"),
+    ("quality: C_V x different words", "quality"),
+)
+"""Names of the figures of top words for people, each with its field of WordFigures."""
 TOP = "top_words_15.jsonl"
 _AGAIN = "train the model again, or evaluate it with the corpus that it was trained on"
 
@@ -59,29 +67,25 @@ class TopicFigures:
     clustering: LabelFigures | None
 
     def __str__(self) -> str:
-        rows = [
-            ("coherence C_V", "c_v"),
-            ("coherence NPMI", "npmi"),
-            ("diversity: words in one topic only", "unique"),
-            ("diversity: different words", "distinct"),
-            ("quality: C_V x different words", "quality"),
-        ]
-        width = max(len(label) for label, _ in rows)
+        width = max(len(label) for label, _ in FIGURES)
         head = f"{f'{self.topics:,} topics':<{width}}" + "".join(
             f"  top {own.words}" for own in self.top_words
         )
         lines = [
             f"{label:<{width}}{''.join(_cell(getattr(own, name)) for own in self.top_words)}"
-            for label, name in rows
+            for label, name in FIGURES
         ]
-        found = self.clustering
-        labels = "no labels of held-out documents: no purity, no NMI"
-        if found:
-            labels = (
-                f"{found.documents:,} held-out documents with {found.labels} labels: "
-                f"purity {found.purity:.3f}, NMI {found.nmi:.3f}"
-            )
-        return "\n".join([head, *lines, labels])
+        return "\n".join([head, *lines, labels_text(self.clustering)])
+
+
+def labels_text(found: LabelFigures | None) -> str:
+    """Purity and NMI as a line."""
+    if found is None:
+        return "no labels of held-out documents: no purity, no NMI"
+    return (
+        f"{found.documents:,} held-out documents with {found.labels} labels: "
+        f"purity {found.purity:.3f}, NMI {found.nmi:.3f}"
+    )
 
 
 def _cell(value: float | None) -> str:
@@ -99,7 +103,7 @@ def evaluate_topics(folder: Path, corpus: Corpus) -> TopicFigures:
     """
     top = read_top_words(folder / TOP, corpus)
     figures = [word_figures(top[:, :length], corpus.texts, corpus.vocabulary) for length in LENGTHS]
-    return TopicFigures(len(top), figures, _label_figures(folder / TEST_THETA, corpus))
+    return TopicFigures(len(top), figures, label_figures(folder / TEST_THETA, corpus))
 
 
 def word_figures(top: np.ndarray, texts: Sequence[str] | None, vocabulary: Sequence[str]) -> WordFigures:
@@ -119,7 +123,7 @@ def word_figures(top: np.ndarray, texts: Sequence[str] | None, vocabulary: Seque
 
 
 def read_top_words(path: Path, corpus: Corpus) -> np.ndarray:
-    """The top words in a file, as vocabulary indices (K, n).
+    """Vocabulary indices of the top words in a file, (K, n).
 
     Raises:
         DpoError: there is no such file, or it is of another corpus.
@@ -136,7 +140,15 @@ def read_top_words(path: Path, corpus: Corpus) -> np.ndarray:
     return np.array(rows)
 
 
-def _label_figures(path: Path, corpus: Corpus) -> LabelFigures | None:
+def label_figures(path: Path, corpus: Corpus) -> LabelFigures | None:
+    """Topics of the held-out documents against their labels; None without labels.
+
+    Args:
+        path: shares of topics in documents, (documents, K).
+
+    Raises:
+        DpoError: it is of other documents.
+    """
     if corpus.test is None or corpus.test.labels is None or not is_there(path):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The loop of a topic model: updates until every epoch is done, from some epoch on with preferences."""
+"""The loop of a topic model: updates, in a first phase without and in a second one with preferences."""
 
 import math
 import time
@@ -31,21 +31,20 @@ def train(
     bags: "csr_matrix",
     config: TopicsConfig,
     state: TopicState,
+    guidance: Guidance | None = None,
     *,
-    guide: Callable[[TopicState], Guidance],
     save: Callable[[TopicState], None],
     log: Callable[[dict[str, float | str]], None],
     advance: Callable[[int], None] = lambda documents: None,
     check_interrupt: Callable[[], None] = lambda: None,
 ) -> TopicState:
-    """Update the model until every epoch is done; every document is used exactly once per epoch.
+    """Update the model to the end of its phase; every document is used exactly once per epoch.
 
     Args:
         bags: counts, (documents, V).
         state: where to begin; model and optimiser must be in the same state.
-        guide: called once, at `dpo.start_epoch` or when the run continues after it; gives the preferences.
-        save: called before `guide`, when `save_minutes` have passed, at the end, and before a Stop is passed
-            on.
+        guidance: what guides the topics; None until `dpo.start_epoch`, where the first phase ends.
+        save: called when `save_minutes` have passed, at the end, and before a Stop is passed on.
         log: takes one row of metrics.
         advance: called with the documents of each batch.
         check_interrupt: called before every batch; may raise Stop.
@@ -54,19 +53,13 @@ def train(
         DpoError: the loss is not finite.
     """
     own, documents = config.training, bags.shape[0]
-    per_epoch, start = batch_count(documents, own.batch_size), config.dpo.start_epoch
-    steps, guidance, batches, saved = own.epochs * per_epoch, None, None, time.monotonic()
+    per_epoch, last = batch_count(documents, own.batch_size), None if guidance else config.dpo.start_epoch
+    steps, batches, saved = (last or own.epochs) * per_epoch, None, time.monotonic()
     begun, done = time.perf_counter(), 0
     model.train()
     try:
         while state.step < steps and not state.stopped:
             epoch, place = divmod(state.step, per_epoch)
-            if start is not None and epoch >= start and guidance is None:
-                if not state.guided:
-                    save(state)
-                guidance = guide(state)
-                state = state.guided_by(guidance.digest)
-                model.freeze_words()
             if place == 0 or batches is None:
                 batches = epoch_batches(documents, own.batch_size, own.seed, epoch)
             check_interrupt()
@@ -92,7 +85,7 @@ def train(
                         }
                     )
                     begun, done = time.perf_counter(), 0
-                state = state.after_epoch(own.patience if start is None or guidance else None)
+                state = state.after_epoch(None if last else own.patience)
             if time.monotonic() - saved > 60 * own.save_minutes:
                 save(state)
                 saved = time.monotonic()

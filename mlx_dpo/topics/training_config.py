@@ -98,7 +98,7 @@ class TopicDpoConfig(Section):
     topic_filter: str = setting(
         "cv_below_average",
         "which topics are improved. cv_below_average, npmi_below_average: coherence of the top 15 words is "
-        "below the mean (on short texts, C_V cannot tell themes from rare words; NPMI can); llm_score: score 1 "
+        "below the mean (on short texts, C_V cannot tell themes from rare words, NPMI can); llm_score: 1 "
         "or 2; either: cv_below_average or llm_score; none: all",
         choices=FILTERS,
         also="dpo_topic_filter filter",

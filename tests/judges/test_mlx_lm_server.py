@@ -1,4 +1,4 @@
-"""The real mlx_lm.server as judge."""
+"""The real mlx_lm.server as judge, and as the LLM of topics."""
 
 import socket
 import subprocess
@@ -6,13 +6,17 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 
 from mlx_dpo.config import load_config
 from mlx_dpo.jobs.judge import judge_completions
+from mlx_dpo.topics.preferences import LOGITS, build_preferences
+from mlx_dpo.topics.preferences_config import PreferencesConfig
 
 from ..support.judge_server import ROWS, verdicts
 from ..support.mistakes import lines
+from ..support.topic_server import corpus, logits
 
 
 @pytest.fixture
@@ -61,3 +65,10 @@ def test_it_judges_by_label_probabilities_like_the_local_model_and_ignores_schem
     assert shared
     for shown in shared:
         assert chances["server"][shown] == pytest.approx(chances["local"][shown], abs=1e-3)
+
+
+def test_it_takes_requests_for_function_calls_though_its_model_calls_none(mlx_lm_server, models, tmp_path):
+    np.save(tmp_path / LOGITS, logits())
+    settings = PreferencesConfig(url=mlx_lm_server, model=str(models("llama")), max_tokens=16)
+    assert build_preferences(tmp_path, corpus(), settings).scores == dict.fromkeys(range(4))
+    assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 16

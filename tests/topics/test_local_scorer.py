@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
+from mlx_dpo.topics.corpus import Corpus
 from mlx_dpo.topics.local_scorer import LocalScorer
-from mlx_dpo.topics.meanings import Meanings, nearest_words, unit
+from mlx_dpo.topics.meanings import Meanings, meanings, nearest_words, unit
 from mlx_dpo.topics.topic_words import TopicWords
 
 VOCABULARY = [f"{theme}{n}" for theme in "ab" for n in range(20)]
@@ -66,3 +68,10 @@ def test_extra_words_are_the_nearest_ones_that_are_not_there_yet():
     meanings = Meanings(VECTORS, of)
     assert nearest_words(meanings, "b3", [*B[:4], 38], 3) == [24, 25, 26]
     assert nearest_words(meanings, None, [], 3) == []
+
+
+def test_with_an_embedder_the_nearest_words_are_those_of_one_meaning(minilm):
+    words = ["banana", "bus", "cherry", "lorry", "pear", "train"]
+    found = meanings(Corpus(csr_matrix(np.ones((2, 6), np.int32)), words), minilm, 0)
+    assert set(nearest_words(found, "kinds of fruit", [], 3)) == {0, 2, 4}
+    assert set(nearest_words(found, "public transport and freight", [1], 2)) == {3, 5}

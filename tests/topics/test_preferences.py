@@ -329,3 +329,13 @@ def test_without_an_llm_vectors_of_the_words_find_the_same_themes(build, folder)
         path.unlink()
     assert build() == found
     assert {path.name: path.read_bytes() for path in folder.glob("*.jsonl")} == again
+
+
+def test_a_model_on_this_machine_is_asked_too_and_its_replies_are_kept(build, folder, models, capsys):
+    found = build(model=str(models("llama")), max_tokens=16)
+    assert found.win_lose == {}
+    assert found.scores == dict.fromkeys(range(4))  # a random model writes no JSON
+    kept = lines(folder, "replies.jsonl")
+    assert {row["function"] for row in kept} == {"score_topic", "describe_topic"}
+    assert len(kept) == 16  # each question is asked twice
+    assert "no usable reply about topics 0, 1, 2, 3" in capsys.readouterr().err

@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_remedy(corpus):
     model = ECRTM(len(VOCABULARY), own.model)
     model.topic_vectors = mx.full(model.topic_vectors.shape, np.nan)
     optimizer = optimizer_at(OptimizerConfig(name="adam"), 0.01)
-    nothing = {"guide": None, "save": lambda state: None, "log": lambda row: None}
+    nothing = {"save": lambda state: None, "log": lambda row: None}
     with pytest.raises(DpoError) as error:
         train(model, optimizer, read_corpus(corpus).bags, own, TopicState(), **nothing)
     assert error.value.what == "the loss is not finite in epoch 1 (its part reconstruction, ecr)"
