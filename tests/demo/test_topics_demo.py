@@ -30,7 +30,8 @@ def test_the_corpus_has_whole_passages_of_all_periods():
     rows = [json.loads(line) for line in shipped("data/addresses.jsonl").read_text().splitlines()]
     assert len({row["text"] for row in rows}) == len(rows) == 1272
     assert all(60 <= len(row["text"].split()) <= 120 for row in rows)
-    assert all(row["text"].rstrip("\"')")[-1] in ".?!" for row in rows)
+    unended = [row["year"] for row in rows if row["text"].rstrip("\"')")[-1] not in ".?!"]
+    assert unended == [1932]  # its address ends with a table
     for row in rows:
         first, last = map(int, row["period"].split("-"))
         assert first <= row["year"] <= last
