@@ -21,6 +21,11 @@ def judging(folder: Path | str) -> str:
     return command_line(["mlx-dpo", "eval", "--run", str(folder)])
 
 
+def measuring_topics(folder: Path) -> str:
+    """The command that measures a topic model."""
+    return command_line(["mlx-dpo", "topics", "eval", "--run", str(folder)])
+
+
 def after_preparing(corpus: str) -> str:
     """The command that trains a topic model on a corpus."""
     return command_line(["mlx-dpo", "topics", "train", "--corpus", corpus])

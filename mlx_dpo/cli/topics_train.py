@@ -3,6 +3,7 @@
 import click
 
 from ..console import show, show_json
+from .next_command import measuring_topics
 from .options import (
     config_option,
     json_option,
@@ -49,3 +50,4 @@ def topics_train(config_file, overrides, overwrite, resume, as_json):
         return
     show(f"run: {run.folder}")
     show(f"top words: {run.folder / 'top_words_10.txt'}")
+    show(f"next: {measuring_topics(run.folder)}")

@@ -239,7 +239,7 @@ class _Stages:
 
     def _say_calls(self) -> None:
         """Say what was asked, and what was odd about the replies."""
-        scorer = self.__dict__.get("_scorer")
+        scorer = vars(self).get("_scorer")  # there only if a stage needed it
         if not isinstance(scorer, TopicLLM):
             return
         calls = scorer.calls

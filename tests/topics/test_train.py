@@ -40,7 +40,7 @@ def test_themes_become_topics(corpus, tmp_path, outcome):
         )
     )
     assert code == 0, errors
-    assert "top words: run/top_words_10.txt" in said
+    assert "top words: run/top_words_10.txt\nnext: mlx-dpo topics eval --run run\n" in said
     topics = [
         set(line.split()[:6]) for line in (tmp_path / "run" / "top_words_10.txt").read_text().splitlines()
     ]
