@@ -31,6 +31,7 @@ from ..topics.train import train
 from ..topics.word_vectors import embedded, ppmi_svd, read_glove
 from ..training.checkpoint_folder import (
     CHECKPOINTS,
+    adapter_bytes,
     only_process,
     prune_checkpoints,
     remove_checkpoints,
@@ -59,8 +60,8 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
         KeyboardInterrupt: a stop was requested, and a checkpoint was written; or it was requested twice.
     """
     folder = Path(config.run.output)
-    check_writable(folder, need_bytes=50_000_000)
     corpus = read_corpus(config.corpus.folder)
+    check_writable(folder, need_bytes=_run_bytes(config, corpus))
     _check_sizes(config, corpus)
     check_guidance(config, corpus)
     key = run_key(config, corpus)
@@ -76,6 +77,14 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
         elif config.dpo.start_epoch:
             check_llm(config.preferences)
         return _run(config, corpus, key, folder, checkpoint)
+
+
+def _run_bytes(config: TopicsConfig, corpus: Corpus) -> int:
+    """Bytes that a run needs for its results and checkpoints, as far as they grow with the corpus."""
+    per_word = config.model.encoder_size + config.model.embedding_size + config.model.topics
+    documents = corpus.bags.shape[0] + (corpus.test.bags.shape[0] if corpus.test else 0)
+    checkpoints = adapter_bytes(4 * per_word * len(corpus.vocabulary), config.training.keep_checkpoints)
+    return checkpoints + 4 * documents * config.model.topics
 
 
 def _check_sizes(config: TopicsConfig, corpus: Corpus) -> None:

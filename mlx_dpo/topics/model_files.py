@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocab.txt"
-BETA, BETA_LOGITS = "beta.npy", "beta_logits.npy"
+BETA = "beta.npy"
 THETA, TEST_THETA = "theta_train.npy", "theta_test.npy"
-RESULTS = (WEIGHTS, VOCABULARY, BETA, BETA_LOGITS, THETA, TEST_THETA, *FILES)
+RESULTS = (WEIGHTS, VOCABULARY, BETA, THETA, TEST_THETA, *FILES)
 """The files that `write_results` writes."""
 _VECTORS = ("word_vectors", "topic_vectors")
 _BATCH = 1000
@@ -61,13 +61,12 @@ def topic_word_logits(model: ECRTM) -> np.ndarray:
 def write_results(model: ECRTM, corpus: Corpus, folder: Path) -> None:
     """Write what the model says.
 
-    model.safetensors; float32 arrays: beta.npy and beta_logits.npy (K, V), theta_train.npy and, if documents
-    are held out, theta_test.npy (documents, K); vocab.txt, one word a line; top_words_N.txt and .jsonl.
+    model.safetensors; float32 arrays: beta.npy (K, V), theta_train.npy and, if documents are held out,
+    theta_test.npy (documents, K); vocab.txt, one word a line; top_words_N.txt and .jsonl.
     """
     save_weights(model, folder)
     write_text(folder / VOCABULARY, "".join(f"{word}\n" for word in corpus.vocabulary))
     write_array(folder / BETA, np.array(model.beta()))
-    write_array(folder / BETA_LOGITS, topic_word_logits(model))
     write_array(folder / THETA, document_topics(model, corpus.bags))
     if corpus.test:
         write_array(folder / TEST_THETA, document_topics(model, corpus.test.bags))

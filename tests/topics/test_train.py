@@ -132,6 +132,20 @@ def test_a_run_ends_early_where_patience_is_asked_for(corpus, tmp_path, outcome)
     assert len(rows_of(tmp_path / "run")) < 200
 
 
+def test_ctrl_c_saves_between_two_updates_and_the_run_goes_on(corpus, tmp_path, outcome, forked):
+    assert outcome(*train_words("training.epochs=60", output="whole"))[0] == 0
+    command = train_words("training.epochs=60")
+    process = forked(*command, cwd=tmp_path)
+    while process.poll() is None and not (tmp_path / "run" / "metrics.jsonl").exists():
+        pass
+    process.send_signal(2)
+    assert process.wait() == 130, process.stderr
+    assert "interrupted: everything so far is saved in run/checkpoints" in process.stderr
+    assert 0 < len(rows_of(tmp_path / "run")) < 60
+    assert outcome(*command)[0] == 0
+    assert results_of(tmp_path / "run") == results_of(tmp_path / "whole")
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_remedy(corpus):
     own = load_topics_config(None, [*SHORT, "corpus.folder=corpus"])
     model = ECRTM(len(VOCABULARY), own.model)
