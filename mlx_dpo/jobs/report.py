@@ -8,12 +8,14 @@ from typing import Any
 from ..config import load_config
 from ..errors import DpoError, first_ten
 from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
+from ..printed_commands import command_line
 from ..report.page import Event, RunRecord, Sample, page
 from ..report.templates import Setting
 from ..settings import as_plain, described
 from ..storage.files import write_text
 from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there, read_json
+from ..topics.model_files import BETA
 
 REPORT = "report.html"
 _LARGEST = 2**53
@@ -75,6 +77,9 @@ def read_run(folder: Path) -> RunRecord:
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
+    if is_there(folder / BETA):
+        hint = command_line(["mlx-dpo", "topics", "report", "--run", str(folder)])
+        raise DpoError("is the run of a topic model", where=folder, hint=f"use {hint}")
     return RunRecord(
         name=Path(os.path.realpath(folder)).name,
         settings=settings_of(load_config(config)),

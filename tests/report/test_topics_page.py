@@ -96,3 +96,8 @@ def test_words_are_escaped_and_nothing_is_loaded():
 def test_the_report_of_another_kind_of_folder_is_refused(refused_at, tmp_path):
     (tmp_path / "empty").mkdir()
     refused_at("topics report --run empty", "empty", "no run of a topic model", "topics train")
+
+
+def test_the_report_of_runs_on_pairs_names_the_report_of_topics(page, refused_at):
+    page()
+    refused_at("report --run run", "run", "is the run of a topic model", "mlx-dpo topics report --run run")
