@@ -24,5 +24,5 @@ def topics():
     """
 
 
-for command in (topics_demo, topics_prepare, topics_train, topics_prefer, topics_eval, topics_report):
+for command in (topics_prepare, topics_train, topics_prefer, topics_eval, topics_report, topics_demo):
     topics.add_command(command)

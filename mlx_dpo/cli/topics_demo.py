@@ -16,17 +16,17 @@ from .options import PATH
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
 def topics_demo(output, overwrite):
-    """Run every step offline on a few hundred texts that come with the project.
+    """Run every step offline on passages of State of the Union addresses.
 
-    The steps are bags of words, training in two phases and evaluation; no LLM is needed.
+    The steps are bags of words, training, preferences without an LLM, figures and a page.
 
     \b
     Example:
-      mlx-dpo topics demo
+      mlx-dpo topics demo --output runs/topics-demo
     """
     from . import say_blas_note
 
     say_blas_note()
-    from ..demo.topics_demo import tell_topics
+    from ..demo.run_topics_demo import tell_topics
 
     tell_topics(output, overwrite=overwrite)

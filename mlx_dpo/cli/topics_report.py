@@ -14,9 +14,10 @@ from .topics_eval import corpus_now_option, topics_run_option
 @corpus_now_option
 @json_option
 def topics_report(folder, corpus, as_json):
-    """Write a page with the topics of a run, before and after preferences, and their figures.
+    """Write a one-page report of a topic model.
 
-    The report is report.html in the run's folder: one file that works offline.
+    It shows each topic's words with bars, the words before and after preferences, figures, curves and
+    settings. The report is report.html in the run's folder: one file that works offline, also on a phone.
 
     \b
     Example:

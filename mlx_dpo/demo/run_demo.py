@@ -1,6 +1,5 @@
 """Every step from start to end, offline: base model, pairs, training, evaluation, fused model."""
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,13 @@ from ..models.generate import generate_answers
 from ..models.load import load_model, load_tokenizer
 from ..printed_commands import command_line
 from ..records import Curated
-from ..storage.files import check_writable, make_folder
 from .base_model import teach
+from .demo_folder import activation, empty_folder, from_here, shipped
 from .tiny_models import make_model
 
 _EPOCHS = 14
 _SHOWN = 4
+_PARTS = ("base", "pairs", "run", "fused")
 
 
 def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) -> None:
@@ -36,7 +36,7 @@ def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) 
     """
     start, folder = time.monotonic(), Path(output)
     config = demo_config(folder, beta_rule)
-    _prepare(folder, overwrite)
+    empty_folder(folder, _PARTS, overwrite)
 
     say("1/5 base model: a tiny Granite hybrid learns to answer plainly")
     make_base(folder / "base", _EPOCHS)
@@ -57,13 +57,6 @@ def tell(output: str, beta_rule: str | None = None, *, overwrite: bool = False) 
         raise DpoError("adapter and fused model answer differently", where=folder / "fused")
 
 
-def shipped(name: str) -> Path:
-    """A file of data/ or config/: beside the package in a checkout, inside the package when installed."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / f"_{name}"  # as pyproject.toml puts them into the wheel
-    return inside if inside.exists() else package.parent / name
-
-
 def demo_config(folder: Path, beta_rule: str | None = None) -> RunConfig:
     """config/demo.yaml with this demo's paths and, if given, another beta rule."""
     return load_config(
@@ -79,23 +72,6 @@ def demo_config(folder: Path, beta_rule: str | None = None) -> RunConfig:
             *([f"beta.rule={beta_rule}"] if beta_rule else []),
         ],
     )
-
-
-def _prepare(folder: Path, overwrite: bool) -> None:
-    import shutil
-
-    check_writable(folder, need_bytes=200_000_000)
-    parts = [folder / name for name in ("base", "pairs", "run", "fused")]
-    if any(part.exists() for part in parts):
-        if not overwrite:
-            raise DpoError(
-                "contains a demo already",
-                where=folder,
-                hint="choose another folder with --output, or replace it with --overwrite",
-            )
-        for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
-    make_folder(folder)
 
 
 def make_base(folder: Path, epochs: int) -> None:
@@ -170,7 +146,7 @@ def _same(answers: dict[str, list[str]]) -> int:
 def _whereabouts(folder: Path, seconds: float) -> list[str]:
     ask = ["python", "-m", "mlx_lm", "generate", "--model", str(folder / "base")]
     ask += ["--adapter-path", str(folder / "run"), "--prompt", "How do I clean a copper kettle?"]
-    settings, rows = (_from_here(shipped(name)) for name in ("config/granite_dpo.yaml", "data/curated.jsonl"))
+    settings, rows = (from_here(shipped(name)) for name in ("config/granite_dpo.yaml", "data/curated.jsonl"))
     config = ["--config", settings]
     same = [
         ["gen-pairs", *config, "--source", rows, "--limit", "100"],
@@ -178,25 +154,15 @@ def _whereabouts(folder: Path, seconds: float) -> list[str]:
         ["eval", "--run", "runs/granite-dpo"],
         ["fuse", "--run", "runs/granite-dpo", "--output", "models/granite-dpo"],
     ]
-    activate = Path(sys.prefix) / "bin" / "activate"
     return [
         f"Done in {seconds:.0f} s. All results are in {folder}:",
         "  base/   the base model      pairs/  train.jsonl, valid.jsonl",
         "  run/    adapter, metrics    fused/  the tuned model, ready for mlx_lm",
         "",
-        *(
-            [f"Before the commands below: {command_line(['.', _from_here(activate)])}", ""]
-            * activate.exists()
-        ),
+        *activation(),
         "Ask it something else:",
         f"  {command_line(ask)}",
         "",
         "The same with Granite 4.0 H-Micro; --source can name your own JSONL file of prompt and answer:",
         *(f"  {command_line(['mlx-dpo', *words])}" for words in same),
     ]
-
-
-def _from_here(path: Path) -> str:
-    """A path for a command in the current folder: relative if it is below that folder."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

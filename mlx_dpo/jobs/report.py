@@ -5,14 +5,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, load_config
+from ..config import load_config
 from ..errors import DpoError, first_ten
 from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
-from ..report.page import Event, RunRecord, Sample, Setting, page
+from ..printed_commands import command_line
+from ..report.page import Event, RunRecord, Sample, page
+from ..report.templates import Setting
 from ..settings import as_plain, described
 from ..storage.files import write_text
 from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there, read_json
+from ..topics.model_files import BETA
 
 REPORT = "report.html"
 _LARGEST = 2**53
@@ -33,8 +36,7 @@ def report_run(folder: Path | str) -> Path:
         DpoError: the folder is not a run, the adapter is not the one that the run wrote, a line of a file is
             broken (with its place), or a library is missing.
     """
-    for library in missing_libraries():
-        raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
+    check_libraries()
     folder = Path(folder)
     if all(is_there(folder / name) for name in (CONFIG, WEIGHTS)):
         read_adapter_config(folder)
@@ -49,6 +51,12 @@ def current_report(folder: Path) -> Path | None:
     made = is_there(report) and is_there(metrics)
     made = made and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
     return report if made else None
+
+
+def check_libraries() -> None:
+    """Raises DpoError if a library that a report needs is missing."""
+    for library in missing_libraries():
+        raise DpoError(f"needs {library}", where="mlx-dpo report", hint="pip install 'mlx-dpo[report]'")
 
 
 def missing_libraries() -> list[str]:
@@ -69,9 +77,12 @@ def read_run(folder: Path) -> RunRecord:
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
+    if is_there(folder / BETA):
+        hint = command_line(["mlx-dpo", "topics", "report", "--run", str(folder)])
+        raise DpoError("is the run of a topic model", where=folder, hint=f"use {hint}")
     return RunRecord(
         name=Path(os.path.realpath(folder)).name,
-        settings=_settings(load_config(config)),
+        settings=settings_of(load_config(config)),
         rows=_metrics(folder / "metrics.jsonl"),
         events=_events(folder / "events.jsonl"),
         samples=_samples(folder / "samples.jsonl"),
@@ -79,10 +90,11 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def _settings(config: RunConfig) -> list[Setting]:
+def settings_of(config: Any) -> list[Setting]:
+    """All settings of a run, from its dataclass."""
     values = as_plain(config)
     found = []
-    for name, default, _, _ in described(RunConfig):
+    for name, default, _, _ in described(type(config)):
         value: Any = values
         for key in name.split("."):
             value = value[key]
@@ -91,7 +103,7 @@ def _settings(config: RunConfig) -> list[Setting]:
 
 
 def _metrics(path: Path) -> list[dict[str, float]]:
-    rows = _rows(path, {"step": int})
+    rows = rows_of(path, {"step": int})
     for where, row in rows:
         wrong = [name for name, value in row.items() if not _is_number(value)]
         if wrong:
@@ -114,7 +126,7 @@ def _is_number(value: Any) -> bool:
 def _events(path: Path) -> list[Event] | None:
     if not is_there(path):
         return None
-    rows = _rows(path, {"step": int, "event": str})
+    rows = rows_of(path, {"step": int, "event": str})
     told = Event._fields[2:]
     return [
         Event(row["step"], row["event"], **{name: str(row[name]) for name in told if row.get(name)})
@@ -125,7 +137,7 @@ def _events(path: Path) -> list[Event] | None:
 def _samples(path: Path) -> list[Sample] | None:
     if not is_there(path):
         return None
-    rows = _rows(path, {"step": int, "prompt": str, "answer": str})
+    rows = rows_of(path, {"step": int, "prompt": str, "answer": str})
     return [Sample(row["step"], row["prompt"], row["answer"]) for _, row in rows]
 
 
@@ -133,7 +145,7 @@ def _inspection(path: Path) -> Any:
     return read_json(path, "remove the file; the report is written without it") if is_there(path) else None
 
 
-def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any]]]:
+def rows_of(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any]]]:
     """("file:line", row) of every line, each with these fields.
 
     Raises:

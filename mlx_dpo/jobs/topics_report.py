@@ -1,81 +1,174 @@
-"""The command topics report: report.html of a topic model's run, from the files of its folder."""
+"""report.html of a topic model's run: words and figures, at the snapshot and at the end."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import DpoError
+from ..console import plural
+from ..monitoring.run_log import METRICS
+from ..report.topics_page import Topic, TopicsRecord, Word, topics_page
 from ..storage.files import write_text
-from ..storage.jsonl import read_jsonl
-from ..storage.reading import is_there, opened
+from ..topics.changes import Changes, MeanChange, Moment, kept_words, mean_change, read_changes
+from ..topics.config import TopicsConfig, load_topics_config
 from ..topics.corpus import Corpus
-from ..topics.evaluation import LENGTHS, TOP, label_figures, read_top_words, word_figures
-from ..topics.model_files import BETA, TEST_THETA
-from ..topics.page import Topic, TopicsRecord, Word, topics_page
-from ..topics.preference_files import DESCRIPTIONS, SCORES, SELECTED, read_descriptions, read_scores
-from .report import REPORT
+from ..topics.evaluation import FIGURES
+from ..topics.win_lose import WinLose
+from .open_run import SETTINGS
+from .report import REPORT, check_libraries, rows_of, settings_of
 from .topics_evaluate import corpus_of
 from .topics_folder import PREFERENCES
 
-_SHOWN = LENGTHS[0]
-"""Top words of a topic on the page."""
+_NAMES = {"c_v": "C_V", "npmi": "NPMI"}
+"""Coherences of each topic of a Moment, and how they are written."""
 
 
 def report_topics(folder: Path, corpus: str | None = None) -> Path:
-    """Write `folder`/report.html; no model is loaded.
+    """Write `folder`/report.html.
 
     Args:
         corpus: where the corpus is now; None: where it was.
 
     Raises:
-        DpoError: the folder has no finished run, the corpus is another one, or jinja2 is missing.
+        DpoError: the folder has no finished run, the corpus is another one, or a library is missing.
     """
-    if not find_spec("jinja2"):
-        raise DpoError("needs jinja2", where="mlx-dpo topics report", hint="pip install 'mlx-dpo[report]'")
-    page = topics_page(_record(folder, corpus_of(folder, corpus)))
-    write_text(folder / REPORT, page)
-    return folder / REPORT
+    check_libraries()
+    documents = corpus_of(folder, corpus)
+    config = load_topics_config(folder / SETTINGS)
+    return write_page(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
 
 
-def _record(folder: Path, corpus: Corpus) -> TopicsRecord:
-    top, snapshot = read_top_words(folder / TOP, corpus), folder / PREFERENCES / TOP
-    before = read_top_words(snapshot, corpus) if is_there(snapshot) else None
+def write_page(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> Path:
+    """Write `folder`/report.html of a run whose changes are known."""
+    path = folder / REPORT
+    write_text(path, topics_page(topics_record(folder, config, corpus, changes)))
+    return path
+
+
+def topics_record(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> TopicsRecord:
+    """A run as its page shows it."""
+    rows = [_numbers(row) for _, row in rows_of(folder / METRICS, {"epoch": int})]
+    topics, documents = len(changes.end.words), corpus.bags.shape[0]
     return TopicsRecord(
-        Path(os.path.realpath(folder)).name,
-        _topics(folder, corpus, top, before),
-        word_figures(top, corpus.texts, corpus.vocabulary),
-        None if before is None else word_figures(before, corpus.texts, corpus.vocabulary),
-        label_figures(folder / TEST_THETA, corpus),
-        corpus.bags.shape[0],
-        len(corpus.vocabulary),
+        name=Path(os.path.realpath(folder)).name,
+        heading=(
+            f"{plural(topics, 'topic')} · {plural(len(corpus.vocabulary), 'word')} · "
+            f"{plural(documents, 'document')} · ECRTM"
+        ),
+        summary=[_extent(rows, config), *change_sentences(changes)],
+        settings=settings_of(config),
+        rows=rows,
+        head=("figure", "at the end") if changes.snapshot is None else ("figure", "snapshot", "at the end"),
+        figures=_figures(changes),
+        improved=[_topic(k, changes, corpus.vocabulary) for k in changes.improved],
+        others=[_topic(k, changes, corpus.vocabulary) for k in changes.others],
+        snapshot=None if changes.snapshot is None else config.dpo.start_epoch,
     )
 
 
-def _topics(folder: Path, corpus: Corpus, top: np.ndarray, before: np.ndarray | None) -> list[Topic]:
-    with opened(folder / BETA) as file:
-        beta = np.load(file, allow_pickle=False)
-    about, changed = _about(folder / PREFERENCES, len(top)), _selected(folder / PREFERENCES / SELECTED)
-    found = []
-    for k, own in enumerate(top[:, :_SHOWN].tolist()):
-        old = own if before is None else before[k, :_SHOWN].tolist()
-        words = [Word(corpus.vocabulary[i], float(beta[k, i]), i not in old) for i in own]
-        gone = [corpus.vocabulary[i] for i in old if i not in own]
-        found.append(Topic(k, words, about[k], k in changed, gone))
-    return found
+def _numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
-def _about(folder: Path, topics: int) -> list[str]:
-    """Description and score of each topic, where there are any."""
-    texts, scores = [""] * topics, [""] * topics
-    if is_there(folder / DESCRIPTIONS):
-        texts = [text or "" for text in read_descriptions(folder / DESCRIPTIONS, topics).values()]
-    if is_there(folder / SCORES):
-        read = read_scores(folder / SCORES, topics).values()
-        scores = ["" if score is None else f"score {score} of 3" for score in read]
-    return [", ".join(filter(None, pair)) for pair in zip(texts, scores, strict=True)]
+def _extent(rows: list[dict[str, float]], config: TopicsConfig) -> str:
+    return (
+        f"{int(rows[-1]['epoch']):,} of {plural(config.training.epochs, 'epoch')}, seed "
+        f"{config.training.seed}; training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f}."
+    )
 
 
-def _selected(path: Path) -> set[int]:
-    return {row["k"] for _, row in read_jsonl(path)} if is_there(path) else set()
+def change_sentences(changes: Changes) -> list[str]:
+    """What preferences did, in sentences; each figure with its number of topics."""
+    before, end = changes.snapshot, changes.end
+    if before is None:
+        return ["No preferences were used."]
+    if not changes.improved:
+        return ["Preferences were built, but no topic was picked."]
+    kept, sentences = kept_words(before.words, end.words), []
+    for what, own in (("with", list(changes.improved)), ("without", changes.others)):
+        if not own:
+            continue
+        share = f"{100 * kept[own].mean():.0f} % of their top {end.words.shape[1]} words"
+        sentences.append(f"{plural(len(own), 'topic')} {what} preferences kept {share}.")
+        for name, label in _NAMES.items():
+            was, now = getattr(before, name), getattr(end, name)
+            if now is not None:
+                sentences.append(f"Their {label} went {change_text(mean_change(was, now, own))}.")
+    return sentences
+
+
+def change_text(found: MeanChange) -> str:
+    """A change of means: from 0.323 to 0.345, change +0.022 (95 % interval +0.001 to +0.043)."""
+    interval = (
+        "" if found.low is None else f" (95 % interval over topics {found.low:+.3f} to {found.high:+.3f})"
+    )
+    return f"from {found.before:.3f} to {found.after:.3f}, change {found.change:+.3f}{interval}"
+
+
+def _figures(changes: Changes) -> list[tuple[str, ...]]:
+    moments = [moment for moment in (changes.snapshot, changes.end) if moment is not None]
+    rows = [
+        (f"{label}, top {own.words}", *(_cell(getattr(m.figures[place], name)) for m in moments))
+        for label, name in FIGURES
+        for place, own in enumerate(changes.end.figures)
+    ]
+    labels = changes.clustering
+    if labels:
+        count = f"{labels.documents:,} held-out documents, {labels.labels} labels"
+        blank = [""] * (len(moments) - 1)
+        rows += [
+            (f"{name}, {count}", *blank, _cell(value))
+            for name, value in (("purity", labels.purity), ("NMI", labels.nmi))
+        ]
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _topic(k: int, changes: Changes, vocabulary: list[str]) -> Topic:
+    before, end, preferred = changes.snapshot, changes.end, changes.improved.get(k)
+    shown = [("at the end", end)]
+    if before is not None and preferred is not None:
+        shown.insert(0, ("at the snapshot", before))
+    return Topic(
+        number=k,
+        lists=[(title, _words(k, moment, before, end, preferred, vocabulary)) for title, moment in shown],
+        coherence=_coherence(k, before, end),
+        meaning=changes.meanings.get(k),
+        score=changes.scores.get(k),
+    )
+
+
+def _coherence(k: int, before: Moment | None, end: Moment) -> str:
+    """A topic's C_V and NPMI, before and at the end."""
+    sentences = []
+    for name in _NAMES:
+        values = [getattr(moment, name) for moment in (before, end) if moment is not None]
+        if values[-1] is not None:
+            told = ", then ".join(f"{value[k]:.3f}" for value in values)
+            sentences.append(f"{_NAMES[name]} {told}.")
+    return " ".join(sentences)
+
+
+def _words(
+    k: int,
+    moment: Moment,
+    before: Moment | None,
+    end: Moment,
+    preferred: WinLose | None,
+    vocabulary: list[str],
+) -> list[Word]:
+    both = set(end.words[k]) if before is None else set(np.intersect1d(before.words[k], end.words[k]))
+    return [
+        Word(vocabulary[word], float(share), _preference(int(word), preferred), word not in both)
+        for word, share in zip(moment.words[k], moment.shares[k], strict=True)
+    ]
+
+
+def _preference(word: int, preferred: WinLose | None) -> str:
+    if preferred is None:
+        return ""
+    return "win" if word in preferred.win else "lose" if word in preferred.lose else ""

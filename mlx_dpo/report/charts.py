@@ -23,16 +23,17 @@ class Series(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """What is drawn into one picture; all its ids begin with `name`."""
+    """What is drawn into one picture, by `axis`; all its ids begin with `name`."""
 
     name: str
     title: str
     unit: str
     series: tuple[Series, ...]
+    axis: str = "step"
 
 
 class Mark(NamedTuple):
-    """Something that happened at a step: a vertical line."""
+    """Something that happened at a step (or an epoch, if that is the charts' axis): a vertical line."""
 
     step: int
     kind: str
@@ -56,6 +57,7 @@ MARKS = {
     "resumed": ("ink", "dashed"),
     "best": ("blue", "dashed"),
     "stopped": ("ink", "solid"),
+    "preferences": ("orange", "dashed"),
 }
 """Colour and dashes of a mark by its kind."""
 _OTHER_MARK = ("ink", "dotted")
@@ -135,7 +137,12 @@ _INCHES = (4.4, 2.5)
 
 def drawings(rows: Sequence[Row], marks: Sequence[Mark] = ()) -> list[Drawing]:
     """Every chart for which these rows have data, in the order of the page."""
-    return [Drawing(c.name, c.title, c.unit, draw(c, rows, marks)) for c in charts(rows)]
+    return drawn(charts(rows), rows, marks)
+
+
+def drawn(charts: Sequence[Chart], rows: Sequence[Row], marks: Sequence[Mark]) -> list[Drawing]:
+    """Each chart, ready for the page."""
+    return [Drawing(c.name, c.title, c.unit, draw(c, rows, marks)) for c in charts]
 
 
 def charts(rows: Sequence[Row]) -> list[Chart]:
@@ -159,9 +166,9 @@ def _slug(metric: str) -> str:
     return re.sub(r"\W", "-", metric)
 
 
-def points(rows: Sequence[Row], metric: str) -> tuple[list[float], list[float]]:
+def points(rows: Sequence[Row], metric: str, axis: str = "step") -> tuple[list[float], list[float]]:
     """Steps at which a metric has a value, and the values."""
-    found = [(row["step"], row[metric]) for row in rows if metric in row]
+    found = [(row[axis], row[metric]) for row in rows if metric in row]
     found = [(step, value) for step, value in found if step > _TIES.get(metric, -1)]
     return [step for step, _ in found], [value for _, value in found]
 
@@ -176,14 +183,18 @@ def described(chart: Chart, rows: Sequence[Row]) -> str:
     """A chart in words, for people who cannot see it."""
     parts = []
     for series in chart.series:
-        steps, values = points(rows, series.metric)
+        steps, values = points(rows, series.metric, chart.axis)
         finite = [value for value in values if math.isfinite(value)]
         if len(finite) < 2:
-            told = f"{finite[0]:.4g} at step {steps[values.index(finite[0])]}" if finite else "never finite"
+            told = (
+                f"{finite[0]:.4g} at {chart.axis} {steps[values.index(finite[0])]}"
+                if finite
+                else "never finite"
+            )
         else:
             told = f"{finite[0]:.4g} to {finite[-1]:.4g}, lowest {min(finite):.4g}, highest {max(finite):.4g}"
         parts.append(f"{series.label} {told}")
-    return f"{chart.title}, by step. {'; '.join(parts)}."
+    return f"{chart.title}, by {chart.axis}. {'; '.join(parts)}."
 
 
 def draw(chart: Chart, rows: Sequence[Row], marks: Sequence[Mark] = ()) -> str:
@@ -199,7 +210,7 @@ def draw(chart: Chart, rows: Sequence[Row], marks: Sequence[Mark] = ()) -> str:
         figure = Figure(figsize=_INCHES, layout="constrained")
         axes = figure.subplots()
         for series in chart.series:
-            steps, values = points(rows, series.metric)
+            steps, values = points(rows, series.metric, chart.axis)
             axes.plot(
                 steps,
                 values,
@@ -211,7 +222,7 @@ def draw(chart: Chart, rows: Sequence[Row], marks: Sequence[Mark] = ()) -> str:
                 gid=series.metric,
             )
         _draw_marks(axes, marks)
-        axes.set_xlabel("step")
+        axes.set_xlabel(chart.axis)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.margins(x=0.02)
         if chart.name == "accuracy":

@@ -7,17 +7,7 @@ from typing import Any, NamedTuple
 from ..console import plural
 from ..metrics import wilson_interval
 from .charts import Mark, Row, drawings, mark_words
-from .templates import plain, rendered
-
-_TEMPLATE = "page.html.j2"
-
-
-class Setting(NamedTuple):
-    """One setting by its dotted name."""
-
-    name: str
-    value: Any
-    default: Any
+from .templates import Setting, by_default, filled, plain
 
 
 class Event(NamedTuple):
@@ -55,8 +45,8 @@ def page(run: RunRecord) -> str:
     """The report as HTML. Equal runs give equal text."""
     marks = [Mark(event.step, event.kind) for event in run.events or []]
     verdicts, inspected = split_inspection(run.inspection)
-    return rendered(
-        _TEMPLATE,
+    return filled(
+        "page.html.j2",
         run=run,
         heading=heading(run),
         summary=summary(run),
@@ -65,8 +55,7 @@ def page(run: RunRecord) -> str:
         verdicts=verdicts,
         inspected=inspected,
         comparisons=comparisons(run.samples or []),
-        changed=[s for s in run.settings if s.value != s.default],
-        unchanged=[s for s in run.settings if s.value == s.default],
+        **by_default(run.settings),
     )
 
 

@@ -1,16 +1,21 @@
-"""Pages from the templates of this folder: one HTML file each, without anything from elsewhere."""
+"""Pages from templates: everything that is filled in is escaped."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def rendered(template: str, **values: Any) -> str:
-    """A page as HTML; texts in it are escaped. Equal values give equal text.
+class Setting(NamedTuple):
+    """One setting by its dotted name."""
 
-    Args:
-        template: its file in this folder.
-    """
+    name: str
+    value: Any
+    default: Any
+
+
+def filled(template: str, **values: Any) -> str:
+    """A template of this folder with these values. Equal values give equal text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -22,6 +27,14 @@ def rendered(template: str, **values: Any) -> str:
     )
     environment.filters["plain"] = plain
     return environment.get_template(template).render(**values)
+
+
+def by_default(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    """The settings that differ from their defaults (`changed`), and the others (`unchanged`)."""
+    return {
+        "changed": [s for s in settings if s.value != s.default],
+        "unchanged": [s for s in settings if s.value == s.default],
+    }
 
 
 def plain(value: Any) -> str:

@@ -34,8 +34,8 @@ _AGAIN = "train the model again, or evaluate it with the corpus that it was trai
 class WordFigures:
     """Figures of the first `words` top words of each topic; means over topics.
 
-    `c_v`, `npmi`: on the training texts; None without texts. `c_v_of_topics`: of each topic. `unique`,
-    `distinct`: the two diversities. `quality`: C_V times `distinct`.
+    `c_v`, `npmi`: on the training texts; None without texts. `unique`, `distinct`: the two
+    diversities. `quality`: C_V times `distinct`. `c_v_of_topics`, `npmi_of_topics`: of each topic.
     """
 
     words: int
@@ -45,6 +45,7 @@ class WordFigures:
     distinct: float
     quality: float | None
     c_v_of_topics: list[float] | None
+    npmi_of_topics: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,17 @@ def evaluate_topics(folder: Path, corpus: Corpus) -> TopicFigures:
 
 def word_figures(top: np.ndarray, texts: Sequence[str] | None, vocabulary: Sequence[str]) -> WordFigures:
     """The figures of top words, as vocabulary indices (K, n)."""
-    coherence = None if texts is None else c_v(texts, vocabulary, top)
+    cv = None if texts is None else c_v(texts, vocabulary, top)
+    pairs = None if texts is None else npmi_of(texts, vocabulary, top)
     return WordFigures(
         top.shape[1],
-        None if coherence is None else float(coherence.mean()),
-        None if texts is None else float(npmi_of(texts, vocabulary, top).mean()),
+        None if cv is None else float(cv.mean()),
+        None if pairs is None else float(pairs.mean()),
         unique_diversity(top),
         distinct_diversity(top),
-        None if coherence is None else topic_quality(coherence, top),
-        None if coherence is None else coherence.tolist(),
+        None if cv is None else topic_quality(cv, top),
+        None if cv is None else cv.tolist(),
+        None if pairs is None else pairs.tolist(),
     )
 
 

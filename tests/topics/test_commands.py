@@ -1,20 +1,11 @@
 """The commands around training: prepare, prefer, eval."""
 
 import json
-import re
 import shutil
 
 import numpy as np
 import pytest
 
-from mlx_dpo.topics.preference_files import (
-    DESCRIPTIONS,
-    SCORES,
-    SELECTED,
-    write_descriptions,
-    write_scores,
-    write_selected,
-)
 from mlx_dpo.topics.preferences import LOGITS
 
 from ..support.topic_corpus import train_words
@@ -156,49 +147,3 @@ def test_eval_of_what_does_not_fit_is_told(finished, refused_at):
     (finished / "run" / "top_words_15.jsonl").unlink()
     refused_at("topics eval --run run", "run", "has no top words: the run is not finished")
     refused_at("topics eval --run corpus", "corpus", "contains no run of a topic model")
-
-
-@pytest.fixture
-def guided(finished):
-    """The run with a snapshot, whose topic 1 had other words, and shares of words."""
-    run = finished / "run"
-    np.save(run / "beta.npy", np.linspace(0, 1, 4 * 96).reshape(4, 96))
-    rows = [json.loads(line) for line in (run / "top_words_15.jsonl").read_text().splitlines()]
-    rows[1]["top_words"][0] = {"suna": SUN[0]}
-    (run / "preferences" / "top_words_15.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_descriptions(
-        run / "preferences" / DESCRIPTIONS, {0: "<cars>", 1: "cats & dogs", 2: None, 3: "taxes"}
-    )
-    write_scores(run / "preferences" / SCORES, {0: 3, 1: 2, 2: None, 3: 1})
-    write_selected(run / "preferences" / SELECTED, [1])
-    return finished
-
-
-def test_report_shows_topics_with_bars_before_and_after(guided, outcome):
-    code, out, _ = outcome("topics", "report", "--run", "run")
-    assert (code, out) == (0, "report: run/report.html\n")
-    page = (guided / "run" / "report.html").read_text()
-    topics = re.findall(r'<article class="panel" id="topic-(\d+)">(.*?)</article>', page, re.S)
-    assert [number for number, _ in topics] == ["0", "1", "2", "3"]
-    first, second = topics[0][1], topics[1][1]
-    assert "&lt;cars&gt;, score 3 of 3" in first
-    assert "changed by preferences" not in first
-    assert "Topic 1, changed by preferences" in second
-    assert re.search(r'class="word new"><span>cata</span><div class="bar" style="width: 31\.3%">', second)
-    assert second.count("<span>") == 10
-    assert "No longer among them: suna" in second
-    assert re.findall(r'<th scope="col">([^<]*)</th>', page) == [
-        "top 15 words",
-        "before preferences",
-        "after",
-    ]
-    assert "http" not in page
-
-
-def test_report_of_a_run_without_preferences_has_one_column(guided, outcome):
-    shutil.rmtree(guided / "run" / "preferences")
-    assert outcome("topics", "report", "--run", "run")[0] == 0
-    page = (guided / "run" / "report.html").read_text()
-    assert "before preferences" not in page
-    assert "in orange" not in page
-    assert 'class="word new"' not in page
