@@ -185,12 +185,8 @@ def _remedy(name: str, f: Field) -> str:
 def _convert(value: Any, hint: Any, spec: Field, name: str, written: Written) -> Any:
     choices = spec.metadata["choices"]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is False and "off" in choices:
-        value = "off"  # YAML reads a bare off as false, and on as true
-    if value is True and "on" in choices:
-        value = "on"
-    # For a folder named 2024_01_02, 1.10 or "runs #2", the text counts, not the number that YAML reads.
-    if written.text and str in options and not choices and value is not None:
+    # For a folder named 2024_01_02, 1.10 or "runs #2", and for on and off, the text counts, not what YAML reads.
+    if written.text and str in options and value is not None:
         value = written.text
     for option in options:
         converted = _as(value, option)
