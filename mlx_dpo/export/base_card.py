@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import DpoError
+from ..models.load import cached_model
 from ..storage.reading import expanded, is_there, read_text
 
 CARD = "README.md"
@@ -33,13 +34,14 @@ def card_base(folder: Path) -> str | None:
 
 
 def hub_name(path: str) -> str | None:
-    """The name on the Hub of a model that settings name like this; None for a folder of unknown origin.
+    """The name on the Hub of a model that settings name like this; None if its origin is not known.
 
-    A folder in the cache of huggingface-hub has the model's name in its path.
+    A folder in the cache of huggingface-hub has the model's name in its path. Two words that name no folder
+    here may name one elsewhere, so they are a name on the Hub only if its cache has such a model.
     """
     folder = expanded(path)
     if not is_there(folder):
-        return path if path.count("/") == 1 and path[:1] not in "./~" else None
+        return path if path.count("/") == 1 and path[:1] not in "./~" and cached_model(path) else None
     matches = (_SNAPSHOT.fullmatch(part) for part in folder.absolute().parts)
     return next((f"{match[1]}/{match[2]}" for match in matches if match), None)
 
@@ -56,8 +58,9 @@ def known_base(path: str, given: str | None) -> str:
     if name is None:
         folder = expanded(path)
         about = card_base(folder) if is_there(folder) else None
+        what = "is a folder" if is_there(folder) else "is neither a folder here nor in the Hub's cache"
         raise DpoError(
-            "the base model is a folder, so its name on the Hub is not known",
+            f"the base model {what}, so its name on the Hub is not known",
             where=path,
             hint=f"name it with --base-model {about or 'ORGANISATION/MODEL'}"
             + (f"; the folder's own card says that it was made from {about}" if about else ""),

@@ -11,7 +11,7 @@ from ..storage.reading import files_in
 from .fuse_report import FILE as LIKENESS
 
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-_MODEL = ("config.json", "generation_config.json")
+_MODEL = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 _TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..console import say
 from ..errors import DpoError, first_line, first_ten
+from ..storage.reading import is_there
 from .file_lists import KINDS, Kind
-from .model_card import KIND_KEY
+from .model_card import ADAPTER_KEY, KIND_KEY
 
 _EVERY_REPO = {".gitattributes"}
 """Files that the Hub itself puts into a new repository."""
@@ -55,33 +57,59 @@ def check_login() -> None:
         )
 
 
-def upload(repo: str, kind: str, files: Mapping[str, Path | bytes], *, private: bool) -> str:
+def upload(repo: str, kind: str, adapter: str, files: Mapping[str, Path | bytes], *, private: bool) -> str:
     """Make the repository if it is missing, and commit the files; its address.
 
     Large files are sent first, and those that the Hub has already are not sent again. The commit then names
     all files at once. So if the connection breaks, the repository is unchanged, and the next call sends what
-    is missing.
+    is missing. Files of an earlier upload that are not sent again are removed in the same commit.
 
     Args:
         kind: one of KINDS.
+        adapter: SHA-256 of the run's adapter, as in the card among `files`.
         files: name in the repository -> a file, or its content.
 
     Raises:
-        DpoError: the repository has other content, the token may not write, or the connection broke.
+        DpoError: the repository has other content, is public although `private` was asked for, or was changed
+            by somebody else meanwhile; a file is gone, the token may not write, or the connection broke.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    _check_there(files)
     api = HfApi(library_name="mlx-dpo", library_version=__version__)
     with _told(repo):
-        before = _existing(api, repo)
-        if before:
-            _check_ours(before, repo, kind)
-        address = api.create_repo(repo, private=private or None, exist_ok=True)
+        held = _existing(api, repo)
+        if held is None:
+            api.create_repo(repo, private=private or None, exist_ok=True)
+            held = api.model_info(repo)
+        _check_ours(held, repo, kind)
+        if private and not held.private:
+            raise DpoError(
+                "is public, but --private was given",
+                where=repo,
+                hint="make it private on the Hub, choose another name, or leave --private out",
+                code="public",
+            )
+        stale = _stale(held, KINDS[kind], adapter, files)
+        if stale:
+            say(f"removed from {repo}, because the new upload does not have it: {first_ten(stale)}")
         operations: list[Any] = [CommitOperationAdd(name, own) for name, own in files.items()]
-        stale = _replaced(before, KINDS[kind], files) if before else []
         operations += [CommitOperationDelete(name) for name in stale]
-        api.create_commit(repo, operations, commit_message=f"Upload {KINDS[kind].what} with mlx_dpo")
-    return str(address)
+        message = f"Upload {KINDS[kind].what} with mlx_dpo"
+        api.create_commit(repo, operations, commit_message=message, parent_commit=held.sha)
+    return f"{api.endpoint}/{repo}"
+
+
+def _check_there(files: Mapping[str, Path | bytes]) -> None:
+    """Check that every file to send is there.
+
+    Raises:
+        DpoError: one is not.
+    """
+    for own in files.values():
+        if isinstance(own, Path) and not is_there(own):
+            hint = "leave the folder as it is until push has ended, and give the same command again"
+            raise DpoError("was removed before it was uploaded", where=own, hint=hint)
 
 
 def _existing(api: Any, repo: str) -> Any:
@@ -117,12 +145,15 @@ def _check_ours(info: Any, repo: str, kind: str) -> None:
     )
 
 
-def _replaced(info: Any, kind: Kind, files: Mapping[str, Path | bytes]) -> list[str]:
-    """Weights of an earlier upload that a program would load together with the new ones."""
-    if not kind.replaces:
-        return []
-    names = [name for name in _names(info) if name not in files]
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in kind.weights)]
+def _stale(info: Any, kind: Kind, adapter: str, files: Mapping[str, Path | bytes]) -> list[str]:
+    """Files of an earlier upload that do not belong to this one.
+
+    Several GGUF files are offered side by side if they are of the same adapter: one card is true of all.
+    """
+    beside = not kind.replaces and (info.card_data or {}).get(ADAPTER_KEY) == adapter
+    ours = kind.others if beside else (*kind.weights, *kind.others)
+    names = [name for name in _names(info) if name not in files and "/" not in name]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in ours)]
 
 
 @contextmanager
@@ -132,13 +163,12 @@ def _told(repo: str) -> Iterator[None]:
     Raises:
         DpoError: instead.
     """
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
     try:
         yield
-    except DpoError:
-        raise
-    except Exception as error:  # of the Hub client, of its HTTP library, of hf_xet, or OSError
+    # HTTPError: of its HTTP library. ValueError: the Hub refuses a card. RuntimeError: of hf_xet.
+    except (HfHubHTTPError, HTTPError, OSError, ValueError, RuntimeError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
             raise DpoError(
@@ -146,6 +176,13 @@ def _told(repo: str) -> Iterator[None]:
                 where=repo,
                 hint="check the owner's name; log in with a token that may write: hf auth login",
                 code="not-allowed",
+            ) from None
+        if status == 412:
+            raise DpoError(
+                "was changed by somebody else during the upload, so nothing was committed",
+                where=repo,
+                hint="look at what is new there, and give the same command again",
+                code="changed",
             ) from None
         if isinstance(error, ValueError):  # what the Hub says of the card, or of a large file
             raise DpoError(

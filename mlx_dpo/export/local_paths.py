@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import DpoError, first_ten
 
 _BASE_KEYS = ("model", "base_model_name_or_path", "_name_or_path", "name_or_path")
-"""Keys whose value is the name or the folder of the base model."""
+"""Keys whose value is the name or the folder of the base model; "models/tiny" may be either."""
 _FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file", "chat_template_path")
 """Keys that tokenizers are saved with and that are not read again."""
 _HOMES = ("~/", "/Users/", "/home/")
@@ -21,7 +21,7 @@ def without_local_paths(content: dict[str, Any], base_id: str, where: Path) -> d
         DpoError: another value is a path of this machine.
     """
     kept = {key: value for key, value in content.items() if not (key in _FILE_KEYS and _is_path(value))}
-    named = {key: base_id for key in _BASE_KEYS if _is_path(kept.get(key))}
+    named = {key: base_id for key in _BASE_KEYS if isinstance(kept.get(key), str)}
     if left := list(_local_values(kept | named)):
         raise DpoError(
             f"names paths of this machine, which must not leave it: {first_ten(left)}",

@@ -16,6 +16,8 @@ from .how_to_run import Recipe
 
 KIND_KEY = "mlx_dpo_kind"
 """Metadata by which a later upload recognises a repository as its own."""
+ADAPTER_KEY = "mlx_dpo_adapter"
+"""Metadata: SHA-256 of the adapter whose figures the card shows."""
 _TEMPLATE = "model_card.md.j2"
 _LONGEST_TEXT = 1200
 """Most characters of a sampled prompt or answer."""
@@ -104,11 +106,13 @@ class RunFacts:
 class CardFacts:
     """Everything that a card says. `kind`: one of KINDS. `licence`: license, license_name, license_link.
 
-    `base`: name of the base model on the Hub. `likeness`: content of a fused model's likeness.json.
+    `adapter`: SHA-256 of the run's adapter. `base`: name of the base model on the Hub. `likeness`: content of
+    a fused model's likeness.json.
     """
 
     repo: str
     kind: str
+    adapter: str
     base: str
     licence: Mapping[str, Any]
     run: RunFacts
@@ -175,7 +179,7 @@ def metadata(facts: CardFacts) -> Any:
         datasets=list(run.datasets) or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
-        **{KIND_KEY: facts.kind},
+        **{KIND_KEY: facts.kind, ADAPTER_KEY: facts.adapter},
     )
 
 

@@ -67,7 +67,7 @@ def export_peft(
         )
     config = read_model_config(base)
     blocks = blocks_of(config)
-    name = base_name or _base_name(model.path, base, "quantization" in config)
+    name = _full(base_name) if base_name else _base_name(model.path, base, "quantization" in config)
     tokenizer = checked_tokenizer(base, adapter, model)
     made = peft_adapter(adapter, own, blocks, name)
     check_writable(output, need_bytes=sum(value.nbytes for value in made.tensors().values()))
@@ -87,6 +87,11 @@ def export_peft(
 
     replace_folder(output, write)
     return PeftExport(output, made.config, consumer_notes(made.config, output), proof)
+
+
+def _full(name: str) -> str:
+    """The full path of a folder, which holds in every folder; a name on the Hub unchanged."""
+    return os.path.abspath(expanded(name)) if is_there(expanded(name)) else name
 
 
 def _base_name(path: str, base: Path, quantised: bool) -> str:

@@ -16,16 +16,17 @@ from ..export.how_to_run import Pushed, Recipe, recipes
 from ..export.hub_upload import check_login, check_repo_name, upload
 from ..export.lm_studio import put_in_lm_studio
 from ..export.local_paths import without_local_paths
-from ..export.made_from import MadeFrom, check_made_from, read_made_from
+from ..export.made_from import MadeFrom, check_files, check_made_from, read_made_from
 from ..export.model_card import CardFacts, model_card
 from ..export.start import check_target
 from ..models.adapter_checksum import KEY as CHECKSUM
 from ..models.adapter_checksum import stamped
-from ..models.adapters import CONFIG, read_adapter_config
+from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from ..models.load import cached_model, load_tokenizer
 from ..models.mlx_lm_command import generate_command
 from ..models.peft_adapter import check_adapter
 from ..printed_commands import command_line
+from ..storage.checksummed_folder import sha256
 from ..storage.files import bytes_to_copy, check_writable, link_or_copy, replace_folder
 from ..storage.reading import entries, expanded, is_there, read_object
 from .card_facts import run_facts
@@ -40,11 +41,12 @@ _WITH_PATHS = ("config.json", "generation_config.json", "tokenizer_config.json",
 class Upload:
     """What leaves the machine: name in the repository -> a file, or its content; README.md is the card.
 
-    `kind`: one of KINDS. `recipes`: how to run it.
+    `kind`: one of KINDS. `adapter`: SHA-256 of the run's adapter. `recipes`: how to run it.
     """
 
     repo: str
     kind: str
+    adapter: str
     files: Mapping[str, Path | bytes]
     recipes: list[Recipe]
 
@@ -63,7 +65,7 @@ def push(source: Path | str, repo: str, *, private: bool = False, **asked: Any) 
     check_repo_name(repo)
     check_login()
     made = prepared(source, repo, online=True, **asked)
-    return made, upload(repo, made.kind, made.files, private=private)
+    return made, upload(repo, made.kind, made.adapter, made.files, private=private)
 
 
 def dry_run(source: Path | str, repo: str, output: Path | str, **asked: Any) -> Upload:
@@ -98,7 +100,9 @@ def lm_studio(source: Path | str, repo: str) -> Path:
     """
     check_repo_name(repo)
     source = expanded(source)
-    kind, _ = _kind_of(source)
+    kind, made = _kind_of(source)
+    if made:
+        check_files(source, made)
     return put_in_lm_studio(source, kind, repo)
 
 
@@ -142,10 +146,11 @@ def prepared(
     own_template = kind == "adapter" and is_there(source / TEMPLATE)
     how = recipes(kind, Pushed(repo, base, list(sent), generate, own_template, peft))
     likeness = read_report(source) if kind == "fused" else None
-    card = model_card(CardFacts(repo, kind, base, terms, facts, likeness, how))
+    adapter = made.adapter if made else sha256(source / WEIGHTS)
+    card = model_card(CardFacts(repo, kind, adapter, base, terms, facts, likeness, how))
     stays = [file.name for file in entries(source) if file.name not in {*sent, CARD}]
     _say_what_leaves([CARD, *sent], stays, len(facts.samples))
-    return Upload(repo, kind, {CARD: card.encode(), **sent}, how)
+    return Upload(repo, kind, adapter, {CARD: card.encode(), **sent}, how)
 
 
 def _kind_of(source: Path) -> tuple[str, MadeFrom | None]:
@@ -172,11 +177,12 @@ def _run_of(source: Path, made: MadeFrom | None, given: str | None) -> Path:
     """The run from which a folder was made.
 
     Raises:
-        DpoError: the run has another adapter, or a damaged one.
+        DpoError: the run has another adapter, or a damaged one, or the folder is damaged.
     """
     if made:
         folder = expanded(given) if given else made.run
         check_made_from(source, made, folder)
+        check_files(source, made)
         return folder
     if given and expanded(given).resolve() != source.resolve():
         hint = "leave --run out, or give the folder that was made from it"

@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from mlx_dpo.errors import DpoError
+from mlx_dpo.export.file_lists import KINDS as FOLDERS
+from mlx_dpo.export.file_lists import files_of
 from mlx_dpo.export.local_paths import is_local, without_local_paths
 from mlx_dpo.export.made_from import FILE
+from mlx_dpo.jobs.push import dry_run
+from mlx_dpo.models.adapter_checksum import KEY, stamped
 from mlx_dpo.models.adapters import read_adapter_config
 
 from ..conftest import ROOT
@@ -164,7 +168,65 @@ def test_an_export_of_another_run_is_refused(fused, finished, hub, mistake):
     assert error.what == "has the unknown kind 'onnx'" and error.where.endswith(FILE)
     edit(finished.parent / "fused" / FILE, kind=...)
     error = mistake(f"push desk/fused {REPO} --base-model {BASE} --dry-run")
-    assert error.what == "has no kind, run or adapter_sha256"
+    assert error.what == "has no kind, run, adapter_sha256 or files"
+
+
+def test_a_damaged_export_is_refused_and_a_changed_config_is_not(fused, finished, mistake, written):
+    edit(fused / "generation_config.json", temperature=0.7)
+    assert json.loads((written(fused) / "generation_config.json").read_text())["temperature"] == 0.7
+    whole = (fused / "model.safetensors").read_bytes()
+    command = f"push desk/fused {REPO} --base-model {BASE} --dry-run"
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + b"?"):
+        (fused / "model.safetensors").write_bytes(damaged)
+        error = mistake(command)
+        assert error.where == str(Path("desk/fused/model.safetensors")) and "mlx-dpo fuse" in error.hint
+        assert error.what == "differs from what the export wrote"
+        assert mistake(f"push desk/fused {REPO} --lm-studio").what == error.what
+    (fused / "model.safetensors").rename(fused / "model-00001-of-00002.safetensors")
+    assert mistake(command).what == "is missing from the export"
+    (fused / "model.safetensors").write_bytes(whole)
+    error = mistake(command)
+    assert error.what == "was not written by the export" and "00001-of" in error.where
+
+
+def test_a_relative_folder_of_the_base_leaves_neither_as_path_nor_as_name(
+    finished, hub, written, mistake, tmp_path, monkeypatch
+):
+    (tmp_path / "models").mkdir()
+    shutil.copytree(finished.parent / "model", tmp_path / "models" / "tiny")
+    changed("config.yaml", f"path: {finished.parent / 'model'}", "path: models/tiny")(finished)
+    config = json.loads((finished / "adapter_config.json").read_text())
+    config = {key: value for key, value in config.items() if key != KEY} | {"model": "models/tiny"}
+    (finished / "adapter_config.json").write_text(json.dumps(stamped(config)))
+    monkeypatch.chdir(tmp_path)
+    assert json.loads((written(licence="mit") / "adapter_config.json").read_text())["model"] == BASE
+    for place in (tmp_path, finished.parent):
+        monkeypatch.chdir(place)
+        with pytest.raises(DpoError, match="so its name on the Hub is not known") as told:
+            dry_run(finished, REPO, tmp_path / "other")
+        assert told.value.where == "models/tiny" and "--base-model" in told.value.hint
+
+
+def test_an_adapter_for_peft_never_names_its_base_by_a_relative_folder(
+    finished, outcome, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(finished.parent)
+    code, _, err = outcome(
+        "export", "peft", "--run", "whole", "--output", "peft", "--base", "model", "--no-prove"
+    )
+    assert code == 0, err
+    named = json.loads((finished.parent / "peft" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(finished.parent / "model")
+
+
+def test_every_file_of_export_hf_may_leave_the_machine(finished, outcome):
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (finished.parent / "model" / name).write_text("{}")
+    folder = finished.parent / "hf"
+    code, _, err = outcome("export", "hf", "--run", finished, "--output", folder, "--no-prove")
+    assert code == 0, err
+    listed = {file.name for file in files_of(folder, FOLDERS["hf"])}
+    assert {file.name for file in folder.iterdir()} - listed == {FILE}
 
 
 def test_a_disk_without_room_is_told_before_anything_is_copied(finished, hub, mistake, tmp_path):

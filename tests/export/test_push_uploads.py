@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_dpo.errors import DpoError
 from mlx_dpo.export.hub_upload import upload
 from mlx_dpo.models.load import find_model
 
@@ -79,23 +80,63 @@ def test_with_hf_xet_the_same_commit_is_made(finished, hub, outcome, tmp_path, m
     assert hub.repos[REPO]["adapters.safetensors"].decode() == hashlib.sha256(weights).hexdigest()
 
 
-def test_a_new_upload_removes_weights_of_the_one_before(hub, tmp_path):
-    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors"):
-        (tmp_path / name).write_text(name)
-    card = {"README.md": b"---\nmlx_dpo_kind: fused\nlicense: mit\n---\n"}
-    shards = {p.name: p for p in sorted(tmp_path.glob("model-0*"))}
-    upload(REPO, "fused", {**card, **shards}, private=False)
-    hub.repos[REPO]["photo.png"] = b"mine"
-    upload(REPO, "fused", {**card, "model.safetensors": tmp_path / "model.safetensors"}, private=False)
-    assert sorted(hub.repos[REPO]) == [".gitattributes", "README.md", "model.safetensors", "photo.png"]
+def card(kind, adapter):
+    """The smallest card of an upload."""
+    return {
+        "README.md": f"---\nmlx_dpo_kind: {kind}\nmlx_dpo_adapter: {adapter}\nlicense: mit\n---\n".encode()
+    }
 
 
-def test_several_gguf_files_are_offered_side_by_side(hub, tmp_path):
-    for name in ("a-f16.gguf", "a-q8_0.gguf"):
-        (tmp_path / name).write_text(name)
-        card = {"README.md": b"---\nmlx_dpo_kind: gguf\nlicense: mit\n---\n"}
-        upload(REPO, "gguf", {**card, name: tmp_path / name}, private=False)
-    assert sorted(hub.repos[REPO]) == [".gitattributes", "README.md", "a-f16.gguf", "a-q8_0.gguf"]
+def send(hub, folder, kind, adapter, *names):
+    """Upload files of these names; the names in the repository."""
+    for name in names:
+        (folder / name).write_text(f"{adapter} {name}")
+    files = {**card(kind, adapter), **{name: folder / name for name in names}}
+    upload(REPO, kind, adapter, files, private=False)
+    return sorted({*hub.repos[REPO]} - {".gitattributes", "README.md"})
+
+
+def test_a_new_upload_removes_every_file_of_the_one_before_that_it_does_not_send(hub, tmp_path, capsys):
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    send(hub, tmp_path, "fused", "a", *shards, "config.json", "chat_template.jinja", "likeness.json")
+    hub.repos[REPO] |= {"photo.png": b"mine", "mine/config.json": b"mine"}
+    left = send(hub, tmp_path, "fused", "a", "model.safetensors", "config.json")
+    assert left == ["config.json", "mine/config.json", "model.safetensors", "photo.png"]
+    assert f"removed from {REPO}" in capsys.readouterr().err
+
+
+def test_several_gguf_files_of_one_adapter_are_offered_side_by_side(hub, tmp_path):
+    send(hub, tmp_path, "gguf", "a", "a-f16.gguf", "Modelfile")
+    assert send(hub, tmp_path, "gguf", "a", "a-q8_0.gguf") == ["a-f16.gguf", "a-q8_0.gguf"]
+    assert send(hub, tmp_path, "gguf", "b", "a-q4_0.gguf") == ["a-q4_0.gguf"]
+
+
+def test_a_public_repository_gets_nothing_that_should_be_private(finished, hub, outcome, mistake):
+    assert outcome("push", finished, REPO, *PUSH)[0] == 0
+    error = mistake(f"push desk/whole {REPO} --base-model {BASE} --private --samples 0")
+    assert (error.where, error.code) == (REPO, "public") and "leave --private out" in error.hint
+    assert len(hub.commits) == 1
+    hub.private.add(REPO)
+    assert outcome("push", finished, REPO, *PUSH, "--private", "--samples", "0")[0] == 0
+
+
+def test_a_commit_of_somebody_else_during_the_upload_is_not_overwritten(finished, hub, mistake):
+    hub.during["preupload"] = lambda repo: hub.repos[repo].update({"README.md": b"# theirs"})
+    error = mistake(f"push desk/whole {REPO} --base-model {BASE}")
+    assert (error.where, error.code) == (REPO, "changed") and "same command again" in error.hint
+    assert hub.repos[REPO]["README.md"] == b"# theirs" and hub.commits == []
+
+
+def test_a_file_that_is_removed_before_it_is_sent_is_told(hub, tmp_path):
+    with pytest.raises(DpoError, match="was removed before it was uploaded") as told:
+        upload(REPO, "gguf", "a", {**card("gguf", "a"), "a.gguf": tmp_path / "a.gguf"}, private=False)
+    assert told.value.where == str(tmp_path / "a.gguf") and hub.asked == []
+
+
+def test_a_mistake_of_ours_is_not_told_as_a_broken_connection(hub, tmp_path):
+    (tmp_path / "a.gguf").write_text("a")
+    with pytest.raises(AttributeError):
+        upload(REPO, "gguf", "a", {**card("gguf", "a"), 3: tmp_path / "a.gguf"}, private=False)
 
 
 def test_a_repository_with_other_content_is_refused_and_stays(finished, hub, mistake):

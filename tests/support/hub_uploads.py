@@ -26,6 +26,7 @@ class Hub:
     connection is still cut, by place: "put" in the middle of a large file, "commit" before it is made,
     "answer" after it was made. `forbidden`: repositories that the token may not write. `xet`: a folder in
     which hf_xet stores large files instead of sending them; a repository then holds their SHA-256.
+    `during`: what somebody else does with a repository during a request, by route.
     """
 
     def __init__(self):
@@ -33,11 +34,16 @@ class Hub:
         self.asked, self.sent, self.commits, self.forbidden = [], [], [], set()
         self.cut = {"put": 0, "commit": 0, "answer": 0}
         self.address, self.xet = "", None
+        self.during = {}
 
     def cuts(self, place):
         """Whether a connection is cut here and now."""
         self.cut[place] -= 1
         return self.cut[place] >= 0
+
+    def head(self, repo):
+        """The newest commit of a repository."""
+        return hashlib.sha1(repr(sorted(self.repos[repo].items())).encode()).hexdigest()
 
     def oid(self, repo, name):
         """Git's name of a file, or the SHA-256 of a large one; None if the repository has no such file."""
@@ -124,7 +130,7 @@ def handler(hub):
             if repo not in hub.repos:
                 return self.answer(404, {"error": "not found"}, X_Error_Code="RepoNotFound")
             files = hub.repos[repo]
-            body = {"id": repo, "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}
+            body = {"id": repo, "sha": hub.head(repo), "siblings": [{"rfilename": name} for name in files]}
             body |= {"private": repo in hub.private, "tags": [], "downloads": 0}
             if "README.md" in files:
                 body["cardData"] = card_data(files["README.md"].decode())
@@ -160,6 +166,7 @@ def handler(hub):
             return self.answer(200, {"errors": [], "warnings": []})
 
         def preupload(self, repo):
+            hub.during.get("preupload", len)(repo)
             listed = [
                 {
                     "path": file["path"],
@@ -205,6 +212,8 @@ def handler(hub):
                 self.body(most=10)
                 return self.hang_up()
             lines = [json.loads(line) for line in self.body().splitlines()]
+            if lines[0]["value"].get("parentCommit", hub.head(repo)) != hub.head(repo):
+                return self.answer(412, {"error": "a commit has happened since"})
             written, removed = {}, []
             for line in lines[1:]:
                 own = line["value"]
@@ -229,7 +238,7 @@ def handler(hub):
             if content is None:
                 return self.answer(404, {"error": "no such file"}, X_Error_Code="EntryNotFound")
             etag = hashlib.sha1(content).hexdigest()
-            return self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit="0" * 40)
+            return self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=hub.head(repo))
 
         def log_message(self, *arguments):
             pass
