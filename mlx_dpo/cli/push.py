@@ -25,10 +25,9 @@ from .options import PATH, json_option
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option(
     "--samples",
-    default=3,
-    show_default=True,
     type=click.IntRange(0, 100),
-    help="Number of held-out prompts on the card, with the answers before and after training.",
+    help="Number of held-out prompts that the card shows, with the answers before and after training.  "
+    "[default: 3]",
 )
 @click.option("--dry-run", is_flag=True, help="Write what would be uploaded into a folder; make no request.")
 @click.option(
@@ -44,8 +43,8 @@ def push(source, repo, run, base_model, licence, private, samples, dry_run, outp
     """Upload a run's result to the Hub, with a model card.
 
     SOURCE is a run folder (its adapter is uploaded), or a folder that fuse or export wrote. The card is made
-    from the files of the run. Only weights, configs, tokenizer and card leave this machine. The token is
-    HF_TOKEN, or that of `hf auth login`.
+    from the files of the run, and shows held-out prompts. Only weights, configs, tokenizer and card leave
+    this machine. The token is HF_TOKEN, or the token that `hf auth login` saved.
 
     \b
     Example:
@@ -58,7 +57,7 @@ def push(source, repo, run, base_model, licence, private, samples, dry_run, outp
     if output and not dry_run:
         raise click.UsageError("--output is the folder of a --dry-run")
     if lm_studio:
-        if dry_run or private or licence or base_model or run:
+        if dry_run or private or licence or base_model or run or samples is not None:
             raise click.UsageError("with --lm-studio nothing is uploaded: give only SOURCE and OWNER/NAME")
         folder = str(job.lm_studio(source, repo))
         if as_json:
@@ -66,7 +65,8 @@ def push(source, repo, run, base_model, licence, private, samples, dry_run, outp
         else:
             show(f"for LM Studio: {folder}")
         return
-    asked = {"run": run, "base_model": base_model, "licence": licence, "samples": samples}
+    asked = {"run": run, "base_model": base_model, "licence": licence}
+    asked |= {} if samples is None else {"samples": samples}
     if dry_run:
         output = output or beside(source, "hub")
         made = job.dry_run(source, repo, output, **asked)

@@ -35,6 +35,7 @@ class Kind(NamedTuple):
     `what`: in words; `weights`, `others`: names of its files, as patterns; every other file stays on the
     machine. `relation`: base_model_relation. `library`, `tag`: of the model card. `replaces`: a new upload
     replaces the weights of an earlier one; without it, several files of weights are offered side by side.
+    `program`: the one that an export is compared with.
     """
 
     what: str
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
     library: str
     tag: str
     replaces: bool = True
+    program: str = ""
 
 
 KINDS = {
@@ -62,6 +64,7 @@ KINDS = {
         relation="adapter",
         library="peft",
         tag="peft",
+        program="PEFT",
     ),
     "fused": Kind(
         "a fused model for mlx_lm",
@@ -78,6 +81,7 @@ KINDS = {
         relation="finetune",
         library="transformers",
         tag="transformers",
+        program="transformers",
     ),
     "gguf": Kind(
         "a fused model as GGUF",
@@ -87,6 +91,7 @@ KINDS = {
         library="gguf",
         tag="gguf",
         replaces=False,
+        program="llama.cpp",
     ),
     "gguf-lora": Kind(
         "an adapter as GGUF, for llama.cpp",
@@ -96,6 +101,7 @@ KINDS = {
         library="gguf",
         tag="gguf",
         replaces=False,
+        program="llama.cpp",
     ),
 }
 

@@ -1,6 +1,6 @@
 """Write a fused model as a GGUF file, for llama.cpp, Ollama and LM Studio, with a Modelfile for Ollama."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ def export_gguf(
     output: Path | str,
     type: str = "f16",
     asked: ModelConfig | None = None,
-    prove: Callable[[Path, Source], None] | None = None,
+    prove: Callable[[Path, Source], Mapping[str, str] | None] | None = None,
     *,
     system: str | None = None,
     first: Callable[[Path], None] | None = None,
@@ -42,7 +42,8 @@ def export_gguf(
     Args:
         type: of the matrices: f32, f16, bf16 or q8_0; norms and other vectors are float32.
         asked: the model settings of the run; the file gets their chat template.
-        prove: called with the finished folder before it gets its name; raises if the file is wrong.
+        prove: called with the finished folder before it gets its name; raises if the file is wrong; may
+            return checks, as in `MadeFrom`.
         system: system prompt for the Modelfile.
         first: called with the base's folder after all checks that are fast, before weights are loaded.
 
@@ -67,10 +68,11 @@ def export_gguf(
         (folder / "Modelfile").write_text(
             modelfile(name, source.tokenizer, source.end, system), encoding="utf-8"
         )
+        checks = None
         if prove:
             with named(folder, output):
-                prove(folder, source)
-        write_made_from(folder, output, "gguf", adapter)
+                checks = prove(folder, source)
+        write_made_from(folder, output, "gguf", adapter, checks)
 
     replace_folder(output, write)
     return output / name

@@ -27,7 +27,7 @@ def export_hf(
     adapter: Path | str,
     output: Path | str,
     asked: ModelConfig | None = None,
-    prove: Callable[[Path, Source], None] | None = None,
+    prove: Callable[[Path, Source], Mapping[str, str] | None] | None = None,
     *,
     shard_bytes: int = _SHARD_BYTES,
 ) -> Path:
@@ -37,7 +37,8 @@ def export_hf(
 
     Args:
         asked: the model settings of the run; the export gets their chat template.
-        prove: called with the finished folder before it gets its name; raises if the folder is wrong.
+        prove: called with the finished folder before it gets its name; raises if the folder is wrong; may
+            return checks, as in `MadeFrom`.
 
     Raises:
         DpoError: files do not fit, the layout is not known, the output exists, or the disk is full.
@@ -50,10 +51,11 @@ def export_hf(
 
     def write(folder: Path) -> None:
         write_hub_folder(folder, source, asked, shard_bytes)
+        checks = None
         if prove:
             with named(folder, output):
-                prove(folder, source)
-        write_made_from(folder, output, "hf", adapter)
+                checks = prove(folder, source)
+        write_made_from(folder, output, "hf", adapter, checks)
 
     replace_folder(output, write)
     return output

@@ -51,7 +51,7 @@ def put_in_lm_studio(source: Path, kind: str, repo: str) -> Path:
             code="not-for-lm-studio",
         )
     files, target = files_of(source, KINDS[kind]), models_folder() / repo
-    check_target(target)
+    check_target(target, "remove it, or choose another OWNER/NAME")
     check_writable(target, bytes_to_copy(files, target))
     replace_folder(target, lambda beside: [link_or_copy(file, beside / file.name) for file in files])
     return target

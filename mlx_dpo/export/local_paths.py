@@ -1,17 +1,30 @@
-"""Paths of this machine in the JSON files of a model: they are replaced before the files leave it."""
+"""Paths of this machine in the files of a model: they are replaced, or refused, before the files leave it."""
 
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from ..errors import DpoError, first_ten
+from ..storage.reading import opened
 
 _BASE_KEYS = ("model", "base_model_name_or_path", "_name_or_path", "name_or_path")
 """Keys whose value is the name or the folder of the base model; "models/tiny" may be either."""
 _FILE_KEYS = ("tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file", "chat_template_path")
 """Keys that tokenizers are saved with and that are not read again."""
 _HOMES = ("~/", "/Users/", "/home/")
+_HOME = re.compile(rb"(?<![\w.-])/(?:Users|home|Volumes)/[^/\s\"'\\]+|[A-Za-z]:\\{1,2}Users\\")
+"""A home folder or another disk of a Mac, Linux or Windows; not as a part of an address on the web."""
+_PUBLIC = (
+    *("tokenizer.json", "vocab*", "merges.txt", "added_tokens.json", "tokenizer.model", "*tiktoken*"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*", "README.md", "*.gguf"),
+)
+"""Files in which such words are no paths: vocabularies, licences, and prompts on the card."""
+_HEAD = 2**24
+"""Bytes of a GGUF file that are searched: its metadata come first."""
 
 
 def without_local_paths(content: dict[str, Any], base_id: str, where: Path) -> dict[str, Any]:
@@ -56,3 +69,42 @@ def _local_values(value: Any, place: str = "") -> Iterator[str]:
             yield from _local_values(inner, place)
     elif is_local(value):
         yield place
+
+
+def own_folders(*paths: Path | str) -> list[str]:
+    """The full names of these folders, with and without links; not of a folder right below the root."""
+    named = {name for path in paths for name in (os.path.abspath(path), os.path.realpath(path))}
+    return sorted(name for name in named if name.count(os.sep) > 1)
+
+
+def check_no_paths(name: str, content: Path | bytes, own: Sequence[str]) -> None:
+    """Check that a file that leaves the machine names neither its folders nor a home folder.
+
+    Args:
+        name: of the file; `content`: the file itself, or its content. Of weights, the metadata are searched.
+        own: full names of folders of this machine.
+
+    Raises:
+        DpoError: it does.
+    """
+    data = content if isinstance(content, bytes) else _head(content)
+    written = {form.encode() for path in own for form in (path, json.dumps(path)[1:-1])}
+    found = next((path for path in written if path in data), None)
+    if found is None and not any(fnmatchcase(name, pattern) for pattern in _PUBLIC):
+        match = _HOME.search(data)
+        found = match[0] if match else None
+    if found is not None:
+        raise DpoError(
+            f"names a path of this machine, which must not leave it: {found.decode(errors='replace')}",
+            where=content if isinstance(content, Path) else name,
+            hint="remove the path from the file if its programs work without it",
+            code="local-path",
+        )
+
+
+def _head(file: Path) -> bytes:
+    """The text of a file; of weights, the part before the tensors."""
+    with opened(file) as held:
+        if file.suffix == ".safetensors":
+            return held.read(min(int.from_bytes(held.read(8), "little"), _HEAD))
+        return held.read(_HEAD if file.suffix == ".gguf" else -1)

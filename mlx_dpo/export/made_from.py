@@ -25,22 +25,30 @@ _EDITED = ("*config.json", "Modelfile")
 class MadeFrom(NamedTuple):
     """`kind`: one of KINDS; `run`: the run's folder; `adapter`: SHA-256 of its weights' file.
 
-    `files`: size and SHA-256 of every file of the export, by name.
+    `files`: size and SHA-256 of every file of the export, by name. `checks`: what was found out about the
+    export, in words: `proof` in the program that reads it, `compared` with the adapter.
     """
 
     kind: str
     run: Path
     adapter: str
     files: Mapping[str, tuple[int, str]]
+    checks: Mapping[str, str]
 
 
-def write_made_from(folder: Path, output: Path | str, kind: str, run: Path | str) -> None:
+def write_made_from(
+    folder: Path, output: Path | str, kind: str, run: Path | str, checks: Mapping[str, str] | None = None
+) -> None:
     """Write the file into `folder`, which is complete and going to be `output`.
 
     The run's folder is named relative to the output, so that no absolute path is in an export.
+
+    Args:
+        checks: as in `MadeFrom`.
     """
     place = os.path.relpath(os.path.realpath(run), os.path.realpath(output))
     content: dict[str, Any] = {"kind": kind, "run": place, "adapter_sha256": sha256(Path(run) / WEIGHTS)}
+    content["checks"] = dict(checks or {})
     content["files"] = {file.name: [file.stat().st_size, sha256(file)] for file in entries(folder)}
     (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -56,14 +64,15 @@ def read_made_from(folder: Path) -> MadeFrom | None:
         return None
     content = read_object(path, _AGAIN)
     told = [content.get(name) for name in ("kind", "run", "adapter_sha256")]
-    files = content.get("files")
-    if not all(isinstance(value, str) for value in told) or not isinstance(files, dict):
-        raise DpoError("has no kind, run, adapter_sha256 or files", where=path, hint=_AGAIN)
+    files, checks = content.get("files"), content.get("checks")
+    named = isinstance(files, dict) and isinstance(checks, dict)
+    if not named or not all(isinstance(value, str) for value in told):
+        raise DpoError("has no kind, run, adapter_sha256, checks or files", where=path, hint=_AGAIN)
     kind, run, adapter = told
     if kind not in KINDS:
         raise DpoError(f"has the unknown kind {quoted(kind)}", where=path, hint=_AGAIN)
     place = Path(os.path.normpath(os.path.realpath(folder) + os.sep + run))
-    return MadeFrom(kind, place, adapter, {name: tuple(own) for name, own in files.items()})
+    return MadeFrom(kind, place, adapter, {name: tuple(own) for name, own in files.items()}, checks)
 
 
 def check_made_from(folder: Path, made: MadeFrom, run: Path) -> None:

@@ -78,9 +78,10 @@ class RunFacts:
 
     `objective`: loss and beta in words. `noun`: what a row of its data is. `method`: tag of the way of
     training. `adapter`: type of what was trained: lora, dora or full.
-    `settings`: nested plain values. `datasets`: data sets on the Hub. `start`: name of the adapter that the
-    run started from. `losses`: of the first and the last report of training. `epoch`: passes made, of
-    `epochs`. `alarms`: names of alarms that were raised. `sample_tokens`: most tokens of a sampled answer.
+    `settings`: nested plain values. `datasets`, `held_datasets`: data sets on the Hub. `start`: name of the
+    adapter that the run started from. `losses`: of the first and the last report of training. `epoch`: passes
+    made, of `epochs` if it is known. `alarms`: names of alarms that were raised. `sample_tokens`: most
+    tokens of a sampled answer.
     """
 
     objective: str
@@ -91,10 +92,11 @@ class RunFacts:
     trained: Sources
     held: Sources | None
     datasets: Sequence[str]
+    held_datasets: Sequence[str]
     start: str | None
     updates: int
     epoch: float
-    epochs: int
+    epochs: int | None
     losses: tuple[float, float]
     held_out: HeldOut | None
     alarms: Sequence[str]
@@ -107,7 +109,7 @@ class CardFacts:
     """Everything that a card says. `kind`: one of KINDS. `licence`: license, license_name, license_link.
 
     `adapter`: SHA-256 of the run's adapter. `base`: name of the base model on the Hub. `likeness`: content of
-    a fused model's likeness.json.
+    a fused model's likeness.json. `checks`: as in `MadeFrom`.
     """
 
     repo: str
@@ -117,6 +119,7 @@ class CardFacts:
     licence: Mapping[str, Any]
     run: RunFacts
     likeness: Mapping[str, Any] | None
+    checks: Mapping[str, str]
     recipes: Sequence[Recipe]
 
     @property
@@ -144,7 +147,7 @@ def model_card(facts: CardFacts) -> str:
     )
     environment.filters |= {"code": code, "block": block, "figure": figure, "percent": percent}
     text = environment.get_template(_TEMPLATE).render(
-        facts=facts, run=facts.run, settings=to_yaml(dict(facts.run.settings)), limits=limits(facts.run)
+        facts=facts, run=facts.run, settings=to_yaml(dict(facts.run.settings)), limits=limits(facts)
     )
     return str(ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}"))
 
@@ -156,11 +159,11 @@ def metadata(facts: CardFacts) -> Any:
     results, run = [], facts.run
     held_out = run.held_out
     if held_out and held_out.accuracy is not None:
-        source = run.held.names[0] if run.held else ""
+        source = ", ".join(run.held.names) if run.held else ""
         results.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=source if source in run.datasets else "preference-pairs",
+                dataset_type=(*run.held_datasets, "preference-pairs")[0],
                 dataset_name=f"{plural(held_out.pairs, 'held-out pair')} ({source})",
                 metric_type="accuracy",
                 metric_name="preference accuracy",
@@ -183,20 +186,25 @@ def metadata(facts: CardFacts) -> Any:
     )
 
 
-def limits(run: RunFacts) -> list[str]:
+def limits(facts: CardFacts) -> list[str]:
     """What the figures do not show, and what went wrong, in sentences."""
-    found = []
+    run, found = facts.run, []
+    if facts.kind == "fused" and not facts.likeness:
+        found.append("The fused model was not compared with the adapter.")
+    if facts.about.program and "proof" not in facts.checks:
+        found.append(f"This export was not compared with {facts.about.program}.")
     if run.held_out is None:
         found.append("No data were held out, so nothing is known about prompts that were not trained on.")
     elif run.held_out.accuracy is not None:
+        sources = plural(len(run.held.names), "source") if run.held else "the training data"
         found.append(
-            f"The preference accuracy was measured on {plural(run.held_out.pairs, 'pair')} of one source. "
+            f"The preference accuracy was measured on {plural(run.held_out.pairs, 'pair')} of {sources}. "
             "It compares log-probabilities of given answers, and does not say that the model's own answers "
             "have changed or are better."
         )
     else:
         found.append("The held-out loss does not say that the model's own answers are good.")
-    if run.epoch < run.epochs:
+    if run.epochs and run.epoch < run.epochs:
         found.append(f"Training ended in epoch {run.epoch:.4g} of {run.epochs}.")
     if run.alarms:
         found.append(f"Alarms were raised during training: {', '.join(run.alarms)}.")

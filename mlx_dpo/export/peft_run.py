@@ -83,7 +83,7 @@ def export_peft(
             compared = [np.array(row[:_TOKENS], np.int32) for row in rows(tokenizer)]
             with named(beside, output):
                 proof = proof_or_note(prove, beside, made, adapter, shown, compared)
-        write_made_from(beside, output, "peft", adapter)
+        write_made_from(beside, output, "peft", adapter, {"proof": proof.text()} if proof else None)
 
     replace_folder(output, write)
     return PeftExport(output, made.config, consumer_notes(made.config, output), proof)

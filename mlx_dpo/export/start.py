@@ -17,16 +17,17 @@ from ..storage.reading import is_there, read_object
 from ..upstream import model_classes
 
 
-def check_target(output: Path) -> None:
+def check_target(output: Path, remedy: str = "choose another folder with --output") -> None:
     """Check that nothing is at the place of an export.
+
+    Args:
+        remedy: what to do if something is there.
 
     Raises:
         DpoError: something is there.
     """
     if is_there(output):
-        raise DpoError(
-            "exists already", where=output, hint="choose another folder with --output", code="exists"
-        )
+        raise DpoError("exists already", where=output, hint=remedy, code="exists")
 
 
 def find_base(model_path: str, adapter: Path | str, output: Path, *, weights: bool = True) -> Path:

@@ -45,11 +45,12 @@ def run_facts(folder: Path, config: RunConfig, run: RunRecord, samples: int) -> 
         settings=_settings(run),
         trained=_sources(config.data.train, _trained_rows(folder, run)),
         held=_sources(config.data.valid, found.pairs if found else None) if config.data.valid else None,
-        datasets=_data_sets(config),
+        datasets=_data_sets(config.data.train),
+        held_datasets=_data_sets(config.data.valid or []),
         start=PurePath(config.model.adapter).name if config.model.adapter else None,
         updates=int(last["step"]),
         epoch=last["epoch"],
-        epochs=config.training.epochs or int(last["epoch"]),
+        epochs=config.training.epochs,
         losses=(first["loss"], last["loss"]),
         held_out=found,
         alarms=list(dict.fromkeys(event.name for event in run.events or [] if event.kind == "alarm")),
@@ -147,9 +148,8 @@ def _samples(run: RunRecord, step: int, count: int) -> list[Sample]:
     return [Sample(prompt, own[0], own[step]) for prompt, own in both[:count]]
 
 
-def _data_sets(config: RunConfig) -> list[str]:
-    """Data sets on the Hub that the run was trained on: owner and name, without revision and split."""
-    named = config.data.train
+def _data_sets(named: str | Sequence[str]) -> list[str]:
+    """Data sets on the Hub among these sources: owner and name, without revision and split."""
     names = [name for name in ([named] if isinstance(named, str) else named) if is_hub_name(name)]
     plain = [name.removeprefix("hf://datasets/").partition("@")[0].partition(":")[0] for name in names]
     return ["/".join(name.split("/")[:2]) for name in plain]

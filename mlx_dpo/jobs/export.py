@@ -1,6 +1,6 @@
 """Export a run's fused model for other programs, and prove it there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,13 @@ def export_hf_run(
     told = {"exported": str(output), "proof": "not proved"}
     with_transformers = _wanted(prove, prove_transformers.can_prove(), "torch")
 
-    def prover(path: Path, source: Source) -> None:
+    def prover(path: Path, source: Source) -> dict[str, str]:
         rows = _rows_to_predict(config, source, with_transformers)
         if with_transformers:
             _tell(told, "transformers", prove_transformers.prove_transformers(path, source, rows))
         else:
             prove_transformers.check_files(path, source)
+        return _checks(told)
 
     export_hf(config.model.path, folder, expanded(output), config.model, prover)
     return told
@@ -132,7 +133,7 @@ def export_gguf_run(
         nonlocal yardstick
         yardstick = None if type == "f32" else _yardstick(config, folder, base)
 
-    def prover(path: Path, source: Source) -> None:
+    def prover(path: Path, source: Source) -> dict[str, str]:
         rows = _rows_to_predict(config, source, with_llama_cpp)
         if with_llama_cpp:
             _tell(told, "llama.cpp", prove_llama_cpp.prove_llama_cpp(path, source, type, rows))
@@ -146,6 +147,7 @@ def export_gguf_run(
             )
             told["compared"] = check_like(found, max_kl_ratio, type, folder)
             told.update(likeness_figures(found))
+        return _checks(told)
 
     file = export_gguf(
         config.model.path, folder, expanded(output), type, config.model, prover, system=system, first=first
@@ -195,6 +197,12 @@ def _wanted(asked: bool | None, installed: bool, package: str) -> bool:
 
 def _tell(told: dict[str, Any], program: str, found: Agreement) -> None:
     told |= {**found._asdict(), "proof": f"proved with {program}: {found}"}
+
+
+def _checks(told: Mapping[str, Any]) -> dict[str, str]:
+    """What was found out about an export, for its model card."""
+    proof = {"proof": told["proof"]} if "difference" in told else {}
+    return proof | ({"compared": told["compared"]} if "compared" in told else {})
 
 
 def _opened(folder: Path | str, model: str | None) -> RunConfig:

@@ -15,7 +15,7 @@ from ..export.fuse_report import read_report
 from ..export.how_to_run import Pushed, Recipe, recipes
 from ..export.hub_upload import check_login, check_repo_name, upload
 from ..export.lm_studio import put_in_lm_studio
-from ..export.local_paths import without_local_paths
+from ..export.local_paths import check_no_paths, own_folders, without_local_paths
 from ..export.made_from import MadeFrom, check_files, check_made_from, read_made_from
 from ..export.model_card import CardFacts, model_card
 from ..export.start import check_target
@@ -146,8 +146,12 @@ def prepared(
     own_template = kind == "adapter" and is_there(source / TEMPLATE)
     how = recipes(kind, Pushed(repo, base, list(sent), generate, own_template, peft))
     likeness = read_report(source) if kind == "fused" else None
+    checks = made.checks if made else {}
     adapter = made.adapter if made else sha256(source / WEIGHTS)
-    card = model_card(CardFacts(repo, kind, adapter, base, terms, facts, likeness, how))
+    card = model_card(CardFacts(repo, kind, adapter, base, terms, facts, likeness, checks, how))
+    own = own_folders(source, folder, *([expanded(path)] if is_there(expanded(path)) else []))
+    for name, content in {CARD: card.encode(), **sent}.items():
+        check_no_paths(name, content, own)
     stays = [file.name for file in entries(source) if file.name not in {*sent, CARD}]
     _say_what_leaves([CARD, *sent], stays, len(facts.samples))
     return Upload(repo, kind, adapter, {CARD: card.encode(), **sent}, how)

@@ -249,12 +249,30 @@ def unwritable(path: Path, error: Exception) -> DpoError:
 
 
 def bytes_to_copy(files: Iterable[Path], target: Path) -> int:
-    """Bytes that `link_or_copy` needs for these files in the folder `target`: none for files on its disk."""
+    """Bytes that `link_or_copy` needs for these files in the folder `target`.
+
+    Files on its disk need none, unless the disk has no links, as exFAT: one link is tried.
+    """
     existing = Path(target).absolute()
     while not is_there(existing):
         existing = existing.parent
-    found = [os.stat(file) for file in files]
-    return sum(own.st_size for own in found if own.st_dev != os.stat(existing).st_dev)
+    sizes = {Path(file): os.stat(file) for file in files}
+    near = [file for file, own in sizes.items() if own.st_dev == os.stat(existing).st_dev]
+    linked = near if near and _can_link(near[0], existing) else []
+    return sum(own.st_size for file, own in sizes.items() if file not in linked)
+
+
+def _can_link(file: Path, folder: Path) -> bool:
+    """Whether a file of the same disk can get another name in this folder."""
+    probe = folder / "linked"
+    remove_left(probe)
+    beside = _hidden(probe, probe.name, "")
+    try:
+        os.link(os.path.realpath(file), beside)
+    except OSError:
+        return False
+    beside.unlink()
+    return True
 
 
 def link_or_copy(source: Path, target: Path) -> None:

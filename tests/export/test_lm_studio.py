@@ -52,6 +52,7 @@ def test_a_fused_model_appears_whole_and_without_notes_of_ours(finished, home, o
     assert [path.name for path in target.parent.iterdir()] == ["tiny-dpo"]
     code, _, err = outcome("push", fused, REPO, "--lm-studio")
     assert code == 1 and f"{target}: exists already" in err
+    assert "remove it, or choose another OWNER/NAME" in err and "--output" not in err
 
 
 @pytest.mark.skipif(find_spec("gguf") is None, reason="the package gguf is not installed")
@@ -80,5 +81,6 @@ def test_a_machine_without_lm_studio_is_told(finished, home, mistake, outcome):
 
 
 def test_options_of_an_upload_are_wrong_usage_here(outcome):
-    assert outcome("push", "a", REPO, "--lm-studio", "--private")[0] == 2
+    for option in (["--private"], ["--samples", "3"], ["--license", "mit"]):
+        assert outcome("push", "a", REPO, "--lm-studio", *option)[0] == 2
     assert outcome("push", "a", REPO, "--output", "b")[0] == 2

@@ -1,17 +1,19 @@
 """The card of a run: every figure is one of the files of the run's folder."""
 
+import hashlib
 import json
 import re
 import shutil
 
+import pytest
 import yaml
 
-from mlx_dpo.export.made_from import FILE
+from mlx_dpo.export.made_from import FILE, read_made_from
 from mlx_dpo.export.model_card import block, code
 from mlx_dpo.metrics import wilson_interval
 
 from ..support.hub_uploads import BASE, card_data, part
-from ..support.mistakes import changed, lines
+from ..support.mistakes import changed, edit, lines
 
 
 def numbers(text):
@@ -66,6 +68,7 @@ def test_the_card_of_a_run_says_what_its_files_say(written, finished):
         "tags": ["mlx", "dpo", "lora"],
         "base_model_relation": "adapter",
         "mlx_dpo_kind": "adapter",
+        "mlx_dpo_adapter": hashlib.sha256((finished / "adapters.safetensors").read_bytes()).hexdigest(),
         "model-index": about["model-index"],
     }
     (index,) = about["model-index"]
@@ -139,6 +142,50 @@ def test_a_fused_model_has_its_likeness_and_only_files_of_a_model(fused, written
         told and {*told} <= shown(values_in({k: v for k, v in likeness.items() if k != "layers"})) | percent
     )
     assert "--model me/tiny-dpo" in part(card, "How to run it")
+
+
+def test_what_was_found_out_about_an_export_is_on_its_card(finished, written, outcome, tmp_path):
+    pytest.importorskip("gguf")
+    folder = finished.parent / "gguf"
+    code, _, err = outcome("export", "gguf", "--run", finished, "--output", folder, "--no-prove", "--json")
+    assert code == 0, err
+    kept = json.loads((folder / FILE).read_text())["checks"]
+    card = (written(folder) / "README.md").read_text()
+    assert [*kept] == ["compared"] and part(
+        card, "Checks of this export"
+    ) == f"\n- compared: {kept['compared']}\n\n"
+    edit(folder / FILE, checks={"proof": "proved with llama.cpp: by 1e-05 nat"})
+    shutil.rmtree(tmp_path / "out")
+    card = (written(folder) / "README.md").read_text()
+    assert "- proof: proved with llama.cpp: by 1e-05 nat" in card and "not compared with" not in card
+
+
+def test_a_fused_model_without_likeness_says_so(fused, written):
+    (fused / "likeness.json").unlink()
+    edit(
+        fused / FILE,
+        files={name: own for name, own in read_made_from(fused).files.items() if name != "likeness.json"},
+    )
+    assert (
+        "- The fused model was not compared with the adapter." in (written(fused) / "README.md").read_text()
+    )
+
+
+def test_a_run_without_a_number_of_epochs_has_none_on_its_card(finished, written):
+    changed("config.yaml", "  epochs: 6\n", "  epochs: null\n")(finished)
+    card = (written() / "README.md").read_text()
+    assert "| updates | 24, epoch 6 |" in card and "Training ended in epoch" not in card
+
+
+def test_held_out_data_of_the_hub_are_named_as_there_and_every_source_counts(finished, written):
+    named = ["hf://datasets/org/prefs@v1:test", "valid.jsonl"]
+    valid = yaml.safe_load((finished / "config.yaml").read_text())["data"]["valid"]
+    changed("config.yaml", f"valid: {valid}", f"valid: {json.dumps(named)}")(finished)
+    card = (written() / "README.md").read_text()
+    (result,) = card_data(card)["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "org/prefs"
+    assert result["dataset"]["name"] == f"2 held-out pairs ({', '.join(named)})"
+    assert "was measured on 2 pairs of 2 sources." in card
 
 
 def test_a_supervised_run_has_a_loss_and_no_accuracy(finished, written):

@@ -12,7 +12,7 @@ import pytest
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.file_lists import KINDS as FOLDERS
 from mlx_dpo.export.file_lists import files_of
-from mlx_dpo.export.local_paths import is_local, without_local_paths
+from mlx_dpo.export.local_paths import check_no_paths, is_local, own_folders, without_local_paths
 from mlx_dpo.export.made_from import FILE
 from mlx_dpo.jobs.push import dry_run
 from mlx_dpo.models.adapter_checksum import KEY, stamped
@@ -76,6 +76,8 @@ def test_every_export_has_its_files_its_relation_and_its_commands(kind, finished
     about = card_data(card)
     assert (about["base_model_relation"], about["library_name"]) == (relation, library)
     assert about["mlx_dpo_kind"] == kind and about["base_model"] == BASE
+    program = {"peft": "PEFT", "hf": "transformers"}.get(kind, "llama.cpp")
+    assert f"- This export was not compared with {program}." in part(card, "Limits")
     assert "6.4419 at the last" in card and "tiny-dpo" in part(card, "How to run it")
     assert not any(str(tmp_path).encode() in path.read_bytes() for path in folder.iterdir())
     if kind == "peft":
@@ -168,7 +170,7 @@ def test_an_export_of_another_run_is_refused(fused, finished, hub, mistake):
     assert error.what == "has the unknown kind 'onnx'" and error.where.endswith(FILE)
     edit(finished.parent / "fused" / FILE, kind=...)
     error = mistake(f"push desk/fused {REPO} --base-model {BASE} --dry-run")
-    assert error.what == "has no kind, run, adapter_sha256 or files"
+    assert error.what == "has no kind, run, adapter_sha256, checks or files"
 
 
 def test_a_damaged_export_is_refused_and_a_changed_config_is_not(fused, finished, mistake, written):
@@ -281,3 +283,50 @@ def test_a_path_that_may_matter_is_refused_and_one_that_does_not_is_replaced(tmp
     assert told.value.code == "local-path"
     assert is_local(f"{Path.home()}/gone") and is_local("~/gone") and is_local("/Users/a/base")
     assert not is_local("org/base") and not is_local("{% if a %}/{% endif %}")
+
+
+NAMES_A_PATH = {
+    "address of a file": ("config.json", '{"a": "file:///Users/me/base"}'),
+    "inside a text": ("config.json", '{"a": "made from /home/me/base today"}'),
+    "key": ("generation_config.json", '{"/Users/me": 1}'),
+    "another disk": ("likeness.json", '"/Volumes/Work/base"'),
+    "Windows": ("tokenizer_config.json", json.dumps("C:\\Users\\me")),
+    "template": ("chat_template.jinja", "{# saved in /Users/me/x #}"),
+    "vocabulary": ("tokenizer.json", '{"x": "/work/desk/run"}'),
+    "card": ("README.md", "see /work/desk/run"),
+    "metadata of weights": (
+        "model.safetensors",
+        b"\x30" + b"\0" * 7 + b'{"__metadata__": {"base": "/Users/me/base"}}    ',
+    ),
+    "metadata of a GGUF": ("a.gguf", b"GGUF" + b"\0" * 99 + b"/work/desk/run"),
+}
+
+
+@pytest.mark.parametrize("name, content", NAMES_A_PATH.values(), ids=NAMES_A_PATH.keys())
+def test_a_path_in_any_file_is_found(name, content, tmp_path):
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DpoError, match="names a path of this machine") as told:
+        check_no_paths(name, file, ["/work/desk/run"])
+    assert (told.value.code, told.value.where) == ("local-path", str(file))
+
+
+def test_words_that_are_no_paths_of_this_machine_may_leave(tmp_path):
+    for name, content in {
+        "tokenizer.json": b'{"/Users/": 7, "/home/me": 8}',
+        "LICENSE": b"https://example.org/home/licence and /home/page",
+        "config.json": b'{"x": "https://example.org/home/me", "y": "org/Users/a", "z": "/v1/home"}',
+        "README.md": b"How do I list /home/me?",
+    }.items():
+        check_no_paths(name, content, ["/work/desk/run"])
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"\x02" + b"\0" * 7 + b"{}/Users/me/base")
+    check_no_paths(weights.name, weights, [])
+    assert own_folders("/") == [] and own_folders(tmp_path / "a") == [str(tmp_path / "a")]
+
+
+def test_a_template_with_the_path_of_the_run_stays_here(finished, hub, mistake):
+    changed("config.yaml", "chat_template: null", "chat_template: chatml")(finished)
+    (finished / "chat_template.jinja").write_text(f"{{# {finished.resolve()} #}}{{{{ messages }}}}")
+    error = mistake(f"push desk/whole {REPO} --base-model {BASE} --dry-run")
+    assert error.code == "local-path" and error.where.endswith("chat_template.jinja")

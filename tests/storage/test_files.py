@@ -239,6 +239,17 @@ def test_a_file_gets_another_name_on_its_disk_and_is_copied_to_another(tmp_path,
     assert (tmp_path / "copied").stat().st_ino != own.stat().st_ino
 
 
+def test_on_a_disk_without_links_every_file_needs_room(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("12345")
+
+    def refused(source, target):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert bytes_to_copy([tmp_path / "file"], tmp_path / "a" / "b") == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_files_of_another_disk_need_room(tmp_path):
     other = Path("/dev/shm")
     if not other.is_dir() or os.stat(other).st_dev == os.stat(tmp_path).st_dev:
