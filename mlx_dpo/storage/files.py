@@ -258,20 +258,24 @@ def bytes_to_copy(files: Iterable[Path], target: Path) -> int:
         existing = existing.parent
     sizes = {Path(file): os.stat(file) for file in files}
     near = [file for file, own in sizes.items() if own.st_dev == os.stat(existing).st_dev]
-    linked = near if near and _can_link(near[0], existing) else []
+    linked = near if near and _has_links(existing) else []
     return sum(own.st_size for file, own in sizes.items() if file not in linked)
 
 
-def _can_link(file: Path, folder: Path) -> bool:
-    """Whether a file of the same disk can get another name in this folder."""
-    probe = folder / "linked"
-    remove_left(probe)
-    beside = _hidden(probe, probe.name, "")
+def _has_links(folder: Path) -> bool:
+    """Whether a file can have two names on the disk of this folder; tried with an empty file."""
+    probes = [folder / "linked", folder / "link"]
+    for probe in probes:
+        remove_left(probe)
+    own, other = (_hidden(probe, probe.name, "") for probe in probes)
     try:
-        os.link(os.path.realpath(file), beside)
+        own.touch()
+        os.link(own, other)
     except OSError:
         return False
-    beside.unlink()
+    finally:
+        remove_any(own)
+        remove_any(other)
     return True
 
 
