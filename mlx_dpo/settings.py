@@ -185,7 +185,7 @@ def _remedy(name: str, f: Field) -> str:
 def _convert(value: Any, hint: Any, spec: Field, name: str, written: Written) -> Any:
     choices = spec.metadata["choices"]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    # For a folder named 2024_01_02, 1.10 or "runs #2", and for on and off, the text counts, not what YAML reads.
+    # For a folder named 2024_01_02, 1.10 or "runs #2", and for on and off, the text counts.
     if written.text and str in options and value is not None:
         value = written.text
     for option in options:

@@ -10,9 +10,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..console import progress
-from ..errors import DpoError
 from ..models.adapters import load_adapter, read_adapter_config
 from ..models.load import ModelConfig, load_model
+from .finite import check_finite
 from .grids import Grids, grids_of, layer_at, put, quantise_layer, tidied
 from .start import checked_tokenizer
 
@@ -118,7 +118,7 @@ def _summed(model: nn.Module, name: str) -> Change:
     layer = dequantize_model(layer)
     layer[inner].set_dtype(mx.float32)
     fused, before = layer.fuse(), layer[inner].weight
-    _check_finite(fused.weight, name)
+    check_finite(fused.weight, name)
     if "bias" in fused:
         fused.bias = fused.bias.astype(dtype)
     put(model, name, fused)
@@ -130,7 +130,7 @@ def _trained_blocks(model: nn.Module, base: Path) -> Iterator[Change]:
     # Values of the base are read from its files when they are used, so that no second model is in memory.
     before = dict(tree_flatten(load_model(base, lazy=True)[0].parameters()))
     for name, value in tree_flatten(model.trainable_parameters()):
-        _check_finite(value, name)
+        check_finite(value, name)
         own = before.pop(name)
         yield Change(name, own.astype(mx.float32), value, own.dtype)
 
@@ -160,15 +160,6 @@ def _store_others(model: nn.Module, grids: Grids) -> None:
             dtype = layer.weight.dtype
             layer.weight = layer.weight.astype(mx.float32)
             quantise_layer(model, name, grid, dtype)
-
-
-def _check_finite(value: mx.array, name: str) -> None:
-    if not mx.isfinite(value).all().item():
-        raise DpoError(
-            "contains numbers that are not finite",
-            where=name,
-            hint="the run diverged; train again with a lower optimizer.learning_rate",
-        )
 
 
 def round_to(value: mx.array, dtype: mx.Dtype, key: mx.array) -> mx.array:

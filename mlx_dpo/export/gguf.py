@@ -13,7 +13,7 @@ from .gguf_tensors import GgufTensor, gguf_tensors
 from .gguf_tokenizer import tokenizer_fields
 from .hub_model import Source, open_tensors, read_source
 from .made_from import write_made_from
-from .ollama import modelfile
+from .ollama import check_system, modelfile
 from .start import find_base, named, without_weights
 
 
@@ -53,6 +53,7 @@ def export_gguf(
     """
     output = Path(output)
     check_installed()
+    check_system(system or "")
     base = find_base(model_path, adapter, output)
     check_possible(base, asked)
     tensors = open_tensors(base, output, BYTES_A_NUMBER[type])

@@ -22,7 +22,7 @@ def models_folder() -> Path:
     home = Path.home()
     pointer = home / ".lmstudio-home-pointer"
     told = read_text(pointer).strip() if is_there(pointer) else ""
-    places = [Path(told)] if told else [home / ".cache" / "lm-studio", home / ".lmstudio"]
+    places = [_at_home(told)] if told else [home / ".cache" / "lm-studio", home / ".lmstudio"]
     own = next((place for place in places if is_folder(place)), None)
     if own is None:
         raise DpoError(
@@ -33,8 +33,13 @@ def models_folder() -> Path:
     with suppress(DpoError):  # LM Studio itself then takes its default
         chosen = read_object(own / "settings.json").get("downloadsFolder")
         if isinstance(chosen, str) and chosen:
-            return Path(chosen)
+            return _at_home(chosen)
     return own / "models"
+
+
+def _at_home(name: str) -> Path:
+    """The folder of this name; a name that is not absolute counts from the home folder."""
+    return Path.home() / Path(name).expanduser()
 
 
 def put_in_lm_studio(source: Path, kind: str, repo: str) -> Path:

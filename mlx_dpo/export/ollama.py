@@ -48,6 +48,20 @@ def modelfile(gguf: str, tokenizer: Any, end: int, system: str | None = None) ->
     return "\n".join(lines) + "\n"
 
 
+def check_system(text: str) -> None:
+    """Check that a Modelfile can hold this system prompt: between three quotes, it has no way to write them.
+
+    Raises:
+        DpoError: it cannot.
+    """
+    if '"""' in text or text.endswith('"'):
+        raise DpoError(
+            "a Modelfile cannot hold three double quotes in a row, or one at the end",
+            where="--system",
+            hint="write it with single quotes",
+        )
+
+
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 

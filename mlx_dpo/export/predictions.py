@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ..console import progress
 from ..errors import DpoError
 from ..upstream import replaced_gelu
 
@@ -58,10 +59,11 @@ def mlx_predictions(
 ) -> Predictions:
     """Computed without Mamba's limit on time steps, as other programs do."""
     with without_step_limit(model):
-        return predictions(lambda tokens: _after(model, tokens), rows, steps)
+        return predictions("MLX", lambda tokens: _after(model, tokens), rows, steps)
 
 
 def predictions(
+    program: str,
     after: Callable[[Sequence[int]], np.ndarray],
     rows: Sequence[Sequence[int]],
     steps: int = GREEDY_TOKENS,
@@ -70,17 +72,22 @@ def predictions(
     """Predictions by a function that gives the log-probabilities of the next token, (V,).
 
     Args:
+        program: whose it is, for people who wait.
         likeliest: the same for the greedy answer, where only the two likeliest tokens matter.
     """
-    logps = np.stack([after(row) for row in rows])
-    greedy, leads, tokens = [], [], list(rows[0][:GREEDY_AFTER])
-    for _ in range(steps):
-        found = (likeliest or after)(tokens)
-        second, first = np.partition(found, -2)[-2:]
-        greedy.append(int(found.argmax()))
-        leads.append(float(first - second))
-        tokens.append(greedy[-1])
-    return Predictions(logps, greedy, leads)
+    logps, greedy, leads, tokens = [], [], [], list(rows[0][:GREEDY_AFTER])
+    with progress(f"asking {program}", len(rows) + steps, "tokens") as advance:
+        for row in rows:
+            logps.append(after(row))
+            advance(1)
+        for _ in range(steps):
+            found = (likeliest or after)(tokens)
+            second, first = np.partition(found, -2)[-2:]
+            greedy.append(int(found.argmax()))
+            leads.append(float(first - second))
+            tokens.append(greedy[-1])
+            advance(1)
+    return Predictions(np.stack(logps), greedy, leads)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

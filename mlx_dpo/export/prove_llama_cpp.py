@@ -190,9 +190,10 @@ class LlamaCpp:
     def predictions(self, rows: Sequence[Sequence[int]], vocabulary: int) -> Predictions:
         """What the model predicts after rows."""
         return predictions(
+            "llama.cpp",
             lambda tokens: self.after(tokens, vocabulary),
             rows,
-            likeliest=lambda tokens: self.after(tokens, vocabulary, count=2),
+            likeliest=lambda tokens: self.after(tokens, vocabulary, count=2, cached=True),
         )
 
 

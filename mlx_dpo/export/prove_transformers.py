@@ -139,4 +139,4 @@ def transformers_predictions(folder: Path, rows: Sequence[Sequence[int]]) -> Pre
         with torch.no_grad():
             return log_softmax(model(torch.tensor([list(tokens)])).logits[0, -1].numpy())
 
-    return predictions(after, rows)
+    return predictions("transformers", after, rows)

@@ -15,6 +15,7 @@ from ..models.config_files import CONFIG
 from ..models.load import ModelConfig, find_model, load_tokenizer
 from ..storage.reading import is_there, read_object
 from ..upstream import model_classes
+from .finite import check_finite
 
 
 def check_target(output: Path, remedy: str = "choose another folder with --output") -> None:
@@ -26,7 +27,7 @@ def check_target(output: Path, remedy: str = "choose another folder with --outpu
     Raises:
         DpoError: something is there.
     """
-    if is_there(output):
+    if is_there(output) or output.is_symlink():
         raise DpoError("exists already", where=output, hint=remedy, code="exists")
 
 
@@ -60,13 +61,18 @@ def checked_tokenizer(base: Path, adapter: Path | str, asked: ModelConfig | None
         asked: the model settings of the run.
 
     Raises:
-        DpoError: it belongs to another base, has tensors for which the base has no place, or there is no end
-            of turn.
+        DpoError: it belongs to another base, has tensors for which the base has no place or numbers that are
+            not finite, or there is no end of turn.
     """
     tokenizer = load_tokenizer(base, asked)
     end_of_turn(tokenizer)
     check_base(adapter, base, tokenizer)
-    fitting_weights(without_weights(base)[1], adapter)
+    weights = fitting_weights(without_weights(base)[1], adapter)
+    if (
+        read_adapter_config(adapter).type != "full"
+    ):  # a whole model is checked tensor by tensor as it is written
+        for name, value in weights.items():
+            check_finite(value, f"{adapter}: {name}")
     return tokenizer
 
 

@@ -86,6 +86,19 @@ def test_a_target_that_exists_is_refused(writer, run, refused_early, tmp_path):
 
 
 @every
+def test_a_target_that_is_a_link_to_nothing_is_refused(writer, run, refused_early, tmp_path):
+    (tmp_path / "there").symlink_to("nowhere")
+    refused_early(f"{writer} --output there", "there", "exists already", "--output", "exists")
+
+
+@each("gguf")
+@pytest.mark.parametrize("text", ['a"""b', 'yes"'])
+def test_a_system_prompt_that_a_modelfile_cannot_hold_is_refused(writer, text, run, refused_early):
+    told = "three double quotes in a row, or one at the end"
+    refused_early(f"{writer} --output out --system {text}", "--system", told, "single quotes")
+
+
+@every
 def test_an_output_inside_a_file_is_refused(writer, run, refused_early, tmp_path):
     (tmp_path / "file").write_text("mine")
     refused_early(f"{writer} --output file/out", "file/out", f"{tmp_path}/file is a file", "output folder")
@@ -115,6 +128,15 @@ def test_an_adapter_with_an_unknown_tensor_is_refused(writer, run, refused_early
     mx.save_safetensors(str(run / "adapters.safetensors"), weights | more)
     told = "does not fit the model: model.layers.0.mlp.side_proj.lora_a"
     refused_early(f"{writer} --output out", "run", told, "trained on")
+
+
+@every
+def test_an_adapter_with_numbers_that_are_not_finite_is_refused(writer, run, refused_early):
+    forget_base(run)
+    weights = dict(mx.load(str(run / "adapters.safetensors")))
+    name = min(weights)
+    mx.save_safetensors(str(run / "adapters.safetensors"), weights | {name: weights[name] * mx.nan})
+    refused_early(f"{writer} --output out", f"run: {name}", "not finite", "learning_rate")
 
 
 @each(*OF_WEIGHTS)

@@ -33,6 +33,12 @@ def test_the_folder_is_the_one_of_lm_studios_settings(home, tmp_path):
     assert models_folder() == tmp_path / "moved" / "models"
 
 
+@pytest.mark.parametrize("name", ["~/big", "big"])
+def test_a_folder_that_is_not_absolute_is_one_of_the_home_folder(home, name):
+    (home / ".lmstudio" / "settings.json").write_text(json.dumps({"downloadsFolder": name}))
+    assert models_folder() == home / "big"
+
+
 def test_an_older_home_of_lm_studio_is_found(home):
     (home / ".cache" / "lm-studio").mkdir(parents=True)
     assert models_folder() == home / ".cache" / "lm-studio" / "models"
