@@ -177,11 +177,11 @@ def test_what_was_found_out_about_an_export_is_on_its_card(finished, written, ou
     card = (written(folder) / "README.md").read_text()
     assert [*kept] == ["compared"] and part(
         card, "Checks of this export"
-    ) == f"\n- compared: {kept['compared']}\n\n"
+    ) == f"\n- compared with the adapter: {kept['compared']}\n\n"
     edit(folder / FILE, checks={"proof": "proved with llama.cpp: by 1e-05 nat"})
     shutil.rmtree(tmp_path / "out")
     card = (written(folder) / "README.md").read_text()
-    assert "- proof: proved with llama.cpp: by 1e-05 nat" in card and "not compared with" not in card
+    assert "- proved with llama.cpp: by 1e-05 nat" in card and "not compared with" not in card
 
 
 def test_a_fused_model_without_likeness_says_so(fused, written):
