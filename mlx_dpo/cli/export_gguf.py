@@ -1,10 +1,20 @@
 """mlx-dpo export gguf"""
 
 import click
+from click.core import ParameterSource
 
 from ..console import show, show_json
-from ..export.precisions import MAX_KL_RATIO
-from .options import json_option, model_option, new_folder_option, prove_option, run_option
+from .options import (
+    json_option,
+    max_kl_ratio_option,
+    model_option,
+    new_folder_option,
+    prove_option,
+    run_option,
+)
+
+_OF_MODELS = {"type_": "--type", "system": "--system", "prove": "--prove", "max_kl_ratio": "--max-kl-ratio"}
+"""Options that an adapter alone does not have."""
 
 
 @click.command("gguf")
@@ -20,12 +30,9 @@ from .options import json_option, model_option, new_folder_option, prove_option,
 )
 @click.option("--lora", is_flag=True, help="Write only the adapter, for llama.cpp's --lora.")
 @click.option("--system", metavar="TEXT", help="System prompt for the Modelfile.")
-@click.option(
-    "--max-kl-ratio",
-    type=click.FloatRange(0, min_open=True),
-    default=MAX_KL_RATIO,
-    show_default=True,
-    help="Largest KL(adapter || file) / KL(adapter || base); a file above it is not written. f32 is exact.",
+@max_kl_ratio_option(
+    "Largest KL(adapter || export) / KL(adapter || base); a file above it is not written. f32 of a float32 "
+    "base is not compared: nothing is rounded."
 )
 @prove_option("llama.cpp", "xllamacpp")
 @model_option
@@ -40,6 +47,10 @@ def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model,
     from ..jobs.export import export_gguf_lora_run, export_gguf_run
 
     if lora:
+        context = click.get_current_context()
+        for name, flag in _OF_MODELS.items():
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"{flag} is for a whole model; it cannot be used with --lora")
         file = str(export_gguf_lora_run(folder, output, model))
         if as_json:
             show_json({"exported": file})

@@ -29,6 +29,7 @@ def export_hf(
     asked: ModelConfig | None = None,
     prove: Callable[[Path, Source], None] | None = None,
     *,
+    first: Callable[[Path], None] | None = None,
     shard_bytes: int = _SHARD_BYTES,
 ) -> Path:
     """Write base weights plus adapter with the names, axes and files that the base has on the Hub.
@@ -38,6 +39,7 @@ def export_hf(
     Args:
         asked: the model settings of the run; the export gets their chat template.
         prove: called with the finished folder before it gets its name; raises if the folder is wrong.
+        first: called with the base's folder after all checks that are fast, before weights are loaded.
 
     Raises:
         DpoError: files do not fit, the layout is not known, the output exists, or the disk is full.
@@ -45,6 +47,8 @@ def export_hf(
     output = Path(output)
     base = find_base(model_path, adapter, output)
     tensors = open_tensors(base, output)
+    if first:
+        first(base)
     source = read_source(base, tensors, adapter, asked)
     del tensors
 
