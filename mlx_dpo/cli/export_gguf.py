@@ -1,5 +1,7 @@
 """mlx-dpo export gguf"""
 
+from pathlib import Path
+
 import click
 from click.core import ParameterSource
 
@@ -44,6 +46,8 @@ def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model,
     Example:
       mlx-dpo export gguf --run runs/granite-dpo --output models/granite-dpo-gguf --type q8_0
     """
+    from ..export.how_to_run import llama_with_lora
+    from ..export.own_template import FILE as TEMPLATE
     from ..jobs.export import export_gguf_lora_run, export_gguf_run
 
     if lora:
@@ -56,7 +60,8 @@ def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model,
             show_json({"exported": file})
         else:
             show(f"exported adapter: {file}")
-            show(f"next: llama-cli -m BASE.gguf --lora {file}")
+            template = Path(file).parent / TEMPLATE
+            show(f"next: {llama_with_lora(file, str(template) if template.exists() else None)}")
         return
     result = export_gguf_run(folder, output, type_, model, prove, system, max_kl_ratio)
     if as_json:
