@@ -1,7 +1,7 @@
 """What other programs compute with the exports of one model and adapter, beside what MLX computes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,10 @@ class Case:
 
 def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:
     """One row for each export; an export that is refused has the reason instead of figures."""
-    try:
-        yield peft(case)
-        yield peft_trained(case)
-    except DpoError as error:
-        yield {"kind": "peft", "refused": error.what}
+    adapter = _row_or_refusal("peft", peft, case)
+    yield adapter
+    if "refused" not in adapter:
+        yield _row_or_refusal("peft, trained there", peft_trained, case)
     yield hub(case)
     files = {}
     for type in TYPES:
@@ -93,6 +92,13 @@ def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:
     theirs = convert(converter, case.work / "hf", case.work / "converted.gguf", split)
     yield {"kind": "gguf f32, llama.cpp's converter", **same_tensors(files["f32"], theirs)}
     yield from lora(case, converter, split)
+
+
+def _row_or_refusal(kind: str, measure: Callable[[Case], Row], case: Case) -> Row:
+    try:
+        return measure(case)
+    except DpoError as error:
+        return {"kind": kind, "refused": error.what}
 
 
 def peft(case: Case) -> Row:
