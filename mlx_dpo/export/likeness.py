@@ -45,8 +45,8 @@ class Likeness(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The larger of the two ratios, which the limit holds for."""
-        return max(self.ratio_to_base, self.ratio_to_start or 0.0)
+        """The larger of the two ratios, which the limit holds for; nan if one of them is nan."""
+        return float(np.max([self.ratio_to_base, self.ratio_to_start or 0.0]))
 
     @property
     def ratio_to_base(self) -> float:
@@ -116,9 +116,13 @@ class Yardstick:
             self._base.add(answer_logits(model, row))
 
     def see_start(self, model: nn.Module) -> None:
-        """Keep the logits of the model that the run began from."""
+        """Keep the logits of the model that the run began from.
+
+        Raises:
+            DpoError: they are not finite.
+        """
         for row in self._each("measuring the first adapter"):
-            self._start.add(answer_logits(model, row))
+            self._start.add(_finite_logits(model, row, "the first adapter"))
 
     def see_adapter(self, model: nn.Module) -> None:
         """Keep the logits of base and adapter, and compute KL(adapter || base) and KL(adapter || start).
@@ -128,13 +132,7 @@ class Yardstick:
         """
         base, start = [], []
         for number, row in enumerate(self._each("measuring the adapter")):
-            logits = answer_logits(model, row)
-            if not np.isfinite(logits).all():
-                raise DpoError(
-                    "the tuned model's logits are not finite",
-                    where=row.where,
-                    hint="the run diverged; train again with a lower optimizer.learning_rate",
-                )
+            logits = _finite_logits(model, row, "the tuned model")
             self._adapter.add(logits)
             base.append(divergence(logits, self._base[number]))
             if self._start:
@@ -199,6 +197,22 @@ def answer_logits(model: nn.Module, row: TokenizedPair) -> np.ndarray:
         logits = model(tokens)[0, len(row.prompt) - 1 :].astype(mx.float32)
         mx.eval(logits)
     return np.array(logits)
+
+
+def _finite_logits(model: nn.Module, row: TokenizedPair, whose: str) -> np.ndarray:
+    """As `answer_logits`.
+
+    Raises:
+        DpoError: they are not finite.
+    """
+    logits = answer_logits(model, row)
+    if not np.isfinite(logits).all():
+        raise DpoError(
+            f"the logits of {whose} are not finite",
+            where=row.where,
+            hint="its run diverged; train again with a lower optimizer.learning_rate",
+        )
+    return logits
 
 
 def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
