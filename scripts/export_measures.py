@@ -22,6 +22,7 @@ from mlx_dpo.export.predictions import Predictions, likeness, llama_cpp_gelu, ml
 from mlx_dpo.export.prove_llama_cpp import check_template, check_tokens, llama_cpp
 from mlx_dpo.export.prove_peft import log_probs
 from mlx_dpo.export.prove_transformers import check_files, transformers_predictions
+from mlx_dpo.export.read_back import octets
 from mlx_dpo.models.adapters import load_adapter, read_adapter_config
 from mlx_dpo.models.load import ModelConfig, load_model
 from mlx_dpo.models.peft_adapter import mlx_adapter
@@ -226,14 +227,10 @@ def same_bits(wanted: dict[str, mx.array], got: dict[str, mx.array]) -> Row:
         name in got
         and value.dtype == got[name].dtype
         and value.shape == got[name].shape
-        and np.array_equal(_bytes(value), _bytes(got[name]))
+        and np.array_equal(octets(value), octets(got[name]))
         for name, value in wanted.items()
     )
     return {"same bits": same, "tensors": len(wanted)}
-
-
-def _bytes(value: mx.array) -> np.ndarray:
-    return np.array(mx.view(value.flatten(), mx.uint8))
 
 
 def same_tensors(ours: Path, theirs: Path) -> Row:

@@ -20,7 +20,7 @@ from ..models.load import load_model
 from ..models.peft_adapter import mlx_adapter
 from ..models.weights import embedded_tokens
 from ..storage.files import check_writable
-from .predictions import log_softmax
+from .predictions import divergences, log_softmax
 
 _HINT = "free some space, or set TMPDIR to a folder on another disk"
 ROWS, TOKENS = 8, 64
@@ -217,8 +217,7 @@ def _finite_logits(model: nn.Module, row: TokenizedPair, whose: str) -> np.ndarr
 
 def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p || q) of softmax distributions, computed in float64: logits (N, V) to nats (N,)."""
-    log_p, log_q = log_softmax(p), log_softmax(q)
-    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return divergences(log_softmax(p), log_softmax(q))
 
 
 class _Arrays:
