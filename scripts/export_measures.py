@@ -1,7 +1,7 @@
 """What other programs compute with the exports of one model and adapter, beside what MLX computes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mlx_dpo.export.predictions import Predictions, likeness, llama_cpp_gelu, ml
 from mlx_dpo.export.prove_llama_cpp import check_template, check_tokens, llama_cpp
 from mlx_dpo.export.prove_peft import log_probs
 from mlx_dpo.export.prove_transformers import check_files, transformers_predictions
+from mlx_dpo.export.read_back import octets
 from mlx_dpo.models.adapters import load_adapter, read_adapter_config
 from mlx_dpo.models.load import ModelConfig, load_model
 from mlx_dpo.models.peft_adapter import mlx_adapter
@@ -76,11 +77,10 @@ class Case:
 
 def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:
     """One row for each export; an export that is refused has the reason instead of figures."""
-    try:
-        yield peft(case)
-        yield peft_trained(case)
-    except DpoError as error:
-        yield {"kind": "peft", "refused": error.what}
+    adapter = _row_or_refusal("peft", peft, case)
+    yield adapter
+    if "refused" not in adapter:
+        yield _row_or_refusal("peft, trained there", peft_trained, case)
     yield hub(case)
     files = {}
     for type in TYPES:
@@ -93,6 +93,13 @@ def measures(case: Case, converter: Path, split: str | None) -> Iterator[Row]:
     theirs = convert(converter, case.work / "hf", case.work / "converted.gguf", split)
     yield {"kind": "gguf f32, llama.cpp's converter", **same_tensors(files["f32"], theirs)}
     yield from lora(case, converter, split)
+
+
+def _row_or_refusal(kind: str, measure: Callable[[Case], Row], case: Case) -> Row:
+    try:
+        return measure(case)
+    except DpoError as error:
+        return {"kind": kind, "refused": error.what}
 
 
 def peft(case: Case) -> Row:
@@ -220,14 +227,10 @@ def same_bits(wanted: dict[str, mx.array], got: dict[str, mx.array]) -> Row:
         name in got
         and value.dtype == got[name].dtype
         and value.shape == got[name].shape
-        and np.array_equal(_bytes(value), _bytes(got[name]))
+        and np.array_equal(octets(value), octets(got[name]))
         for name, value in wanted.items()
     )
     return {"same bits": same, "tensors": len(wanted)}
-
-
-def _bytes(value: mx.array) -> np.ndarray:
-    return np.array(mx.view(value.flatten(), mx.uint8))
 
 
 def same_tensors(ours: Path, theirs: Path) -> Row:

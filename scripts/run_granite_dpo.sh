@@ -53,11 +53,26 @@ case $METHOD in
     sft) "$mlx_dpo" sft "${settings[@]}" --set optimizer.learning_rate=null --set training.epochs=null "$@" ;;
 esac
 "$mlx_dpo" eval --run "$out/run"
-[ -e "$out/fused" ] || "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"
+
+# A fused model that was made from an earlier adapter, before the run was trained on, is replaced.
+adapter() { sed -n 's/^ "adapter_sha256": "\([0-9a-f]*\)".*/\1/p' "$1" 2>/dev/null || true; }
+if [ ! -e "$out/fused" ]; then
+    "$mlx_dpo" fuse --run "$out/run" --output "$out/fused"
+elif [ "$(adapter "$out/fused/made_from.json")" != "$(adapter "$out/run/evaluation.json")" ]; then
+    echo "$out/fused was not made from the adapter that the run has now: it is made again"
+    rm -rf "$out/fused-new"
+    "$mlx_dpo" fuse --run "$out/run" --output "$out/fused-new"
+    rm -r "$out/fused"
+    mv "$out/fused-new" "$out/fused"
+fi
 echo "adapter: $out/run    fused model: $out/fused"
 
 # The proof that fuse has kept: how like the adapter the fused model is.
 likeness=$out/fused/likeness.json
 figure() { sed -n "s/^ \"$1\": \([^,]*\),*$/\1/p" "$likeness"; }
-[ ! -e "$likeness" ] || echo "proof: $likeness    KL ratio $(figure kl_ratio) (at most $(figure max_kl_ratio)), top-1 $(figure top_1)"
+if [ -e "$likeness" ]; then
+    echo "proof: $likeness    KL ratio $(figure kl_ratio) (at most $(figure max_kl_ratio)), top-1 $(figure top_1)"
+else
+    echo "proof: none; the fused model was not compared with the adapter"
+fi
 echo "for other programs: mlx-dpo export hf (or gguf, peft) --run $out/run --output FOLDER"

@@ -13,7 +13,7 @@ from .models import say_blas_note
 from .runs import TrainedRun
 
 KINDS = {
-    "hf": ("prove",),
+    "hf": ("prove", "max_kl_ratio"),
     "gguf": ("prove", "type", "system", "max_kl_ratio"),
     "gguf-lora": (),
     "peft": ("prove", "base"),
@@ -58,8 +58,8 @@ def export(
         base: of peft: name on the Hub, or folder, of the unquantised base model.
         type: of gguf: f32, f16, bf16 or q8_0; f16 by default.
         system: of gguf: system prompt for the Modelfile.
-        max_kl_ratio: of gguf below float32: largest KL(adapter || file) / KL(adapter || base); above it
-            nothing is written; 0.1 by default.
+        max_kl_ratio: of hf and gguf: largest KL(adapter || export) / KL(adapter || base); above it nothing is
+            written; 0.1 by default. Not compared where nothing is rounded: hf and f32 of a float32 base.
 
     Raises:
         DpoError: the folder is not a run, files do not fit, `output` exists, a package is missing, the other
@@ -74,10 +74,10 @@ def export(
         return Exported(made.folder, made.proof.text() if made.proof else None, tuple(made.notes))
     if kind == "gguf-lora":
         return Exported(export_gguf_lora_run(folder, output, model))
+    most = MAX_KL_RATIO if max_kl_ratio is None else max_kl_ratio
     if kind == "hf":
-        told = export_hf_run(folder, output, model, prove)
+        told = export_hf_run(folder, output, model, prove, most)
     else:
-        most = MAX_KL_RATIO if max_kl_ratio is None else max_kl_ratio
         told = export_gguf_run(folder, output, type or "f16", model, prove, system, most)
     proved = told["proof"] if "difference" in told else None
     return Exported(Path(told["exported"]), proved, tuple(filter(None, [told.get("compared")])))

@@ -1,10 +1,22 @@
 """mlx-dpo export gguf"""
 
+from pathlib import Path
+
 import click
+from click.core import ParameterSource
 
 from ..console import show, show_json
-from ..export.precisions import MAX_KL_RATIO
-from .options import json_option, model_option, new_folder_option, prove_option, run_option
+from .options import (
+    json_option,
+    max_kl_ratio_option,
+    model_option,
+    new_folder_option,
+    prove_option,
+    run_option,
+)
+
+_OF_MODELS = {"type_": "--type", "system": "--system", "prove": "--prove", "max_kl_ratio": "--max-kl-ratio"}
+"""Options that an adapter alone does not have."""
 
 
 @click.command("gguf")
@@ -20,12 +32,9 @@ from .options import json_option, model_option, new_folder_option, prove_option,
 )
 @click.option("--lora", is_flag=True, help="Write only the adapter, for llama.cpp's --lora.")
 @click.option("--system", metavar="TEXT", help="System prompt for the Modelfile.")
-@click.option(
-    "--max-kl-ratio",
-    type=click.FloatRange(0, min_open=True),
-    default=MAX_KL_RATIO,
-    show_default=True,
-    help="Largest KL(adapter || file) / KL(adapter || base); a file above it is not written. f32 is exact.",
+@max_kl_ratio_option(
+    "Largest KL(adapter || export) / KL(adapter || base); a file above it is not written. f32 of a float32 "
+    "base is not compared: nothing is rounded."
 )
 @prove_option("llama.cpp", "xllamacpp")
 @model_option
@@ -37,15 +46,22 @@ def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model,
     Example:
       mlx-dpo export gguf --run runs/granite-dpo --output models/granite-dpo-gguf --type q8_0
     """
+    from ..export.how_to_run import llama_with_lora
+    from ..export.own_template import FILE as TEMPLATE
     from ..jobs.export import export_gguf_lora_run, export_gguf_run
 
     if lora:
+        context = click.get_current_context()
+        for name, flag in _OF_MODELS.items():
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"{flag} is for a whole model; it cannot be used with --lora")
         file = str(export_gguf_lora_run(folder, output, model))
         if as_json:
             show_json({"exported": file})
         else:
             show(f"exported adapter: {file}")
-            show(f"next: llama-cli -m BASE.gguf --lora {file}")
+            template = Path(file).parent / TEMPLATE
+            show(f"next: {llama_with_lora(file, str(template) if template.exists() else None)}")
         return
     result = export_gguf_run(folder, output, type_, model, prove, system, max_kl_ratio)
     if as_json:

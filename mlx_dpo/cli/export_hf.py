@@ -3,16 +3,27 @@
 import click
 
 from ..console import show, show_json
-from .options import json_option, model_option, new_folder_option, prove_option, run_option
+from .options import (
+    json_option,
+    max_kl_ratio_option,
+    model_option,
+    new_folder_option,
+    prove_option,
+    run_option,
+)
 
 
 @click.command("hf")
 @run_option
 @new_folder_option("the exported model")
+@max_kl_ratio_option(
+    "Largest KL(adapter || export) / KL(adapter || base); an export above it is not written. A float32 base "
+    "is not compared: nothing is rounded."
+)
 @prove_option("transformers", "torch")
 @model_option
 @json_option
-def export_hf(folder, output, prove, model, as_json):
+def export_hf(folder, output, max_kl_ratio, prove, model, as_json):
     """Write the fused model in the Hub's layout, for transformers, vLLM and llama.cpp.
 
     \b
@@ -21,9 +32,11 @@ def export_hf(folder, output, prove, model, as_json):
     """
     from ..jobs.export import export_hf_run
 
-    result = export_hf_run(folder, output, model, prove)
+    result = export_hf_run(folder, output, model, prove, max_kl_ratio)
     if as_json:
         show_json(result)
     else:
         show(f"exported model: {output}")
         show(result["proof"])
+        if "compared" in result:
+            show(f"compared with the adapter: {result['compared']}")

@@ -3,8 +3,8 @@
 import click
 
 from ..console import show, show_json
-from ..export.precisions import MAX_KL_RATIO, PRECISIONS
-from .options import PATH, json_option, model_option, new_folder_option, run_option
+from ..export.precisions import PRECISIONS
+from .options import PATH, json_option, max_kl_ratio_option, model_option, new_folder_option, run_option
 
 
 @click.command()
@@ -17,13 +17,9 @@ from .options import PATH, json_option, model_option, new_folder_option, run_opt
     help="; ".join(f"{name}: {what}" for name, what in PRECISIONS.items())
     + ".  [default: auto if the base is quantised, else plain]",
 )
-@click.option(
-    "--max-kl-ratio",
-    type=click.FloatRange(0, min_open=True),
-    default=MAX_KL_RATIO,
-    show_default=True,
-    help="Largest KL(adapter || fused) / KL(adapter || base); a fused model above it is not written. The "
-    "same limit holds for / KL(adapter || start) if the run began from an adapter (model.adapter).",
+@max_kl_ratio_option(
+    "Largest KL(adapter || fused) / KL(adapter || base); a fused model above it is not written. The "
+    "same limit holds for / KL(adapter || start) if the run began from an adapter (model.adapter)."
 )
 @click.option(
     "--base",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import DpoError, quoted
+from ..export.precisions import MAX_KL_RATIO
 from ..printed_commands import assignment, command_line, last_ones
 from ..storage.names import path_fault
 
@@ -62,6 +63,12 @@ def prove_option(program: str, library: str) -> Callable:
     """`--prove/--no-prove`, for an export that the program which will use it can read back."""
     help = f"Compare the export in {program} with MLX.  [default: if {library} is installed]"
     return click.option("--prove/--no-prove", default=None, help=help)
+
+
+def max_kl_ratio_option(help: str) -> Callable:
+    """`--max-kl-ratio`, for a command whose result is compared with the adapter."""
+    positive = click.FloatRange(0, min_open=True)
+    return click.option("--max-kl-ratio", type=positive, default=MAX_KL_RATIO, show_default=True, help=help)
 
 
 overwrite_option = click.option(

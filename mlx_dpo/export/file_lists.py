@@ -9,6 +9,7 @@ from ..models.adapters import WEIGHTS
 from ..models.foreign_weights import PEFT_WEIGHTS
 from ..storage.reading import files_in
 from .fuse_report import FILE as LIKENESS
+from .own_template import FILE as TEMPLATE
 
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 _MODEL = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
@@ -23,7 +24,7 @@ _TOKENIZER = (
     "tokenizer.model",
     "tiktoken.model",
     "*.tiktoken",
-    "chat_template.jinja",
+    TEMPLATE,
     "chat_template.json",
 )
 _TERMS = ("LICENSE*", "NOTICE*", "USE_POLICY*")
@@ -52,7 +53,7 @@ KINDS = {
     "adapter": Kind(
         "the adapter of a run, for mlx_lm",
         (WEIGHTS,),
-        (ADAPTER_CONFIG, "chat_template.jinja"),
+        (ADAPTER_CONFIG, TEMPLATE),
         relation="adapter",
         library="mlx",
         tag="mlx",
@@ -60,7 +61,7 @@ KINDS = {
     "peft": Kind(
         "an adapter for PEFT and vLLM",
         PEFT_WEIGHTS[:1],
-        (ADAPTER_CONFIG,),
+        (ADAPTER_CONFIG, TEMPLATE),
         relation="adapter",
         library="peft",
         tag="peft",
@@ -96,7 +97,7 @@ KINDS = {
     "gguf-lora": Kind(
         "an adapter as GGUF, for llama.cpp",
         ("*.gguf",),
-        (),
+        (TEMPLATE,),
         relation="adapter",
         library="gguf",
         tag="gguf",

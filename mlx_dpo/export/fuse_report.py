@@ -80,6 +80,30 @@ def refusal(measured: Sequence[Measured], most: float, adapter: Path | str, prec
     )
 
 
+def check_like(likeness: Likeness, most: float, where: Path | str, subject: str, remedy: str) -> str:
+    """Check that an export is like the adapter; the figures in a few words.
+
+    Args:
+        subject: the export, for the message; `remedy`: what to do instead.
+
+    Raises:
+        DpoError: the KL ratio is above `most`.
+    """
+    if not likeness.ratio <= most:
+        what, code = too_far(likeness, most, subject, "export")
+        raise DpoError(
+            f"{what}; top-1 {percent(likeness.top_1)}",
+            where=where,
+            hint=f"nothing was exported; {remedy}, or allow it with --max-kl-ratio "
+            f"{figure(1.1 * likeness.ratio)}",
+            code=code,
+        )
+    return (
+        f"KL ratio {figure(likeness.ratio)}, top-1 {percent(likeness.top_1)} over {likeness.positions:,} "
+        "answer tokens"
+    )
+
+
 def too_far(likeness: Likeness, most: float, subject: str, short: str = "fused") -> tuple[str, str]:
     """What is wrong with a model that is not like the adapter, with its figures; and the error's code."""
     base_lost = likeness.ratio_to_base >= _LOST and likeness.to_base >= FLOOR

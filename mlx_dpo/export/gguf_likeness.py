@@ -1,4 +1,4 @@
-"""Whether a GGUF file that stores less than float32 still behaves like the adapter."""
+"""Whether a GGUF file behaves like the adapter."""
 
 from pathlib import Path
 
@@ -8,8 +8,6 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..data.tokenize import TokenizedPair
-from ..errors import DpoError
-from .fuse_report import figure, percent, too_far
 from .fused_model import replace_value
 from .gguf_file import type_of
 from .gguf_tensors import GgufTensor
@@ -52,10 +50,12 @@ def round_weights(model: nn.Module, type: str) -> None:
     """Give the matrices of a model the values that a GGUF file of this type holds.
 
     Args:
-        type: f16, bf16 or q8_0.
+        type: f32, f16, bf16 or q8_0.
     """
     from gguf import quants
 
+    if type == "f32":
+        return
     for name, value in tree_flatten(model.parameters()):
         if value.ndim < 2 or any(part in name for part in _FLOAT32):
             continue
@@ -65,23 +65,13 @@ def round_weights(model: nn.Module, type: str) -> None:
         replace_value(model, name, held)
 
 
-def check_like(likeness: Likeness, most: float, type: str, where: Path) -> str:
-    """Check that the file is like the adapter; the figures in a few words.
+def remedy(type: str, rounded: bool) -> str:
+    """What to do where a file of this type is not like the adapter.
 
-    Raises:
-        DpoError: the KL ratio is above `most`.
+    Args:
+        rounded: the fused weights themselves are in half precision, so that no type has them exactly.
     """
-    if not likeness.ratio <= most:
-        what, code = too_far(likeness, most, "the GGUF file", "file")
-        finer = "--type f32" if type in ("f16", "bf16") else "--type f16 or f32"
-        raise DpoError(
-            f"as {type} {what}; top-1 {percent(likeness.top_1)}",
-            where=where,
-            hint=f"nothing was exported; give {finer}, or allow it with --max-kl-ratio "
-            f"{figure(1.1 * likeness.ratio)}",
-            code=code,
-        )
-    return (
-        f"KL ratio {figure(likeness.ratio)}, top-1 {percent(likeness.top_1)} over {likeness.positions:,} "
-        "answer tokens"
-    )
+    if not rounded:
+        return "give --type f32" if type in ("f16", "bf16") else "give --type f16 or f32"
+    adapter = "use the adapter without fusing: mlx-dpo export gguf --lora"
+    return f"give --type f16, or {adapter}" if type in ("bf16", "q8_0") else adapter

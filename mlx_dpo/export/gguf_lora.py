@@ -17,6 +17,7 @@ from .gguf_fields import Field, architecture, text_model
 from .gguf_file import check_installed, write_gguf
 from .gguf_tensors import GgufTensor, made_of
 from .made_from import write_made_from
+from .own_template import write_own_template
 from .prove_llama_cpp import check_content
 from .start import checked_tokenizer, find_base, named, without_weights
 
@@ -28,6 +29,8 @@ def export_gguf_lora(
 ) -> Path:
     """Write a LoRA adapter as a folder with one GGUF file in float32; returns the file.
 
+    A chat template of the run is beside it, because llama.cpp takes that of the base's file otherwise.
+
     llama.cpp adds it to any GGUF file of the base model that its own converter, or export gguf, has written.
 
     Raises:
@@ -37,7 +40,7 @@ def export_gguf_lora(
     output = Path(output)
     check_installed()
     base = find_base(model_path, adapter, output, weights=False)
-    checked_tokenizer(base, adapter, asked)
+    tokenizer = checked_tokenizer(base, adapter, asked)
     model_type, model = without_weights(base)
     weights = mx.load(str(Path(adapter) / WEIGHTS))
     content = lora_content(model_type, model, read_adapter_config(adapter), weights, base)
@@ -48,6 +51,7 @@ def export_gguf_lora(
         write_gguf(folder / name, content.architecture, content.fields, content.tensors, content.type)
         with named(folder, output):
             check_content(folder / name, content)
+        write_own_template(folder, tokenizer, asked)
         write_made_from(folder, output, "gguf-lora", adapter)
 
     replace_folder(output, write)

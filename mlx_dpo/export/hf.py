@@ -13,8 +13,9 @@ from ..models.load import ModelConfig
 from ..storage.files import replace_folder
 from ..storage.reading import read_object
 from .end_of_turn_files import list_end
-from .hub_model import Source, open_tensors, own_template, read_source, text_files
+from .hub_model import Source, open_tensors, read_source, text_files
 from .made_from import write_made_from
+from .own_template import write_own_template
 from .safetensors_file import write_safetensors
 from .start import find_base, named
 
@@ -29,6 +30,7 @@ def export_hf(
     asked: ModelConfig | None = None,
     prove: Callable[[Path, Source], Mapping[str, str] | None] | None = None,
     *,
+    first: Callable[[Path], None] | None = None,
     shard_bytes: int = _SHARD_BYTES,
 ) -> Path:
     """Write base weights plus adapter with the names, axes and files that the base has on the Hub.
@@ -39,6 +41,7 @@ def export_hf(
         asked: the model settings of the run; the export gets their chat template.
         prove: called with the finished folder before it gets its name; raises if the folder is wrong; may
             return checks, as in `MadeFrom`.
+        first: called with the base's folder after all checks that are fast, before weights are loaded.
 
     Raises:
         DpoError: files do not fit, the layout is not known, the output exists, or the disk is full.
@@ -46,6 +49,8 @@ def export_hf(
     output = Path(output)
     base = find_base(model_path, adapter, output)
     tensors = open_tensors(base, output)
+    if first:
+        first(base)
     source = read_source(base, tensors, adapter, asked)
     del tensors
 
@@ -66,8 +71,8 @@ def write_hub_folder(folder: Path, source: Source, asked: ModelConfig | None, sh
     for file in text_files(source.base):
         shutil.copyfile(file, folder / file.name)
     (folder / "config.json").write_text(json.dumps(source.config, indent=2) + "\n")
-    if template := own_template(source, asked):
-        _write_template(folder, template)
+    if write_own_template(folder, source.tokenizer, asked):
+        _remove_base_template(folder)
     stops = mlx_lm_stops(source.base, source.tokenizer)
     if list_end(folder, source.end, stops):
         token = source.tokenizer.convert_ids_to_tokens(source.end)
@@ -75,9 +80,8 @@ def write_hub_folder(folder: Path, source: Source, asked: ModelConfig | None, sh
     write_shards(folder, source.tensors, shard_bytes)
 
 
-def _write_template(folder: Path, template: str) -> None:
-    """Make `template` the only chat template of the folder."""
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+def _remove_base_template(folder: Path) -> None:
+    """Leave chat_template.jinja as the only chat template of the folder."""
     (folder / "chat_template.json").unlink(missing_ok=True)
     settings = folder / "tokenizer_config.json"
     if settings.exists() and "chat_template" in (content := read_object(settings)):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..printed_commands import command_line
+from .own_template import FILE as TEMPLATE
 from .peft import consumer_notes
 
 _TRANSFORMERS = """\
@@ -18,6 +19,10 @@ from transformers import AutoTokenizer
 
 model = AutoPeftModelForCausalLM.from_pretrained("{repo}")
 tokenizer = AutoTokenizer.from_pretrained("{base}")"""
+_PEFT_TEMPLATE = """\
+from huggingface_hub import hf_hub_download
+{code}
+tokenizer.chat_template = open(hf_hub_download("{repo}", "{file}"), encoding="utf-8").read()"""
 _OWN_TEMPLATE = """\
 from mlx_lm import generate, load
 
@@ -76,11 +81,17 @@ def _adapter(pushed: Pushed) -> list[Recipe]:
 
 def _peft(pushed: Pushed) -> list[Recipe]:
     content = pushed.peft or {}
-    found = [Recipe("PEFT", _PEFT.format(repo=pushed.repo, base=pushed.base), "python")]
+    code = _PEFT.format(repo=pushed.repo, base=pushed.base)
+    if pushed.own_template:
+        code = _PEFT_TEMPLATE.format(code=code, repo=pushed.repo, file=TEMPLATE)
+    found = [Recipe("PEFT", code, "python")]
     notes = consumer_notes(content, Path(pushed.name))
     if content["use_dora"]:
         return [found[0]._replace(notes=notes)]
     words = ["vllm", "serve", pushed.base, "--enable-lora", "--lora-modules", f"{pushed.name}={pushed.repo}"]
+    if pushed.own_template:
+        words += ["--chat-template", f"{pushed.name}/{TEMPLATE}"]
+        notes = [f"first: `{_download(pushed)}`", *notes]
     return [*found, Recipe("vLLM", command_line(words), notes=notes)]
 
 
@@ -107,9 +118,20 @@ def _gguf(pushed: Pushed) -> list[Recipe]:
 
 def _gguf_lora(pushed: Pushed) -> list[Recipe]:
     file = f"{pushed.name}/{_gguf_file(pushed)}"
-    llama = command_line(["llama-cli", "-m", "BASE.gguf", "--lora", file])
+    template = f"{pushed.name}/{TEMPLATE}" if pushed.own_template else None
+    llama = llama_with_lora(file, template)
     notes = [f"BASE.gguf: any GGUF file of {pushed.base}"]
     return [Recipe("llama.cpp", f"{_download(pushed)}\n{llama}", notes=notes)]
+
+
+def llama_with_lora(file: str, template: str | None) -> str:
+    """llama.cpp's command for an adapter.
+
+    Args:
+        template: the file with the run's own chat template.
+    """
+    own = ["--jinja", "--chat-template-file", template] if template else []
+    return command_line(["llama-cli", "-m", "BASE.gguf", "--lora", file, *own])
 
 
 def _gguf_file(pushed: Pushed) -> str:

@@ -80,12 +80,6 @@ def read_source(
     return Source(base, config, fused, hub, end_of_turn(fused.tokenizer))
 
 
-def own_template(source: Source, asked: ModelConfig | None) -> str | None:
-    """The chat template of the run, if it replaces the base's."""
-    template = source.tokenizer.chat_template
-    return template if asked and asked.chat_template and isinstance(template, str) else None
-
-
 def text_files(base: Path) -> list[Path]:
     """Files of a model's folder that go with its weights: tokenizer, sampling, licence; no code, no card."""
     patterns = ("*.json", "*.jinja", "*.model", "*.txt", "LICENSE*", "NOTICE*", "USE_POLICY*")

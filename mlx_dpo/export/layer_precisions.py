@@ -24,6 +24,7 @@ from .grids import (
     with_bits,
 )
 from .kept import Kept, kept
+from .predictions import computes_exactly
 
 _USUAL_BITS = 4
 
@@ -90,6 +91,13 @@ def _size(layer: nn.Module, grid: Grid | None) -> tuple[tuple[int, ...], mx.Dtyp
         return shape, layer.weight.dtype
     dtype = layer.scales.dtype if mx.issubdtype(layer.scales.dtype, mx.floating) else mx.bfloat16
     return (*shape[:-1], shape[-1] * 32 // grid.bits), dtype
+
+
+def rounds_sums(base: Path) -> bool:
+    """Whether base plus adapter, unquantised, is rounded: weights of the base are in half precision."""
+    model, _ = load_model(base, lazy=True)
+    stored = [dtype for _, dtype in layers_of(model).sizes.values()]
+    return not computes_exactly(model) or any(dtype != mx.float32 for dtype in stored)
 
 
 def target_of(model: nn.Module) -> Target:

@@ -20,7 +20,7 @@ from ..models.load import load_model
 from ..models.peft_adapter import mlx_adapter
 from ..models.weights import embedded_tokens
 from ..storage.files import check_writable
-from .predictions import log_softmax
+from .predictions import divergences, log_softmax
 
 _HINT = "free some space, or set TMPDIR to a folder on another disk"
 ROWS, TOKENS = 8, 64
@@ -45,8 +45,8 @@ class Likeness(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """The larger of the two ratios, which the limit holds for."""
-        return max(self.ratio_to_base, self.ratio_to_start or 0.0)
+        """The larger of the two ratios, which the limit holds for; nan if one of them is nan."""
+        return float(np.max([self.ratio_to_base, self.ratio_to_start or 0.0]))
 
     @property
     def ratio_to_base(self) -> float:
@@ -116,9 +116,13 @@ class Yardstick:
             self._base.add(answer_logits(model, row))
 
     def see_start(self, model: nn.Module) -> None:
-        """Keep the logits of the model that the run began from."""
+        """Keep the logits of the model that the run began from.
+
+        Raises:
+            DpoError: they are not finite.
+        """
         for row in self._each("measuring the first adapter"):
-            self._start.add(answer_logits(model, row))
+            self._start.add(_finite_logits(model, row, "the first adapter"))
 
     def see_adapter(self, model: nn.Module) -> None:
         """Keep the logits of base and adapter, and compute KL(adapter || base) and KL(adapter || start).
@@ -128,13 +132,7 @@ class Yardstick:
         """
         base, start = [], []
         for number, row in enumerate(self._each("measuring the adapter")):
-            logits = answer_logits(model, row)
-            if not np.isfinite(logits).all():
-                raise DpoError(
-                    "the tuned model's logits are not finite",
-                    where=row.where,
-                    hint="the run diverged; train again with a lower optimizer.learning_rate",
-                )
+            logits = _finite_logits(model, row, "the tuned model")
             self._adapter.add(logits)
             base.append(divergence(logits, self._base[number]))
             if self._start:
@@ -201,10 +199,25 @@ def answer_logits(model: nn.Module, row: TokenizedPair) -> np.ndarray:
     return np.array(logits)
 
 
+def _finite_logits(model: nn.Module, row: TokenizedPair, whose: str) -> np.ndarray:
+    """As `answer_logits`.
+
+    Raises:
+        DpoError: they are not finite.
+    """
+    logits = answer_logits(model, row)
+    if not np.isfinite(logits).all():
+        raise DpoError(
+            f"the logits of {whose} are not finite",
+            where=row.where,
+            hint="its run diverged; train again with a lower optimizer.learning_rate",
+        )
+    return logits
+
+
 def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """KL(p || q) of softmax distributions, computed in float64: logits (N, V) to nats (N,)."""
-    log_p, log_q = log_softmax(p), log_softmax(q)
-    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return divergences(log_softmax(p), log_softmax(q))
 
 
 class _Arrays:

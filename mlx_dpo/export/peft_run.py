@@ -17,6 +17,8 @@ from ..storage.files import check_writable, replace_folder
 from ..storage.reading import expanded, is_there
 from .base_card import card_base, hub_name
 from .made_from import write_made_from
+from .own_template import FILE as TEMPLATE
+from .own_template import write_own_template
 from .peft import consumer_notes, peft_adapter
 from .prove_peft import PeftProof, proof_or_note
 from .start import checked_tokenizer, find_base, named
@@ -72,10 +74,16 @@ def export_peft(
     made = peft_adapter(adapter, own, blocks, name)
     check_writable(output, need_bytes=sum(value.nbytes for value in made.tensors().values()))
     proof: PeftProof | None = None
+    notes = consumer_notes(made.config, output)
 
     def write(beside: Path) -> None:
         nonlocal proof
         made.write(beside)
+        if write_own_template(beside, tokenizer, model):
+            notes.append(
+                f"the run has its own chat template: vLLM needs --chat-template {output / TEMPLATE}; in "
+                "transformers, set tokenizer.chat_template to the text of that file"
+            )
         with named(beside, output):
             made.check(beside)
         if prove is not False:
@@ -86,7 +94,7 @@ def export_peft(
         write_made_from(beside, output, "peft", adapter, {"proof": proof.text()} if proof else None)
 
     replace_folder(output, write)
-    return PeftExport(output, made.config, consumer_notes(made.config, output), proof)
+    return PeftExport(output, made.config, notes, proof)
 
 
 def _full(name: str) -> str:

@@ -26,6 +26,15 @@ def check_precision(precision: str, max_kl_ratio: float) -> None:
         raise DpoError(
             f"cannot be {quoted(precision)}", where="precision", hint=f"one of {', '.join(PRECISIONS)}"
         )
+    check_ratio(max_kl_ratio)
+
+
+def check_ratio(max_kl_ratio: float) -> None:
+    """Check the limit of a comparison with the adapter.
+
+    Raises:
+        DpoError: nothing can pass it.
+    """
     if not max_kl_ratio > 0:
         raise DpoError(
             f"must be above 0, got {quoted(max_kl_ratio)}", where="max_kl_ratio", hint="0.1 is usual"

@@ -157,7 +157,12 @@ def step_limit_note(model: nn.Module, rows: Sequence[Sequence[int]]) -> str:
 
 def divergence(wanted: np.ndarray, got: np.ndarray) -> float:
     """Mean over rows of KL(wanted || got), in nats."""
-    return float(np.maximum(0.0, (np.exp(wanted) * (wanted - got)).sum(-1).mean()))
+    return float(np.maximum(0.0, divergences(wanted, got).mean()))
+
+
+def divergences(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of each row, log-probabilities (..., V) to nats (...)."""
+    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
 def likeness(wanted: Predictions, got: Predictions) -> Agreement:

@@ -32,6 +32,7 @@ from .predictions import (
     mlx_predictions,
     predictions,
 )
+from .read_back import check_names, check_tensor_names, damaged
 
 _HINT = "nothing was exported; please report this with the model's name, or export with --no-prove"
 DIFFICULT = (
@@ -107,30 +108,18 @@ def check_content(file: Path, content: GgufContent) -> None:
     architecture = Field("general.architecture", "string", content.architecture)
     wanted = {field.key: field for field in (architecture, *content.fields) if field.key != "general.name"}
     fields.pop("general.name", None)
-    if names := fields.keys() ^ wanted.keys():
-        raise _damaged(file, f"the field {min(names)}", min(names) in wanted)
+    check_names("field", fields.keys(), wanted, file)
     for key, field in wanted.items():
         if not _equal(fields[key], field):
-            raise DpoError(
-                f"the field {key} is not what it should be", where=file, hint=_HINT, code="damaged"
-            )
+            raise damaged(f"the field {key} is not what it should be", file)
     meant = {tensor.name: tensor for tensor in content.tensors}
-    if names := tensors.keys() ^ meant.keys():
-        raise _damaged(file, f"the tensor {min(names)}", min(names) in meant)
+    check_tensor_names(tensors.keys(), meant, file)
     for name, tensor in meant.items():
         kind, values = tensors[name]
         right = stored(tensor, content.type)
         same = kind == type_of(tensor, content.type).name and right.shape == values.shape
         if not (same and np.array_equal(right.view(np.uint8), values.view(np.uint8))):
-            raise DpoError(
-                f"the tensor {name} is not what it should be", where=file, hint=_HINT, code="damaged"
-            )
-
-
-def _damaged(file: Path, what: str, missing: bool) -> DpoError:
-    return DpoError(
-        f"{what} is {'missing' if missing else 'too much'}", where=file, hint=_HINT, code="damaged"
-    )
+            raise damaged(f"the tensor {name} is not what it should be", file)
 
 
 def _equal(found: Any, field: Field) -> bool:

@@ -23,7 +23,7 @@ from .predictions import (
     mlx_predictions,
     predictions,
 )
-from .read_back import check_fields, check_tensor_names, damaged
+from .read_back import check_fields, check_tensor_names, damaged, octets
 
 _HINT = "nothing was exported; please report this with the model's name"
 
@@ -58,7 +58,7 @@ def check_files(folder: Path, source: Source) -> None:
     written = base_tensors(folder).tensors
     others = written.keys() - _of_the_model(source)
     for name in sorted(others):
-        if not np.array_equal(_bytes(written[name]), _bytes(source.tensors[name])):
+        if not np.array_equal(octets(written[name]), octets(source.tensors[name])):
             raise damaged(f"the tensor {name} differs from the base's", folder)
     _, sampling = read_configs(source.base)
     stops = mlx_lm_stops(source.base, source.tokenizer)
@@ -78,12 +78,6 @@ def _of_the_model(source: Source) -> set[str]:
 
     kind = str(source.config.get("model_type"))
     return {*HubTensors(kind, dict(tree_flatten(source.fused.model.parameters())))}
-
-
-def _bytes(value) -> np.ndarray:
-    import mlx.core as mx
-
-    return np.array(mx.view(value.flatten(), mx.uint8))
 
 
 def check_tokens(folder: Path, source: Source, rows: Sequence[Sequence[int]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ..errors import DpoError
 
@@ -13,14 +14,22 @@ _HINT = "nothing was written; please report this with the model's name"
 
 
 def check_tensor_names(found: Collection[str], wanted: Collection[str], where: Path) -> None:
-    """Check that a folder has the tensors that it should have.
+    """Check that a folder has the tensors that it should have; raises as `check_names`."""
+    check_names("tensor", found, wanted, where)
+
+
+def check_names(what: str, found: Collection[str], wanted: Collection[str], where: Path) -> None:
+    """Check that all the names that should be there are, and no others.
+
+    Args:
+        what: has these names, for the message.
 
     Raises:
         DpoError: names the first that is missing or too much.
     """
     if names := {*found} ^ {*wanted}:
         name = min(names)
-        raise damaged(f"the tensor {name} is {'missing' if name in wanted else 'too much'}", where)
+        raise damaged(f"the {what} {name} is {'missing' if name in wanted else 'too much'}", where)
 
 
 def check_fields(
@@ -49,6 +58,11 @@ def same_bits(one: mx.array | None, other: mx.array | None) -> bool:
         return True
     alike = one.shape == other.shape and one.dtype == other.dtype
     return alike and bool(mx.array_equal(one, other, equal_nan=True).item())
+
+
+def octets(value: mx.array) -> np.ndarray:
+    """The bytes of an array, uint8: also of numbers that are nan, and of dtypes that numpy does not have."""
+    return np.array(mx.view(value.flatten(), mx.uint8))
 
 
 def damaged(what: str, where: Path) -> DpoError:

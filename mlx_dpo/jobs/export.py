@@ -11,16 +11,18 @@ from ..data.conversation_tokens import end_of_turn, pair_tokens, prompt_tokens
 from ..data.row_index import index_rows
 from ..errors import DpoError
 from ..export import prove_llama_cpp, prove_transformers
-from ..export.fuse_report import faint, likeness_figures
+from ..export.fuse_report import check_like, faint, likeness_figures
 from ..export.fused_model import checked_tokenizer
 from ..export.gguf import export_gguf
-from ..export.gguf_likeness import TOKENS, check_like, likeness_in_llama_cpp, likeness_in_mlx
+from ..export.gguf_likeness import TOKENS as GGUF_TOKENS
+from ..export.gguf_likeness import likeness_in_llama_cpp, likeness_in_mlx, remedy
 from ..export.gguf_lora import export_gguf_lora
 from ..export.hf import export_hf
 from ..export.hub_model import Source
-from ..export.likeness import Yardstick, run_yardstick
+from ..export.layer_precisions import rounds_sums
+from ..export.likeness import TOKENS, Yardstick, run_yardstick
 from ..export.peft_run import PeftExport, export_peft
-from ..export.precisions import MAX_KL_RATIO
+from ..export.precisions import MAX_KL_RATIO, check_ratio
 from ..export.predictions import Agreement, has_step_limit, step_limit_note
 from ..storage.reading import expanded
 from .comparison import comparison_rows, first_adapter
@@ -52,20 +54,35 @@ def _rows(config: RunConfig, tokenizer: Any) -> Iterator[list[int]]:
 
 
 def export_hf_run(
-    folder: Path | str, output: Path | str, model: str | None = None, prove: bool | None = None
+    folder: Path | str,
+    output: Path | str,
+    model: str | None = None,
+    prove: bool | None = None,
+    max_kl_ratio: float = MAX_KL_RATIO,
 ) -> dict[str, Any]:
     """Write a run's fused model in the Hub's layout; what was written, and the proof, as plain values.
+
+    The fused model of a base in half precision is compared with the adapter.
 
     Args:
         model: where the base model is now; by default where it was when the run was made.
         prove: compare with transformers; by default where torch is installed.
+        max_kl_ratio: largest KL(adapter || export) / KL(adapter || base), and / KL(adapter || start).
 
     Raises:
-        DpoError: not a run, torch is missing, files do not fit, or the export is not the fused model.
+        DpoError: not a run, torch is missing, files do not fit, the export is not the fused model, or is not
+            like the adapter.
     """
+    check_ratio(max_kl_ratio)
     config = _opened(folder, model)
-    told = {"exported": str(output), "proof": "not proved"}
+    told: dict[str, Any] = {"exported": str(output), "proof": "not proved"}
     with_transformers = _wanted(prove, prove_transformers.can_prove(), "torch")
+    yardstick: Yardstick | None = None
+
+    def first(base: Path) -> None:
+        nonlocal yardstick
+        if rounds_sums(base):
+            yardstick = _yardstick(config, folder, base, TOKENS)
 
     def prover(path: Path, source: Source) -> dict[str, str]:
         rows = _rows_to_predict(config, source, with_transformers)
@@ -73,9 +90,14 @@ def export_hf_run(
             _tell(told, "transformers", prove_transformers.prove_transformers(path, source, rows))
         else:
             prove_transformers.check_files(path, source)
+        if yardstick:
+            found = yardstick.likeness(source.fused.model)
+            instead = "use the adapter without fusing: mlx-dpo export peft"
+            told["compared"] = check_like(found, max_kl_ratio, folder, "the exported model", instead)
+            told.update(likeness_figures(found))
         return _checks(told)
 
-    export_hf(config.model.path, folder, expanded(output), config.model, prover)
+    export_hf(config.model.path, folder, expanded(output), config.model, prover, first=first)
     return told
 
 
@@ -114,24 +136,29 @@ def export_gguf_run(
     """Write a run's fused model as GGUF, with a Modelfile; what was written, and the proof, as plain values.
 
     Args:
-        type: f32, f16, bf16 or q8_0. A file that stores less than float32 is compared with the adapter.
+        type: f32, f16, bf16 or q8_0. The file is compared with the adapter, except in f32 where the base is
+            float32 too, because nothing is rounded then.
         model: where the base model is now; by default where it was when the run was made.
         prove: compare with llama.cpp; by default where xllamacpp is installed.
         system: system prompt for the Modelfile.
-        max_kl_ratio: largest KL(adapter || file) / KL(adapter || base), and / KL(adapter || start).
+        max_kl_ratio: largest KL(adapter || export) / KL(adapter || base), and / KL(adapter || start).
 
     Raises:
         DpoError: not a run, a package is missing, no GGUF of this architecture, files do not fit, the export
             is not the fused model, or the file is not like the adapter.
     """
+    check_ratio(max_kl_ratio)
     config = _opened(folder, model)
     told: dict[str, Any] = {"proof": "not proved"}
     with_llama_cpp = _wanted(prove, prove_llama_cpp.can_prove(), "xllamacpp")
     yardstick: Yardstick | None = None
+    rounded = False
 
     def first(base: Path) -> None:
-        nonlocal yardstick
-        yardstick = None if type == "f32" else _yardstick(config, folder, base)
+        nonlocal yardstick, rounded
+        rounded = rounds_sums(base)
+        if rounded or type != "f32":
+            yardstick = _yardstick(config, folder, base, GGUF_TOKENS)
 
     def prover(path: Path, source: Source) -> dict[str, str]:
         rows = _rows_to_predict(config, source, with_llama_cpp)
@@ -145,7 +172,8 @@ def export_gguf_run(
                 if with_llama_cpp
                 else likeness_in_mlx(source.fused.model, type, yardstick)
             )
-            told["compared"] = check_like(found, max_kl_ratio, type, folder)
+            subject = f"the {type} GGUF file"
+            told["compared"] = check_like(found, max_kl_ratio, folder, subject, remedy(type, rounded))
             told.update(likeness_figures(found))
         return _checks(told)
 
@@ -155,14 +183,14 @@ def export_gguf_run(
     return {"exported": str(file), "modelfile": str(file.parent / "Modelfile"), **told}
 
 
-def _yardstick(config: RunConfig, folder: Path | str, base: Path) -> Yardstick | None:
-    """The run's adapter, to compare a file with; None, with a warning, if rows of the run cannot be read.
+def _yardstick(config: RunConfig, folder: Path | str, base: Path, tokens: int) -> Yardstick | None:
+    """The run's adapter, to compare an export with; None, with a warning, if rows of the run cannot be read.
 
     Raises:
         DpoError: the adapter belongs to another base, or is damaged.
     """
     checked_tokenizer(base, folder, config.model)
-    rows = comparison_rows(config, folder, base, "the GGUF file", tokens=TOKENS)
+    rows = comparison_rows(config, folder, base, "the export", tokens=tokens)
     if not rows:
         return None
     yardstick = run_yardstick(base, folder, rows, first_adapter(config, folder))

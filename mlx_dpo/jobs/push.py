@@ -143,7 +143,7 @@ def prepared(
     facts = run_facts(folder, config, record, samples)
     sent = {file.name: _content(file, base) for file in files}
     generate = _generate(kind, source, repo, base, config)
-    own_template = kind == "adapter" and is_there(source / TEMPLATE)
+    own_template = KINDS[kind].relation == "adapter" and TEMPLATE in sent
     how = recipes(kind, Pushed(repo, base, list(sent), generate, own_template, peft))
     likeness = read_report(source) if kind == "fused" else None
     checks = made.checks if made else {}

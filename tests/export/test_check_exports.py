@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlx_dpo.errors import DpoError
+
 from ..conftest import ROOT
 
 script = SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "check_exports.py")))
@@ -32,6 +34,42 @@ def row(kind="hf", difference=2e-6, **more):
 def test_what_is_wrong_in_a_row_is_told(figures, told):
     found = script.wrong("llama", figures)
     assert len(found) == len(told) and all(map(str.startswith, found, told))
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter", "kind", "told"),
+    [
+        ("gemma2", "lora", "gguf f32", 0),
+        ("gemma2", "lora", "gguf q8_0", 1),
+        ("hybrid-moe", "lora", "peft", 0),
+        ("hybrid-moe", "lora", "gguf-lora", 0),
+        ("llama", "dora", "gguf-lora", 0),
+        ("llama", "lora", "gguf-lora", 1),
+        ("llama", "lora", "peft", 1),
+        ("llama", "dora", "peft, trained there", 1),
+        ("qwen2", "lora", "gguf f32", 1),
+    ],
+)
+def test_only_what_a_program_does_not_have_may_be_refused(family, adapter, kind, told):
+    refused = {"family": family, "adapter": adapter, "kind": kind, "texts": 250, "refused": "why"}
+    assert script.wrong(family, refused) == ["refused: why"] * told
+
+
+def test_a_measure_that_is_missing_is_wrong():
+    figures = row()
+    del figures["difference"]
+    assert script.wrong("llama", figures) == ["differs by nan nats, more than 0.0001"]
+
+
+def test_a_refusal_is_a_row_of_its_own_export(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import export_measures
+
+    def refuses(case):
+        raise DpoError("why", where="here")
+
+    found = [export_measures._row_or_refusal(kind, refuses, None) for kind in ("peft", "peft, trained there")]
+    assert found == [{"kind": kind, "refused": "why"} for kind in ("peft", "peft, trained there")]
 
 
 def test_gemma_in_llama_cpp_has_a_limit_of_its_own():

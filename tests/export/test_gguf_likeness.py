@@ -6,18 +6,16 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+import mlx_dpo
 from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
+from mlx_dpo.export.fuse_report import check_like
 from mlx_dpo.export.gguf import export_gguf
-from mlx_dpo.export.gguf_likeness import (
-    check_like,
-    likeness_in_llama_cpp,
-    likeness_in_mlx,
-    round_weights,
-)
+from mlx_dpo.export.gguf_likeness import likeness_in_llama_cpp, likeness_in_mlx, remedy, round_weights
 from mlx_dpo.export.likeness import Likeness, run_yardstick
 from mlx_dpo.settings import as_plain, to_yaml
 
+from ..conftest import half_precision
 from ..support.export_content import content_of, made, source_of
 from ..support.mistakes import lines
 from ..support.planted import planted, random_rows
@@ -28,23 +26,36 @@ needs_llama_cpp = pytest.mark.skipif(
 )
 
 
+def checked(likeness):
+    return check_like(likeness, 0.1, "run", "the q8_0 GGUF file", "give --type f16")
+
+
 def test_a_file_that_is_not_like_the_adapter_is_refused_with_figures_and_a_remedy():
     with pytest.raises(DpoError) as told:
-        check_like(Likeness(0.02, 0.005, 0.9, 16), 0.1, "q8_0", "run")
+        checked(Likeness(0.02, 0.005, 0.9, 16))
     assert told.value.code == "not-like-the-adapter"
-    for part in ("as q8_0 the GGUF file does not behave like the adapter", "KL ratio 0.25", "0.1 is allowed"):
+    for part in ("the q8_0 GGUF file does not behave like the adapter", "KL ratio 0.25", "0.1 is allowed"):
         assert part in told.value.what
-    assert "KL(adapter || file) 0.005, KL(adapter || base) 0.02" in told.value.what
-    assert "give --type f16 or f32" in told.value.hint and "--max-kl-ratio 0.28" in told.value.hint
+    assert "KL(adapter || export) 0.005, KL(adapter || base) 0.02" in told.value.what
+    assert "give --type f16" in told.value.hint and "--max-kl-ratio 0.28" in told.value.hint
     with pytest.raises(DpoError, match="the training is lost") as told:
-        check_like(Likeness(0.02, 0.02, 0.9, 16), 0.1, "f16", "run")
-    assert told.value.code == "equals-the-base" and "give --type f32" in told.value.hint
+        checked(Likeness(0.02, 0.02, 0.9, 16))
+    assert told.value.code == "equals-the-base"
     with pytest.raises(DpoError, match="KL ratio nan"):
-        check_like(Likeness(0.02, float("nan"), 0.9, 16), 0.1, "f16", "run")
+        checked(Likeness(0.02, float("nan"), 0.9, 16))
+
+
+def test_float32_is_the_remedy_only_where_the_fused_weights_are_float32():
+    for type in ("f16", "bf16", "q8_0"):
+        assert "f32" in remedy(type, rounded=False)
+    for type in ("f32", "f16", "bf16", "q8_0"):
+        told = remedy(type, rounded=True)
+        assert "f32" not in told and "use the adapter without fusing: mlx-dpo export gguf --lora" in told
+        assert "--type " + type not in told
 
 
 def test_a_file_that_is_like_the_adapter_has_its_figures():
-    told = check_like(Likeness(0.02, 0.0004, 1.0, 16), 0.1, "q8_0", "run")
+    told = checked(Likeness(0.02, 0.0004, 1.0, 16))
     assert told == "KL ratio 0.02, top-1 100 % over 16 answer tokens"
 
 
@@ -79,20 +90,34 @@ def type_tensors(source):
     return HubTensors(str(source.config["model_type"]), parameters)
 
 
+LOST = "not-like-the-adapter"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, models, pair_rows):
     """A run whose adapter changes every layer by 1 %, about a step of q8_0."""
-    folder = planted(models("llama"), tmp_path_factory.mktemp("small") / "run", 0.01)
+    return small_run(models("llama"), tmp_path_factory.mktemp("small") / "run", 0.01, pair_rows)
+
+
+def small_run(base, folder, share, pair_rows):
+    planted(base, folder, share)
     (folder / "rows.jsonl").write_text(lines(*pair_rows[:3]))
-    settings = [f"model.path={models('llama')}", f"data.train={folder / 'rows.jsonl'}", "data.valid=null"]
+    settings = [f"model.path={base}", f"data.train={folder / 'rows.jsonl'}", "data.valid=null"]
     (folder / "config.yaml").write_text(to_yaml(as_plain(load_config(None, settings))))
     return folder
+
+
+@pytest.fixture(scope="module")
+def half_run(tmp_path_factory, models, pair_rows):
+    """A run on a bfloat16 base whose adapter changes every layer by 0.5 %, about half a grid step."""
+    place = tmp_path_factory.mktemp("half")
+    return small_run(half_precision(models("llama"), place / "base"), place / "run", 0.005, pair_rows)
 
 
 @needs_gguf
 def test_a_type_that_loses_the_training_is_refused_and_nothing_is_left(run, refused_at, tmp_path):
     command = f"export gguf --no-prove --run {run} --output out --type q8_0"
-    refused_at(command, str(run), "the GGUF file", "--type f16 or f32", "not-like-the-adapter")
+    refused_at(command, str(run), "the q8_0 GGUF file", "--type f16 or f32", "not-like-the-adapter")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +139,44 @@ def test_the_limit_can_be_raised(run, outcome):
 
 
 @needs_gguf
-def test_float32_is_not_compared(run, outcome):
+@pytest.mark.parametrize("type", ["f32", "f16", "bf16", "q8_0"])
+def test_no_type_hides_that_a_half_precision_base_rounds_the_training_away(
+    half_run, type, refused_at, tmp_path
+):
+    """The fused weights themselves are bfloat16, so that f32 would store rounded sums exactly."""
+    command = f"export gguf --no-prove --run {half_run} --output out --type {type}"
+    refused_at(command, str(half_run), f"the {type} GGUF file", "mlx-dpo export gguf --lora", LOST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_folder_of_a_half_precision_base_that_loses_the_training_is_refused(
+    half_run, refused_at, outcome, tmp_path
+):
+    command = f"export hf --no-prove --run {half_run} --output out"
+    refused_at(command, str(half_run), "the exported model", "mlx-dpo export peft", LOST)
+    assert list(tmp_path.iterdir()) == []
+    code, out, err = outcome(*command.split(), "--max-kl-ratio", "100")
+    assert code == 0 and "compared with the adapter: KL ratio " in out, err
+
+
+def test_a_limit_that_nothing_passes_is_refused_before_slow_work(run, tmp_path):
+    for kind in ("hf", "gguf"):
+        with pytest.raises(DpoError, match="must be above 0") as told:
+            mlx_dpo.export(run.parent / "no run", kind, tmp_path / "out", max_kl_ratio=0)
+        assert told.value.where == "max_kl_ratio"
+
+
+@pytest.mark.parametrize(
+    "given", ["--type f32", "--system Hello", "--prove", "--no-prove", "--max-kl-ratio 0.1"]
+)
+def test_options_that_an_adapter_alone_does_not_have_are_refused(run, given, outcome):
+    command = f"export gguf --lora --run {run} --output out {given}"
+    code, _, told = outcome(*command.split())
+    assert code == 2 and "cannot be used with --lora" in told
+
+
+@needs_gguf
+def test_float32_of_a_float32_base_is_not_compared(run, outcome):
     code, out, _ = outcome(
         "export", "gguf", "--no-prove", "--run", run, "--output", "out", "--type", "f32", "--json"
     )

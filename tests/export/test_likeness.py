@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_dpo.data.row_index import index_rows
+from mlx_dpo.errors import DpoError
 from mlx_dpo.export.grids import Grid, codes, stored_bytes, tidied, values
 from mlx_dpo.export.kept import Kept, kept, together
 from mlx_dpo.export.ladder import mixture
@@ -127,6 +128,23 @@ def test_a_model_compared_with_itself_is_alike(models):
     yardstick.see_base(model)
     yardstick.see_adapter(model)
     assert yardstick.likeness(model) == Likeness(0.0, 0.0, 1.0, 32)
+
+
+@pytest.mark.parametrize(
+    "figures", [(0.02, float("nan"), 0.01), (float("nan"), 0.001, 0.01), (0.02, 0.001, float("nan"))]
+)
+def test_a_ratio_that_is_not_a_number_passes_no_limit(figures):
+    to_base, to_fused, to_start = figures
+    assert np.isnan(Likeness(to_base, to_fused, 1.0, 9, to_start).ratio)
+
+
+def test_a_first_adapter_that_diverged_is_refused(models):
+    model, _ = load_model(models("llama"))
+    weight = model.model.norm.weight
+    model.model.norm.weight = weight * float("nan")
+    with pytest.raises(DpoError, match="the logits of the first adapter are not finite") as told:
+        Yardstick(random_rows(1)).see_start(model)
+    assert "its run diverged" in told.value.hint
 
 
 def test_a_few_rows_are_spread_over_different_prompts_and_cut(models, pair_rows, write_rows):

@@ -89,6 +89,35 @@ def test_the_granite_script_goes_from_curated_answers_to_a_fused_model(
     assert f"Error: {out}/run: " in errors and "beta.value is 0.5, was 0.1" in errors
 
 
+@pytest.fixture
+def fusing(tmp_path):
+    """An mlx-dpo command that does nothing, except that fuse writes a folder."""
+    path = tmp_path / "fusing"
+    path.write_text('#!/bin/sh\n[ "$1" != fuse ] || { mkdir "$5" && echo "$3" > "$5/fused_from"; }\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(("fused", "again"), [('"aa1"', False), ('"bb2"', True), (None, True)])
+def test_a_fused_model_of_an_earlier_adapter_is_made_again(tmp_path, fusing, fused, again):
+    """None: a fused folder that does not say from which adapter it was made."""
+    out = tmp_path / "out"
+    for name in ("run", "fused"):
+        (out / name).mkdir(parents=True)
+    (out / "method").write_text("dpo")
+    (out / "run" / "evaluation.json").write_text('{\n "adapter_sha256": "aa1",\n "preferred_base": 0.5\n}\n')
+    if fused:
+        (out / "fused" / "made_from.json").write_text(
+            f'{{\n "kind": "fused",\n "adapter_sha256": {fused}\n}}\n'
+        )
+    done = run_script(fusing, OUT=str(out))
+    assert done.returncode == 0, done.stderr
+    assert (out / "fused" / "fused_from").exists() == again
+    assert ("it is made again" in done.stdout) == again
+    assert "proof: none; the fused model was not compared with the adapter\n" in done.stdout
+    assert sorted(p.name for p in out.iterdir()) == ["fused", "method", "run"]
+
+
 def test_the_granite_script_fine_tunes_where_that_is_the_method(tmp_path, models, noting, outcome):
     """Its commands, run one after another as the script gives them."""
     noted, called = noting

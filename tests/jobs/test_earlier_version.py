@@ -64,6 +64,7 @@ def rounding(rows):
 @pytest.mark.parametrize("settings", [as_asked, as_written])
 def test_a_stopped_run_goes_on_and_ends_as_the_whole_one(earlier, settings):
     whole, _ = rows_of(earlier / "whole")
+    assert rounding(whole) < 0.01 * max(abs(row["rewards/margins"]) for row in whole)
     train_run(settings(earlier / "stopped"))
     rows, held = rows_of(earlier / "stopped")
     assert [row["step"] for row in rows] == list(range(1, 25))
