@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from ..console import show, show_json
+from ..printed_commands import command_line, path_word
 from .options import (
     json_option,
     max_kl_ratio_option,
@@ -71,4 +72,4 @@ def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model,
         show(result["proof"])
         if "compared" in result:
             show(f"compared with the adapter: {result['compared']}")
-        show(f"next: ollama create NAME -f {result['modelfile']}")
+        show(f"next: {command_line(['ollama', 'create', 'NAME', '-f', path_word(result['modelfile'])])}")

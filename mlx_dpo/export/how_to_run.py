@@ -86,7 +86,7 @@ def _peft(pushed: Pushed) -> list[Recipe]:
         code = _PEFT_TEMPLATE.format(code=code, repo=pushed.repo, file=TEMPLATE)
     found = [Recipe("PEFT", code, "python")]
     notes = consumer_notes(content, Path(pushed.name))
-    if content["use_dora"]:
+    if content.get("use_dora"):
         return [found[0]._replace(notes=notes)]
     words = ["vllm", "serve", pushed.base, "--enable-lora", "--lora-modules", f"{pushed.name}={pushed.repo}"]
     if pushed.own_template:

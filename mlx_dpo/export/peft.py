@@ -17,6 +17,7 @@ from ..models.hub_blocks import Blocks
 from ..models.peft_adapter import SCALE
 from ..models.peft_tensors import Part, joined, padded
 from ..models.weights import check_tensors
+from ..printed_commands import command_line, path_word
 from ..storage.reading import read_object
 from .read_back import check_fields, check_tensor_names, damaged, same_bits
 
@@ -169,7 +170,7 @@ def _targets(parts: Mapping[str, Part], blocks: Blocks) -> list[str]:
 def consumer_notes(config: Mapping[str, Any], folder: Path) -> list[str]:
     """What other programs need to read this adapter, or why they refuse it."""
     rank = config["r"]
-    if config["use_dora"]:
+    if config.get("use_dora"):
         return [
             "vLLM and llama.cpp refuse DoRA: for them, fuse the run (mlx-dpo fuse); PEFT reads it",
         ]
@@ -183,7 +184,8 @@ def consumer_notes(config: Mapping[str, Any], folder: Path) -> list[str]:
             f"add --max-lora-rank {flag}"
         )
     base = config["base_model_name_or_path"]
-    notes.append(f"llama.cpp: python convert_lora_to_gguf.py {folder} --base FOLDER_OF_{Path(base).name}")
+    words = ["python", "convert_lora_to_gguf.py", path_word(folder), "--base", f"FOLDER_OF_{Path(base).name}"]
+    notes.append(f"llama.cpp: {command_line(words)}")
     if not isinstance(config["lora_alpha"], int):
         notes.append(
             f"lora_alpha is {config['lora_alpha']:g}: no whole number gives exactly the same scale; Ollama "

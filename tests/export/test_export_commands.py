@@ -1,6 +1,7 @@
 """mlx-dpo export hf and export gguf, as a user gives them."""
 
 import json
+import shlex
 from importlib.util import find_spec
 
 import pytest
@@ -49,6 +50,18 @@ def test_the_export_of_a_hybrid_says_what_the_limit_on_time_steps_changes(
     code, _, told = outcome("export", "hf", "--run", folder, "--output", "out", "--no-prove")
     assert code == 0
     assert "mlx_lm limits Mamba's time steps, transformers and llama.cpp do not: on these rows" in told
+
+
+@needs_gguf
+@pytest.mark.parametrize("kind", ["peft", "gguf"])
+def test_a_command_for_another_program_can_be_pasted_whatever_the_folder_is_called(kind, run, outcome):
+    code, out, err = outcome("export", kind, "--run", run, "--output", "my $(x) model", "--no-prove")
+    assert code == 0
+    commands = [
+        line for line in (out + err).splitlines() if "ollama create" in line or "convert_lora" in line
+    ]
+    folder = "my $(x) model" + ("/Modelfile" if kind == "gguf" else "")
+    assert commands and all(folder in shlex.split(line) for line in commands)
 
 
 @needs_gguf
