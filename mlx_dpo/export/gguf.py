@@ -70,6 +70,7 @@ def export_gguf(
             modelfile(name, source.tokenizer, source.end, system), encoding="utf-8"
         )
         checks = None
+        content.tensors.clear()
         if prove:
             with named(folder, output):
                 checks = prove(folder, source)

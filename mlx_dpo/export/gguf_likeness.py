@@ -56,7 +56,9 @@ def round_weights(model: nn.Module, type: str) -> None:
 
     if type == "f32":
         return
-    for name, value in tree_flatten(model.parameters()):
+    weights = dict(tree_flatten(model.parameters()))
+    for name in list(weights):
+        value = weights.pop(name)  # so that no weight stays in memory beside its rounded one
         if value.ndim < 2 or any(part in name for part in _FLOAT32):
             continue
         values = np.array(value.astype(mx.float32))

@@ -90,6 +90,10 @@ class HubTensors(Mapping[str, mx.array]):
             theirs, half = hub_name(model_type, name)
             self._parts.setdefault(theirs, {})[half] = value
 
+    def forget(self) -> None:
+        """Keep no weights any more, so that a model that changes does not stay here as it was."""
+        self._parts.clear()
+
     def __getitem__(self, name: str) -> mx.array:
         halves = [value for _, value in sorted(self._parts[name].items())]
         value = (

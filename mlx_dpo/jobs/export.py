@@ -167,11 +167,11 @@ def export_gguf_run(
         else:
             prove_llama_cpp.check_file(path, source, type)
         if yardstick:
-            found = (
-                likeness_in_llama_cpp(next(path.glob("*.gguf")), yardstick)
-                if with_llama_cpp
-                else likeness_in_mlx(source.fused.model, type, yardstick)
-            )
+            if with_llama_cpp:
+                found = likeness_in_llama_cpp(next(path.glob("*.gguf")), yardstick)
+            else:
+                source.tensors.forget()  # the unrounded weights would be a second copy of the model
+                found = likeness_in_mlx(source.fused.model, type, yardstick)
             subject = f"the {type} GGUF file"
             told["compared"] = check_like(found, max_kl_ratio, folder, subject, remedy(type, rounded))
             told.update(likeness_figures(found))

@@ -3,8 +3,10 @@
 import json
 from importlib.util import find_spec
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import mlx_dpo
 from mlx_dpo.config import load_config
@@ -13,6 +15,7 @@ from mlx_dpo.export.fuse_report import check_like
 from mlx_dpo.export.gguf import export_gguf
 from mlx_dpo.export.gguf_likeness import likeness_in_llama_cpp, likeness_in_mlx, remedy, round_weights
 from mlx_dpo.export.likeness import Likeness, run_yardstick
+from mlx_dpo.models.load import load_model
 from mlx_dpo.settings import as_plain, to_yaml
 
 from ..conftest import half_precision
@@ -194,3 +197,14 @@ def test_mlx_measures_what_llama_cpp_measures(tmp_path):
         here = likeness_in_mlx(source_of(base, adapter).fused.model, type, yardstick)
         assert here.to_base == there.to_base and here.positions == there.positions == 12
         assert here.to_fused / 2 < there.to_fused < here.to_fused * 4
+
+
+@needs_gguf
+def test_weights_are_rounded_without_a_second_copy_of_the_model(models):
+    model, _ = load_model(models("llama"))
+    mx.eval(model.parameters())
+    sizes = [value.nbytes for _, value in tree_flatten(model.parameters())]
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    round_weights(model, "bf16")
+    assert mx.get_peak_memory() - before < 2 * max(sizes) < sum(sizes) / 2
