@@ -292,13 +292,13 @@ NAMES_A_PATH = {
     "another disk": ("likeness.json", '"/Volumes/Work/base"'),
     "Windows": ("tokenizer_config.json", json.dumps("C:\\Users\\me")),
     "template": ("chat_template.jinja", "{# saved in /Users/me/x #}"),
-    "vocabulary": ("tokenizer.json", '{"x": "/work/desk/run"}'),
-    "card": ("README.md", "see /work/desk/run"),
+    "vocabulary": ("tokenizer.json", '{"x": "/desk/run"}'),
+    "card": ("README.md", "see /desk/run"),
     "metadata of weights": (
         "model.safetensors",
         b"\x30" + b"\0" * 7 + b'{"__metadata__": {"base": "/Users/me/base"}}    ',
     ),
-    "metadata of a GGUF": ("a.gguf", b"GGUF" + b"\0" * 99 + b"/work/desk/run"),
+    "metadata of a GGUF": ("a.gguf", b"GGUF" + b"\0" * 99 + b"/desk/run"),
 }
 
 
@@ -307,7 +307,7 @@ def test_a_path_in_any_file_is_found(name, content, tmp_path):
     file = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DpoError, match="names a path of this machine") as told:
-        check_no_paths(name, file, ["/work/desk/run"])
+        check_no_paths(name, file, ["/desk/run"])
     assert (told.value.code, told.value.where) == ("local-path", str(file))
 
 
@@ -318,7 +318,7 @@ def test_words_that_are_no_paths_of_this_machine_may_leave(tmp_path):
         "config.json": b'{"x": "https://example.org/home/me", "y": "org/Users/a", "z": "/v1/home"}',
         "README.md": b"How do I list /home/me?",
     }.items():
-        check_no_paths(name, content, ["/work/desk/run"])
+        check_no_paths(name, content, ["/desk/run"])
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"\x02" + b"\0" * 7 + b"{}/Users/me/base")
     check_no_paths(weights.name, weights, [])
