@@ -12,7 +12,7 @@ import numpy as np
 
 from ..console import progress, say
 from ..errors import DpoError
-from ..machine.interrupt import Stop, between_micro_batches, tell
+from ..machine.interrupt import between_micro_batches, tell_saved
 from ..monitoring.run_log import RunLog
 from ..optimizers import OptimizerConfig, optimizer_at
 from ..storage.checksummed_folder import Sealed
@@ -211,12 +211,7 @@ def _trained(
                 check_interrupt=check_interrupt,
             )
         except KeyboardInterrupt as stop:
-            saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
-            tell(
-                stop,
-                f"interrupted: {saved} in {folder / CHECKPOINTS}; "
-                "run the same command again, without --overwrite, to continue",
-            )
+            tell_saved(stop, folder / CHECKPOINTS)
             raise
 
 

@@ -14,7 +14,7 @@ from ..data.tokenize import pair_sizes
 from ..errors import DpoError
 from ..forward.scoring import score_pairs, singles
 from ..losses import beta_rule, build_loss
-from ..machine.interrupt import Stop, between_micro_batches, tell
+from ..machine.interrupt import between_micro_batches, tell_saved
 from ..monitoring.alarm_watch import Watch
 from ..monitoring.alarms import About
 from ..monitoring.callback import Callback, Listener
@@ -92,12 +92,7 @@ def fit(
                 ended=lambda: listener.ended,
             )
         except KeyboardInterrupt as stop:
-            saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
-            tell(
-                stop,
-                f"interrupted: {saved} in {folder / CHECKPOINTS}; "
-                "run the same command again, without --overwrite, to continue",
-            )
+            tell_saved(stop, folder / CHECKPOINTS)
             raise
         _say_end(state, steps, config, log)
         log.note(state.step, "memory", run.memory.summary(start, mx.get_peak_memory()))

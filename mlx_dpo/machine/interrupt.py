@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from ..console import say
@@ -21,6 +22,13 @@ def tell(stop: KeyboardInterrupt, text: str) -> None:
     """Say what was kept at an interrupt, and remember that it was said."""
     say(text)
     stop.told = True
+
+
+def tell_saved(stop: KeyboardInterrupt, checkpoints: Path) -> None:
+    """Say what of a training run is in the folder of its checkpoints, and how to continue."""
+    saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
+    again = "run the same command again, without --overwrite, to continue"
+    tell(stop, f"interrupted: {saved} in {checkpoints}; {again}")
 
 
 def was_told(stop: BaseException | None) -> bool:
