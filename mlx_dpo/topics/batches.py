@@ -27,7 +27,7 @@ def epoch_batches(documents: int, size: int, seed: int, epoch: int) -> list[np.n
 
 def dense(bags: "csr_matrix", rows: np.ndarray) -> mx.array:
     """These rows of the bags as float32 (B, V)."""
-    return mx.array(bags[rows].toarray().astype(np.float32))
+    return mx.array(bags[rows].astype(np.float32).toarray())
 
 
 def step_keys(seed: int, step: int) -> tuple[mx.array, mx.array]:
