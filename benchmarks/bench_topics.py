@@ -61,7 +61,8 @@ def ours(bags, topics, epochs):
     from mlx_dpo.topics.train import train
 
     settings = [f"model.topics={topics}", f"model.ecr_weight={ECR_WEIGHT}", f"training.batch_size={BATCH}"]
-    config = load_topics_config(None, [*settings, f"training.epochs={epochs}", "word_vectors.source=random"])
+    words = ["word_vectors.source=random", "training.train_words=true"]
+    config = load_topics_config(None, [*settings, *words, f"training.epochs={epochs}"])
     model = ECRTM(bags.shape[1], config.model)
     ends = [now()]
     train(

@@ -95,6 +95,7 @@ def main() -> None:
             folder = Path(given.output) / f"{side}-{seed}"
             own = [
                 "word_vectors.source=random",
+                "training.train_words=true",
                 "dpo.start_epoch=null",
                 f"corpus.folder={given.corpus}",
                 f"run.output={folder}",

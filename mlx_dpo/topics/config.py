@@ -36,6 +36,12 @@ class TopicsConfig:
     run: TopicOutputConfig = section(TopicOutputConfig, also="output", decides=False)
 
     def __post_init__(self):
+        if self.word_vectors.source == "random" and not self.training.train_words:
+            raise DpoError(
+                "is false, but the word vectors start at random",
+                where="training.train_words",
+                hint="set it to true, or set word_vectors.source=corpus",
+            )
         start, epochs = self.dpo.start_epoch, self.training.epochs
         if start and start >= epochs:
             raise DpoError(

@@ -35,8 +35,9 @@ class TopicTrainingConfig(Section):
     )
     batch_size: int = setting(200, "documents per update", least=2, most=100_000)
     train_words: bool = setting(
-        True,
-        "train the word vectors too, until preferences are used; false: topics alone move",
+        False,
+        "train the word vectors too, until preferences are used, as random ones must be; false: topics alone "
+        "move",
         also="train_WE",
     )
     seed: int = setting(

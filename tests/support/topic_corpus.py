@@ -23,6 +23,7 @@ SHORT = (
     "training.batch_size=20",
     "optimizer.learning_rate=0.01",
     "word_vectors.source=random",
+    "training.train_words=true",
 )
 """Settings of a run of a second."""
 CLOCK = ("documents_per_second", "peak_memory_gb")

@@ -120,9 +120,9 @@ def test_the_topics_that_were_chosen_are_written_down(run):
 
 def test_preferences_without_weight_change_no_topic(run, folder, outcome):
     """Only the word vectors are frozen."""
-    plain = train_words(f"training.epochs={EPOCHS}", "training.train_words=false", output="plain")
-    assert outcome(*plain)[0] == 0
-    guided = run("dpo.weight=0", "training.train_words=false")
+    frozen = "training.train_words=false", "word_vectors.source=corpus", "model.embedding_size=6"
+    assert outcome(*train_words(f"training.epochs={EPOCHS}", *frozen, output="plain"))[0] == 0
+    guided = run("dpo.weight=0", *frozen)
     assert (np.load(guided / "beta.npy") == np.load(folder / "plain" / "beta.npy")).all()
 
 

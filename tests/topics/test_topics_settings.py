@@ -29,7 +29,9 @@ def test_the_shipped_file_has_the_length_and_the_schedule_of_the_paper():
 
 
 def test_settings_are_the_same_again_after_a_file(tmp_path):
-    config = load_topics_config(SHIPPED, ["model.topics=7", "word_vectors.source=random"])
+    config = load_topics_config(
+        SHIPPED, ["model.topics=7", "word_vectors.source=random", "training.train_words=true"]
+    )
     save_topics_config(config, tmp_path / "config.yaml")
     assert as_plain(load_topics_config(tmp_path / "config.yaml")) == as_plain(config)
 
@@ -43,6 +45,11 @@ def test_settings_are_the_same_again_after_a_file(tmp_path):
         ("model.temperature=0", "--set model.temperature", "model.temperature must be at least 1e-06"),
         ("dpo.topic_filter=best", "--set dpo.topic_filter", "dpo.topic_filter cannot be 'best'"),
         ("dpo.start_epoch=200", "dpo.start_epoch", "is 200, but the run ends after 200 epochs"),
+        (
+            "word_vectors.source=random",
+            "training.train_words",
+            "is false, but the word vectors start at random",
+        ),
         ("word_vectors.source=file", "word_vectors.path", "word_vectors.path must be set"),
         ("word_vectors.path=x.txt", "--set word_vectors.path", "word_vectors.path has no effect"),
     ],

@@ -102,7 +102,8 @@ def test_the_learning_rate_halves_as_often_as_asked(corpus, tmp_path, outcome):
 
 def test_words_that_are_not_trained_stay_where_they_started(corpus, tmp_path, outcome):
     for trained in ("true", "false"):
-        assert outcome(*train_words(f"training.train_words={trained}", output=trained))[0] == 0
+        given = f"training.train_words={trained}", "word_vectors.source=corpus"
+        assert outcome(*train_words(*given, output=trained))[0] == 0
     first = mx.load(str(tmp_path / "false" / "checkpoints" / "000018" / "model.safetensors"))["word_vectors"]
     lengths = np.linalg.norm(np.array(first), axis=1)
     assert lengths == pytest.approx(1, abs=1e-5)
