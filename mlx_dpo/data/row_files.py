@@ -178,7 +178,7 @@ def row_files(source: Source) -> list[RowFile]:
         _check_no_file(path)
     if not is_folder(path):
         return [RowFile(path, path_text(path))]
-    found = [one for one in entries(path) if _may_hold_rows(one)]
+    found = row_files_in(path)
     if not found:
         hint = (
             "give the path of a file, or of a folder with files of rows (.jsonl, .json, .csv, .tsv, .parquet)"
@@ -190,6 +190,11 @@ def row_files(source: Source) -> list[RowFile]:
         hint = "name one of the files; held-out rows must not be trained on"
         raise DpoError(f"has files of several splits ({names})", where=path_text(path), hint=hint)
     return [RowFile(one, path_text(one)) for one in found]
+
+
+def row_files_in(folder: Path) -> list[Path]:
+    """The files of rows in a folder, sorted by name; folders inside it are not searched."""
+    return [one for one in entries(folder) if _may_hold_rows(one)]
 
 
 def _may_hold_rows(path: Path) -> bool:

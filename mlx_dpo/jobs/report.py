@@ -155,6 +155,6 @@ def rows_of(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any
     for where, row in rows:
         for name, kind in kinds.items():
             if not isinstance(row.get(name), kind) or (kind is int and not _is_number(row[name])):
-                expected = "a whole number" if kind is int else "text"
+                expected = {int: "a whole number", float: "a number"}.get(kind, "text")
                 raise DpoError(f"{name!r} is missing or not {expected}", where=where, hint=_BROKEN)
     return rows

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import DpoError
-from ..storage.reading import is_there, path_text
+from ..storage.reading import is_folder, is_there, path_text
 from ..topics.config import load_topics_config
 from ..topics.corpus import Corpus, read_corpus
 from ..topics.evaluation import TopicFigures, evaluate_topics
@@ -31,4 +31,8 @@ def corpus_of(folder: Path, corpus: str | None) -> Corpus:
     if not is_there(folder / SETTINGS):
         hint = "give the folder that mlx-dpo topics train wrote"
         raise DpoError("contains no run of a topic model", where=path_text(folder), hint=hint)
-    return read_corpus(corpus or load_topics_config(folder / SETTINGS).corpus.folder)
+    place = corpus or load_topics_config(folder / SETTINGS).corpus.folder
+    if not is_folder(place):
+        hint = "name the folder where the corpus is now with --corpus"
+        raise DpoError("is not a folder with a corpus", where=path_text(place), hint=hint)
+    return read_corpus(place)

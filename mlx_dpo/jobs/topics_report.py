@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..console import plural
+from ..errors import DpoError
 from ..monitoring.run_log import METRICS
 from ..report.topics_page import Topic, TopicsRecord, Word, topics_page
 from ..storage.files import write_text
+from ..storage.reading import path_text
 from ..topics.changes import Changes, MeanChange, Moment, kept_words, mean_change, read_changes
 from ..topics.config import TopicsConfig, load_topics_config
 from ..topics.corpus import Corpus
@@ -48,7 +50,10 @@ def write_page(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Chan
 
 def topics_record(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> TopicsRecord:
     """A run as its page shows it."""
-    rows = [_numbers(row) for _, row in rows_of(folder / METRICS, {"epoch": int})]
+    rows = [_numbers(row) for _, row in rows_of(folder / METRICS, {"epoch": int, "loss": float})]
+    if not rows:
+        hint = "mlx-dpo topics train writes it: train again"
+        raise DpoError("is empty", where=path_text(folder / METRICS), hint=hint)
     topics, documents = len(changes.end.words), corpus.bags.shape[0]
     return TopicsRecord(
         name=Path(os.path.realpath(folder)).name,

@@ -13,6 +13,7 @@ import numpy as np
 from ..console import progress, say
 from ..errors import DpoError
 from ..machine.interrupt import between_micro_batches, tell_saved
+from ..models.embedder import check_embedder
 from ..monitoring.run_log import RunLog
 from ..optimizers import OptimizerConfig, optimizer_at
 from ..storage.checksummed_folder import Sealed
@@ -64,6 +65,9 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
     check_writable(folder, need_bytes=_run_bytes(config, corpus))
     _check_sizes(config, corpus)
     check_guidance(config, corpus)
+    if config.word_vectors.source == "embedder":
+        without = "word_vectors.source=corpus and word_vectors.path=null"
+        check_embedder(config.word_vectors.path, "word_vectors.source", without)
     key = run_key(config, corpus)
     make_folder(folder)
     with only_process(folder):

@@ -40,8 +40,14 @@ def embed(texts: Sequence[str], name: str) -> np.ndarray:
     return np.concatenate(parts)[[place[text] for text in texts]]
 
 
-def check_embedder(name: str | None) -> None:
+def check_embedder(
+    name: str | None, setting: str = "pairs.embedder", without: str = "pairs.embedder=null"
+) -> None:
     """Check that a model of this name could be loaded, before slow work whose results it will compare.
+
+    Args:
+        setting: the one that names it, for the message.
+        without: the settings that need no embedder.
 
     Raises:
         DpoError: sentence-transformers is not installed.
@@ -49,8 +55,8 @@ def check_embedder(name: str | None) -> None:
     if name and not find_spec("sentence_transformers"):
         raise DpoError(
             "sentence-transformers is not installed",
-            where="pairs.embedder",
-            hint="pip install 'mlx-dpo[embeddings]', or set pairs.embedder=null",
+            where=setting,
+            hint=f"pip install 'mlx-dpo[embeddings]', or set {without}",
         )
 
 

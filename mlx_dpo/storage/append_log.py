@@ -108,7 +108,7 @@ class AppendLog(NamedTuple):
             sync(path)
             try:
                 places = ((f"{path_text(path)}:{number}", line) for number, line in _lines(path))
-                yield OpenLog(path, file, dict(read(parse_line(line, at), at) for at, line in places))
+                yield OpenLog(path, file, dict(read(_row(line, at), at) for at, line in places))
             finally:
                 sync(path)
 
@@ -152,6 +152,13 @@ class OpenLog:
                 file.writelines(line for number, line in _lines(self._path) if number in kept)
 
         with_replacement(self._path, write)
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        return parse_line(line, where)
+    except DpoError as error:
+        raise error.instead(hint="remove the line: the same command then makes it again") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

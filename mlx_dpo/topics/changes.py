@@ -7,11 +7,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there
 from .corpus import Corpus
-from .evaluation import TOP, LabelFigures, WordFigures, evaluate_topics, read_top_words, word_figures
-from .model_files import BETA
+from .evaluation import AGAIN, TOP, LabelFigures, WordFigures, evaluate_topics, read_top_words, word_figures
+from .model_files import BETA, read_matrix
 from .preference_files import (
     DESCRIPTIONS,
     PREFERENCES,
@@ -20,6 +19,7 @@ from .preference_files import (
     read_descriptions,
     read_preferences,
     read_scores,
+    read_selected,
 )
 from .preferences import read_logits
 from .top_words import log_beta, top_words
@@ -84,12 +84,13 @@ def read_changes(folder: Path, preferences: Path, corpus: Corpus) -> Changes:
     """
     found = evaluate_topics(folder, corpus)
     words = read_top_words(folder / TOP, corpus)
-    end = Moment(words, np.take_along_axis(np.load(folder / BETA), words, axis=1), found.top_words)
+    beta = read_matrix(folder / BETA, rows=len(words), columns=len(corpus.vocabulary), hint=AGAIN)
+    end = Moment(words, np.take_along_axis(beta, words, axis=1), found.top_words)
     if not is_there(preferences / SELECTED):
         return Changes(end, found.clustering)
     logits = read_logits(preferences, len(corpus.vocabulary))
     chosen = read_preferences(preferences / PREFERENCES, len(logits), corpus.number)
-    picked = [row["k"] for _, row in read_jsonl(preferences / SELECTED)]
+    picked = read_selected(preferences / SELECTED, len(logits), chosen)
     return Changes(
         end,
         found.clustering,

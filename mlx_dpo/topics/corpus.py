@@ -98,7 +98,10 @@ def _bags(path: Path, words: int, least: int) -> "csr_matrix":
 
     try:
         with opened(path, _PREPARE) as file:
-            bags = scipy.sparse.csr_matrix(scipy.sparse.load_npz(file))
+            found = scipy.sparse.load_npz(file)
+            if hasattr(found, "check_format"):  # a place outside of the matrix would overwrite other memory
+                found.check_format(full_check=True)
+            bags = scipy.sparse.csr_matrix(found)
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         what = "is not a sparse matrix of SciPy"
         hint = f"write it with scipy.sparse.save_npz; {_PREPARE}"
@@ -130,21 +133,21 @@ def _lines(path: Path) -> list[str]:
 def _lines_of(path: Path, bags: Path, documents: int) -> list[str]:
     lines = _lines(path)
     if len(lines) != documents:
-        what = f"has {len(lines):,} lines, but {bags.name} has {documents:,} documents"
+        what = f"has {plural(len(lines), 'line')}, but {bags.name} has {plural(documents, 'document')}"
         raise DpoError(what, where=path_text(path), hint="write one line for each document")
     return lines
 
 
 def _labels(path: Path, bags: Path, documents: int) -> np.ndarray:
-    labels = []
+    labels = np.zeros(documents, np.int64)
     for number, line in enumerate(_lines_of(path, bags, documents), 1):
         try:
-            labels.append(int(line))
-        except ValueError:
+            labels[number - 1] = int(line)
+        except (ValueError, OverflowError):
             where = f"{path_text(path)}:{number}"
-            what = f"is not a whole number: {quoted(line)}"
-            raise DpoError(what, where=where, hint="write each label as a number") from None
-    return np.array(labels, np.int64)
+            hint = "write each label as a whole number of at most 18 digits"
+            raise DpoError(f"is not a label: {quoted(line)}", where=where, hint=hint) from None
+    return labels
 
 
 def _check_labels(corpus: Corpus, folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.file_kinds import kind_of_file
-from ..data.row_files import open_rows
+from ..data.row_files import open_rows, row_files_in
 from ..data.table_rows import table_rows
 from ..errors import DpoError, first_ten, quoted
 from ..storage.jsonl import parse_line, read_lines
@@ -41,6 +41,10 @@ def read_documents(source: str | Sequence[str], field: str, label: str | None) -
         found = _rows(source, field, label)
     elif is_folder(path):
         texts = _text_files(path)
+        if not texts and not row_files_in(path):
+            what = "has no files of texts (.txt) or rows (.jsonl, .json, .csv, .tsv, .parquet)"
+            hint = "save each document as a text file, or all of them as rows"
+            raise DpoError(what, where=path_text(path), hint=hint)
         found = _files(path, texts, label) if texts else _rows(source, field, label)
     elif path.suffix.lower() in _TEXT:
         if label is not None:

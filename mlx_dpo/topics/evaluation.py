@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DpoError
-from ..storage.jsonl import read_jsonl
-from ..storage.reading import is_there, opened, path_text
+from ..storage.reading import is_there, path_text
 from .clustering import nmi, purity
 from .coherence import c_v
 from .coherence import npmi as npmi_of
 from .corpus import Corpus
 from .diversity import distinct_diversity, topic_quality, unique_diversity
-from .model_files import TEST_THETA
+from .model_files import TEST_THETA, read_matrix
+from .preference_files import list_of, read_rows
 
 LENGTHS = (10, 15)
 """Top words of a topic that are looked at."""
@@ -27,7 +27,7 @@ FIGURES = (
 )
 """Names of the figures of top words for people, each with its field of WordFigures."""
 TOP = "top_words_15.jsonl"
-_AGAIN = "train the model again, or evaluate it with the corpus that it was trained on"
+AGAIN = "train the model again, or evaluate it with the corpus that it was trained on"
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,18 @@ def read_top_words(path: Path, corpus: Corpus) -> np.ndarray:
     if not is_there(path):
         what = "has no top words: the run is not finished"
         raise DpoError(what, where=path.parent, hint="mlx-dpo topics train writes them at the end of a run")
-    rows = []
-    for where, row in read_jsonl(path):
-        words = [pair for one in row.get("top_words", []) for pair in one.items()]
-        if not words or any(corpus.number.get(word) != index for word, index in words):
-            raise DpoError("has words that the corpus numbers otherwise", where=where, hint=_AGAIN)
+    rows: list[list[int]] = []
+    for where, row in read_rows(path, AGAIN):
+        given = row.get("top_words")
+        words = [pair for one in given for pair in one.items()] if list_of(given, dict) else []
+        if not words or len(words) != len(rows[0] if rows else words):
+            what = "top_words must be a list of words with their indices, of the same length for all topics"
+            raise DpoError(what, where=where, hint=AGAIN)
+        if any(corpus.number.get(word) != index for word, index in words):
+            raise DpoError("has words that the corpus numbers otherwise", where=where, hint=AGAIN)
         rows.append([index for _, index in words])
+    if not rows:
+        raise DpoError("is empty", where=path_text(path), hint=AGAIN)
     return np.array(rows)
 
 
@@ -151,15 +157,8 @@ def label_figures(path: Path, corpus: Corpus) -> LabelFigures | None:
     """
     if corpus.test is None or corpus.test.labels is None or not is_there(path):
         return None
-    try:
-        with opened(path) as file:
-            theta = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise DpoError("is not an array of NumPy", where=path_text(path), hint=_AGAIN) from None
     labels = corpus.test.labels
-    if theta.ndim != 2 or len(theta) != len(labels):
-        what = f"has {len(theta):,} documents, but the corpus holds out {len(labels):,}"
-        raise DpoError(what, where=path_text(path), hint=_AGAIN)
+    theta = read_matrix(path, rows=len(labels), hint=AGAIN)
     clusters = theta.argmax(axis=1)
     return LabelFigures(
         len(labels), len(set(labels.tolist())), purity(labels, clusters), nmi(labels, clusters)

@@ -23,7 +23,7 @@ from .preference_files import SELECTED, write_selected
 from .preferences import LOGITS, build_preferences, check_preferences, read_logits
 from .top_words import log_beta, top_words, write_top_words
 from .topic_dpo import word_pairs
-from .topic_filter import measure_of, picked_topics
+from .topic_filter import LOW_SCORE, measure_of, picked_topics
 from .win_lose import WinLose
 
 _JUDGED = 15
@@ -34,7 +34,7 @@ def check_guidance(config: TopicsConfig, corpus: Corpus) -> None:
     """Check before training what building the guidance needs.
 
     Raises:
-        DpoError: the corpus has no texts, and the filter needs them; or as `check_preferences`.
+        DpoError: the filter needs texts or scores, and there are none; or as `check_preferences`.
     """
     name = config.dpo.topic_filter
     if config.dpo.start_epoch and measure_of(name) and corpus.texts is None:
@@ -42,6 +42,12 @@ def check_guidance(config: TopicsConfig, corpus: Corpus) -> None:
             f"{name} needs the texts of the corpus, and {corpus.folder} has no train_texts.txt",
             where="dpo.topic_filter",
             hint="add the file, with one document a line, or set dpo.topic_filter=llm_score or none",
+        )
+    if config.dpo.start_epoch and name == LOW_SCORE and config.preferences.file is not None:
+        raise DpoError(
+            "is llm_score, but with preferences.file topics have no scores",
+            where="dpo.topic_filter",
+            hint="set dpo.topic_filter=none to use them for all topics of the file",
         )
     if config.dpo.start_epoch:
         check_preferences(config.preferences, config.model.topics, corpus)

@@ -9,7 +9,9 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ..errors import DpoError
 from ..storage.files import with_replacement, write_text
+from ..storage.reading import opened, path_text
 from .batches import dense
 from .corpus import Corpus
 from .ecrtm import ECRTM
@@ -90,6 +92,36 @@ def write_results(model: ECRTM, corpus: Corpus, folder: Path) -> None:
     if corpus.test:
         write_array(folder / TEST_THETA, document_topics(model, corpus.test.bags))
     write_top_words(folder, topic_word_logits(model), corpus.vocabulary)
+
+
+def read_matrix(path: Path, *, rows: int | None = None, columns: int | None = None, hint: str) -> np.ndarray:
+    """A matrix of finite numbers from NAME.npy, (rows, columns), as `write_array` wrote it.
+
+    Args:
+        rows, columns: how many it must have; None: one at least.
+        hint: the remedy.
+
+    Raises:
+        DpoError: the file is missing or has something else.
+    """
+    try:
+        with opened(path, hint) as file:
+            found = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError):
+        found = None
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+        raise DpoError("is not an array of numbers by NumPy", where=path_text(path), hint=hint)
+    if (
+        found.ndim != 2
+        or not found.size
+        or rows not in (None, len(found))
+        or columns not in (None, found.shape[1])
+    ):
+        wanted = ", ".join("1 or more" if n is None else str(n) for n in (rows, columns))
+        raise DpoError(f"has the shape {found.shape}, not ({wanted})", where=path_text(path), hint=hint)
+    if not np.isfinite(found).all():
+        raise DpoError("has a value that is not finite", where=path_text(path), hint=hint)
+    return found
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """The files of the preferences, one line a topic: each stage writes one, and a later run reads it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ Value = TypeVar("Value")
 _WIN, _LOSE = ("w_win_indices", "w_plus_indices"), ("w_loose_indices", "w_minus_indices")
 """The names of the lists, the older one last; "loose" is how the format spells "lose"."""
 _AGAIN = "delete the file: the same command then makes it again"
+_TRAIN = "mlx-dpo topics train writes this file: train again"
+_LINES = 'write lines such as {"k": 3, "w_win_indices": [17], "w_loose_indices": [4]}'
 
 
 def write_scores(path: Path, scores: Mapping[int, int | None]) -> None:
@@ -70,7 +72,7 @@ def read_extra_words(path: Path, topics: int, vocabulary: Sequence[str]) -> dict
 
     def read(row: Mapping[str, Any], where: str) -> list[int]:
         value = row.get("extra_words")
-        pairs = [pair for one in value for pair in one.items()] if _list_of(value, dict) else None
+        pairs = [pair for one in value for pair in one.items()] if list_of(value, dict) else None
         if pairs is None or any(not _is_index(i, vocabulary) or vocabulary[i] != word for word, i in pairs):
             what = "extra_words must be a list of words with their indices"
             raise DpoError(f"{what}, got {quoted(value)}", where=where, hint=_AGAIN)
@@ -98,10 +100,9 @@ def read_preferences(path: Path | str, topics: int, number: Mapping[str, int]) -
     def read(row: Mapping[str, Any], where: str) -> WinLose:
         return without_both(*(_indices(row, names, number, where) for names in (_WIN, _LOSE)))
 
-    found = dict(_by_topic(path, topics, read))
+    found = dict(_by_topic(path, topics, read, _LINES))
     if not found:
-        hint = 'write lines such as {"k": 3, "w_win_indices": [17], "w_loose_indices": [4]}'
-        raise DpoError("has no preferences", where=path_text(path), hint=hint)
+        raise DpoError("has no preferences", where=path_text(path), hint=_LINES)
     return found
 
 
@@ -138,8 +139,22 @@ def write_selected(path: Path, topics: Iterable[int]) -> None:
     write_jsonl(path, ({"k": k} for k in topics))
 
 
+def read_selected(path: Path, topics: int, preferences: Collection[int]) -> list[int]:
+    """The topics that preferences change.
+
+    Raises:
+        DpoError: a line is wrong, or names a topic without preferences.
+    """
+
+    def check(row: Mapping[str, Any], where: str) -> None:
+        if row["k"] not in preferences:
+            raise DpoError(f"topic {row['k']} has no line in {PREFERENCES}", where=where, hint=_TRAIN)
+
+    return [topic for topic, _ in _by_topic(path, topics, check, _TRAIN)]
+
+
 def _all_topics(path: Path, topics: int, read: Callable[[Mapping[str, Any], str], Value]) -> dict[int, Value]:
-    found = dict(_by_topic(path, topics, read))
+    found = dict(_by_topic(path, topics, read, _AGAIN))
     missing = sorted(set(range(topics)) - found.keys())
     if missing:
         what = f"has no line for topic {missing[0]}, as for {len(missing):,} of {topics:,} topics"
@@ -148,10 +163,11 @@ def _all_topics(path: Path, topics: int, read: Callable[[Mapping[str, Any], str]
 
 
 def _by_topic(
-    path: Path | str, topics: int, read: Callable[[Mapping[str, Any], str], Value]
+    path: Path | str, topics: int, read: Callable[[Mapping[str, Any], str], Value], hint: str
 ) -> Iterator[tuple[int, Value]]:
+    """Each topic and what `read` makes of its line; `hint` is the remedy for a line that is no object."""
     seen: dict[int, str] = {}
-    for where, row in read_jsonl(path):
+    for where, row in read_rows(path, hint):
         topic = row.get("k")
         if isinstance(topic, bool) or not isinstance(topic, int) or not 0 <= topic < topics:
             what = f"k must be a topic from 0 to {topics - 1}, got {quoted(topic)}"
@@ -163,7 +179,16 @@ def _by_topic(
         yield topic, read(row, where)
 
 
-def _list_of(value: Any, kind: type) -> bool:
+def read_rows(path: Path | str, hint: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines as `read_jsonl` gives them, with this remedy for a line that is not a JSON object."""
+    try:
+        yield from read_jsonl(path)
+    except DpoError as error:
+        raise (error.instead(hint=hint) if error.code in ("not-json", "not-an-object") else error) from None
+
+
+def list_of(value: Any, kind: type) -> bool:
+    """Whether a value from JSON is a list of such values."""
     return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 

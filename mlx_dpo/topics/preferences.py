@@ -16,7 +16,7 @@ import numpy as np
 
 from ..console import plural, say
 from ..endpoint import Endpoint
-from ..errors import DpoError, first_ten
+from ..errors import DpoError
 from ..judges.estimate import money
 from ..judges.kept_replies import kept_reply
 from ..judges.local import LocalJudge
@@ -25,10 +25,11 @@ from ..models.load import find_model
 from ..storage.append_log import AppendLog
 from ..storage.checksummed_folder import sha256
 from ..storage.files import write_text
-from ..storage.reading import is_there, opened, path_text
+from ..storage.reading import is_there, path_text
 from .corpus import Corpus
 from .local_scorer import LocalScorer
 from .meanings import Meanings, meanings, nearest_words
+from .model_files import read_matrix
 from .preference_files import (
     DESCRIPTIONS,
     EXTRA_WORDS,
@@ -45,7 +46,7 @@ from .preference_files import (
 )
 from .preferences_config import PreferencesConfig
 from .top_words import log_beta, top_words, write_top_words
-from .topic_llm import TopicLLM, connected
+from .topic_llm import TopicLLM, connected, topics_text
 from .topic_words import KNOWN, TopicWords
 from .win_lose import WinLose
 
@@ -70,13 +71,9 @@ def check_preferences(settings: PreferencesConfig, topics: int, corpus: Corpus) 
         DpoError: the file of preferences does not fit, or the embedder cannot be used.
     """
     if settings.file is not None:
-        read_preferences(settings.file, topics, corpus.number)
-        return
-    try:
-        check_embedder(settings.embedder)
-    except DpoError as error:
-        hint = "pip install 'mlx-dpo[embeddings]', or set preferences.embedder=null"
-        raise error.instead(where="preferences.embedder", hint=hint) from None
+        _given(settings.file, topics, corpus)
+    else:
+        check_embedder(settings.embedder, "preferences.embedder", "preferences.embedder=null")
 
 
 def check_llm(settings: PreferencesConfig) -> None:
@@ -88,7 +85,10 @@ def check_llm(settings: PreferencesConfig) -> None:
     if settings.file is None and settings.url is not None:
         connected(settings)
     elif settings.file is None and settings.model is not None:
-        find_model(settings.model)
+        try:
+            find_model(settings.model)
+        except DpoError as error:
+            raise error.instead(hint=error.hint.replace("model.path", "preferences.model")) from None
 
 
 def build_preferences(
@@ -106,13 +106,22 @@ def build_preferences(
     logits = read_logits(folder, len(corpus.vocabulary))
     words = TopicWords(top_words(log_beta(logits), KNOWN), corpus.vocabulary)
     if settings.file is not None:
-        found = read_preferences(settings.file, len(logits), corpus.number)
+        found = _given(settings.file, len(logits), corpus)
         write_preferences(folder / PREFERENCES, found)
         return Preferences(_usable(found, words), dict.fromkeys(words.topics))
     log = _replies_log(folder, settings)
     log.check()
     with ExitStack() as stack:
         return _Stages(folder, corpus, settings, words, log, stack, llm).run(logits)
+
+
+def _given(file: str, topics: int, corpus: Corpus) -> dict[int, WinLose]:
+    """The preferences in a file that the user gives, which must have some."""
+    found = read_preferences(file, topics, corpus.number)
+    if not any(own.win and own.lose for own in found.values()):
+        hint = "both lists of a topic need words, and a word in both of them counts in neither"
+        raise DpoError("no topic has winners and losers", where=path_text(file), hint=hint)
+    return found
 
 
 def read_logits(folder: Path, words: int) -> np.ndarray:
@@ -122,15 +131,11 @@ def read_logits(folder: Path, words: int) -> np.ndarray:
         DpoError: there are none, or they are of another vocabulary.
     """
     path = folder / LOGITS
-    try:
-        with opened(path, "mlx-dpo topics train writes it when dpo.start_epoch is reached") as file:
-            logits = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DpoError("is not an array of NumPy", where=path_text(path), hint="train again") from error
-    if logits.ndim != 2 or logits.shape[1] != words:
-        what = f"has the shape {logits.shape}, but the vocabulary has {words:,} words"
-        raise DpoError(what, where=path_text(path), hint="use the corpus that the model was trained on")
-    return logits
+    if not is_there(path):
+        hint = "mlx-dpo topics train writes it when dpo.start_epoch is reached"
+        raise DpoError("no such file", where=path_text(path), hint=hint)
+    hint = "use the corpus that the model was trained on, or train again"
+    return read_matrix(path, columns=words, hint=hint)
 
 
 def _replies_log(folder: Path, settings: PreferencesConfig) -> AppendLog:
@@ -246,8 +251,8 @@ class _Stages:
         price = None if calls.uncounted else self.settings.price(calls.prompt_tokens, calls.completion_tokens)
         say(f"asked the LLM {calls.sent:,} times{'' if price is None else f', price {money(price)}'}")
         if scorer.others:
-            others = first_ten([str(k) for k in sorted(scorer.others)])
-            say(f"replies about topics {others} named another one; they count for the topic of the question")
+            others = topics_text(sorted(scorer.others))
+            say(f"replies about {others} named another topic; they count for the topic of the question")
 
 
 def _usable(found: Mapping[int, WinLose], words: TopicWords) -> dict[int, WinLose]:
@@ -262,5 +267,5 @@ def _usable(found: Mapping[int, WinLose], words: TopicWords) -> dict[int, WinLos
         f"{lose:.1f} losers on average"
     )
     if empty := sorted(k for k, own in found.items() if k not in usable):
-        say(f"without winners or without losers: topics {first_ten([str(k) for k in empty])}")
+        say(f"without winners or without losers: {topics_text(empty)}")
     return usable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..console import plural
-from ..errors import DpoError
+from ..errors import DpoError, first_ten
 from ..storage.files import check_writable, replace_folder
-from ..storage.reading import is_there, path_text
+from ..storage.reading import entries, is_folder, is_there, path_text
 from .corpus_config import CorpusConfig
 from .documents import Document, read_documents
 from .libraries import check_libraries
@@ -19,7 +19,14 @@ from .words import load_stop_words, words_of
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_LEAST_DOCUMENTS = 2
+FILES = (
+    "vocab.txt",
+    "label_names.txt",
+    *(f"{part}_{kind}" for part in ("train", "test") for kind in ("bow.npz", "texts.txt", "labels.txt")),
+)
+"""What a folder of a corpus may have."""
+_LEAST_DOCUMENTS, _LEAST_WORDS = 2, 2
+_MANY = "a topic model needs many documents, each with several words"
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
     The vocabulary comes from the training documents only: no word is chosen because of held-out texts.
 
     Raises:
-        DpoError: there are no texts, too few are left, or the folder exists already.
+        DpoError: there are no texts, too few are left, or the folder exists already or has other files.
     """
     check_libraries()
     folder = Path(config.folder)
@@ -82,17 +89,25 @@ def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
     if is_there(folder) and not overwrite:
         hint = "choose another folder with --output, or replace this one with --overwrite"
         raise DpoError("exists already", where=path_text(folder), hint=hint)
+    _check_replaceable(folder)
     check_writable(folder, need_bytes=10_000_000)
     stop_words = load_stop_words(config.stop_words)
     train, test = _split(config)
     read = [_part(documents, stop_words, config) for documents in (train, test)]
     long = [part.where([len(words) >= config.min_words for words in part.words]) for part in read]
+    if len(long[0].words) < _LEAST_DOCUMENTS <= sum(map(bool, read[0].words)):
+        what = f"leaves {plural(len(long[0].words), 'document')}"
+        hint = "lower it: too few documents have so many words"
+        raise DpoError(what, where="corpus.min_words", hint=hint)
     counts, names = _counted(long[0].words, config)
     kept = set(names)
     parts = [_Part([[w for w in words if w in kept] for words in part.words], part.labels) for part in long]
     parts = [part.where([bool(words) for words in part.words]) for part in parts]
     if len(parts[0].words) < _LEAST_DOCUMENTS:
         raise _too_few(config, len(parts[0].words))
+    if config.test is not None and not parts[1].words:
+        what, hint = "has no documents with words of the vocabulary", "hold out texts of the same kind"
+        raise DpoError(what, where=_place(config.test, "corpus.test"), hint=hint)
     labels = sorted(
         {label for part in parts for label in part.labels if label is not None}, key=_number_first
     )
@@ -107,6 +122,16 @@ def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
     return Prepared(
         path_text(folder), documents, held, dropped, len(names), counts.shape[1], total / documents, labels
     )
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Check that a folder to replace has no files that are not of a corpus."""
+    held = entries(folder) if is_folder(folder) else []
+    foreign = [path.name for path in held if path.name not in (*FILES, ".DS_Store")]
+    if foreign:
+        what = f"contains {first_ten(foreign)}, which is no part of a corpus"
+        hint = "choose another folder with --output: a folder is replaced as a whole"
+        raise DpoError(what, where=path_text(folder), hint=hint)
 
 
 def _split(config: CorpusConfig) -> tuple[list[Document], list[Document]]:
@@ -124,9 +149,12 @@ def _split(config: CorpusConfig) -> tuple[list[Document], list[Document]]:
 
 
 def _too_few(config: CorpusConfig, count: int) -> DpoError:
-    source = config.source if isinstance(config.source, str) else "corpus.source"
     what = f"has {plural(count, 'document')} with words" if count else "has no documents with words"
-    return DpoError(what, where=source, hint="a topic model needs many documents, each with several words")
+    return DpoError(what, where=_place(config.source, "corpus.source"), hint=_MANY)
+
+
+def _place(source: str | list[str] | None, setting: str) -> str:
+    return source if isinstance(source, str) else setting
 
 
 def _part(documents: list[Document], stop_words: frozenset[str], config: CorpusConfig) -> _Part:
@@ -149,7 +177,10 @@ def _counted(documents: list[list[str]], config: CorpusConfig) -> tuple["csr_mat
     inside = np.asarray((counts > 0).sum(axis=0)).ravel()
     order = np.argsort(-inside, kind="stable")
     order = order[inside[order] >= config.min_documents][: config.vocabulary_size]
-    if len(order) < 2:
+    if len(names) < _LEAST_WORDS:
+        what = f"has {plural(len(names), 'different word')}"
+        raise DpoError(what, where=_place(config.source, "corpus.source"), hint=_MANY)
+    if len(order) < _LEAST_WORDS:
         what = f"leaves {plural(len(order), 'word')}"
         hint = "lower it: too few words are in so many documents"
         raise DpoError(what, where="corpus.min_documents", hint=hint)

@@ -1,6 +1,6 @@
 """An LLM that scores and describes topics and prefers words; every reply is kept, and none is paid twice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -120,14 +120,14 @@ class TopicLLM(KeptReplies):
         failed = {k: outcome.failed for k, outcome in found.items() if outcome.failed}
         if failed:
             raise DpoError(
-                f"{label}: no reply about {_topics(failed)}; the first: {next(iter(failed.values()))}",
+                f"{label}: no reply about {topics_text(failed)}; the first: {next(iter(failed.values()))}",
                 where=self.server.model or "",
                 hint="look at the server, then run the same command again: it asks only for what is missing",
             )
         unreadable = {k: outcome.unreadable for k, outcome in found.items() if outcome.unreadable}
         if unreadable:
             say(
-                f"{label}: no usable reply about {_topics(unreadable)}, even when asked again; "
+                f"{label}: no usable reply about {topics_text(unreadable)}, even when asked again; "
                 f"the first: {next(iter(unreadable.values()))}"
             )
 
@@ -167,5 +167,6 @@ def _row(kept: Kept, topic: int, question: Question) -> dict[str, Any]:
     return {"k": topic, "function": question.function, "question": question.text, **kept.as_row()}
 
 
-def _topics(found: Mapping[int, str]) -> str:
-    return f"topic{'s' * (len(found) != 1)} {first_ten([str(k) for k in found])}"
+def topics_text(topics: Collection[int]) -> str:
+    """Topics in a message: topics 0, 3, 7."""
+    return f"topic{'s' * (len(topics) != 1)} {first_ten([str(k) for k in topics])}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..console import say
+from ..console import plural, say
 from ..errors import DpoError, quoted
 from ..models.embedder import embed
 from ..storage.reading import opened, path_text
@@ -71,7 +71,8 @@ def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
                 vectors = np.zeros((len(vocabulary), size), np.float32)
             where = f"{name}:{number}"
             if size < 1 or len(parts) <= size:
-                what = f"has {max(0, len(parts) - 1)} numbers, the first line has {size}"
+                what = f"has {plural(max(0, len(parts) - 1), 'number')}"
+                what += f", the first line has {size:,}" if size else ""
                 raise DpoError(
                     what, where=where, hint="each line needs a word and its numbers, with blanks between"
                 )

@@ -135,7 +135,7 @@ def test_eval_of_bags_without_texts_has_no_coherence(finished, outcome):
 def test_eval_of_what_does_not_fit_is_told(finished, refused_at):
     np.save(finished / "run" / "theta_test.npy", np.eye(4))
     (finished / "corpus" / "test_labels.txt").write_text("1\n" * 160)
-    refused_at("topics eval --run run", "run/theta_test.npy", "has 4 documents, but the corpus holds out 160")
+    refused_at("topics eval --run run", "run/theta_test.npy", "has the shape (4, 4), not (160, 1 or more)")
     shutil.copytree("corpus", "other")
     words = (finished / "other" / "vocab.txt").read_text().split()
     (finished / "other" / "vocab.txt").write_text("\n".join(words[::-1]))

@@ -50,8 +50,8 @@ def test_other_sparse_matrices_are_read_too(folder, form):
         ("vocab.txt", "cat\ndog\ncat\n", "vocab.txt:3", "'cat' is also on line 1"),
         ("vocab.txt", "cat\ndog\n", "test_bow.npz", "has 3 columns, but vocab.txt has 2 words"),
         ("train_bow.npz", "PK", "train_bow.npz", "is not a sparse matrix of SciPy"),
-        ("train_texts.txt", "cat\n", "train_texts.txt", "has 1 lines, but train_bow.npz has 2 documents"),
-        ("train_labels.txt", "1\nsport\n", "train_labels.txt:2", "is not a whole number: 'sport'"),
+        ("train_texts.txt", "cat\n", "train_texts.txt", "has 1 line, but train_bow.npz has 2 documents"),
+        ("train_labels.txt", "1\nsport\n", "train_labels.txt:2", "is not a label: 'sport'"),
     ],
 )
 def test_a_file_that_does_not_fit_is_told(folder, name, content, place, what):

@@ -173,7 +173,7 @@ def test_after_other_logits_or_with_another_llm_the_files_are_refused(build, ser
 def test_a_reply_about_another_topic_counts_for_the_one_that_was_asked_about(build, serve, capsys):
     found = build(serve(answered("score_topic", lambda body: {**reply(body), "k": 9})))
     assert found.scores == {0: 3, 1: 2, 2: 3, 3: 1}
-    assert "replies about topics 0, 1, 2, 3 named another one" in capsys.readouterr().err
+    assert "replies about topics 0, 1, 2, 3 named another topic" in capsys.readouterr().err
 
 
 def test_unknown_words_are_left_out_and_words_in_both_lists_too(build, serve):
@@ -301,7 +301,11 @@ def test_an_llm_that_cannot_be_reached_is_told_before_anything_is_written(build,
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(None, "no such file"), (b"junk", "is not an array of NumPy"), (np.zeros((4, 3)), "has the shape")],
+    [
+        (None, "no such file"),
+        (b"junk", "is not an array of numbers by NumPy"),
+        (np.zeros((4, 3)), "has the shape"),
+    ],
 )
 def test_a_snapshot_that_does_not_fit_is_told(build, folder, content, what):
     (folder / LOGITS).unlink()

@@ -135,35 +135,6 @@ def test_numeric_labels_keep_their_order(prepared, tmp_path):
     assert corpus.labels.tolist() == [2, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "settings", "place", "what"),
-    [
-        ("texts.txt", "", {}, "texts.txt", "has no documents with words"),
-        ("texts.txt", "Cats chase mice\n", {}, "texts.txt", "has 1 document with words"),
-        ("texts.txt", "1 2\n3 4\n", {}, "texts.txt", "has no documents with words"),
-        ("texts.txt", b"cats\n\xff\xfe\n", {}, "texts.txt:2", "is not UTF-8 text"),
-        ("texts.txt", "cats\ndogs\n", {"label": "x"}, "texts.txt", "has no labels"),
-        ("texts.txt", "cats\ndogs\n", {"min_documents": 2}, "corpus.min_documents", "leaves 0 words"),
-        ("t.jsonl", '{"text": "cats"}\n{"text": \n', {}, "t.jsonl:2", "not JSON"),
-        ("t.jsonl", '{"body": "cats"}\n', {}, "t.jsonl:1", "has no field 'text'"),
-        ("t.jsonl", '{"text": ["cats"]}\n', {}, "t.jsonl:1", "'text' is not text: \\['cats'\\]"),
-        ("t.jsonl", '{"text": "cats"}\n' * 2, {"label": "kind"}, "t.jsonl:1", "has no field 'kind'"),
-        ("t.jsonl", '{"text": "cats", "k": null}\n' * 2, {"label": "k"}, "t.jsonl:1", "is not a label"),
-    ],
-)
-def test_texts_that_make_no_corpus_are_told_and_nothing_is_written(
-    tmp_path, name, content, settings, place, what
-):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    config = CorpusConfig(source=str(path), folder=str(tmp_path / "corpus"), **settings)
-    with pytest.raises(DpoError, match=what) as error:
-        prepare(config)
-    assert error.value.where.endswith(place)
-    assert error.value.hint
-    assert sorted(p.name for p in tmp_path.iterdir()) == [name]
-
-
 def test_a_missing_source_and_a_folder_that_exists_are_told(tmp_path, lines_file):
     with pytest.raises(DpoError, match="there are no texts"):
         prepare(CorpusConfig(folder=str(tmp_path / "new")))

@@ -16,25 +16,6 @@ def corpus(tmp_path, monkeypatch):
     return write_corpus(tmp_path / "corpus")
 
 
-@pytest.mark.parametrize(
-    ("command", "place", "phrase", "remedy"),
-    [
-        (
-            train_words("model.topics=25"),
-            "model.topics",
-            "is 25, but the corpus has 24 words",
-            "fewer topics",
-        ),
-        (["topics", "train", "--corpus", "gone"], "gone", "is not a folder with a corpus", "topics prepare"),
-        (train_words("training.epochs=0"), "--set training.epochs", "must be at least 1", ""),
-        (train_words("optimizer.learning_rate=-1"), "--set optimizer.learning_rate", "must be above 0", ""),
-        (train_words("dpo.start_epoch=3", "preferences.file=gone.jsonl"), "gone.jsonl", "no such file", ""),
-    ],
-)
-def test_a_wrong_setting_is_told_before_training(corpus, refused_at, command, place, phrase, remedy):
-    refused_at(" ".join(command), place, phrase, remedy)
-
-
 def test_a_folder_with_other_files_is_left_alone(corpus, tmp_path, mistake):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "vocab.txt").write_text("mine\n")

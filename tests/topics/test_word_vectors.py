@@ -68,7 +68,7 @@ def test_the_head_of_a_word2vec_file_is_left_out(glove):
 @pytest.mark.parametrize(
     ("text", "place", "what"),
     [
-        ("cat 1 2\ndog 1\n", ":2", "has 1 numbers, the first line has 2"),
+        ("cat 1 2\ndog 1\n", ":2", "has 1 number, the first line has 2"),
         ("cat 1 two\n", ":1", "is not a vector: '1 two'"),
         ("cat 1 nan\n", ":1", "is not a vector"),
         ("owl 1 2\n", "", "has none of the 2 words"),
