@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.optimizers as optimizers
 
-from ..config import RunConfig, save_config
+from ..config import RunConfig
 from ..console import say
 from ..errors import DpoError
 from ..models.adapters import (
@@ -27,6 +27,7 @@ from ..models.base_of_adapter import KEY as BASE_SUMS
 from ..monitoring.margin_files import MARGINS, rewind_margins
 from ..monitoring.run_log import FILES, RunLog
 from ..monitoring.trackers import TRACKERS
+from ..settings import save_settings
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder, with_replacement, write_text
 from ..training.checkpoint_arrays import from_snapshot, to_snapshot
@@ -67,7 +68,7 @@ def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
         # The largest file first: if the disk is full, an older run is still intact.
         save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
     _save_adapter_config(run, folder)
-    save_config(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
+    save_settings(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
     write_template(config, run.tokenizer, folder)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")

@@ -15,11 +15,12 @@ from ..errors import DpoError
 from ..machine.interrupt import between_micro_batches, tell_saved
 from ..monitoring.run_log import RunLog
 from ..optimizers import OptimizerConfig, optimizer_at
+from ..settings import save_settings
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder
 from ..topics.batches import batch_count
 from ..topics.checkpoint import restore, save_state
-from ..topics.config import TopicsConfig, save_topics_config
+from ..topics.config import TopicsConfig
 from ..topics.corpus import Corpus, read_corpus
 from ..topics.ecrtm import ECRTM
 from ..topics.guidance import build_guidance, check_guidance
@@ -110,7 +111,7 @@ def _run(
     state = (
         _restored(checkpoint, model, optimizer, log) if checkpoint else _begun(folder, model, optimizer, save)
     )
-    save_topics_config(config, folder / SETTINGS)
+    save_settings(config, folder / SETTINGS)
     go = partial(_trained, config, corpus, folder, model, optimizer, log, save)
     start = config.dpo.start_epoch
     if not state.guided:

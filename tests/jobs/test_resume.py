@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import prepare, training_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
+from mlx_dpo.settings import save_settings
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, prune_checkpoints
 from mlx_dpo.training.state import TrainState
 
@@ -117,7 +117,7 @@ def start(forked, tmp_path):
     """`mlx-dpo train` in another process."""
 
     def train(config):
-        save_config(config, tmp_path / "given.yaml")
+        save_settings(config, tmp_path / "given.yaml")
         return forked("train", "--config", tmp_path / "given.yaml")
 
     return train
