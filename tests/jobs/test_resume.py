@@ -72,7 +72,7 @@ def interrupted(monkeypatch):
 
     def train(config, count):
         with monkeypatch.context() as patch:
-            patch.setattr(training_run, "between_micro_batches", lambda: after(count))
+            patch.setattr(training_run, "between_micro_batches", lambda checkpoints: after(count))
             try:
                 train_run(config)
             except Stop:
