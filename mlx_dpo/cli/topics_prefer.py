@@ -6,7 +6,7 @@ import click
 
 from ..console import plural, show, show_json
 from ..errors import DpoError
-from .options import config_option, json_option, resolve_topics, set_option, setting_option
+from .options import config_option, dry_run_option, json_option, resolve_topics, set_option, setting_option
 
 
 @click.command("prefer")
@@ -16,7 +16,7 @@ from .options import config_option, json_option, resolve_topics, set_option, set
 @setting_option("--endpoint", "preferences.url", "Address of the LLM's server.")
 @setting_option("--model", "preferences.model", "The LLM; without --endpoint a model folder or a Hub name.")
 @setting_option("--max-calls", "preferences.max_calls", "Stop after so many requests.")
-@click.option("--dry-run", is_flag=True, help="Print how many requests and tokens are needed; ask nothing.")
+@dry_run_option
 @set_option
 @json_option
 def topics_prefer(config_file, overrides, dry_run, as_json):
