@@ -14,8 +14,8 @@ from mlx_dpo.settings import save_settings
 from mlx_dpo.training import trainer
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
-from ..conftest import rows_of
 from ..support.mistakes import changed
+from ..support.runs import rows_of
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from mlx_dpo.settings import save_settings
 from mlx_dpo.training import trainer
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, newest_checkpoint
 
-from ..conftest import rows_of, some
+from ..conftest import some
 from ..support.mistakes import assert_told
+from ..support.runs import rows_of
 from .test_resume import EPOCHS, outcome
 
 

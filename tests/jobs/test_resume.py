@@ -21,7 +21,8 @@ from mlx_dpo.settings import save_settings
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, prune_checkpoints
 from mlx_dpo.training.state import TrainState
 
-from ..conftest import CLOCK, rows_of, some
+from ..conftest import some
+from ..support.runs import CLOCK, rows_of
 
 RULES = {
     "fixed": (),

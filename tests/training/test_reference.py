@@ -26,8 +26,9 @@ from mlx_dpo.training import reference as module
 from mlx_dpo.training import reference_check
 from mlx_dpo.training.reference import reference_key, reference_scores
 
-from ..conftest import CLOCK, rows_of, some
+from ..conftest import some
 from ..support.mistakes import flip
+from ..support.runs import CLOCK, rows_of
 
 LN2 = math.log(2)
 

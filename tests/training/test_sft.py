@@ -22,7 +22,7 @@ from mlx_dpo.models.load import load_model
 from mlx_dpo.settings import save_settings
 from mlx_dpo.training.step import pair_gradient
 
-from ..conftest import rows_of, train_pairs, weights_of
+from ..support.runs import rows_of, train_pairs, weights_of
 
 SFT = "loss.name=sft"
 

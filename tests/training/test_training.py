@@ -25,7 +25,8 @@ from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig
 from mlx_dpo.settings import save_settings
 
-from ..conftest import half_precision, rows_of, train_pairs, weights_of
+from ..conftest import half_precision
+from ..support.runs import rows_of, train_pairs, weights_of
 
 LN2 = math.log(2)
 
