@@ -13,11 +13,12 @@ from .options import (
     set_option,
     setting_option,
 )
+from .topics_options import corpus_option
 
 
 @click.command("train")
 @config_option
-@setting_option("--corpus", "corpus.folder", "Folder with the bags of words.")
+@corpus_option
 @setting_option("--preferences", "preferences.file", "Preferences to use, instead of building them.")
 @setting_option("--output", "run.output", "The run's folder.")
 @overwrite_option
