@@ -88,7 +88,7 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("more", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--side", choices=SIDES)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for side in [given.side] if given.side else SIDES:
         for seed in SEEDS:

@@ -84,8 +84,9 @@ class ECRTM(nn.Module):
         width, topics = config.encoder_size, config.topics
         self.hidden = nn.Linear(vocabulary, width)
         self.hidden2 = nn.Linear(width, width)
-        self.mean = nn.Linear(width, topics)
-        self.log_variance = nn.Linear(width, topics)
+        # No bias: batch normalisation takes it away, and rounding alone would move it.
+        self.mean = nn.Linear(width, topics, bias=False)
+        self.log_variance = nn.Linear(width, topics, bias=False)
         self.mean_norm = ShiftedBatchNorm(topics)
         self.log_variance_norm = ShiftedBatchNorm(topics)
         self.decoder_norm = ShiftedBatchNorm(vocabulary)
@@ -113,8 +114,13 @@ class ECRTM(nn.Module):
             bags: float32 (B, V), counts.
             kept: (B, H), the mask of dropout, already divided by the share of units that are kept.
         """
+        mean, log_variance = self.before_norm(bags, kept)
+        return self.mean_norm(mean), self.log_variance_norm(log_variance)
+
+    def before_norm(self, bags: mx.array, kept: mx.array | float = 1.0) -> tuple[mx.array, mx.array]:
+        """Mean and log-variance as `encode`, but before their batch norms, (B, K) each."""
         hidden = nn.softplus(self.hidden2(nn.softplus(self.hidden(bags)))) * kept
-        return self.mean_norm(self.mean(hidden)), self.log_variance_norm(self.log_variance(hidden))
+        return self.mean(hidden), self.log_variance(hidden)
 
     def freeze_words(self) -> None:
         """Train the word vectors no longer."""

@@ -1,5 +1,6 @@
 """A topic model on disk: its weights, and what it says about words and documents."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,11 +49,28 @@ def load_weights(model: ECRTM, folder: Path) -> None:
     model.update(tree_unflatten(list(arrays.items())))
 
 
+def settle_norms(model: ECRTM, bags: "csr_matrix") -> None:
+    """Set the statistics of the encoder's batch norms to those of all documents.
+
+    Running statistics are of the last updates, in which the weights moved. In a topic whose output hardly
+    varies, they miss its mean by more than its spread, so that it leads in every document, or in none.
+    """
+    means, log_variances = zip(*(model.before_norm(own) for own in _batches(bags)), strict=True)
+    for norm, outputs in ((model.mean_norm, means), (model.log_variance_norm, log_variances)):
+        values = np.concatenate([np.array(own) for own in outputs]).astype(np.float64)
+        norm.running_mean = mx.array(values.mean(axis=0), mx.float32)
+        norm.running_variance = mx.array(values.var(axis=0), mx.float32)
+
+
 def document_topics(model: ECRTM, bags: "csr_matrix") -> np.ndarray:
     """Share of each topic in the documents, float32 (documents, K), without noise."""
     model.eval()
+    return np.concatenate([np.array(model.theta(own)) for own in _batches(bags)])
+
+
+def _batches(bags: "csr_matrix") -> Iterator[mx.array]:
     rows = np.split(np.arange(bags.shape[0]), range(_BATCH, bags.shape[0], _BATCH))
-    return np.concatenate([np.array(model.theta(dense(bags, own))) for own in rows])
+    return (dense(bags, own) for own in rows)
 
 
 def topic_word_logits(model: ECRTM) -> np.ndarray:
@@ -61,11 +79,12 @@ def topic_word_logits(model: ECRTM) -> np.ndarray:
 
 
 def write_results(model: ECRTM, corpus: Corpus, folder: Path) -> None:
-    """Write what the model says.
+    """Settle the model's batch norms, see `settle_norms`, and write what it says.
 
     model.safetensors; float32 arrays: beta.npy (K, V), theta_train.npy and, if documents are held out,
     theta_test.npy (documents, K); vocab.txt, one word a line; top_words_N.txt and .jsonl.
     """
+    settle_norms(model, corpus.bags)
     save_weights(model, folder)
     write_text(folder / VOCABULARY, "".join(f"{word}\n" for word in corpus.vocabulary))
     write_array(folder / BETA, np.array(model.beta()))

@@ -41,7 +41,10 @@ _NAMES = {
 
 
 def inputs(topics, words, embedding, width, documents, ecr_weight):
-    """Weights by our names, bags (STEPS, B, V) and noise (STEPS, B, K), all float32, the same everywhere."""
+    """Weights by our names, bags (STEPS, B, V) and noise (STEPS, B, K), all float32, the same everywhere.
+
+    The biases before a batch norm, which our model does not have, start at 0.
+    """
     draw = np.random.default_rng(topics * words)
 
     def uniform(rows, columns):
@@ -57,9 +60,9 @@ def inputs(topics, words, embedding, width, documents, ecr_weight):
         "hidden2.weight": uniform(width, width),
         "hidden2.bias": uniform(1, width)[0],
         "mean.weight": uniform(topics, width),
-        "mean.bias": uniform(1, topics)[0],
+        "mean.bias": 0 * uniform(1, topics)[0],
         "log_variance.weight": uniform(topics, width),
-        "log_variance.bias": uniform(1, topics)[0],
+        "log_variance.bias": 0 * uniform(1, topics)[0],
         "mean_norm.shift": np.zeros(topics),
         "log_variance_norm.shift": np.zeros(topics),
         "decoder_norm.shift": np.zeros(words),

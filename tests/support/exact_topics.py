@@ -54,9 +54,8 @@ def terms(p, bags, noise, config, *, kept=1.0, guidance=None):
     """
     hidden = softplus(bags @ p["hidden.weight"].T + p["hidden.bias"])
     hidden = softplus(hidden @ p["hidden2.weight"].T + p["hidden2.bias"]) * kept
-    mean = normed(hidden @ p["mean.weight"].T + p["mean.bias"], p["mean_norm.shift"])
-    spread = hidden @ p["log_variance.weight"].T + p["log_variance.bias"]
-    spread = normed(spread, p["log_variance_norm.shift"])
+    mean = normed(hidden @ p["mean.weight"].T, p["mean_norm.shift"])
+    spread = normed(hidden @ p["log_variance.weight"].T, p["log_variance_norm.shift"])
     theta = softmax(mean + np.exp(spread / 2) * noise, axis=1)
     cost = distances(p["topic_vectors"], p["word_vectors"])
     beta = softmax(-cost / config.temperature, axis=0)
