@@ -8,13 +8,13 @@ import numpy as np
 
 from ..errors import DpoError
 from ..storage.jsonl import read_jsonl
-from ..storage.reading import is_there, path_text
+from ..storage.reading import is_there, opened, path_text
 from .clustering import nmi, purity
 from .coherence import c_v
 from .coherence import npmi as npmi_of
 from .corpus import Corpus
 from .diversity import distinct_diversity, topic_quality, unique_diversity
-from .model_files import TEST_THETA, read_array
+from .model_files import TEST_THETA
 
 LENGTHS = (10, 15)
 """Top words of a topic that are looked at."""
@@ -156,7 +156,11 @@ def label_figures(path: Path, corpus: Corpus) -> LabelFigures | None:
     """
     if corpus.test is None or corpus.test.labels is None or not is_there(path):
         return None
-    theta = read_array(path, damaged=_AGAIN)
+    try:
+        with opened(path) as file:
+            theta = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise DpoError("is not an array of NumPy", where=path_text(path), hint=_AGAIN) from None
     labels = corpus.test.labels
     if theta.ndim != 2 or len(theta) != len(labels):
         what = f"has {len(theta):,} documents, but the corpus holds out {len(labels):,}"

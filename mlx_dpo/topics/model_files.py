@@ -9,9 +9,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import DpoError
 from ..storage.files import with_replacement, write_text
-from ..storage.reading import opened, path_text
 from .batches import dense
 from .corpus import Corpus
 from .ecrtm import ECRTM
@@ -92,22 +90,6 @@ def write_results(model: ECRTM, corpus: Corpus, folder: Path) -> None:
     if corpus.test:
         write_array(folder / TEST_THETA, document_topics(model, corpus.test.bags))
     write_top_words(folder, topic_word_logits(model), corpus.vocabulary)
-
-
-def read_array(path: Path, *, missing: str = "", damaged: str) -> np.ndarray:
-    """An array that `write_array` wrote.
-
-    Args:
-        missing, damaged: the remedy if there is no such file, or if it is not an array.
-
-    Raises:
-        DpoError: there is no array.
-    """
-    try:
-        with opened(path, missing) as file:
-            return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DpoError("is not an array of NumPy", where=path_text(path), hint=damaged) from error
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

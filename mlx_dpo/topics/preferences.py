@@ -24,11 +24,10 @@ from ..models.embedder import check_embedder
 from ..models.load import find_model
 from ..storage.append_log import AppendLog
 from ..storage.checksummed_folder import sha256
-from ..storage.reading import is_there, path_text
+from ..storage.reading import is_there, opened, path_text
 from .corpus import Corpus
 from .local_scorer import LocalScorer
 from .meanings import Meanings, meanings, nearest_words
-from .model_files import read_array
 from .preference_files import (
     DESCRIPTIONS,
     EXTRA_WORDS,
@@ -123,8 +122,11 @@ def read_logits(folder: Path, words: int) -> np.ndarray:
         DpoError: there are none, or they are of another vocabulary.
     """
     path = folder / LOGITS
-    missing = "mlx-dpo topics train writes it when dpo.start_epoch is reached"
-    logits = read_array(path, missing=missing, damaged="train again")
+    try:
+        with opened(path, "mlx-dpo topics train writes it when dpo.start_epoch is reached") as file:
+            logits = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DpoError("is not an array of NumPy", where=path_text(path), hint="train again") from error
     if logits.ndim != 2 or logits.shape[1] != words:
         what = f"has the shape {logits.shape}, but the vocabulary has {words:,} words"
         raise DpoError(what, where=path_text(path), hint="use the corpus that the model was trained on")
