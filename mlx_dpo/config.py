@@ -1,11 +1,9 @@
-"""All settings of a run in one dataclass: load, override, write."""
+"""All settings of a run in one dataclass."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from .console import say
 from .data.sources import DataConfig
 from .endpoint import EndpointConfig
 from .errors import DpoError
@@ -17,9 +15,8 @@ from .models.load import ModelConfig
 from .monitoring.trackers import TRACKERS
 from .optimizers import OptimizerConfig
 from .pairs.config import PairsConfig
-from .settings import Section, as_plain, build, section, setting, to_yaml
-from .settings_file import Tree, read_yaml
-from .storage.files import write_text
+from .settings import Section, build, section, setting
+from .settings_file import read_settings
 from .training.config import TrainingConfig
 
 
@@ -200,21 +197,4 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     Raises:
         DpoError: with file and line, or the override, of what is wrong.
     """
-    tree = Tree({}, {})
-    if path is not None:
-        tree, notes = read_yaml(path).with_moved(MOVED)
-        for note in notes:
-            _say_once(note)
-    for override in overrides:
-        tree = tree.with_override(override)
-    return build(RunConfig, tree)
-
-
-@cache
-def _say_once(note: str) -> None:
-    say(note)  # a command may read its settings several times
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved settings; a run from this file repeats the run."""
-    write_text(path, to_yaml(as_plain(config)))
+    return build(RunConfig, read_settings(path, overrides, MOVED))

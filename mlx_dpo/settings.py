@@ -8,12 +8,14 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from .errors import DpoError, label, quoted
 from .settings_file import Tree, Written
+from .storage.files import write_text
 from .storage.names import found_beside, path_fault
 from .suggestions import meant_setting, meant_value
 
@@ -301,3 +303,8 @@ def described(kind: type, prefix: str = "") -> Iterator[tuple[str, Any, str, tup
 def to_yaml(plain: dict[str, Any]) -> str:
     """Nested plain values as YAML, in their own order."""
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def save_settings(config: Any, path: Path) -> None:
+    """Write a settings dataclass as YAML; a run from this file repeats the run."""
+    write_text(path, to_yaml(as_plain(config)))

@@ -2,14 +2,17 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
 
+from .console import say
 from .errors import DpoError, first_line, label, quoted
 from .storage.names import path_fault
 from .storage.reading import unreadable
@@ -95,6 +98,30 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
     head, *rest = keys
     inner = values.get(head)
     return {**values, head: _set(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}
+
+
+def read_settings(
+    path: Path | str | None, overrides: Sequence[str] = (), moved: Mapping[str, str] = MappingProxyType({})
+) -> Tree:
+    """The settings of a file, if there is one, with each "section.key=value" applied.
+
+    Args:
+        moved: as for `Tree.with_moved`; each note is said once.
+
+    Raises:
+        DpoError: with file and line, or the override, of what is wrong.
+    """
+    tree, notes = (Tree({}, {}) if path is None else read_yaml(path)).with_moved(moved)
+    for note in notes:
+        _say_once(note)
+    for override in overrides:
+        tree = tree.with_override(override)
+    return tree
+
+
+@cache
+def _say_once(note: str) -> None:
+    say(note)  # a command may read its settings several times
 
 
 def read_yaml(path: Path | str) -> Tree:

@@ -6,7 +6,7 @@ file uses more. If a name is gone or has another shape, `UpstreamError` says whi
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import version
@@ -225,16 +225,21 @@ def replaced_in_models(ours: tuple[tuple[str, Callable[..., Any]], ...]) -> Iter
             setattr(place, name, their)
 
 
-@contextmanager
-def replaced_gelu(ours: Callable[[Any], Any]) -> Iterator[None]:
+def replaced_gelu(ours: Callable[[Any], Any]) -> AbstractContextManager[None]:
     """Within it, mlx_lm's Gemma 3 computes its activation function with `ours`."""
-    checked("mlx_lm.models.gemma3_text:MLP.__call__")
-    place, theirs = import_module("mlx.nn"), checked("mlx.nn:gelu_approx")
-    place.gelu_approx = ours
+    for name in ("mlx_lm.models.gemma3_text:MLP.__call__", "mlx.nn:gelu_approx"):
+        checked(name)
+    return _replaced(import_module("mlx.nn"), "gelu_approx", ours)
+
+
+@contextmanager
+def _replaced(place: Any, name: str, ours: Any) -> Iterator[None]:
+    theirs = getattr(place, name)
+    setattr(place, name, ours)
     try:
         yield
     finally:
-        place.gelu_approx = theirs
+        setattr(place, name, theirs)
 
 
 def replaceable(name: str) -> Any:
@@ -332,17 +337,11 @@ def _check_records() -> None:
 # transformers
 
 
-@contextmanager
-def template_clock(clock: Any) -> Iterator[None]:
+def template_clock(clock: Any) -> AbstractContextManager[None]:
     """Within it, chat templates that print the time look at this clock, which has `now()`."""
     checked("transformers.utils.chat_template_utils:datetime")
     module = import_module("transformers.utils.chat_template_utils")  # slow, and noisy without torch
-    before = module.datetime
-    module.datetime = clock
-    try:
-        yield
-    finally:
-        module.datetime = before
+    return _replaced(module, "datetime", clock)
 
 
 def template_sandbox(environment: type) -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from .options import PATH
+from .options import demo_output_option, demo_overwrite_option
 
 
 class _BetaRule(click.ParamType):
@@ -22,20 +22,13 @@ class _BetaRule(click.ParamType):
 
 
 @click.command()
-@click.option(
-    "--output",
-    type=PATH,
-    default="runs/demo",
-    show_default=True,
-    metavar="FOLDER",
-    help="Folder for everything the demo makes.",
-)
+@demo_output_option("runs/demo")
 @click.option(
     "--beta-rule",
     type=_BetaRule(),
     help="How beta changes during training; by default it stays the same.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
+@demo_overwrite_option
 def demo(output, beta_rule, overwrite):
     """Run every step offline on a tiny Granite hybrid.
 

@@ -7,6 +7,7 @@ from click.core import ParameterSource
 
 from ..console import show, show_json
 from ..printed_commands import command_line, path_word
+from .exported import show_exported
 from .options import (
     json_option,
     max_kl_ratio_option,
@@ -68,8 +69,5 @@ def export_gguf(folder, output, type_, lora, system, max_kl_ratio, prove, model,
     if as_json:
         show_json(result)
     else:
-        show(f"exported model: {result['exported']}")
-        show(result["proof"])
-        if "compared" in result:
-            show(f"compared with the adapter: {result['compared']}")
+        show_exported(result["exported"], result)
         show(f"next: {command_line(['ollama', 'create', 'NAME', '-f', path_word(result['modelfile'])])}")

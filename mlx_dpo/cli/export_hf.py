@@ -2,7 +2,8 @@
 
 import click
 
-from ..console import show, show_json
+from ..console import show_json
+from .exported import show_exported
 from .options import (
     json_option,
     max_kl_ratio_option,
@@ -36,7 +37,4 @@ def export_hf(folder, output, max_kl_ratio, prove, model, as_json):
     if as_json:
         show_json(result)
     else:
-        show(f"exported model: {output}")
-        show(result["proof"])
-        if "compared" in result:
-            show(f"compared with the adapter: {result['compared']}")
+        show_exported(output, result)

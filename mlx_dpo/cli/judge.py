@@ -8,7 +8,17 @@ from ..console import plural, say, show, show_json
 from ..errors import DpoError
 from ..printed_commands import assignment
 from .next_command import run_settings
-from .options import PATH, config_option, flags, json_option, repeated, resolve, set_option, setting_option
+from .options import (
+    PATH,
+    config_option,
+    dry_run_option,
+    flags,
+    json_option,
+    repeated,
+    resolve,
+    set_option,
+    setting_option,
+)
 
 
 @click.command()
@@ -20,7 +30,7 @@ from .options import PATH, config_option, flags, json_option, repeated, resolve,
 @setting_option("--rubric", "judge.rubric", "What decides: a rubric's name, or a text file.")
 @setting_option("--examples", "judge.examples", "Curated rows that show the style, for the rubric style.")
 @setting_option("--max-calls", "judge.max_calls", "Stop after so many requests; run again to continue.")
-@click.option("--dry-run", is_flag=True, help="Print how many requests and tokens are needed; ask nothing.")
+@dry_run_option
 @click.option(
     "--check",
     type=click.IntRange(1),

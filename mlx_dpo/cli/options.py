@@ -74,6 +74,23 @@ def max_kl_ratio_option(help: str) -> Callable:
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace an existing run in the output folder."
 )
+resume_option = click.option(
+    "--resume", is_flag=True, help="Continue the run in the output folder; an error if there is none."
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print how many requests and tokens are needed; ask nothing."
+)
+
+
+def demo_output_option(folder: str) -> Callable:
+    """`--output` of a demo; `folder` is its default."""
+    help = "Folder for everything the demo makes."
+    return click.option("--output", type=PATH, default=folder, show_default=True, metavar="FOLDER", help=help)
+
+
+demo_overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier demo in that folder."
+)
 
 
 def setting_option(flag: str, name: str, help: str) -> Callable:

@@ -15,6 +15,7 @@ from .options import (
     json_option,
     overwrite_option,
     resolve,
+    resume_option,
     set_option,
     setting_option,
 )
@@ -31,9 +32,7 @@ def training_options(data: str) -> Callable:
         setting_option("--model", "model.path", "The base model."),
         setting_option("--output", "run.output", "The run's folder."),
         overwrite_option,
-        click.option(
-            "--resume", is_flag=True, help="Continue the run in the output folder; an error if there is none."
-        ),
+        resume_option,
         click.option(
             "--accept-changes",
             is_flag=True,

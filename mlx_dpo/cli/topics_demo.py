@@ -2,19 +2,12 @@
 
 import click
 
-from .options import PATH
+from .options import demo_output_option, demo_overwrite_option
 
 
 @click.command("demo")
-@click.option(
-    "--output",
-    type=PATH,
-    default="runs/topics-demo",
-    show_default=True,
-    metavar="FOLDER",
-    help="Folder for everything the demo makes.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier demo in that folder.")
+@demo_output_option("runs/topics-demo")
+@demo_overwrite_option
 def topics_demo(output, overwrite):
     """Run every step offline on passages of State of the Union addresses.
 

@@ -6,17 +6,8 @@ from pathlib import Path
 import click
 
 from ..console import show, show_json
-from .options import PATH, json_option
-
-topics_run_option = click.option(
-    "--run", "folder", required=True, type=PATH, metavar="FOLDER", help="A run folder of topics train."
-)
-corpus_now_option = click.option(
-    "--corpus",
-    type=PATH,
-    metavar="FOLDER",
-    help="Where the corpus is now; by default where it was when the run was made.",
-)
+from .options import json_option
+from .topics_options import corpus_now_option, topics_run_option
 
 
 @click.command("eval")

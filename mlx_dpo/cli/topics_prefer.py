@@ -6,17 +6,18 @@ import click
 
 from ..console import plural, show, show_json
 from ..errors import DpoError
-from .options import config_option, json_option, resolve_topics, set_option, setting_option
+from .options import config_option, dry_run_option, json_option, resolve_topics, set_option, setting_option
+from .topics_options import corpus_option
 
 
 @click.command("prefer")
 @config_option
-@setting_option("--corpus", "corpus.folder", "Folder with the bags of words.")
+@corpus_option
 @setting_option("--output", "run.output", "The run's folder, with the snapshot of a model.")
 @setting_option("--endpoint", "preferences.url", "Address of the LLM's server.")
 @setting_option("--model", "preferences.model", "The LLM; without --endpoint a model folder or a Hub name.")
 @setting_option("--max-calls", "preferences.max_calls", "Stop after so many requests.")
-@click.option("--dry-run", is_flag=True, help="Print how many requests and tokens are needed; ask nothing.")
+@dry_run_option
 @set_option
 @json_option
 def topics_prefer(config_file, overrides, dry_run, as_json):

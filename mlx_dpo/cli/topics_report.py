@@ -6,7 +6,7 @@ import click
 
 from ..console import show, show_json
 from .options import json_option
-from .topics_eval import corpus_now_option, topics_run_option
+from .topics_options import corpus_now_option, topics_run_option
 
 
 @click.command("report")

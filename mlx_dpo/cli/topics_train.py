@@ -9,20 +9,20 @@ from .options import (
     json_option,
     overwrite_option,
     resolve_topics,
+    resume_option,
     set_option,
     setting_option,
 )
+from .topics_options import corpus_option
 
 
 @click.command("train")
 @config_option
-@setting_option("--corpus", "corpus.folder", "Folder with the bags of words.")
+@corpus_option
 @setting_option("--preferences", "preferences.file", "Preferences to use, instead of building them.")
 @setting_option("--output", "run.output", "The run's folder.")
 @overwrite_option
-@click.option(
-    "--resume", is_flag=True, help="Continue the run in the output folder; an error if there is none."
-)
+@resume_option
 @set_option
 @json_option
 def topics_train(config_file, overrides, overwrite, resume, as_json):

@@ -23,7 +23,7 @@ from ..models.adapters import (
 from ..models.base_of_adapter import KEY
 from ..models.load import load_model
 from ..upstream import model_classes
-from .tiny_models import CHATML, GEMMA, GRANITE, LLAMA3, ChatFormat, write_tokenizer
+from .tiny_models import CHATML, GEMMA, GRANITE, GRANITE_HYBRID, LLAMA3, ChatFormat, write_tokenizer
 
 VOCABULARY = 512
 _WORDS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
@@ -49,24 +49,13 @@ _SCALES = {
     "logits_scaling": 2.0,
 }
 _HYBRID = {
+    **GRANITE_HYBRID,
     **_SCALES,
-    "model_type": "granitemoehybrid",
-    "architectures": ["GraniteMoeHybridForCausalLM"],
     "shared_intermediate_size": 96,
     "layer_types": ["mamba", "attention", "mamba"],
-    "position_embedding_type": "nope",
-    "attention_bias": False,
     "mamba_n_heads": 8,
     "mamba_d_head": 16,
     "mamba_d_state": 16,
-    "mamba_d_conv": 4,
-    "mamba_n_groups": 1,
-    "mamba_expand": 2,
-    "mamba_conv_bias": True,
-    "mamba_proj_bias": False,
-    "num_local_experts": 0,
-    "num_experts_per_tok": 0,
-    "tie_word_embeddings": True,
 }
 CONFIGS: dict[str, tuple[dict[str, Any], ChatFormat, str]] = {
     "llama": ({**_LLAMA, "tie_word_embeddings": False}, LLAMA3, LLAMA3_SPLIT),

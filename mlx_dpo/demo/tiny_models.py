@@ -78,10 +78,30 @@ GEMMA = ChatFormat(
 )
 
 
+GRANITE_HYBRID = {
+    "model_type": "granitemoehybrid",
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "attention_bias": False,
+    "position_embedding_type": "nope",
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 2.0,
+    "mamba_d_conv": 4,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+"""What the config of a small Granite hybrid has, whatever its size."""
+
+
 def _granite_hybrid(hidden: int, layers: int, vocab: int) -> dict[str, Any]:
     return {
-        "model_type": "granitemoehybrid",
-        "architectures": ["GraniteMoeHybridForCausalLM"],
+        **GRANITE_HYBRID,
         "hidden_size": hidden,
         "intermediate_size": 2 * hidden,
         "shared_intermediate_size": 2 * hidden,
@@ -90,25 +110,11 @@ def _granite_hybrid(hidden: int, layers: int, vocab: int) -> dict[str, Any]:
         "layer_types": ["attention" if i % 3 == 1 else "mamba" for i in range(layers)],
         "num_attention_heads": max(2, hidden // 32),
         "num_key_value_heads": 2,
-        "attention_bias": False,
-        "position_embedding_type": "nope",
-        "embedding_multiplier": 12.0,
         "attention_multiplier": 1 / 32,
-        "residual_multiplier": 0.5,
-        "logits_scaling": 2.0,
         "mamba_n_heads": hidden // 32,
         "mamba_d_head": 64,
         "mamba_d_state": 32,
-        "mamba_d_conv": 4,
-        "mamba_n_groups": 1,
-        "mamba_expand": 2,
-        "mamba_conv_bias": True,
-        "mamba_proj_bias": False,
-        "num_local_experts": 0,
-        "num_experts_per_tok": 0,
-        "rms_norm_eps": 1e-5,
         "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
         "vocab_size": vocab,
     }
 

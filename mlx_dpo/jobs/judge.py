@@ -17,8 +17,9 @@ from ..errors import DpoError, first_ten
 from ..judges.asking import Judge, Judged, verdicts_log
 from ..judges.completions import Completions, read_completions
 from ..judges.config import JudgeConfig
+from ..judges.connected import connected
 from ..judges.estimate import Estimate, estimate
-from ..judges.kept_replies import Calls, kept_reply
+from ..judges.kept_replies import Calls, kept_reply, say_kept
 from ..judges.local import LocalJudge
 from ..judges.pairs import judged_pairs, with_close_length
 from ..judges.probe import probe
@@ -30,7 +31,7 @@ from ..pairs.config import PairsConfig
 from ..pairs.filters import REMEDIES, clusters_of, drop_reasons
 from ..pairs.from_curated import trained_prompts
 from ..storage.append_log import AppendLog, OpenLog
-from ..storage.files import check_writable, write_text
+from ..storage.files import check_writable
 from ..storage.jsonl import write_jsonl
 from ..storage.reading import is_there, read_object
 
@@ -63,8 +64,7 @@ def judge_completions(config: RunConfig) -> JudgeSummary:
             say(f"no pairs are held out, so nothing will show whether training helps: add prompts{new}")
     elif is_there(earlier := work.folder / "train.jsonl"):
         say(f"WARNING: the pairs in {earlier} are from an earlier judging, not from this judge and rubric")
-    price = None if calls.uncounted else settings.price(calls.prompt_tokens, calls.completion_tokens)
-    return summarise(judged, files, calls, judge.models, dropped, price, expected)
+    return summarise(judged, files, calls, judge.models, dropped, calls.price(settings), expected)
 
 
 def _selected(decided: list[Judged], settings: PairsConfig) -> tuple[list[Judged], dict[str, int]]:
@@ -178,7 +178,7 @@ class _Work:
 
     def note_judge(self) -> None:
         """Remember which judge is asked how, so that the same command goes on in the same way."""
-        write_text(self._log.settings_file, json.dumps(dict(self._log.settings), indent=1) + "\n")
+        self._log.write_settings()
 
     def judge(self, log: OpenLog, **more: Any) -> Judge:
         """The judge; without `ask` it only uses what is kept."""
@@ -223,8 +223,7 @@ def _ask(work: _Work) -> tuple[Judge, list[Judged], float | None]:
     server, schema = _probed(work, calls)
     with work.open() as log:
         work.note_judge()
-        if log.results:
-            say(f"{plural(len(log.results), 'reply is', 'replies are')} kept from before; continuing")
+        say_kept(log)
         expected = None
         if work.settings.price(0, 0) is not None:
             cost = estimate(work.judge(log), work.rows, work.settings)
@@ -261,8 +260,7 @@ def _probed(work: _Work, calls: Calls) -> tuple[Endpoint | LocalJudge, bool]:
         DpoError: the judge cannot be reached, or fails a question with a known answer.
     """
     settings, local = work.settings, work.settings.url is None
-    server = LocalJudge(settings.model or "") if local else Endpoint(settings, "judge")
-    server.check()
+    server = connected(settings, "judge")
     key = server.key if local else settings.model or server.model or ""
     method = settings.method if work.method is None or key != work.key else work.method
 

@@ -38,6 +38,22 @@ def say_if_unfinished(folder: Path | str, config: RunConfig) -> None:
         )
 
 
+def settings_file(folder: Path) -> Path:
+    """The settings file of a run.
+
+    Raises:
+        DpoError: the folder is not a run.
+    """
+    path = folder / SETTINGS
+    if not is_there(path):
+        raise DpoError(
+            "is not a run folder: it has no config.yaml" if is_there(folder) else "no such folder",
+            where=folder,
+            hint="name the folder that mlx-dpo train wrote (its run.output)",
+        )
+    return path
+
+
 def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
     """The settings of a run.
 
@@ -47,14 +63,9 @@ def open_run(folder: Path | str, model: str | None = None) -> RunConfig:
     Raises:
         DpoError: the folder is not a run, or its base model is missing.
     """
-    path = Path(folder) / SETTINGS
-    if not is_there(path):
+    if not is_there(Path(folder) / SETTINGS):
         check_not_peft(Path(folder))
-        raise DpoError(
-            "is not a run folder: it has no config.yaml" if is_there(folder) else "no such folder",
-            where=folder,
-            hint="name the folder that mlx-dpo train wrote (its run.output)",
-        )
+    path = settings_file(Path(folder))
     config = load_config(path, [f"model.path={model}"] if model else [])
     read_adapter_config(folder)
     if is_there(template := Path(folder) / TEMPLATE):

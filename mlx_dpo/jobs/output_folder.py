@@ -22,6 +22,7 @@ from ..training.checkpoint_folder import (
     newest_checkpoint,
     remove_leftovers,
 )
+from .continuing import would_replace
 from .open_run import SETTINGS
 from .resume import as_of_today
 
@@ -74,13 +75,10 @@ def checkpoint_in(folder: Path) -> Sealed | None:
     # If a process ended before its first checkpoint, nothing that took time is lost.
     begun = is_folder(folder / CHECKPOINTS) and not RunLog(folder, 0).reported()
     if held and not (begun and WEIGHTS in files and held == [*files, *folders]):
-        raise DpoError(
-            "contains a run without checkpoints, which cannot be continued"
-            if {WEIGHTS, METRICS} & {*files}
-            else f"contains {', '.join(held)}, which a run would replace",
-            where=folder,
-            hint="choose another folder with --output, or replace it with --overwrite",
-        )
+        error = would_replace(held, folder)
+        if {WEIGHTS, METRICS} & {*files}:
+            error = error.instead(what="contains a run without checkpoints, which cannot be continued")
+        raise error
     return None
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from ..config import load_config
 from ..errors import DpoError, first_ten
 from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
+from ..monitoring.run_log import EVENTS, METRICS
+from ..monitoring.samples import SAMPLES
 from ..printed_commands import command_line
 from ..report.page import Event, RunRecord, Sample, page
 from ..report.templates import Setting
@@ -16,6 +18,7 @@ from ..storage.files import write_text
 from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there, read_json
 from ..topics.model_files import BETA
+from .open_run import INSPECTION, settings_file
 
 REPORT = "report.html"
 _LARGEST = 2**53
@@ -47,7 +50,7 @@ def report_run(folder: Path | str) -> Path:
 
 def current_report(folder: Path) -> Path | None:
     """The run's report if it exists and is newer than the metrics."""
-    report, metrics = folder / REPORT, folder / "metrics.jsonl"
+    report, metrics = folder / REPORT, folder / METRICS
     made = is_there(report) and is_there(metrics)
     made = made and report.stat().st_mtime_ns >= metrics.stat().st_mtime_ns
     return report if made else None
@@ -70,23 +73,17 @@ def read_run(folder: Path) -> RunRecord:
     Raises:
         DpoError: with file and line.
     """
-    config = folder / "config.yaml"
-    if not is_there(config):
-        raise DpoError(
-            "is not a run folder: it has no config.yaml" if is_there(folder) else "no such folder",
-            where=folder,
-            hint="name the folder that mlx-dpo train wrote (its run.output)",
-        )
+    config = settings_file(folder)
     if is_there(folder / BETA):
         hint = command_line(["mlx-dpo", "topics", "report", "--run", str(folder)])
         raise DpoError("is the run of a topic model", where=folder, hint=f"use {hint}")
     return RunRecord(
         name=Path(os.path.realpath(folder)).name,
         settings=settings_of(load_config(config)),
-        rows=_metrics(folder / "metrics.jsonl"),
-        events=_events(folder / "events.jsonl"),
-        samples=_samples(folder / "samples.jsonl"),
-        inspection=_inspection(folder / "inspection.json"),
+        rows=_metrics(folder / METRICS),
+        events=_events(folder / EVENTS),
+        samples=_samples(folder / SAMPLES),
+        inspection=_inspection(folder / INSPECTION),
     )
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from ..config import MOVED, RunConfig
 from ..data.pair_store import PairStore
-from ..errors import DpoError, first_ten
+from ..errors import DpoError
 from ..forward.mlx_attention import BLOCKS
 from ..models.fingerprint import model_and_adapter_hashes
 from ..settings import deciding
 from ..storage.checksummed_folder import Sealed
 from ..training.checkpoint_folder import told_damaged
 from ..training.layout import Amounts, Layout
+from .continuing import changed_settings, check_unchanged, setting_change
 
 _PARTS = {
     "base": "the base model (model.path)",
@@ -50,24 +51,14 @@ def run_key(config: RunConfig, base: Path, pairs: PairStore, held: PairStore | N
     }
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The differences of two keys, in words; an empty list if they are equal."""
-    found = [_change(name, before, now) for name in changed_settings(before, now, "")]
-    return found + [f"{what} changed" for part, what in _PARTS.items() if before[part] != now[part]]
-
-
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Check that a run of key `before` may continue as a run of key `now`.
 
     Raises:
         DpoError: with all differences.
     """
-    if changed := differences(before, now):
-        raise DpoError(
-            f"the run in this folder was started differently: {first_ten(changed)}",
-            where=folder,
-            hint="undo the change to continue, continue with --accept-changes, or restart with --overwrite",
-        )
+    hint = "undo the change to continue, continue with --accept-changes, or restart with --overwrite"
+    check_unchanged(before, now, _PARTS, folder, hint)
 
 
 def as_asked(now: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,22 +166,10 @@ def check_acceptable(before: Mapping[str, Any], now: Mapping[str, Any], folder: 
     if form:
         raise DpoError(
             "the shape of the adapter cannot change during a run: "
-            + ", ".join(_change(name, before, now) for name in form),
+            + ", ".join(setting_change(name, before, now) for name in form),
             where=folder,
             hint="undo the change to continue, or start another run with --output",
         )
-
-
-def _change(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    new, old = (key["settings"].get(name) for key in (now, before))
-    return f"{name} is {'null' if new is None else new}, was {'null' if old is None else old}"
-
-
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], *prefixes: str) -> list[str]:
-    """Names of the settings that differ and begin with one of these."""
-    old, new = before["settings"], now["settings"]
-    names = dict.fromkeys([*old, *new])
-    return [name for name in names if name.startswith(prefixes) and old.get(name) != new.get(name)]
 
 
 def same_measure(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

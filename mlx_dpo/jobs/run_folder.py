@@ -5,13 +5,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlx.optimizers as optimizers
 
-from ..config import RunConfig, save_config
+from ..config import RunConfig
 from ..console import say
 from ..errors import DpoError
 from ..models.adapters import (
@@ -27,6 +26,7 @@ from ..models.base_of_adapter import KEY as BASE_SUMS
 from ..monitoring.margin_files import MARGINS, rewind_margins
 from ..monitoring.run_log import FILES, RunLog
 from ..monitoring.trackers import TRACKERS
+from ..settings import save_settings
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder, with_replacement, write_text
 from ..training.checkpoint_arrays import from_snapshot, to_snapshot
@@ -39,14 +39,19 @@ from ..training.checkpoint_folder import (
     read_arrays,
     remove_checkpoints,
     remove_leftovers,
+    remove_run,
     save_checkpoint,
     told_damaged,
 )
 from ..training.state import TrainState
+from .continuing import changed_settings, say_if_changed, versions
 from .kept_evaluation import EVALUATION
 from .open_run import INSPECTION, SETTINGS, TEMPLATE
 from .prepare import Prepared
-from .resume import changed_settings, filled_in, same_measure
+from .resume import filled_in, same_measure
+
+_LIBRARIES = ("mlx", "mlx-lm", "mlx-dpo")
+"""Libraries whose versions a run notes."""
 
 
 def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
@@ -65,9 +70,9 @@ def start_folder(run: Prepared, folder: Path, *, anew: bool) -> None:
     make_folder(folder / CHECKPOINTS)  # first: marks the folder as a run, even if the process ends soon
     if anew:
         # The largest file first: if the disk is full, an older run is still intact.
-        save_adapter_weights(policy, folder, first=partial(_remove_run, folder))
+        save_adapter_weights(policy, folder, first=partial(_remove_older, folder))
     _save_adapter_config(run, folder)
-    save_config(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
+    save_settings(filled_in(config, run.layout, run.amounts), folder / SETTINGS)
     write_template(config, run.tokenizer, folder)
     if run.inspection:
         write_text(folder / INSPECTION, json.dumps(run.inspection, indent=1) + "\n")
@@ -86,13 +91,9 @@ def _save_adapter_config(run: Prepared, folder: Path) -> None:
     save_adapter_config(run.policy, config.adapter, config.model.path, folder, {BASE_SUMS: run.base_sums})
 
 
-def _remove_run(folder: Path) -> None:
+def _remove_older(folder: Path) -> None:
     """Remove an older run, except the files that are about to be replaced."""
-    remove_checkpoints(folder)
-    for old in (MARGINS, *TRACKERS):
-        shutil.rmtree(folder / old, ignore_errors=True)
-    for old in (*FILES, EVALUATION):
-        (folder / old).unlink(missing_ok=True)
+    remove_run(folder, [MARGINS, *TRACKERS], [*FILES, EVALUATION])
 
 
 def put_back_adapter(folder: Path, checkpoint: Sealed, config: RunConfig) -> None:
@@ -142,8 +143,7 @@ def restored(
                 where=checkpoint.folder,
                 hint="start anew with --overwrite",
             ) from None
-    if facts["versions"] != _versions():
-        say(f"started with {facts['versions']}, continuing with {_versions()}: rounding may differ")
+    say_if_changed(facts["versions"], versions(*_LIBRARIES))
     log.check(facts["sizes"])
     put_back_adapter(log.folder, checkpoint, run.config)
     remove_checkpoints(log.folder, after=state.step)
@@ -168,10 +168,6 @@ def _with_changes(
     return replace(state, stopped="", best=state.best._replace(since=0))
 
 
-def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "mlx-dpo"))
-
-
 def save(
     run: Prepared, folder: Path, optimizer: optimizers.Optimizer, log: RunLog, state: TrainState
 ) -> None:
@@ -187,7 +183,7 @@ def save(
 
     arrays, facts = to_snapshot(state, optimizer)
     facts |= {"key": run.key, "layout": run.layout._asdict(), "amounts": run.amounts._asdict()}
-    facts |= {"sizes": log.sizes(), "versions": _versions()}
+    facts |= {"sizes": log.sizes(), "versions": versions(*_LIBRARIES)}
     saved = save_checkpoint(folder, state.step, arrays, facts, write_adapter)
     check_saved(policy, saved.folder, run.base)
     prune_checkpoints(folder, config.training.keep_checkpoints, state.best and state.best.step)

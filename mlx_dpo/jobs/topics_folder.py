@@ -1,12 +1,11 @@
 """The folder of a topic model's run: whether a run may start or continue there."""
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DpoError, first_ten
+from ..errors import DpoError
 from ..monitoring.run_log import FILES
 from ..settings import deciding
 from ..storage.cache import content_hash
@@ -19,11 +18,11 @@ from ..topics.model_files import RESULTS
 from ..training.checkpoint_folder import (
     CHECKPOINTS,
     newest_checkpoint,
-    remove_checkpoints,
     remove_leftovers,
+    remove_run,
 )
+from .continuing import check_unchanged, would_replace
 from .open_run import SETTINGS
-from .resume import changed_settings
 
 PREFERENCES = "preferences"
 """The folder, inside the run's, with everything from the snapshot to the chosen topics."""
@@ -79,11 +78,7 @@ def checkpoint_in(folder: Path) -> Sealed | None:
     held = [name for name in (*RESULTS, *FILES, SETTINGS, PREFERENCES) if is_there(folder / name)]
     begun = is_folder(folder / CHECKPOINTS)  # made first, before anything that took time
     if held and not begun:
-        raise DpoError(
-            f"contains {', '.join(held)}, which a run would replace",
-            where=folder,
-            hint="choose another folder with --output, or replace it with --overwrite",
-        )
+        raise would_replace(held, folder)
     return None
 
 
@@ -93,26 +88,10 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
     Raises:
         DpoError: with all differences.
     """
-    changed = [
-        f"{name} is {_said(now['settings'].get(name))}, was {_said(before['settings'].get(name))}"
-        for name in changed_settings(before, now, "")
-    ]
-    changed += [f"{what} changed" for part, what in _PARTS.items() if before[part] != now[part]]
-    if changed:
-        raise DpoError(
-            f"the run in this folder was started differently: {first_ten(changed)}",
-            where=folder,
-            hint="undo the change to continue, or restart with --overwrite",
-        )
-
-
-def _said(value: Any) -> str:
-    return "null" if value is None else str(value)
+    hint = "undo the change to continue, or restart with --overwrite"
+    check_unchanged(before, now, _PARTS, folder, hint)
 
 
 def clear_folder(folder: Path) -> None:
     """Remove an older run."""
-    remove_checkpoints(folder)
-    shutil.rmtree(folder / PREFERENCES, ignore_errors=True)
-    for old in (*FILES, *RESULTS):
-        (folder / old).unlink(missing_ok=True)
+    remove_run(folder, [PREFERENCES], [*FILES, *RESULTS])

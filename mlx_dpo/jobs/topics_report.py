@@ -15,7 +15,7 @@ from ..storage.reading import path_text
 from ..topics.changes import Changes, MeanChange, Moment, kept_words, mean_change, read_changes
 from ..topics.config import TopicsConfig, load_topics_config
 from ..topics.corpus import Corpus
-from ..topics.evaluation import FIGURES
+from ..topics.evaluation import FIGURES, figure_text
 from ..topics.win_lose import WinLose
 from .open_run import SETTINGS
 from .report import REPORT, check_libraries, rows_of, settings_of
@@ -114,7 +114,7 @@ def change_text(found: MeanChange) -> str:
 def _figures(changes: Changes) -> list[tuple[str, ...]]:
     moments = [moment for moment in (changes.snapshot, changes.end) if moment is not None]
     rows = [
-        (f"{label}, top {own.words}", *(_cell(getattr(m.figures[place], name)) for m in moments))
+        (f"{label}, top {own.words}", *(figure_text(getattr(m.figures[place], name)) for m in moments))
         for label, name in FIGURES
         for place, own in enumerate(changes.end.figures)
     ]
@@ -123,14 +123,10 @@ def _figures(changes: Changes) -> list[tuple[str, ...]]:
         count = f"{labels.documents:,} held-out documents, {labels.labels} labels"
         blank = [""] * (len(moments) - 1)
         rows += [
-            (f"{name}, {count}", *blank, _cell(value))
+            (f"{name}, {count}", *blank, figure_text(value))
             for name, value in (("purity", labels.purity), ("NMI", labels.nmi))
         ]
     return rows
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _topic(k: int, changes: Changes, vocabulary: list[str]) -> Topic:

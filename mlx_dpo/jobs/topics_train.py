@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,15 +11,16 @@ import numpy as np
 
 from ..console import progress, say
 from ..errors import DpoError
-from ..machine.interrupt import between_micro_batches, tell_saved
+from ..machine.interrupt import between_micro_batches
 from ..models.embedder import check_embedder
 from ..monitoring.run_log import RunLog
 from ..optimizers import OptimizerConfig, optimizer_at
+from ..settings import save_settings
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder
 from ..topics.batches import batch_count
 from ..topics.checkpoint import restore, save_state
-from ..topics.config import TopicsConfig, save_topics_config
+from ..topics.config import TopicsConfig
 from ..topics.corpus import Corpus, read_corpus
 from ..topics.ecrtm import ECRTM
 from ..topics.guidance import build_guidance, check_guidance
@@ -37,8 +37,12 @@ from ..training.checkpoint_folder import (
     prune_checkpoints,
     remove_checkpoints,
 )
+from .continuing import check_resumed, say_if_changed, versions
 from .open_run import SETTINGS
 from .topics_folder import PREFERENCES, check_same, checkpoint_in, clear_folder, run_key
+
+_LIBRARIES = ("mlx", "mlx-dpo")
+"""Libraries whose versions a run notes."""
 
 
 class TopicRun(NamedTuple):
@@ -72,10 +76,7 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
     make_folder(folder)
     with only_process(folder):
         checkpoint = None if overwrite else checkpoint_in(folder)
-        if resume and not checkpoint:
-            raise DpoError(
-                "has no checkpoint to resume from", where=folder, hint="leave out --resume to start a run"
-            )
+        check_resumed(resume, checkpoint, folder)
         if checkpoint:
             check_same(checkpoint.facts["key"], key, folder)
         elif config.dpo.start_epoch:
@@ -114,7 +115,7 @@ def _run(
     state = (
         _restored(checkpoint, model, optimizer, log) if checkpoint else _begun(folder, model, optimizer, save)
     )
-    save_topics_config(config, folder / SETTINGS)
+    save_settings(config, folder / SETTINGS)
     go = partial(_trained, config, corpus, folder, model, optimizer, log, save)
     start = config.dpo.start_epoch
     if not state.guided:
@@ -149,8 +150,7 @@ def _restored(checkpoint: Sealed, model: ECRTM, optimizer: optimizers.Optimizer,
     state = restore(checkpoint, model, optimizer)
     remove_checkpoints(log.folder, after=state.step)
     log.rewind(facts["sizes"])
-    if facts["versions"] != _versions():
-        say(f"started with {facts['versions']}, continuing with {_versions()}: rounding may differ")
+    say_if_changed(facts["versions"], versions(*_LIBRARIES))
     return state
 
 
@@ -174,7 +174,7 @@ def _save(
     state: TopicState,
 ) -> None:
     """Write a checkpoint, and remove old ones, except the last one without preferences."""
-    about = {"key": key, "sizes": log.sizes(), "versions": _versions()}
+    about = {"key": key, "sizes": log.sizes(), "versions": versions(*_LIBRARIES)}
     save_state(folder, model, optimizer, state, about)
     start = config.dpo.start_epoch
     snapshot = start and start * batch_count(corpus.bags.shape[0], config.training.batch_size)
@@ -198,25 +198,21 @@ def _trained(
     done = state.step // per_epoch * documents + state.documents
 
     with (
-        between_micro_batches() as check_interrupt,
+        between_micro_batches(folder / CHECKPOINTS) as check_interrupt,
         progress("training", epochs * documents, "documents", done) as advance,
     ):
-        try:
-            return train(
-                model,
-                optimizer,
-                corpus.bags,
-                config,
-                state,
-                guidance,
-                save=save,
-                log=lambda row: log.row(row, _line(row, epochs)),
-                advance=advance,
-                check_interrupt=check_interrupt,
-            )
-        except KeyboardInterrupt as stop:
-            tell_saved(stop, folder / CHECKPOINTS)
-            raise
+        return train(
+            model,
+            optimizer,
+            corpus.bags,
+            config,
+            state,
+            guidance,
+            save=save,
+            log=lambda row: log.row(row, _line(row, epochs)),
+            advance=advance,
+            check_interrupt=check_interrupt,
+        )
 
 
 def _line(row: dict[str, Any], epochs: int) -> str:
@@ -226,7 +222,3 @@ def _line(row: dict[str, Any], epochs: int) -> str:
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['loss']:.3f}  {terms}  "
         f"{row['documents_per_second']:,.0f} documents/s"
     )
-
-
-def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-dpo"))

@@ -21,6 +21,7 @@ from ..storage.files import make_folder
 from ..storage.reading import expanded, is_there
 from ..training.checkpoint_folder import only_process, remove_leftovers
 from ..training.mask_check import check_masks
+from .continuing import check_resumed
 from .output_folder import checkpoint_in, is_finished, last_good, output_folder
 from .plan import Start
 from .prepare import prepared
@@ -83,10 +84,7 @@ def _run(
     if overwrite:
         remove_leftovers(folder)  # fails before the slow part if the folder cannot be read
     checkpoint = None if overwrite else checkpoint_in(folder)
-    if resume and not checkpoint:
-        raise DpoError(
-            "has no checkpoint to resume from", where=folder, hint="leave out --resume to start a run"
-        )
+    check_resumed(resume, checkpoint, folder)
     rows, held_rows = read_rows(config)
     if config.model.adapter:
         check_adapter(config.model.adapter)

@@ -14,7 +14,7 @@ from ..data.tokenize import pair_sizes
 from ..errors import DpoError
 from ..forward.scoring import score_pairs, singles
 from ..losses import beta_rule, build_loss
-from ..machine.interrupt import between_micro_batches, tell_saved
+from ..machine.interrupt import between_micro_batches
 from ..monitoring.alarm_watch import Watch
 from ..monitoring.alarms import About
 from ..monitoring.callback import Callback, Listener
@@ -66,34 +66,30 @@ def fit(
     total = amounts.epochs * len(run.data.pairs)
     with (
         open_trackers(config.run.report_to, folder, settled, log.rows()) as trackers,
-        between_micro_batches() as check_interrupt,
+        between_micro_batches(folder / CHECKPOINTS) as check_interrupt,
         progress("training", total, "pairs", state.pairs) as advance,
     ):
         listener = Listener(callback, trackers.row)
         watch = Watch(log, _about(run, steps, start), config.training.guard, listener.row, state.forgotten)
-        try:
-            state = train(
-                policy,
-                optimizer,
-                run.data,
-                objective,
-                config.training,
-                config.optimizer.grad_clip,
-                amounts.epochs,
-                state,
-                rehearsal=run.rehearsal,
-                evaluate=_evaluation(run, folder, watch, check_interrupt),
-                save=partial(save, run, folder, optimizer, log),
-                log=lambda row: watch.report({**row, **run.memory.row()}),
-                note=log.note,
-                keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
-                advance=advance,
-                check_interrupt=check_interrupt,
-                ended=lambda: listener.ended,
-            )
-        except KeyboardInterrupt as stop:
-            tell_saved(stop, folder / CHECKPOINTS)
-            raise
+        state = train(
+            policy,
+            optimizer,
+            run.data,
+            objective,
+            config.training,
+            config.optimizer.grad_clip,
+            amounts.epochs,
+            state,
+            rehearsal=run.rehearsal,
+            evaluate=_evaluation(run, folder, watch, check_interrupt),
+            save=partial(save, run, folder, optimizer, log),
+            log=lambda row: watch.report({**row, **run.memory.row()}),
+            note=log.note,
+            keep_margins=partial(write_margins, folder) if config.run.margin_files else None,
+            advance=advance,
+            check_interrupt=check_interrupt,
+            ended=lambda: listener.ended,
+        )
         _say_end(state, steps, config, log)
         log.note(state.step, "memory", run.memory.summary(start, mx.get_peak_memory()))
     return TrainResult(folder, selected(state.best and {"row": state.best.row}, state.held_out, config))

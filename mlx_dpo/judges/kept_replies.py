@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..chat_protocol import Failure, Reply, Request
+from ..console import plural, say
 from ..errors import DpoError
 from ..storage.append_log import OpenLog
+from .config import PaidEndpointConfig
 from .prompts import without_control_marks
 from .verdicts import worth_keeping
 
@@ -66,6 +68,10 @@ class Calls:
         self.completion_tokens += reply.completion_tokens or 0
         self.uncounted += reply.prompt_tokens is None or reply.completion_tokens is None
 
+    def price(self, settings: PaidEndpointConfig) -> float | None:
+        """What the replies cost; None if no price is set, or the server did not count all tokens."""
+        return None if self.uncounted else settings.price(self.prompt_tokens, self.completion_tokens)
+
 
 @dataclass(kw_only=True)
 class KeptReplies:
@@ -119,6 +125,12 @@ class KeptReplies:
             self.log.append(key, row(kept), kept)
             self.models.add(kept.model)
         return kept
+
+
+def say_kept(log: OpenLog) -> None:
+    """Say how many replies the log has from before."""
+    if log.results:
+        say(f"{plural(len(log.results), 'reply is', 'replies are')} kept from before; continuing")
 
 
 def asked_again(request: Request, reply: str, why: str, form: str) -> Request:

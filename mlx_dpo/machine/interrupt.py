@@ -24,13 +24,6 @@ def tell(stop: KeyboardInterrupt, text: str) -> None:
     stop.told = True
 
 
-def tell_saved(stop: KeyboardInterrupt, checkpoints: Path) -> None:
-    """Say what of a training run is in the folder of its checkpoints, and how to continue."""
-    saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
-    again = "run the same command again, without --overwrite, to continue"
-    tell(stop, f"interrupted: {saved} in {checkpoints}; {again}")
-
-
 def was_told(stop: BaseException | None) -> bool:
     """Whether `tell` was called for this interrupt."""
     return getattr(stop, "told", False)
@@ -54,8 +47,25 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 
 @contextmanager
-def between_micro_batches() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises Stop if a stop was requested since the last call."""
+def between_micro_batches(checkpoints: Path) -> Iterator[Callable[[], None]]:
+    """Yield a function that raises Stop if a stop was requested since the last call.
+
+    Args:
+        checkpoints: the folder of the run's checkpoints. An interrupt is passed on after saying what is saved
+            there, and how to continue.
+    """
+    with _stop_requests() as check:
+        try:
+            yield check
+        except KeyboardInterrupt as stop:
+            saved = "everything so far is saved" if isinstance(stop, Stop) else "the last checkpoint is"
+            again = "run the same command again, without --overwrite, to continue"
+            tell(stop, f"interrupted: {saved} in {checkpoints}; {again}")
+            raise
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None  # only the main thread may set handlers
         return

@@ -65,43 +65,34 @@ _OTHER_MARK = ("ink", "dotted")
 _TIES = {"rewards/accuracies": 1, "eval/rewards/accuracies": 0}
 """Last step without an accuracy: the policy has not moved yet, and every pair is a tie."""
 
-_BOTH = ("train", "blue"), ("held-out", "orange")
+
+def _train_and_held_out(metric: str) -> tuple[Series, ...]:
+    return Series(metric, "train", "blue"), Series(f"eval/{metric}", "held-out", "orange", True)
+
+
+def _of_answers(kind: str) -> tuple[Series, ...]:
+    """Rewards or log-probabilities of both answers, in training and held-out."""
+    return (
+        Series(f"{kind}/chosen", "chosen", "blue"),
+        Series(f"{kind}/rejected", "rejected", "red"),
+        Series(f"eval/{kind}/chosen", "chosen, held-out", "blue", True),
+        Series(f"eval/{kind}/rejected", "rejected, held-out", "red", True),
+    )
+
+
 _KNOWN = (
-    Chart("loss", "Loss", "nats", (Series("loss", *_BOTH[0]), Series("eval/loss", *_BOTH[1], True))),
+    Chart("loss", "Loss", "nats", _train_and_held_out("loss")),
     Chart(
-        "margins",
-        "Reward margin, chosen − rejected",
-        "beta · nats",
-        (Series("rewards/margins", *_BOTH[0]), Series("eval/rewards/margins", *_BOTH[1], True)),
+        "margins", "Reward margin, chosen − rejected", "beta · nats", _train_and_held_out("rewards/margins")
     ),
     Chart(
         "accuracy",
         "Accuracy: chosen has the higher reward",
         "share of pairs",
-        (Series("rewards/accuracies", *_BOTH[0]), Series("eval/rewards/accuracies", *_BOTH[1], True)),
+        _train_and_held_out("rewards/accuracies"),
     ),
-    Chart(
-        "rewards",
-        "Rewards, relative to the reference",
-        "beta · nats",
-        (
-            Series("rewards/chosen", "chosen", "blue"),
-            Series("rewards/rejected", "rejected", "red"),
-            Series("eval/rewards/chosen", "chosen, held-out", "blue", True),
-            Series("eval/rewards/rejected", "rejected, held-out", "red", True),
-        ),
-    ),
-    Chart(
-        "logps",
-        "Log-probabilities of answers",
-        "nats",
-        (
-            Series("logps/chosen", "chosen", "blue"),
-            Series("logps/rejected", "rejected", "red"),
-            Series("eval/logps/chosen", "chosen, held-out", "blue", True),
-            Series("eval/logps/rejected", "rejected, held-out", "red", True),
-        ),
-    ),
+    Chart("rewards", "Rewards, relative to the reference", "beta · nats", _of_answers("rewards")),
+    Chart("logps", "Log-probabilities of answers", "nats", _of_answers("logps")),
     Chart("grad-norm", "Gradient norm, before clipping", "", (Series("grad_norm", "train", "blue"),)),
     Chart("learning-rate", "Learning rate", "", (Series("learning_rate", "train", "blue"),)),
     Chart("beta", "Beta", "", (Series("beta", "train", "blue"),)),

@@ -43,6 +43,10 @@ class AppendLog(NamedTuple):
         """NAME.json."""
         return self.path.with_suffix(".json")
 
+    def write_settings(self) -> None:
+        """Write NAME.json."""
+        write_text(self.settings_file, json.dumps(dict(self.settings), indent=1) + "\n")
+
     def check(self) -> None:
         """Check that the work in the folder can be continued.
 
@@ -96,7 +100,7 @@ class AppendLog(NamedTuple):
                 raise unwritable(path, error) from None
             self.check()
             if not is_there(self.settings_file):
-                write_text(self.settings_file, json.dumps(dict(self.settings), indent=1) + "\n")
+                self.write_settings()
             if is_there(path):
                 _whole_lines(path)  # refuses a pipe, which would block below
             try:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DpoError
-from ..settings import Section, as_plain, build, section, setting, to_yaml
-from ..settings_file import Tree, read_yaml
-from ..storage.files import write_text
+from ..settings import Section, build, section, setting
+from ..settings_file import read_settings
 from .corpus_config import CorpusConfig
 from .ecrtm import TopicModelConfig
 from .preferences_config import PreferencesConfig
@@ -57,12 +56,4 @@ def load_topics_config(path: Path | str | None = None, overrides: Sequence[str] 
     Raises:
         DpoError: with file and line, or the override, of what is wrong.
     """
-    tree = read_yaml(path) if path is not None else Tree({}, {})
-    for override in overrides:
-        tree = tree.with_override(override)
-    return build(TopicsConfig, tree)
-
-
-def save_topics_config(config: TopicsConfig, path: Path) -> None:
-    """Write the settings; a run from this file repeats the run."""
-    write_text(path, to_yaml(as_plain(config)))
+    return build(TopicsConfig, read_settings(path, overrides))

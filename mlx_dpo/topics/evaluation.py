@@ -89,7 +89,12 @@ def labels_text(found: LabelFigures | None) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return f"{'-' if value is None else f'{value:.3f}':>8}"
+    return f"{figure_text(value):>8}"
+
+
+def figure_text(value: float | None) -> str:
+    """A figure with three decimals; "-" if there is none."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def evaluate_topics(folder: Path, corpus: Corpus) -> TopicFigures:

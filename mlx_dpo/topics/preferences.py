@@ -4,7 +4,6 @@ The folder of a snapshot has beta_ref_logits.npy. Each stage adds one of the fil
 is skipped if its file exists. Replies of an LLM are in replies.jsonl as soon as they come.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ import numpy as np
 from ..console import plural, say
 from ..endpoint import Endpoint
 from ..errors import DpoError
+from ..judges.connected import connected
 from ..judges.estimate import money
-from ..judges.kept_replies import kept_reply
+from ..judges.kept_replies import kept_reply, say_kept
 from ..judges.local import LocalJudge
 from ..models.embedder import check_embedder
 from ..models.load import find_model
 from ..storage.append_log import AppendLog
 from ..storage.checksummed_folder import sha256
-from ..storage.files import write_text
 from ..storage.reading import is_there, path_text
 from .corpus import Corpus
 from .local_scorer import LocalScorer
@@ -46,11 +45,12 @@ from .preference_files import (
 )
 from .preferences_config import PreferencesConfig
 from .top_words import log_beta, top_words, write_top_words
-from .topic_llm import TopicLLM, connected, topics_text
+from .topic_llm import TopicLLM, topics_text
 from .topic_words import KNOWN, TopicWords
 from .win_lose import WinLose
 
 LOGITS = "beta_ref_logits.npy"
+_SECTION = "preferences"
 _EXTRA = 5
 """Words beyond the top 25 that are looked for by their vectors."""
 
@@ -83,7 +83,7 @@ def check_llm(settings: PreferencesConfig) -> None:
         DpoError: the server cannot be reached, or there is no such local model.
     """
     if settings.file is None and settings.url is not None:
-        connected(settings)
+        connected(settings, _SECTION)
     elif settings.file is None and settings.model is not None:
         try:
             find_model(settings.model)
@@ -219,13 +219,11 @@ class _Stages:
     @cached_property
     def _scorer(self) -> LocalScorer | TopicLLM:
         if not self.settings.is_named:
-            write_text(self.log.settings_file, json.dumps(dict(self.log.settings), indent=1) + "\n")
+            self.log.write_settings()
             return LocalScorer(self.words, self._meanings)
-        server = self.llm or connected(self.settings)
+        server = self.llm or connected(self.settings, _SECTION)
         replies = self.stack.enter_context(self.log.open(kept_reply))
-        if replies.results:
-            count = len(replies.results)
-            say(f"{plural(count, 'reply is', 'replies are')} kept from before; continuing")
+        say_kept(replies)
         return TopicLLM(
             ask=server.ask,
             key=server.key if isinstance(server, LocalJudge) else server.model or "",
@@ -248,7 +246,7 @@ class _Stages:
         if not isinstance(scorer, TopicLLM):
             return
         calls = scorer.calls
-        price = None if calls.uncounted else self.settings.price(calls.prompt_tokens, calls.completion_tokens)
+        price = calls.price(self.settings)
         say(f"asked the LLM {calls.sent:,} times{'' if price is None else f', price {money(price)}'}")
         if scorer.others:
             others = topics_text(sorted(scorer.others))

@@ -11,24 +11,11 @@ from ..judges.json_replies import UnreadableReplyError, json_of
 from ..judges.kept_replies import Kept, KeptReplies, NoReply, NotAsked, asked_again
 from ..judges.local import LocalJudge
 from .llm_questions import Question, description_question, preferences_question, score_question
-from .preferences_config import PreferencesConfig
 from .topic_words import DESCRIBED, SCORED, TopicWords
 from .win_lose import WinLose
 
 _METHOD = "object"
 """How replies are read, for `KeptReplies.reply`."""
-
-
-def connected(settings: PreferencesConfig) -> Endpoint | LocalJudge:
-    """The LLM of the settings, ready to be asked.
-
-    Raises:
-        DpoError: the server cannot be reached, or the local model cannot be loaded.
-    """
-    local = settings.url is None
-    llm = LocalJudge(settings.model or "") if local else Endpoint(settings, "preferences")
-    llm.check()
-    return llm
 
 
 class _Outcome(NamedTuple):

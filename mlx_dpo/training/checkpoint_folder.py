@@ -8,7 +8,7 @@ state.json                                   facts, and the checksums of all fil
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,22 @@ def remove_checkpoints(run: Path, after: int = -1) -> None:
                 shutil.rmtree(_folder(run, step))
             except OSError as error:
                 raise unwritable(_folder(run, step), error) from None
+
+
+def remove_run(run: Path, folders: Iterable[str], files: Iterable[str]) -> None:
+    """Remove an older run: its checkpoints, then what else it wrote.
+
+    Args:
+        folders, files: their names in the run's folder; they may be missing.
+
+    Raises:
+        DpoError: as `remove_checkpoints`.
+    """
+    remove_checkpoints(run)
+    for name in folders:
+        shutil.rmtree(run / name, ignore_errors=True)
+    for name in files:
+        (run / name).unlink(missing_ok=True)
 
 
 def holds_others(run: Path) -> bool:

@@ -10,7 +10,7 @@ import mlx_dpo
 from mlx_dpo import DpoError
 from mlx_dpo.jobs.train import train_run
 
-from ..conftest import rows_of
+from ..support.runs import rows_of
 
 
 @pytest.fixture(scope="module")

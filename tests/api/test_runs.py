@@ -11,8 +11,8 @@ import mlx_dpo
 from mlx_dpo import DpoError
 from mlx_dpo.losses import LOSSES
 
-from ..conftest import CLOCK, rows_of
 from ..support.mistakes import assert_told
+from ..support.runs import CLOCK, rows_of
 
 SETTINGS = [
     *("data.max_length=128", "adapter.rank=4", "optimizer.learning_rate=1e-3", "beta.value=0.2"),

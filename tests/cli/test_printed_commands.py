@@ -9,12 +9,13 @@ from typing import NamedTuple
 import pytest
 
 from mlx_dpo.cli import main
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.demo import run_demo
 from mlx_dpo.inspection import advice as verdict
 from mlx_dpo.jobs import report
 from mlx_dpo.models import slow_types as speed
 from mlx_dpo.models.load import load_model
+from mlx_dpo.settings import save_settings
 
 from ..conftest import half_precision, some
 from ..support.forking import module_code
@@ -109,7 +110,7 @@ def with_file(model, where, output):
     for name in ("a.jsonl", "b.jsonl"):
         (folder / name).write_text(Path(name).read_text())
     own = [f"model.path={model}", f"data.train={folder}/a.jsonl", f"data.valid={folder}/b.jsonl", *SHORT]
-    save_config(load_config(None, [*own, f"run.output={output}"]), folder / "my settings.yaml")
+    save_settings(load_config(None, [*own, f"run.output={output}"]), folder / "my settings.yaml")
     given = ["--config", "../other folder/my settings.yaml"]
     return Desk(given, f"{folder}/a.jsonl", f"{folder}/b.jsonl", output)
 

@@ -18,8 +18,9 @@ from mlx_dpo.monitoring.alarms import About, alarms
 from mlx_dpo.printed_commands import path_word
 from mlx_dpo.storage.cache import cache_folder
 
-from ..conftest import ROOT, rows_of
+from ..conftest import ROOT
 from ..support.mistakes import pair
+from ..support.runs import rows_of
 
 EARLIER = ROOT / "tests" / "golden" / "run_0_1"
 

@@ -6,8 +6,9 @@ import pytest
 
 from mlx_dpo.demo.tiny_models import write_tokenizer
 
+from ..support import mistakes
 from ..support.family_prompts import FAMILIES, REAL
-from ..support.mistakes import NO_MODEL, write
+from ..support.mistakes import NO_MODEL, lines
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +40,27 @@ def refused_rows(refused_at, tmp_path):
     def check(command, case):
         content, line, phrase, remedy, code = case
         if content is not None:
-            write(tmp_path / "rows.jsonl", content)
+            mistakes.write(tmp_path / "rows.jsonl", content)
         refused_at(f"{command} {NO_MODEL}", f"rows.jsonl{line}", phrase, remedy, code)
 
     return check
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to(name, content):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return file
+
+    return to
+
+
+@pytest.fixture
+def file_of(tmp_path):
+    def write(*rows):
+        (tmp_path / "rows.jsonl").write_text(lines(*rows))
+        return tmp_path / "rows.jsonl"
+
+    return write

@@ -4,72 +4,12 @@ Each case: rows of one file, and the pairs (prompt turns as "role: text", chosen
 """
 
 import json
-from itertools import permutations, product
 
-from ..support.mistakes import chat
-
-HOW = chat(("user", "How?"))
-TWO = chat(("user", "Hi."), ("assistant", "Hello."), ("user", "How?"))
-ASKED, TALK = ["user: How?"], ["user: Hi.", "assistant: Hello.", "user: How?"]
-
-
-def says(text):
-    return [{"role": "assistant", "content": text}]
-
-
-def talk(*turns):
-    return [{"from": speaker, "value": text} for speaker, text in turns]
-
-
-def one(prompt=ASKED, chosen="So.", rejected="Thus."):
-    return (prompt, chosen, rejected)
-
-
-WHOLE = {"chosen": HOW + says("So."), "rejected": HOW + says("Thus.")}
-LONG = {"chosen": TWO + says("So."), "rejected": TWO + says("Thus.")}
-POST = {"id": "t3_1", "subreddit": "tifu", "title": "Keys", "post": "I lost them.\n\nTwice.", "site": None}
-NEWS = {"id": "c1", "title": "Rain", "article": "It rained.", "site": "cnn", "subreddit": None, "post": None}
-
-
-def tldr(info, first, second, choice):
-    texts = [{"text": f" {text}", "policy": "sup1", "note": None} for text in (first, second)]
-    more = {"worker": "w1", "batch": "batch3", "split": "train", "extra": {"confidence": 5}}
-    return {"info": info, "summaries": texts, "choice": choice, **more}
-
-
-def feedback(rating, **annotated):
-    """An open-webui record: two models answered the second question, one answer was rated."""
-    messages = {
-        "u1": {"id": "u1", "parentId": None, "role": "user", "content": "Hi."},
-        "a1": {"id": "a1", "parentId": "u1", "role": "assistant", "content": "Hello.", "model": "m"},
-        "u2": {"id": "u2", "parentId": "a1", "role": "user", "content": "How?"},
-        "x": {"id": "x", "parentId": "u2", "role": "assistant", "content": "So.", "model": "m"},
-        "y": {"id": "y", "parentId": "u2", "role": "assistant", "content": "Thus.", "model": "n"},
-    }
-    for name, value in annotated.items():
-        messages[name]["annotation"] = {"rating": value}
-    history = {"messages": messages, "currentId": "x"}
-    return {
-        "id": f"f{rating}{annotated}",
-        "user_id": "u",
-        "version": 0,
-        "type": "rating",
-        "data": {"rating": rating, "model_id": "m", "sibling_model_ids": ["n"], "reason": "", "tags": []},
-        "meta": {"model_id": "m", "message_id": "x", "message_index": 3, "chat_id": "c"},
-        "snapshot": {"chat": {"id": "c", "title": "t", "chat": {"history": history, "models": ["m", "n"]}}},
-        "created_at": 1704067200,
-        "updated_at": 1704067200,
-    }
-
-
-def rated(text, score):
-    notes = {"helpfulness": {"Rating": str(int(score)), "Rationale": "..."}}
-    more = {"overall_score": 9.0, "critique": "...", "annotations": notes, "principle": "helpfulness"}
-    return {"model": "alpaca-7b", "response": text, "fine-grained_score": score, **more}
-
+from .row_parts import ASKED, HOW, LONG, NEWS, POST, TALK, TWO, WHOLE, feedback, one, rated, says, talk, tldr
 
 BEGUN = "\n\nHuman: Hi.\n\nAssistant:"
 RANKED = "prompts with several scored answers"
+HH, TLDR, SHP = "HH-RLHF transcripts", "TL;DR comparisons", "Stanford Human Preferences"
 PAIRS = {
     "HH-RLHF transcripts": (
         [
@@ -429,82 +369,3 @@ PROMPTFOO = {
     "shareableUrl": None,
 }
 PROMPTFOO_PAIRS = [one(), one(TALK)]
-
-NO_PAIR = {
-    "an HH row with an empty last turn": (
-        PAIRS["HH-RLHF transcripts"][0][0],
-        {"chosen": "\n\nHuman: How?\n\nAssistant:", "rejected": "\n\nHuman: How?\n\nAssistant: Thus."},
-        "an answer is empty",
-    ),
-    "HH transcripts that differ earlier": (
-        PAIRS["HH-RLHF transcripts"][0][0],
-        {"chosen": "\n\nHuman: How?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: Thus."},
-        "the conversations differ before the last answer",
-    ),
-    "a tie of Argilla's": (
-        PAIRS["distilabel Orca pairs"][0][0],
-        {"input": "How?", "chosen": "So.", "rejected": "Thus.", "status": "tie"},
-        "a tie",
-    ),
-    "equal scores": (
-        PAIRS[RANKED][0][2],
-        {"prompt": "How?", "responses": ["So.", "Thus."], "scores": [3, 3]},
-        "no two answers with different scores",
-    ),
-    "a tie in the arena": (
-        PAIRS["Chatbot Arena battles"][0][0],
-        {**PAIRS["Chatbot Arena battles"][0][0], "winner": "tie (bothbad)"},
-        "a tie",
-    ),
-    "votes without a majority": (
-        PAIRS["PandaLM votes"][0][0],
-        {**PAIRS["PandaLM votes"][0][0], "annotator2": 0, "annotator1": 1},
-        "a tie",
-    ),
-    "a summary of nothing": (
-        PAIRS["TL;DR comparisons"][0][0],
-        tldr({**NEWS, "article": None}, "So.", "Thus.", 0),
-        "neither a post nor an article",
-    ),
-    "a thumb without another answer": (
-        PAIRS["open-webui feedback"][0][0],
-        {**feedback(1), "meta": {"message_id": "a1"}},
-        "one rated answer, without another answer to the same message",
-    ),
-}
-"""A row that gives a pair, a row of the same format that gives none, and the reason."""
-
-CALL = {"type": "function", "function": {"name": "find", "arguments": {"q": "flour"}}}
-TOOLS = [{"type": "function", "function": {"name": "find", "parameters": {}}}]
-WHERE = chat(("user", "Where?"))
-PROMPT_KINDS = {
-    "one turn": WHERE,
-    "system": chat(("system", "Be kind."), ("user", "Where?")),
-    "tools": [
-        *chat(("user", "Look.")),
-        {"role": "assistant", "content": None, "tool_calls": [CALL]},
-        {"role": "tool", "content": "the jar", "name": "find"},
-    ],
-    "earlier reasoning": chat(
-        ("user", "Hi."), ("assistant", "<think>\nHm.\n</think>\n\nHello."), ("user", "Where?")
-    ),
-}
-ANSWER_KINDS = {
-    "plain": says("No."),
-    "reasoned": says("<think>\nDamp spoils it.\n</think>\n\nIn a jar."),
-    "reasoned in a field": [
-        {"role": "assistant", "content": "In a jar.", "reasoning_content": "Damp spoils it."}
-    ],
-    "reasoned from the start": says("Damp spoils it.\n</think>\n\nIn a jar."),
-    "call": [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
-}
-THINKING = {
-    (asked, first, second): {
-        "prompt": PROMPT_KINDS[asked],
-        "chosen": ANSWER_KINDS[first],
-        "rejected": ANSWER_KINDS[second],
-        **({"tools": TOOLS} if asked == "tools" else {}),
-    }
-    for asked, (first, second) in product(PROMPT_KINDS, permutations(ANSWER_KINDS, 2))
-}
-"""Prompts with system, tool and think turns, each with every two answers that reason, call, or do neither."""

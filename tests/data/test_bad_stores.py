@@ -16,8 +16,8 @@ from mlx_dpo.data.tokenize import tokenize_pairs
 from mlx_dpo.errors import DpoError
 from mlx_dpo.storage.cache import entry_folder
 
-from ..conftest import tokens_of
 from ..support.mistakes import assert_told, flip, lines, pair
+from ..support.runs import tokens_of
 
 MAX_LENGTH = 120
 

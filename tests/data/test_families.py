@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.data.own_format import to_answer, to_preference
 from mlx_dpo.data.tokenize import RowTokenizer, tokenize_pairs
 from mlx_dpo.errors import DpoError
@@ -18,6 +18,7 @@ from mlx_dpo.jobs.inspect import inspect_pairs
 from mlx_dpo.jobs.open_run import open_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.load import ModelConfig, load_tokenizer
+from mlx_dpo.settings import save_settings
 from mlx_dpo.training.mask_check import check_masks
 
 from ..conftest import some
@@ -268,7 +269,7 @@ def test_tools_of_the_settings_are_written_and_read_again(tmp_path):
         "function": {"name": "f", "parameters": {"properties": {"city": {"type": "string"}}}},
     }
     config = load_config(None, [f"model.template_options.tools={json.dumps([tool])}"])
-    save_config(config, tmp_path / "config.yaml")
+    save_settings(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
 

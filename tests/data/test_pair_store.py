@@ -22,8 +22,8 @@ from mlx_dpo.demo.tiny_models import GRANITE, write_tokenizer
 from mlx_dpo.models.load import load_tokenizer
 from mlx_dpo.storage import checksummed_folder as sealed_module
 
-from ..conftest import tokens_of
 from ..support.mistakes import lines, pair
+from ..support.runs import tokens_of
 
 MAX_LENGTH = 120
 

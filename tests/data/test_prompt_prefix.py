@@ -19,7 +19,7 @@ from mlx_dpo.models.load import ModelConfig, load_tokenizer
 
 from ..support.families import FAMILIES, QWEN3, write_family
 from ..support.mistakes import lines
-from .row_fixtures import ANSWER_KINDS, PROMPT_KINDS, THINKING
+from .thinking_rows import ANSWER_KINDS, PROMPT_KINDS, THINKING
 
 OPENS_THINK = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"

@@ -1,4 +1,4 @@
-"""Rows of every known format: recognised by columns and types, converted to pairs, or refused by line."""
+"""Rows of every known format: recognised by columns and types, and converted to pairs."""
 
 import json
 
@@ -10,21 +10,9 @@ from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.data.sources import read_curated, read_pairs
 from mlx_dpo.errors import DpoError
 
-from ..support.mistakes import assert_told, cases, chat, lines, pair
-from .row_fixtures import (
-    ANSWERS,
-    HOW,
-    NO_PAIR,
-    OWN,
-    PAIRS,
-    PROMPTFOO,
-    PROMPTFOO_PAIRS,
-    RANKED,
-    TALK,
-    feedback,
-    says,
-    talk,
-)
+from ..support.mistakes import assert_told, cases, lines
+from .row_fixtures import ANSWERS, HH, OWN, PAIRS, PROMPTFOO, PROMPTFOO_PAIRS, RANKED, SHP, TLDR
+from .row_parts import HOW, NEWS, TALK, feedback, tldr
 
 
 def turns(prompt):
@@ -33,15 +21,6 @@ def turns(prompt):
 
 def as_cases(pairs):
     return [(turns(one.prompt), one.chosen, one.rejected) for one in pairs]
-
-
-@pytest.fixture
-def file_of(tmp_path):
-    def write(*rows):
-        (tmp_path / "rows.jsonl").write_text(lines(*rows))
-        return tmp_path / "rows.jsonl"
-
-    return write
 
 
 def test_every_format_has_rows_here():
@@ -176,6 +155,51 @@ def test_scores_of_ranked_answers_are_in_meta(file_of):
     assert (first.id, second.id) == ("line-1/1", "line-1/2")
 
 
+NO_PAIR = {
+    "an HH row with an empty last turn": (
+        PAIRS["HH-RLHF transcripts"][0][0],
+        {"chosen": "\n\nHuman: How?\n\nAssistant:", "rejected": "\n\nHuman: How?\n\nAssistant: Thus."},
+        "an answer is empty",
+    ),
+    "HH transcripts that differ earlier": (
+        PAIRS["HH-RLHF transcripts"][0][0],
+        {"chosen": "\n\nHuman: How?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: Thus."},
+        "the conversations differ before the last answer",
+    ),
+    "a tie of Argilla's": (
+        PAIRS["distilabel Orca pairs"][0][0],
+        {"input": "How?", "chosen": "So.", "rejected": "Thus.", "status": "tie"},
+        "a tie",
+    ),
+    "equal scores": (
+        PAIRS[RANKED][0][2],
+        {"prompt": "How?", "responses": ["So.", "Thus."], "scores": [3, 3]},
+        "no two answers with different scores",
+    ),
+    "a tie in the arena": (
+        PAIRS["Chatbot Arena battles"][0][0],
+        {**PAIRS["Chatbot Arena battles"][0][0], "winner": "tie (bothbad)"},
+        "a tie",
+    ),
+    "votes without a majority": (
+        PAIRS["PandaLM votes"][0][0],
+        {**PAIRS["PandaLM votes"][0][0], "annotator2": 0, "annotator1": 1},
+        "a tie",
+    ),
+    "a summary of nothing": (
+        PAIRS["TL;DR comparisons"][0][0],
+        tldr({**NEWS, "article": None}, "So.", "Thus.", 0),
+        "neither a post nor an article",
+    ),
+    "a thumb without another answer": (
+        PAIRS["open-webui feedback"][0][0],
+        {**feedback(1), "meta": {"message_id": "a1"}},
+        "one rated answer, without another answer to the same message",
+    ),
+}
+"""A row that gives a pair, a row of the same format that gives none, and the reason."""
+
+
 @cases(NO_PAIR)
 def test_a_row_that_makes_no_pair_is_left_out_and_named_with_the_reason(case, file_of, capsys):
     good, other, reason = case
@@ -198,13 +222,6 @@ def test_a_file_in_which_no_row_makes_a_pair_is_refused(file_of):
 def test_columns_that_no_format_uses_are_named(file_of):
     assert index_rows(file_of(*PAIRS["Stack Exchange pairs"][0])).unused == {"qid": 1, "date": 1}
     assert index_rows(file_of(*PAIRS["axolotl pairs"][0])).unused == {}
-
-
-def test_an_odd_first_row_does_not_decide_the_format_of_the_file(file_of):
-    odd, good = {"chosen": "So.", "rejected": "Thus."}, PAIRS["HH-RLHF transcripts"][0][0]
-    with pytest.raises(DpoError) as caught:
-        index_rows(file_of(odd, good, good))
-    assert caught.value.where.endswith("rows.jsonl:1") and "HH-RLHF transcripts" in str(caught.value)
 
 
 OTHER_PROMPTS = [
@@ -241,176 +258,6 @@ def test_columns_about_the_row_leave_the_shared_start_the_prompt(file_of):
 def test_a_text_of_the_prompt_is_not_made_of_half_words(file_of):
     row = {"chosen": "Is it 12? Yes.", "rejected": "Is it 13? No."}
     assert as_cases(read_pairs(file_of(row))) == [(["user: Is it"], "12? Yes.", "13? No.")]
-
-
-def first_of(name, **changes):
-    """The first row of a format with some values changed; ... removes one."""
-    row = {**PAIRS[name][0][0], **changes}
-    return {key: value for key, value in row.items() if value is not ...}
-
-
-def with_file():
-    """Messages as open-webui keeps them, of which the first has a document."""
-    messages = feedback(1)["snapshot"]["chat"]["chat"]["history"]["messages"]
-    return {**messages, "u1": {**messages["u1"], "files": [{"type": "file", "name": "a.pdf"}]}}
-
-
-HH, TLDR, SHP = "HH-RLHF transcripts", "TL;DR comparisons", "Stanford Human Preferences"
-MALFORMED = {
-    "an HH row without a transcript": (HH, {"chosen": "So."}, "does not look like", "other-format"),
-    "an HH row without rejected": (HH, {"rejected": ...}, "'rejected' is missing", "other-format"),
-    "an HH row with null": (HH, {"chosen": None}, "'chosen' must be text, got null", "wrong-type"),
-    "an HH row with another prompt": (HH, {"prompt": "Why not?"}, "'prompt' differs", "prompt-differs"),
-    "a choice in words": (TLDR, {"choice": "first"}, "'choice' must be a whole number", "wrong-type"),
-    "no post": (TLDR, {"info": "post"}, "'info' must be an object, got text", "wrong-type"),
-    "one conversation": (
-        "UltraFeedback binarized",
-        {"rejected": "Thus."},
-        "'rejected' must be a list of messages, got text",
-        "wrong-type",
-    ),
-    "conversations that part early": (
-        "UltraFeedback binarized",
-        {"rejected": chat(("user", "Why?"), ("assistant", "No."))},
-        "differ before the last assistant turn",
-        "conversations-part",
-    ),
-    "a turn of nobody": (
-        "ShareGPT pairs",
-        {"conversations": talk(("narrator", "How?"))},
-        "has the unknown role 'narrator'",
-        "bad-role",
-    ),
-    "a conversation that ends in an answer": (
-        "ShareGPT pairs",
-        {"conversations": talk(("human", "Hi."), ("gpt", "Hello."))},
-        "must end with a user turn",
-        "prompt-ends-in-answer",
-    ),
-    "an image": (
-        "axolotl pairs",
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "a.png"}]}]},
-        "has a content part of type 'image_url'",
-        "not-text",
-    ),
-    "images beside it": ("ms-swift pairs", {"images": ["a.png"]}, "'images' is not part of", "left-out"),
-    "no input": ("OpenAI preferences", {"input": ...}, "'input' is missing", "other-format"),
-    "no messages": ("OpenAI preferences", {"input": {}}, "'input.messages' is empty", "empty-prompt"),
-    "two preferred answers": (
-        "OpenAI preferences",
-        {"preferred_output": says("So.") * 2},
-        "'preferred_output' must be one assistant message",
-        "not-one-answer",
-    ),
-    "a number for an answer": (
-        "Stack Exchange pairs",
-        {"response_j": 5},
-        "'response_j' must be text, got a number",
-        "wrong-type",
-    ),
-    "an empty question": ("Stack Exchange pairs", {"question": " "}, "'question' is empty", "empty-prompt"),
-    "a list of scores that is too short": (
-        RANKED,
-        {"completions": ["So.", "Thus."], "scores": [1]},
-        "does not look like",
-        "other-format",
-    ),
-    "a label in words": (SHP, {"labels": "A"}, "'labels' must be a whole number, got text", "wrong-type"),
-    "two prompts": (
-        "pairs with chosen_response and rejected_response",
-        {"prompt": "Why?"},
-        "has both 'instruction' and 'prompt'",
-        "left-out",
-    ),
-    "a history in words": (
-        "instructions with two answers",
-        {"history": "Hi. Hello."},
-        "'history' is not a list of questions with answers",
-        "wrong-type",
-    ),
-    "a history of questions alone": (
-        "instructions with two answers",
-        {"history": [["Hi."]]},
-        "'history' is not a list of questions with answers",
-        "wrong-type",
-    ),
-    "text beside the turns of a prompt": (
-        RANKED,
-        {"instruction": HOW, "input": "Wie?"},
-        "'input' would be left out of the prompt",
-        "left-out",
-    ),
-    "a file beside a message": (
-        "open-webui feedback",
-        {"snapshot": {"history": {"messages": with_file()}}},
-        "'prompt' has files in a turn",
-        "not-text",
-    ),
-    "one answer": ("PKU-SafeRLHF", {"response_1": ...}, "'response_1' is missing", "other-format"),
-    "true for an answer": ("PandaLM votes", {"response1": True}, "'response1' must be text", "wrong-type"),
-    "a snapshot that is text": (
-        "open-webui feedback",
-        {"snapshot": "..."},
-        "'snapshot' must be an object, got text",
-        "wrong-type",
-    ),
-    "two system turns": (
-        "distilabel Orca pairs",
-        {"system": 7},
-        "'system' must be text, got a number",
-        "wrong-type",
-    ),
-}
-
-
-@cases(MALFORMED)
-def test_a_malformed_row_is_named_by_its_line(case, file_of):
-    name, changes, phrase, code = case
-    good = PAIRS[name][0][0]
-    file = file_of(*[good] * 3, first_of(name, **changes))
-    with pytest.raises(DpoError) as caught:
-        index_rows(file)
-    assert_told(caught.value, f"{file}:4", phrase, code=code)
-
-
-def test_a_row_of_another_known_format_is_named_with_both(file_of):
-    hh, other = PAIRS[HH][0][0], PAIRS[SHP][0][0]
-    with pytest.raises(DpoError) as caught:
-        index_rows(file_of(hh, hh, other))
-    what = f"has the format {SHP!r}, but the first rows of the file have {HH!r}"
-    assert_told(caught.value, caught.value.where, what, "list the files in data.train", "other-format")
-    assert caught.value.where.endswith(":3")
-    with pytest.raises(
-        DpoError, match=f"has the format '{SHP}', but the first rows of the file have 'our own"
-    ):
-        index_rows(file_of(pair(), pair(), other))
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "How?", "completion": "So.", "label": True},
-        {"messages": HOW + says("So."), "label": False},
-        {"prompt": "How?", "completion": "So.", "kto_tag": True},
-    ],
-)
-def test_unpaired_rows_are_refused_with_the_reason(row, file_of):
-    with pytest.raises(DpoError) as caught:
-        index_rows(file_of(row))
-    assert_told(caught.value, caught.value.where, "unpaired row", "prompt, chosen and rejected", "unpaired")
-
-
-def test_an_unknown_format_is_refused_with_its_columns(file_of):
-    with pytest.raises(DpoError) as caught:
-        index_rows(file_of({"winner_text": "So.", "loser_text": "Thus."}))
-    assert_told(
-        caught.value, caught.value.where, "'chosen' is missing", "winner_text, loser_text", "missing-chosen"
-    )
-
-
-def test_ranked_answers_without_scores_are_refused(file_of):
-    with pytest.raises(DpoError, match="several answers, but without scores"):
-        index_rows(file_of({"prompt": "How?", "completions": ["So.", "Thus."]}))
 
 
 def test_think_blocks_and_tools_pass_through_a_format(file_of):

@@ -16,8 +16,8 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.inspection.row_checks import build_context
 from mlx_dpo.inspection.scan import scan
 
-from ..conftest import tokens_of
 from ..support.mistakes import curated, lines, pair
+from ..support.runs import tokens_of
 
 # ---- lines
 

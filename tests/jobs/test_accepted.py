@@ -8,8 +8,8 @@ from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
-from ..conftest import rows_of
 from ..monitoring.test_alarm_runs import EASY
+from ..support.runs import rows_of
 from .test_changed import again
 
 

@@ -7,14 +7,15 @@ import shutil
 import pytest
 
 from mlx_dpo.cli import main
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.train import train_run
+from mlx_dpo.settings import save_settings
 from mlx_dpo.training import trainer
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
-from ..conftest import rows_of
 from ..support.mistakes import changed
+from ..support.runs import rows_of
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_a_run_does_not_go_on_as_another_and_says_what_differs(stopped, tmp_path
 
 def again(config, tmp_path, *settings):
     """The same settings but for these; the files that they name stay as they are."""
-    save_config(config, tmp_path / "given.yaml")
+    save_settings(config, tmp_path / "given.yaml")
     return load_config(tmp_path / "given.yaml", settings)
 
 

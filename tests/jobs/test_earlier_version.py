@@ -12,7 +12,8 @@ from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.report import report_run
 from mlx_dpo.jobs.train import train_run
 
-from ..conftest import ROOT, files_in, rows_of, weights_of
+from ..conftest import ROOT, files_in
+from ..support.runs import rows_of, weights_of
 from ..training.test_bad_checkpoints import sealed_again
 
 EARLIER = ROOT / "tests" / "golden" / "run_0_1"

@@ -13,16 +13,17 @@ import pytest
 from mlx.utils import tree_map
 
 from mlx_dpo.cli import main
-from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import run_folder
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.out_of_memory import SHORTER, explained
+from mlx_dpo.settings import save_settings
 from mlx_dpo.training import trainer
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, newest_checkpoint
 
-from ..conftest import rows_of, some
+from ..conftest import some
 from ..support.mistakes import assert_told
+from ..support.runs import rows_of
 from .test_resume import EPOCHS, outcome
 
 
@@ -266,7 +267,7 @@ def test_what_is_read_back_must_be_what_was_saved(configure, monkeypatch):
 
 def test_a_stopped_training_says_what_goes_on(configure, tmp_path, capsys):
     config = configure("llama", train=8)
-    save_config(config, tmp_path / "given.yaml")
+    save_settings(config, tmp_path / "given.yaml")
     train_run(config)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:

@@ -10,6 +10,7 @@ import pytest
 from mlx_dpo.config import load_config
 from mlx_dpo.endpoint import Endpoint
 from mlx_dpo.jobs import judge as job
+from mlx_dpo.judges import connected
 
 from ..support.judge_server import ROWS, judging, pairs, smaller, verdicts
 from ..support.mistakes import lines
@@ -54,7 +55,7 @@ def test_every_row_ends_judged_or_listed_as_failed_and_none_is_lost_or_doubled(
         with lock:
             return chance.choice([*faults(good.text), *[good] * 20])
 
-    monkeypatch.setattr(job, "Endpoint", partial(Endpoint, wait=clock.wait, now=clock.now, retries=1))
+    monkeypatch.setattr(connected, "Endpoint", partial(Endpoint, wait=clock.wait, now=clock.now, retries=1))
     (tmp_path / "rows.jsonl").write_text(lines(*ROWS))
     settings = {
         **{"url": serve(answer).url, "completions": tmp_path / "rows.jsonl", "output": tmp_path / "judged"},
@@ -90,7 +91,7 @@ def test_a_server_that_asks_to_wait_ten_minutes_is_waited_for_and_its_rows_are_j
             return Fails(429, "too many requests", retry_after=600)
         return judging(smaller)(body)
 
-    monkeypatch.setattr(job, "Endpoint", partial(Endpoint, wait=clock.wait, now=clock.now))
+    monkeypatch.setattr(connected, "Endpoint", partial(Endpoint, wait=clock.wait, now=clock.now))
     (tmp_path / "rows.jsonl").write_text(lines(*ROWS[:4]))
     server = serve(answer)
     settings = {"url": server.url, "completions": tmp_path / "rows.jsonl", "output": tmp_path / "judged"}

@@ -16,7 +16,8 @@ from mlx_dpo.training.layout import Amounts, Layout
 from mlx_dpo.training.learning_rate_test import RATES, found_rate, rate_test
 from mlx_dpo.training.step import pair_gradient
 
-from ..conftest import rows_of, some, train_pairs
+from ..conftest import some
+from ..support.runs import rows_of, train_pairs
 
 SFT = ("loss.name=sft", "optimizer.learning_rate=null")
 HALF = ("training.accumulation=2",)

@@ -12,8 +12,8 @@ from mlx_dpo.jobs.gen_pairs import generate_pairs
 from mlx_dpo.jobs.resume import check_same, run_key
 from mlx_dpo.jobs.train import _with_absolute_paths
 
-from ..conftest import train_pairs
 from ..support.mistakes import lines, pair
+from ..support.runs import train_pairs
 
 
 def table(rows):

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from mlx_dpo.config import save_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs import prepare, training_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.machine.interrupt import Stop
+from mlx_dpo.settings import save_settings
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS, prune_checkpoints
 from mlx_dpo.training.state import TrainState
 
-from ..conftest import CLOCK, rows_of, some
+from ..conftest import some
+from ..support.runs import CLOCK, rows_of
 
 RULES = {
     "fixed": (),
@@ -72,7 +73,7 @@ def interrupted(monkeypatch):
 
     def train(config, count):
         with monkeypatch.context() as patch:
-            patch.setattr(training_run, "between_micro_batches", lambda: after(count))
+            patch.setattr(training_run, "between_micro_batches", lambda checkpoints: after(count))
             try:
                 train_run(config)
             except Stop:
@@ -117,7 +118,7 @@ def start(forked, tmp_path):
     """`mlx-dpo train` in another process."""
 
     def train(config):
-        save_config(config, tmp_path / "given.yaml")
+        save_settings(config, tmp_path / "given.yaml")
         return forked("train", "--config", tmp_path / "given.yaml")
 
     return train

@@ -15,8 +15,8 @@ from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window_gradient import window_gradient
 
-from ..conftest import rows_of
 from ..support.policies import PAIRS, policy
+from ..support.runs import rows_of
 
 FORWARDS = [PLAIN, COMPLETION, SHARED, SEPARATE]
 

@@ -30,10 +30,10 @@ from mlx_dpo.models.weights import check_tensors
 from mlx_dpo.storage import cache, files
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
-from ..conftest import weights_of
 from ..support.adapter_commands import DAMAGED, READERS, command_line, flip
 from ..support.mistakes import assert_told, changed
 from ..support.policies import policy
+from ..support.runs import weights_of
 
 
 def is_whole(path):

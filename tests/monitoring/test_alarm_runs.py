@@ -10,7 +10,7 @@ from mlx_dpo.demo.tiny_models import make_model
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.training.checkpoint_folder import CHECKPOINTS
 
-from ..conftest import rows_of, train_pairs
+from ..support.runs import rows_of, train_pairs
 
 
 def alarms_of(folder):

@@ -24,7 +24,8 @@ from mlx_dpo.training import forward_check
 from mlx_dpo.training.checked_rows import shortened
 from mlx_dpo.training.layout import Layout
 
-from ..conftest import rows_of, some
+from ..conftest import some
+from ..support.runs import rows_of
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from mlx_dpo.cli.report import report
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.report import report_run
 from mlx_dpo.report.charts import COLOURS, points
+from mlx_dpo.settings import save_settings
 
 from ..support.mistakes import assert_told, lines
 from ..support.pages import FEW, ROWS, TOLD, Page, drawn, eval_row, page_of, places, train_row
@@ -329,7 +330,7 @@ def test_a_folder_without_settings_or_metrics_is_no_run(tmp_path):
         report_run(tmp_path)
     with pytest.raises(DpoError, match="no such folder"):
         report_run(tmp_path / "none")
-    save_config(load_config(None), tmp_path / "config.yaml")
+    save_settings(load_config(None), tmp_path / "config.yaml")
     with pytest.raises(DpoError, match="no such file") as caught:
         report_run(tmp_path)
     assert caught.value.where == str(tmp_path / "metrics.jsonl")

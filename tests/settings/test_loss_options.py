@@ -7,10 +7,11 @@ import mlx.core as mx
 import pytest
 
 from mlx_dpo.cli import main
-from mlx_dpo.config import MOVED, RunConfig, load_config, save_config
+from mlx_dpo.config import MOVED, RunConfig, load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.resume import up_to_date
 from mlx_dpo.losses import LOSSES, LossConfig, register_loss
+from mlx_dpo.settings import save_settings
 
 from ..support.mistakes import assert_told
 
@@ -45,7 +46,7 @@ def test_an_option_that_is_null_is_the_losss_own():
 
 def test_options_written_to_a_file_and_read_again_are_equal(tmp_path):
     config = load_config(None, ["loss.name=[simpo, cpo]", "loss.options={simpo_gamma: 1, cpo_alpha: 1e-3}"])
-    save_config(config, tmp_path / "config.yaml")
+    save_settings(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
 

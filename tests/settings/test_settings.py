@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from mlx_dpo.config import RunConfig, load_config, save_config
+from mlx_dpo.config import RunConfig, load_config
 from mlx_dpo.errors import DpoError
-from mlx_dpo.settings import as_plain, build, described, setting, to_yaml
+from mlx_dpo.settings import as_plain, build, described, save_settings, setting, to_yaml
 from mlx_dpo.settings_file import Tree, read_yaml
 
 from ..conftest import ROOT
@@ -229,7 +229,7 @@ def test_settings_written_to_a_file_and_read_again_are_equal(tmp_path):
     config = load_config(None, CHANGED)
     assert config.adapter.targets == ["q_proj", "off", "12"]
     assert config.run.output == "2024-01-01"
-    save_config(config, tmp_path / "config.yaml")
+    save_settings(config, tmp_path / "config.yaml")
     again = load_config(tmp_path / "config.yaml")
     assert again == config
     assert build(RunConfig, read_yaml(tmp_path / "config.yaml")) == config
@@ -238,7 +238,7 @@ def test_settings_written_to_a_file_and_read_again_are_equal(tmp_path):
 
 def test_a_long_path_survives_the_file(tmp_path):
     config = load_config(None, [f"run.output={'very long folder/' * 20}end"])
-    save_config(config, tmp_path / "config.yaml")
+    save_settings(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
 

@@ -4,9 +4,10 @@ import json
 import re
 from html.parser import HTMLParser
 
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.jobs.report import report_run
 from mlx_dpo.report.charts import charts, draw
+from mlx_dpo.settings import save_settings
 
 from .mistakes import lines
 
@@ -105,7 +106,7 @@ def page_of(folder, rows=FEW, overrides=(), **files):
     """Write a run's folder: settings, rows and further files; its page, and the page's HTML."""
     folder.mkdir(exist_ok=True)
     settled = ["training.epochs=1", "optimizer.learning_rate=2e-5"]
-    save_config(
+    save_settings(
         load_config(None, ["model.path=models/granite", *settled, *overrides]), folder / "config.yaml"
     )
     (folder / "metrics.jsonl").write_text(lines(*rows))

@@ -3,9 +3,9 @@
 import pytest
 
 from mlx_dpo.errors import DpoError
-from mlx_dpo.settings import as_plain, described
+from mlx_dpo.settings import as_plain, described, save_settings
 from mlx_dpo.settings_file import read_yaml
-from mlx_dpo.topics.config import TopicsConfig, load_topics_config, save_topics_config
+from mlx_dpo.topics.config import TopicsConfig, load_topics_config
 
 from ..conftest import ROOT
 
@@ -32,7 +32,7 @@ def test_settings_are_the_same_again_after_a_file(tmp_path):
     config = load_topics_config(
         SHIPPED, ["model.topics=7", "word_vectors.source=random", "training.train_words=true"]
     )
-    save_topics_config(config, tmp_path / "config.yaml")
+    save_settings(config, tmp_path / "config.yaml")
     assert as_plain(load_topics_config(tmp_path / "config.yaml")) == as_plain(config)
 
 

@@ -17,7 +17,7 @@ from mlx_dpo.losses.beta_rule import exact
 from mlx_dpo.losses.risk_beta import RiskConfig
 from mlx_dpo.monitoring.margin_files import margin_summary
 
-from ..conftest import rows_of, weights_of
+from ..support.runs import rows_of, weights_of
 
 LN2 = math.log(2)
 ALONE = "data.valid=null"

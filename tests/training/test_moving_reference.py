@@ -9,7 +9,7 @@ from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.jobs.train import train_run
 
-from ..conftest import rows_of, weights_of
+from ..support.runs import rows_of, weights_of
 
 LN2 = math.log(2)
 CONSTANT = ("optimizer.schedule=constant", "optimizer.warmup_ratio=0", "training.accumulation=2")

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.data.pair_store import open_pairs
 from mlx_dpo.data.row_index import index_rows
 from mlx_dpo.errors import DpoError
@@ -20,13 +20,15 @@ from mlx_dpo.jobs.evaluate import evaluate_run
 from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import attach
 from mlx_dpo.models.load import load_model, load_tokenizer
+from mlx_dpo.settings import save_settings
 from mlx_dpo.storage.cache import entry_folder, keep, remove
 from mlx_dpo.training import reference as module
 from mlx_dpo.training import reference_check
 from mlx_dpo.training.reference import reference_key, reference_scores
 
-from ..conftest import CLOCK, rows_of, some
+from ..conftest import some
 from ..support.mistakes import flip
+from ..support.runs import CLOCK, rows_of
 
 LN2 = math.log(2)
 
@@ -324,7 +326,7 @@ train.train_run(load_config("run.yaml"))
 
 
 def test_a_killed_run_loses_no_score(configure, forwards, tmp_path, forked):
-    save_config(configure(), tmp_path / "run.yaml")
+    save_settings(configure(), tmp_path / "run.yaml")
     assert forked(code=KILLED, cwd=tmp_path).wait() == -9
     train_run(configure())
     assert forwards() == (6 - 4 + 2, True)

@@ -18,7 +18,7 @@ from mlx_dpo.models.load import load_model, load_tokenizer
 from mlx_dpo.models.unprompted_texts import around_question, longest_text, own_texts
 from mlx_dpo.training.rehearsal import Rehearsal, divergence, divergence_gradient, rehearsed
 
-from ..conftest import rows_of, weights_of
+from ..support.runs import rows_of, weights_of
 
 SFT = ("loss.name=sft", "training.rehearsal=null")
 

@@ -10,7 +10,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_dpo.cli import main
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.data.own_format import to_answer
 from mlx_dpo.errors import DpoError
 from mlx_dpo.forward.pair_logps import PLAIN, SHARED
@@ -19,9 +19,10 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.losses import LossConfig, build_loss
 from mlx_dpo.models.adapters import attach
 from mlx_dpo.models.load import load_model
+from mlx_dpo.settings import save_settings
 from mlx_dpo.training.step import pair_gradient
 
-from ..conftest import rows_of, train_pairs, weights_of
+from ..support.runs import rows_of, train_pairs, weights_of
 
 SFT = "loss.name=sft"
 
@@ -131,7 +132,7 @@ def test_the_settings_of_pairs_need_not_be_taken_out_of_a_file(configure, tmp_pa
     of_pairs = ("loss.name=[sigmoid, robust]", "loss.weights=[1, 2]", "loss.options.label_smoothing=0.1")
     of_pairs += ("beta.rule=risk", "beta.risk.warmup_steps=1", "training.reference_sync_steps=2")
     config = configure("llama", *of_pairs)
-    save_config(config, tmp_path / "pairs.yaml")
+    save_settings(config, tmp_path / "pairs.yaml")
     with pytest.raises(SystemExit) as stop:
         main(["sft", "--config", str(tmp_path / "pairs.yaml")])
     assert stop.value.code == 0

@@ -15,7 +15,7 @@ from mlx_dpo.models.adapters import trainable
 from mlx_dpo.models.load import load_model
 from mlx_dpo.training import forward_check, reference_check
 
-from ..conftest import train_pairs
+from ..support.runs import train_pairs
 
 
 def test_a_policy_that_moved_is_refused_as_its_own_reference(configure):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_dpo.config import load_config, save_config
+from mlx_dpo.config import load_config
 from mlx_dpo.errors import DpoError
 from mlx_dpo.export.fuse import fuse_run
 from mlx_dpo.forward.mlx_attention import BLOCKS
@@ -23,8 +23,10 @@ from mlx_dpo.jobs.train import train_run
 from mlx_dpo.models.adapters import adapted_table, attach, load_adapter
 from mlx_dpo.models.load import load_model
 from mlx_dpo.optimizers import OptimizerConfig
+from mlx_dpo.settings import save_settings
 
-from ..conftest import half_precision, rows_of, train_pairs, weights_of
+from ..conftest import half_precision
+from ..support.runs import rows_of, train_pairs, weights_of
 
 LN2 = math.log(2)
 
@@ -166,7 +168,7 @@ def test_dropout_and_checkpointing_never_meet(configure):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_leaves_a_loadable_adapter_and_exits_130(configure, models, tmp_path, number):
     config = configure("granite", "training.epochs=200")
-    save_config(config, tmp_path / "run.yaml")
+    save_settings(config, tmp_path / "run.yaml")
     process = subprocess.Popen(
         [sys.executable, "-m", "mlx_dpo", "train", "--config", str(tmp_path / "run.yaml")],
         stderr=subprocess.PIPE,

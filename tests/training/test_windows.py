@@ -19,7 +19,7 @@ from mlx_dpo.models.adapters import trainable
 from mlx_dpo.training.step import pair_gradient
 from mlx_dpo.training.window_gradient import Objective, take_window, window_gradient
 
-from ..conftest import train_pairs, weights_of
+from ..support.runs import train_pairs, weights_of
 
 
 def test_accumulating_8_singles_ends_where_batches_of_8_end(configure):
