@@ -1,5 +1,6 @@
 """Vectors of words: from the corpus itself, from a file, or from a sentence embedder."""
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,8 +53,8 @@ def ppmi_svd(bags: "csr_matrix", size: int, seed: int) -> np.ndarray:
 def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
     """Vectors of a file with a word and its numbers on each line, float32 (V, size); says the coverage.
 
-    Words that the file does not have get zeros. A first line with two whole numbers, as word2vec writes it,
-    is left out.
+    Words that the file does not have get zeros. Blank lines are left out, and a first line with two whole
+    numbers, as word2vec writes it.
 
     Raises:
         DpoError: the file cannot be read, a line has another number of numbers, or no word is known.
@@ -63,8 +64,10 @@ def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
     found = set()
     with opened(path) as file:
         for number, line in enumerate(file, 1):
-            parts = line.rstrip().split(b" ")
-            if number == 1 and len(parts) == 2:
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
+            parts = line.rstrip().replace(b"\t", b" ").split(b" ")
+            if parts == [b""] or (number == 1 and len(parts) == 2):
                 continue
             if not size:
                 size = len(parts) - 1

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -207,6 +208,15 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path):
         check_writable(tmp_path / "run", need_bytes=free + 10**12)
     assert float(caught.value.what.split()[1]) == pytest.approx((free + 10**12) / 1e9, rel=1e-3)
     assert caught.value.where == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("need", "unit"), [(10**18, "GB"), (99 * 10**6, "MB")])
+def test_small_amounts_of_room_are_told_in_megabytes(tmp_path, monkeypatch, need, unit):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=12_345))
+    with pytest.raises(DpoError) as caught:
+        check_writable(tmp_path / "run", need_bytes=need)
+    size = {"GB": "1000000000.00 GB, but the disk has 0.00 GB", "MB": "99.00 MB, but the disk has 0.01 MB"}
+    assert caught.value.what == f"needs {size[unit]} left"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the folder nobody may write in is Linux's")
