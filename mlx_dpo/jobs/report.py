@@ -10,14 +10,12 @@ from ..errors import DpoError, first_ten
 from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from ..monitoring.run_log import EVENTS, METRICS
 from ..monitoring.samples import SAMPLES
-from ..printed_commands import command_line
 from ..report.page import Event, RunRecord, Sample, page
 from ..report.templates import Setting
 from ..settings import as_plain, described
 from ..storage.files import write_text
 from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there, read_json
-from ..topics.model_files import BETA
 from .open_run import INSPECTION, settings_file
 
 REPORT = "report.html"
@@ -74,9 +72,6 @@ def read_run(folder: Path) -> RunRecord:
         DpoError: with file and line.
     """
     config = settings_file(folder)
-    if is_there(folder / BETA):
-        hint = command_line(["mlx-dpo", "topics", "report", "--run", str(folder)])
-        raise DpoError("is the run of a topic model", where=folder, hint=f"use {hint}")
     return RunRecord(
         name=Path(os.path.realpath(folder)).name,
         settings=settings_of(load_config(config)),
