@@ -32,6 +32,10 @@ REPORT, EVAL, PREFER = (
     "topics eval --run run",
     "topics prefer --config run/config.yaml",
 )
+TOPICS = (
+    "run: is the run of a topic model",
+    "use mlx-dpo topics eval --run run or mlx-dpo topics report --run run",
+)
 ANEW = f"{PREFER} --set preferences.file=null"
 RUNS = {
     "top words missing": (
@@ -89,6 +93,27 @@ RUNS = {
         "topics eval --run corpus",
         "corpus: contains no run of a topic model",
         "give the folder that mlx-dpo topics train wrote",
+    ),
+    "a run on pairs": (
+        holding("config.yaml", "data: {train: pairs.jsonl}\n"),
+        REPORT,
+        "run: contains no run of a topic model",
+        "give the folder that mlx-dpo topics train wrote",
+    ),
+    **{
+        f"a run of a topic model for {command}": (lambda run: None, command, *TOPICS)
+        for command in (
+            "eval --run run",
+            "fuse --run run --output fused",
+            "export gguf --run run --output gguf",
+            "report --run run",
+        )
+    },
+    "a run of a topic model in the folder of a run on pairs": (
+        lambda run: None,
+        "train --model none --data pairs.jsonl --output run --overwrite",
+        "run: contains the run of a topic model",
+        "choose another folder with --output",
     ),
     "no snapshot": (
         without(LOGITS),
