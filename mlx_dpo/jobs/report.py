@@ -97,7 +97,7 @@ def settings_of(config: Any) -> list[Setting]:
 def _metrics(path: Path) -> list[dict[str, float]]:
     rows = rows_of(path, {"step": int})
     for where, row in rows:
-        wrong = [name for name, value in row.items() if not _is_number(value)]
+        wrong = [name for name, value in row.items() if not is_number(value)]
         if wrong:
             raise DpoError(f"not a number: {first_ten(wrong)}", where=where, hint=_BROKEN)
         if not 0 <= row.get("eval/rewards/accuracies", 0) <= 1 or row.get("eval/pairs", 1) < 1:
@@ -110,7 +110,7 @@ def _metrics(path: Path) -> list[dict[str, float]]:
     return [row for _, row in rows]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether this is a number that a float can represent: JSON has whole numbers of any length."""
     return isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
 
@@ -146,7 +146,7 @@ def rows_of(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any
     rows = list(read_jsonl(path))
     for where, row in rows:
         for name, kind in kinds.items():
-            if not isinstance(row.get(name), kind) or (kind is int and not _is_number(row[name])):
+            if not isinstance(row.get(name), kind) or (kind is int and not is_number(row[name])):
                 expected = {int: "a whole number", float: "a number"}.get(kind, "text")
                 raise DpoError(f"{name!r} is missing or not {expected}", where=where, hint=_BROKEN)
     return rows
