@@ -100,14 +100,22 @@ def test_a_run_that_was_started_differently_is_not_continued(corpus, tmp_path, o
     assert outcome(*train_words())[0] == 0
     told = mistake(*train_words("training.seed=5", "training.save_minutes=1"))
     assert told.what == "the run in this folder was started differently: training.seed is 5, was 0"
-    texts = tmp_path / "corpus" / "train_texts.txt"
-    kept = texts.read_text()
-    texts.write_text(kept.replace("bread", "loaf", 1))
-    assert mistake(*train_words()).what.endswith("the corpus (corpus.folder) changed")
-    texts.write_text(kept)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "train_texts.txt", "train_bow.npz"])
+def test_a_run_on_another_corpus_is_not_continued(corpus, name, outcome, mistake):
     assert outcome(*train_words())[0] == 0
-    write_corpus(tmp_path / "corpus", seed=3)
-    assert mistake(*train_words()).what.endswith("the corpus (corpus.folder) changed")
+    if name == "train_bow.npz":
+        bags = load_npz(corpus / name)
+        bags.data[0] += 1
+        save_npz(corpus / name, bags)
+    else:
+        text = (corpus / name).read_text()
+        (corpus / name).write_text(text.replace("bread", "breads", 1))
+    assert str(mistake(*train_words())) == (
+        "run: the run in this folder was started differently: the corpus (corpus.folder) changed\n  undo the "
+        "change to continue, or restart with --overwrite"
+    )
 
 
 def test_another_seed_gives_another_model(corpus, tmp_path, outcome):
