@@ -8,7 +8,10 @@ import pytest
 from mlx_dpo.topics.coherence import npmi
 from mlx_dpo.topics.config import load_topics_config
 from mlx_dpo.topics.guidance import build_guidance
+from mlx_dpo.topics.model_files import write_array
 from mlx_dpo.topics.preference_files import write_preferences
+from mlx_dpo.topics.preferences import LOGITS, build_preferences
+from mlx_dpo.topics.preferences_config import PreferencesConfig
 from mlx_dpo.topics.top_words import log_beta, top_words
 from mlx_dpo.topics.win_lose import WinLose
 
@@ -40,8 +43,18 @@ def below_average(scores, count):
 def test_the_filter_looks_at_15_words_by_their_share_and_the_anchor_holds_the_other_topics(logits, tmp_path):
     found = build_guidance(tmp_path / "preferences", corpus(), load_topics_config(None, SETTINGS), logits, "")
     expected = below_average(log_beta(logits), 15)
-    assert expected not in (below_average(log_beta(logits), 10), below_average(log_beta(logits), 20))
+    assert expected != below_average(log_beta(logits), 10)
     assert expected != below_average(logits, 15)
     rows = (tmp_path / "preferences" / "dpo_selected_topics.jsonl").read_text().splitlines()
     assert [json.loads(row)["k"] for row in rows] == expected
     assert found.others.tolist() == [k for k in range(TOPICS) if k not in expected] != []
+
+
+def test_five_words_outside_of_the_top_25_are_compared_too(logits, tmp_path):
+    write_array(tmp_path / LOGITS, logits)
+    build_preferences(tmp_path, corpus(), PreferencesConfig())
+    ranked = np.argsort(-log_beta(logits), axis=1)
+    for line in (tmp_path / "extra_words.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        extra = [index for pair in row["extra_words"] for index in pair.values()]
+        assert len(set(extra)) == 5 and not set(extra) & set(ranked[row["k"], :25].tolist())
