@@ -18,7 +18,7 @@ from ..topics.corpus import Corpus
 from ..topics.evaluation import FIGURES, figure_text
 from ..topics.win_lose import WinLose
 from .open_run import SETTINGS
-from .report import REPORT, check_libraries, rows_of, settings_of
+from .report import REPORT, check_libraries, is_number, rows_of, settings_of
 from .topics_evaluate import corpus_of
 from .topics_folder import PREFERENCES
 
@@ -73,14 +73,21 @@ def topics_record(folder: Path, config: TopicsConfig, corpus: Corpus, changes: C
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if isinstance(value, int | float)}
+    return {name: value for name, value in row.items() if is_number(value)}
 
 
 def _extent(rows: list[dict[str, float]], config: TopicsConfig) -> str:
+    first, last = (_model_loss(rows[place]) for place in (0, -1))
+    without = " without preferences" if any({"loss/dpo", "loss/anchor"} & row.keys() for row in rows) else ""
     return (
         f"{int(rows[-1]['epoch']):,} of {plural(config.training.epochs, 'epoch')}, seed "
-        f"{config.training.seed}; training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f}."
+        f"{config.training.seed}; training loss{without} from {first:.3f} to {last:.3f}."
     )
+
+
+def _model_loss(row: dict[str, float]) -> float:
+    """The loss without the terms of preferences, which only the second phase has."""
+    return row["loss"] - row.get("loss/dpo", 0.0) - row.get("loss/anchor", 0.0)
 
 
 def change_sentences(changes: Changes) -> list[str]:
@@ -89,26 +96,36 @@ def change_sentences(changes: Changes) -> list[str]:
     if before is None:
         return ["No preferences were used."]
     if not changes.improved:
-        return ["Preferences were built, but no topic was picked."]
+        return ["No topic was improved: the filter picked none that has winners and losers."]
     kept, sentences = kept_words(before.words, end.words), []
     for what, own in (("with", list(changes.improved)), ("without", changes.others)):
         if not own:
             continue
-        share = f"{100 * kept[own].mean():.0f} % of their top {end.words.shape[1]} words"
+        their = "its" if len(own) == 1 else "their"
+        share = f"{100 * kept[own].mean():.0f} % of {their} top {end.words.shape[1]} words"
         sentences.append(f"{plural(len(own), 'topic')} {what} preferences kept {share}.")
         for name, label in _NAMES.items():
             was, now = getattr(before, name), getattr(end, name)
             if now is not None:
-                sentences.append(f"Their {label} went {change_text(mean_change(was, now, own))}.")
+                sentences.append(
+                    f"{their.capitalize()} {label} went {change_text(mean_change(was, now, own))}."
+                )
     return sentences
 
 
 def change_text(found: MeanChange) -> str:
     """A change of means: from 0.323 to 0.345, change +0.022 (95 % interval +0.001 to +0.043)."""
     interval = (
-        "" if found.low is None else f" (95 % interval over topics {found.low:+.3f} to {found.high:+.3f})"
+        ""
+        if found.low is None or found.high is None
+        else f" (95 % interval over topics {_signed(found.low)} to {_signed(found.high)})"
     )
-    return f"from {found.before:.3f} to {found.after:.3f}, change {found.change:+.3f}{interval}"
+    return f"from {found.before:.3f} to {found.after:.3f}, change {_signed(found.change)}{interval}"
+
+
+def _signed(value: float) -> str:
+    """A number with its sign and three decimals; -0.0004 -> +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _figures(changes: Changes) -> list[tuple[str, ...]]:

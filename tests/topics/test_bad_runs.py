@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ..support.mistakes import cases, cut, flip, holding, lines, without, write
-from ..support.topic_corpus import train_words, write_corpus
+from ..support.topic_corpus import VOCABULARY, train_words, write_corpus
 
 AGAIN = "train the model again, or evaluate it with the corpus that it was trained on"
 GUIDED = ("training.epochs=4", "dpo.start_epoch=2", "dpo.topic_filter=none", "preferences.file=wanted.jsonl")
@@ -14,6 +14,11 @@ GUIDED = ("training.epochs=4", "dpo.start_epoch=2", "dpo.topic_filter=none", "pr
 
 def array(name, values):
     return lambda run: np.save(run / name, values)
+
+
+def npy(header):
+    """A file of NumPy with this header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100)
 
 
 def top_words(*rows):
@@ -31,6 +36,10 @@ REPORT, EVAL, PREFER = (
     "topics report --run run",
     "topics eval --run run",
     "topics prefer --config run/config.yaml",
+)
+TOPICS = (
+    "run: is the run of a topic model",
+    "use mlx-dpo topics eval --run run or mlx-dpo topics report --run run",
 )
 ANEW = f"{PREFER} --set preferences.file=null"
 RUNS = {
@@ -53,6 +62,12 @@ RUNS = {
         "for all topics",
         AGAIN,
     ),
+    "top words whose indices are not whole numbers": (
+        top_words({"k": 0, "top_words": [{"bread": float(VOCABULARY.index("bread"))}]}),
+        EVAL,
+        "run/top_words_15.jsonl:1: has words that the corpus numbers otherwise",
+        AGAIN,
+    ),
     "top words of another corpus": (
         top_words({"k": 0, "top_words": [{"bread": 23}]}),
         EVAL,
@@ -65,6 +80,20 @@ RUNS = {
         "run/theta_test.npy: has the shape (4, 4), not (20, 1 or more)",
         AGAIN,
     ),
+    **{
+        f"shares of words in a file that is {what}": (
+            holding("beta.npy", content),
+            REPORT,
+            "run/beta.npy: is not an array of numbers by NumPy",
+            AGAIN,
+        )
+        for what, content in (
+            ("not a zip", b"PK\x03\x04" + b"x" * 99),
+            ("of brackets", npy(b"((((((\n")),
+            ("too large", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3, 10000000000000)}\n")),
+            ("of no size", npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 2)}\n")),
+        )
+    },
     "shares of words missing": (without("beta.npy"), REPORT, "run/beta.npy: no such file", AGAIN),
     "metrics without a line": (
         holding("metrics.jsonl", ""),
@@ -89,6 +118,27 @@ RUNS = {
         "topics eval --run corpus",
         "corpus: contains no run of a topic model",
         "give the folder that mlx-dpo topics train wrote",
+    ),
+    "a run on pairs": (
+        holding("config.yaml", "data: {train: pairs.jsonl}\n"),
+        REPORT,
+        "run: contains no run of a topic model",
+        "give the folder that mlx-dpo topics train wrote",
+    ),
+    **{
+        f"a run of a topic model for {command}": (lambda run: None, command, *TOPICS)
+        for command in (
+            "eval --run run",
+            "fuse --run run --output fused",
+            "export gguf --run run --output gguf",
+            "report --run run",
+        )
+    },
+    "a run of a topic model in the folder of a run on pairs": (
+        lambda run: None,
+        "train --model none --data pairs.jsonl --output run --overwrite",
+        "run: contains the run of a topic model",
+        "choose another folder with --output",
     ),
     "no snapshot": (
         without(LOGITS),
@@ -161,3 +211,11 @@ def test_a_run_that_is_damaged_or_incomplete_is_told(case, run, mistake):
     before = set(run.parent.rglob("*"))
     assert str(mistake(command)) == f"{told}\n  {remedy}"
     assert set(run.parent.rglob("*")) == before
+
+
+def test_a_page_leaves_out_numbers_that_no_chart_can_show(run, outcome):
+    """As a file may have that was edited by hand."""
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"epoch": 5, "loss": 1.5, "loss/dpo": 1' + "0" * 400 + "}\n")
+    code, _, errors = outcome("topics", "report", "--run", "run")
+    assert code == 0, errors

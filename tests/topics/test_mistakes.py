@@ -330,3 +330,4 @@ def test_settings_and_files_that_do_not_fit_the_corpus_are_told_before_training(
     for name, content in files.items():
         write(tmp_path / name, content)
     assert str(mistake(*train_words(*settings))) == f"{told}\n  {remedy}"
+    assert not (tmp_path / "run").exists()
