@@ -81,8 +81,8 @@ def _key(folder: Path) -> dict[str, Any]:
         what = "contains no run of a topic model with its checkpoints"
         raise DpoError(what, where=path_text(folder), hint=hint)
     if not is_there(folder / TOP):
-        command = command_line(["mlx-dpo", "topics", "train", "--config", str(folder / SETTINGS)])
-        raise DpoError("is not finished", where=path_text(folder), hint=f"finish it: {command}")
+        words = ["mlx-dpo", "topics", "train", "--config", str(folder / SETTINGS), "--output", str(folder)]
+        raise DpoError("is not finished", where=path_text(folder), hint=f"finish it: {command_line(words)}")
     key, asked = checkpoint.facts["key"], load_topics_config(folder / SETTINGS).preferences
     preferences = {f"preferences.{name}": getattr(asked, name) for name in _ASKED}
     return {**key, "settings": key["settings"] | preferences}

@@ -4,16 +4,18 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from mlx_dpo.jobs.topics_seeds import SeedRuns, seeds_table
 from mlx_dpo.topics.changes import read_changes
 from mlx_dpo.topics.corpus import read_corpus
-from mlx_dpo.topics.over_seeds import end_figures
+from mlx_dpo.topics.over_seeds import FigureOverSeeds, Mean, end_figures
 from mlx_dpo.training.checkpoint_folder import save_checkpoint
 
-from ..support.mistakes import cases, changed, lines, without, write
+from ..support.mistakes import cases, lines, without, write
 from ..support.pages import Page
 from ..support.topic_corpus import train_words, write_corpus
 
@@ -104,10 +106,45 @@ def test_runs_without_preferences_are_compared_at_their_ends(train, outcome, tmp
     assert "preferences" not in told and "snapshot" not in told
 
 
+def test_a_row_says_how_many_seeds_have_its_figure():
+    figures = {
+        "npmi, with preferences": FigureOverSeeds(
+            1, Mean(-0.25, None), Mean(-0.125, None), Mean(0.125, None)
+        ),
+        "kept, others": FigureOverSeeds(2, None, Mean(0.75, 0.5), None),
+    }
+    assert seeds_table(SeedRuns(["one", "two"], [0, 7], [2, 0], figures), 15) == (
+        2,
+        "Runs: one (seed 0, 2 topics with preferences), two (seed 7, 0 topics with preferences). Mean ± half "
+        "the width of its 95 % interval over seeds (Student's t), of the top 15 words. Topics also change "
+        "when training just goes on.",
+        ("figure", "snapshot", "at the end", "change"),
+        [
+            ("NPMI, topics with preferences (1 of 2 seeds)", "-0.250", "-0.125", "+0.125"),
+            ("top words kept, other topics", "", "0.750 ± 0.500", ""),
+        ],
+    )
+
+
 def of_pairs(folder):
     """A checkpoint as runs on pairs have it, which names no kind."""
     shutil.rmtree(folder / "two" / "checkpoints")
     save_checkpoint(folder / "two", 1, {}, {"key": {"settings": {}}}, lambda adapter: None)
+
+
+def reset(folder, section, **values):
+    """Change the settings file of the run `two`."""
+    path = folder / "two" / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings[section] |= values
+    write(path, yaml.safe_dump(settings))
+
+
+def asking_another(folder):
+    url = "http://localhost:1/v1"
+    reset(
+        folder, "preferences", file=None, url=url, model="teacher", embedder="words", max_tokens=300, seed=5
+    )
 
 
 WRONG = {
@@ -119,7 +156,7 @@ WRONG = {
     "a run that was stopped": (
         without("two/top_words_15.jsonl"),
         "is not finished",
-        "finish it: mlx-dpo topics train --config two/config.yaml",
+        "finish it: mlx-dpo topics train --config two/config.yaml --output two",
     ),
     "no run": (
         lambda folder: shutil.rmtree(folder / "two"),
@@ -132,8 +169,10 @@ WRONG = {
         "give a whole folder that mlx-dpo topics train wrote",
     ),
     "another LLM": (
-        changed("two/config.yaml", "embedder: null", "embedder: words"),
-        "differs from one not only in its seed: preferences.embedder is words, not null",
+        asking_another,
+        "differs from one not only in its seed: preferences.url is http://localhost:1/v1, not null, "
+        "preferences.model is teacher, not null, preferences.embedder is words, not null, "
+        "preferences.max_tokens is 300, not 400, preferences.seed is 5, not 0",
         AGAIN,
     ),
 }
@@ -156,13 +195,7 @@ def test_everything_in_which_runs_differ_is_listed(train, mistake, tmp_path):
     )
 
 
-def test_only_what_a_run_computes_has_to_be_the_same(train, outcome, tmp_path):
-    train("one", "training.epochs=1")
-    train(
-        "two",
-        "training.epochs=1",
-        "training.seed=1",
-        "training.keep_checkpoints=1",
-        "preferences.concurrency=2",
-    )
+def test_only_what_a_run_computes_has_to_be_the_same(two, outcome):
+    reset(two, "training", keep_checkpoints=7)
+    reset(two, "preferences", concurrency=2)
     assert outcome(*REPORT.split())[0] == 0
