@@ -160,6 +160,11 @@ def checkpoint_in(folder: Path) -> Sealed | None:
     return None
 
 
+def differing_parts(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The parts of two keys that differ, besides settings, in words."""
+    return [what for part, what in _PARTS.items() if one[part] != other[part]]
+
+
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Check that a run of key `before` may continue as a run of key `now`.
 

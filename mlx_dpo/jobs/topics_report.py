@@ -1,6 +1,8 @@
 """report.html of a topic model's run: words and figures, at the snapshot and at the end."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +23,42 @@ from .open_run import SETTINGS
 from .report import REPORT, check_libraries, is_number, rows_of, settings_of
 from .topics_evaluate import corpus_of
 from .topics_folder import PREFERENCES
+from .topics_seeds import SeedRuns, check_seeds, read_seeds, seeds_table
 
 _NAMES = {"c_v": "C_V", "npmi": "NPMI"}
 """Coherences of each topic of a Moment, and how they are written."""
 
 
-def report_topics(folder: Path, corpus: str | None = None) -> Path:
-    """Write `folder`/report.html.
+def report_topics(
+    folder: Path, corpus: str | None = None, seed_runs: Sequence[Path] = ()
+) -> tuple[Path, SeedRuns | None]:
+    """Write `folder`/report.html; its path, and the figures over all runs if there are `seed_runs`.
 
     Args:
         corpus: where the corpus is now; None: where it was.
+        seed_runs: runs that differ from this one only in their seed.
 
     Raises:
-        DpoError: the folder has no finished run, the corpus is another one, or a library is missing.
+        DpoError: a folder has no finished run, the runs differ otherwise, the corpus is another one, or a
+            library is missing.
     """
     check_libraries()
     documents = corpus_of(folder, corpus)
-    config = load_topics_config(folder / SETTINGS)
-    return write_page(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
+    config, runs = load_topics_config(folder / SETTINGS), [folder, *seed_runs]
+    seeds = check_seeds(runs) if seed_runs else []
+    changes = read_changes(folder, folder / PREFERENCES, documents)
+    over_seeds = read_seeds(runs, seeds, documents, changes) if seeds else None
+    return write_page(folder, config, documents, changes, over_seeds), over_seeds
 
 
-def write_page(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> Path:
+def write_page(
+    folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes, over_seeds: SeedRuns | None = None
+) -> Path:
     """Write `folder`/report.html of a run whose changes are known."""
-    path = folder / REPORT
-    write_text(path, topics_page(topics_record(folder, config, corpus, changes)))
+    path, record = folder / REPORT, topics_record(folder, config, corpus, changes)
+    if over_seeds:
+        record = replace(record, seeds=seeds_table(over_seeds, changes.end.words.shape[1]))
+    write_text(path, topics_page(record))
     return path
 
 
