@@ -9,8 +9,8 @@ from ..judges.json_replies import UnreadableReplyError
 from .preference_files import without_both
 from .win_lose import WinLose
 
-_MOST_WORDS = 12
-"""Of a description; two to six are asked for."""
+_MOST_WORDS, _MOST_CHARACTERS = 12, 150
+"""Of a description; two to six words are asked for."""
 
 _SCORE = """\
 Judge how coherent a topic of a topic model is, by its top words, the most important one first.
@@ -70,10 +70,10 @@ def score_question(topic: int, words: Sequence[str]) -> Question:
 
 
 def _read_score(reply: Mapping[str, Any]) -> int:
-    score = reply.get("llm_score")
-    if isinstance(score, bool) or score not in (1, 2, 3):
+    score = _whole_number(reply.get("llm_score"))
+    if score not in (1, 2, 3):
         raise UnreadableReplyError("llm_score is not 1, 2 or 3")
-    return int(score)
+    return score
 
 
 def description_question(topic: int, words: Sequence[str], others: Sequence[str] = ()) -> Question:
@@ -91,12 +91,15 @@ def description_question(topic: int, words: Sequence[str], others: Sequence[str]
 
 def _read_description(reply: Mapping[str, Any]) -> str:
     text = reply.get("main_meaning")
-    if not isinstance(text, str) or not text.strip():
+    words = "".join(c if c.isprintable() else " " for c in text).split() if isinstance(text, str) else []
+    if not words:
         raise UnreadableReplyError("main_meaning is not a text")
-    words = text.split()
     if len(words) > _MOST_WORDS:
         raise UnreadableReplyError(f"main_meaning has {len(words)} words, more than 6")
-    return " ".join(words)
+    text = " ".join(words)
+    if len(text) > _MOST_CHARACTERS:
+        raise UnreadableReplyError(f"main_meaning has {len(text):,} characters, more than {_MOST_CHARACTERS}")
+    return text
 
 
 def preferences_question(
@@ -128,11 +131,27 @@ def _offered(reply: Mapping[str, Any], name: str, offered: Mapping[str, int]) ->
     given = reply.get(name)
     if not isinstance(given, list):
         raise UnreadableReplyError(f"{name} is not a list")
-    indices = [offered.get(one, one) if isinstance(one, str) else one for one in given]
-    known = [one for one in indices if type(one) is int and one in offered.values()]
+    indices = [
+        offered[one] if isinstance(one, str) and one in offered else _whole_number(one) for one in given
+    ]
+    known = [index for index in indices if index in offered.values()]
     if given and not known:
         raise UnreadableReplyError(f"{name} has no number of a word that was given")
     return known
+
+
+def _whole_number(value: Any) -> int | None:
+    """A whole number, which may be written with decimals or as text; None for anything else.
+
+    17, 17.0, "17" -> 17
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def _schema(**properties: dict[str, Any]) -> dict[str, Any]:
