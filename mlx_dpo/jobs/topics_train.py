@@ -26,7 +26,8 @@ from ..topics.ecrtm import ECRTM
 from ..topics.guidance import build_guidance, check_guidance
 from ..topics.model_files import topic_word_logits, write_results
 from ..topics.objective import Guidance
-from ..topics.preferences import check_llm
+from ..topics.preference_checks import check_models
+from ..topics.preferences import is_built
 from ..topics.state import TopicState
 from ..topics.train import train
 from ..topics.word_vectors import embedded, ppmi_svd, read_glove
@@ -79,8 +80,10 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
         check_resumed(resume, checkpoint, folder)
         if checkpoint:
             check_same(checkpoint.facts["key"], key, folder)
-        elif config.dpo.start_epoch:
-            check_llm(config.preferences)
+        if used := checkpoint and checkpoint.facts["state"]["guided"]:
+            build_guidance(folder / PREFERENCES, corpus, config, None, used)
+        elif config.dpo.start_epoch and not (checkpoint and is_built(folder / PREFERENCES)):
+            check_models(config.preferences)
         return _run(config, corpus, key, folder, checkpoint)
 
 

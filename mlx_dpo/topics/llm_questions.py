@@ -9,21 +9,23 @@ from ..judges.json_replies import UnreadableReplyError
 from .preference_files import without_both
 from .win_lose import WinLose
 
+SCORE, DESCRIBE, COMPARE = "score_topic", "describe_topic", "build_preferences"
+"""The functions that an LLM is asked to call."""
 _MOST_WORDS, _MOST_CHARACTERS = 12, 150
 """Of a description; two to six words are asked for."""
 
-_SCORE = """\
+_SCORING = """\
 Judge how coherent a topic of a topic model is, by its top words, the most important one first.
 1: the words have nothing to do with each other
 2: most words share a theme, but some do not belong to it
 3: the words clearly share one theme"""
-_DESCRIBE = """\
+_DESCRIBING = """\
 Name what a topic of a topic model is about, by its top words, the most important one first. Write a concrete
 noun phrase of 2 to 6 words. Take the theme that most words share; earlier words count more."""
 _DISTINCT = """\
 Other topics are described already, as listed below. Choose a theme that these words support and that differs
 from all of them, and do not use the same main nouns."""
-_PREFER = """\
+_COMPARING = """\
 Decide which words belong to a topic of a topic model. A good word is central to the description of the topic.
 A bad word is unrelated to it, misleading, or so general that it would fit any topic.
 List A has the words that the model ranks highest, list B other candidates. Each word has a number.
@@ -65,8 +67,8 @@ class Question(NamedTuple):
 def score_question(topic: int, words: Sequence[str]) -> Question:
     """How coherent the words are: 1, 2 or 3."""
     schema = _schema(llm_score={"type": "integer", "enum": [1, 2, 3]})
-    text = f"{_SCORE}\n\nTopic: {topic}\nTop words: {_listed(words)}"
-    return Question("score_topic", text, {"k": topic, "llm_score": 2}, schema, _read_score)
+    text = f"{_SCORING}\n\nTopic: {topic}\nTop words: {_listed(words)}"
+    return Question(SCORE, text, {"k": topic, "llm_score": 2}, schema, _read_score)
 
 
 def _read_score(reply: Mapping[str, Any]) -> int:
@@ -83,10 +85,10 @@ def description_question(topic: int, words: Sequence[str], others: Sequence[str]
         others: descriptions of other topics, from which this one has to differ.
     """
     distinct = f"\n{_DISTINCT}\n\nOther topics: {_listed(others)}" if others else ""
-    text = f"{_DESCRIBE}{distinct}\n\nTopic: {topic}\nTop words: {_listed(words)}"
+    text = f"{_DESCRIBING}{distinct}\n\nTopic: {topic}\nTop words: {_listed(words)}"
     example = {"k": topic, "main_meaning": "computer hardware"}
     schema = _schema(main_meaning={"type": "string"})
-    return Question("describe_topic", text, example, schema, _read_description)
+    return Question(DESCRIBE, text, example, schema, _read_description)
 
 
 def _read_description(reply: Mapping[str, Any]) -> str:
@@ -113,7 +115,7 @@ def preferences_question(
     numbers = {"type": "array", "items": {"type": "integer"}}
     schema = _schema(w_win_indices=numbers, w_loose_indices=numbers)
     words = f"List A: {_listed(top)}\nList B: {_listed(others)}"
-    text = f"{_PREFER}\n\nTopic: {topic}\nDescription: {_listed(description)}\n{words}"
+    text = f"{_COMPARING}\n\nTopic: {topic}\nDescription: {_listed(description)}\n{words}"
     first, second = [*top.values()][:2]
     example = {"k": topic, "w_win_indices": [first], "w_loose_indices": [second]}
     offered = {**others, **top}
@@ -123,7 +125,7 @@ def preferences_question(
             *(_offered(reply, name, offered) for name in ("w_win_indices", "w_loose_indices"))
         )
 
-    return Question("build_preferences", text, example, schema, read)
+    return Question(COMPARE, text, example, schema, read)
 
 
 def _offered(reply: Mapping[str, Any], name: str, offered: Mapping[str, int]) -> list[int]:
