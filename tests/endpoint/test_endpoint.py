@@ -138,10 +138,10 @@ def test_a_thread_that_waits_goes_on_waiting_when_another_is_asked_to_wait_longe
 
 
 def test_a_request_whose_reply_broke_off_is_sent_once_more_and_both_are_counted(serve):
-    server, client = serve(in_turn(Cuts(), "hello"))
+    server, client = serve(in_turn(Cuts(), "hello"), clock=Clock())
     reply = client.ask(question())
     assert (reply.text, reply.sent, server.calls) == ("hello", 2, 2)
-    server, client = serve(Cuts(), retries=6)
+    server, client = serve(Cuts(), retries=6, clock=Clock())
     failed = client.ask(question())
     assert (failed.reason[:20], failed.sent, server.calls) == ("the connection broke", 2, 2)
 
