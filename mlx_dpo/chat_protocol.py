@@ -152,13 +152,12 @@ def _called_with(message: Any) -> Any:
 
 
 def _text_of(value: Any) -> str:
-    """A text as it is, the texts of a list of parts, and the JSON of any other value."""
+    """A text as it is; of a list of parts, those that are text; the JSON of any other value."""
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in value]
-        if all(isinstance(part, str) for part in parts):
-            return "".join(parts)
+        return "".join(part for part in parts if isinstance(part, str))
     return json.dumps(value, default=str)
 
 

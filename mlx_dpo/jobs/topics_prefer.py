@@ -8,7 +8,6 @@ from ..topics.config import TopicsConfig
 from ..topics.corpus import read_corpus
 from ..topics.preference_checks import check_models, check_preferences
 from ..topics.preference_cost import TopicsEstimate, expected_cost, sample_words
-from ..topics.preference_files import PREFERENCES as BUILT
 from ..topics.preference_files import SELECTED
 from ..topics.preferences import LOGITS, Preferences, answered, build_preferences, is_built, read_logits
 from ..topics.top_words import log_beta, top_words
@@ -27,16 +26,11 @@ def prefer(config: TopicsConfig) -> Preferences:
     Raises:
         DpoError: there is no snapshot, or the run uses its preferences already; or as `build_preferences`.
     """
-    folder, corpus, settings = (
-        preferences_folder(config),
-        read_corpus(config.corpus.folder),
-        config.preferences,
-    )
+    folder, settings = preferences_folder(config), config.preferences
+    corpus = read_corpus(config.corpus.folder)
     topics = len(read_logits(folder, len(corpus.vocabulary)))
     if is_there(folder / SELECTED):
-        hint = (
-            f"look at {BUILT} in this folder; to use others, train in another folder with --preferences FILE"
-        )
+        hint = "they are in this folder; to use others, train in another folder with --preferences FILE"
         raise DpoError("the run uses its preferences already", where=path_text(folder), hint=hint)
     check_preferences(settings, topics, corpus)
     if not is_built(folder):
@@ -49,11 +43,8 @@ def estimate_cost(config: TopicsConfig) -> TopicsEstimate:
 
     Without a snapshot, words of the vocabulary stand in for the top words.
     """
-    corpus, folder, settings = (
-        read_corpus(config.corpus.folder),
-        preferences_folder(config),
-        config.preferences,
-    )
+    folder, settings = preferences_folder(config), config.preferences
+    corpus = read_corpus(config.corpus.folder)
     vocabulary = corpus.vocabulary
     if not is_there(folder / LOGITS):
         return expected_cost(sample_words(vocabulary, config.model.topics), settings)

@@ -319,14 +319,18 @@ def test_an_interrupt_keeps_the_replies_under_way_and_sends_no_more(serve):
     assert len(kept) == server.calls <= 4
 
 
-PARTS = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+PARTS = [
+    {"type": "thinking", "thinking": []},
+    {"type": "text", "text": "hel"},
+    {"type": "text", "text": "lo"},
+]
 
 
 @pytest.mark.parametrize(
     ("message", "text"),
     [
         ({"content": PARTS}, "hello"),
-        ({"content": [{"type": "image"}]}, '[{"type": "image"}]'),
+        ({"content": [{"type": "image"}]}, ""),
         ({"content": {"n": 1}}, '{"n": 1}'),
         ({"tool_calls": [{"function": {"name": "count", "arguments": {"n": 1}}}]}, '{"n": 1}'),
         ({"content": "hello", "tool_calls": {"function": 1}}, "hello"),

@@ -145,8 +145,7 @@ RUNS = {
         lambda run: None,
         f"{PREFER} --set preferences.file=other.jsonl",
         "run/preferences: the run uses its preferences already",
-        "look at preferences.jsonl in this folder; to use others, train in another folder with --preferences "
-        "FILE",
+        "they are in this folder; to use others, train in another folder with --preferences FILE",
     ),
     "preferences that were changed while they are in use": (
         holding(PREFERRED, lines(OTHER)),
