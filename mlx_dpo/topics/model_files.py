@@ -55,9 +55,9 @@ def settle_norms(model: ECRTM, bags: "csr_matrix") -> None:
     Running statistics are of the last updates, in which the weights moved. In a topic whose output hardly
     varies, they miss its mean by more than its spread, so that it leads in every document, or in none.
     """
-    means, log_variances = zip(*(model.before_norm(own) for own in _batches(bags)), strict=True)
-    for norm, outputs in ((model.mean_norm, means), (model.log_variance_norm, log_variances)):
-        values = np.concatenate([np.array(own) for own in outputs]).astype(np.float64)
+    outputs = [np.array(mx.stack(model.before_norm(own))) for own in _batches(bags)]
+    both = np.concatenate(outputs, axis=1).astype(np.float64)
+    for norm, values in zip((model.mean_norm, model.log_variance_norm), both, strict=True):
         norm.running_mean = mx.array(values.mean(axis=0), mx.float32)
         norm.running_variance = mx.array(values.var(axis=0), mx.float32)
 

@@ -4,7 +4,7 @@ Source: Wu et al. 2023 (ECRTM), arXiv:2306.04217, section 3.3. Topics and words 
 
 In NumPy on the CPU: an iteration is two products of a matrix with a vector, and hundreds of them follow each
 other. NumPy takes a quarter of the time that MLX on the CPU takes, and a GPU gets no work large enough to
-pay for its start. Meanwhile MLX computes the documents' part of the loss.
+pay for its start.
 """
 
 from functools import cache
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..errors import DpoError
 from .own_gradient import with_own_gradient
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ TOLERANCE = 0.005
 CHECK_EVERY = 50
 """The error is computed after iterations 1, 51, 101, ..."""
 _TINY = 1e-16
+"""Added to divisors, as in the authors' code."""
+_LEAST_MASS = 0.9
 
 
 class Scalings(NamedTuple):
@@ -62,6 +65,9 @@ def transport_cost(cost: mx.array, alpha: float, most: int) -> mx.array:
         cost: (K, V), squared distances between topics and words.
         alpha: sharpness of the kernel exp(−alpha · cost), 1 / ε of the entropic transport.
         most: iterations at most.
+
+    Raises:
+        DpoError: the plan loses mass, because topics are so far from all words that the kernel is nearly 0.
     """
 
     def with_gradient(cost: mx.array) -> tuple[mx.array, mx.array]:
@@ -84,6 +90,12 @@ def _cost_and_gradient(cost: np.ndarray, alpha: float, most: int) -> tuple[float
     kernel = np.exp(-alpha * cost)
     scalings = scale(kernel, most)
     shared = plan(kernel, scalings)
+    if shared.sum() < _LEAST_MASS:
+        raise DpoError(
+            f"the transport lost {1 - shared.sum():.0%} of its mass: topics and words are too far apart",
+            where="model.sinkhorn_alpha",
+            hint="lower it, or lower optimizer.learning_rate, and start anew with --overwrite",
+        )
     of_kernel = _kernel_gradient(kernel, cost, scalings)
     return float((shared * cost).sum()), shared - alpha * kernel * of_kernel
 

@@ -55,11 +55,25 @@ def topic_dpo_loss(logits: mx.array, reference: mx.array, pairs: WordPairs, alph
         reference: those of the snapshot, (K, V).
         alpha: above 0; larger stays closer to the snapshot.
     """
-    gained = (logits - reference)[pairs.topics]
-    won = mx.take_along_axis(gained, pairs.winners, axis=1)
-    lost = mx.take_along_axis(gained, pairs.losers, axis=1)
-    margins = won[:, :, None] - lost[:, None, :]
+    margins = _margins(logits - reference, pairs)
     return -(pairs.weights * nn.log_sigmoid(alpha * margins)).sum()
+
+
+def ranked_share(logits: mx.array, pairs: WordPairs) -> float:
+    """Share of the pairs whose winner has the larger logit, mean over topics, in [0, 1]."""
+    return (pairs.weights * (_margins(logits, pairs) > 0)).sum().item()
+
+
+def _margins(values: mx.array, pairs: WordPairs) -> mx.array:
+    """The winner's value minus the loser's, (S, W, L).
+
+    Args:
+        values: of each topic's words, (K, V).
+    """
+    own = values[pairs.topics]
+    won = mx.take_along_axis(own, pairs.winners, axis=1)
+    lost = mx.take_along_axis(own, pairs.losers, axis=1)
+    return won[:, :, None] - lost[:, None, :]
 
 
 def anchor_loss(logits: mx.array, reference: mx.array, topics: mx.array) -> mx.array:

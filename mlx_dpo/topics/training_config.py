@@ -97,10 +97,10 @@ class TopicDpoConfig(Section):
         also="dpo_alpha beta dpo_beta",
     )
     topic_filter: str = setting(
-        "cv_below_average",
-        "which topics are improved. cv_below_average, npmi_below_average: coherence of the top 15 words is "
-        "below the mean (on short texts, C_V cannot tell themes from rare words, NPMI can); llm_score: 1 "
-        "or 2; either: cv_below_average or llm_score; none: all",
+        "npmi_below_average",
+        "which topics are improved. npmi_below_average, cv_below_average: coherence of the top 15 words is "
+        "below the mean (on short texts, NPMI tells themes from rare words, C_V cannot); llm_score: 1 or 2; "
+        "either: cv_below_average or llm_score; none: all",
         choices=FILTERS,
         also="dpo_topic_filter filter",
     )

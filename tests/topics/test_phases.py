@@ -68,6 +68,17 @@ def test_winners_rise_above_losers_in_their_topic(run):
     assert place(after, WIN) < place(before, WIN) and place(after, LOSE) > place(before, LOSE)
 
 
+def test_the_end_says_in_how_many_pairs_the_winner_leads(folder, outcome):
+    _, _, errors = outcome(*train_words(*GUIDED))
+    before = np.load(folder / "run" / "preferences" / "beta_ref_logits.npy")
+    after = logits_of(weights_at(folder / "run", EPOCHS * STEPS))
+    was, now = (np.mean([own[0, w] > own[0, v] for w in WIN for v in LOSE]) for own in (before, after))
+    assert now > was
+    assert (
+        f"winners rank above losers in {now:.0%} of the pairs of words, {was:.0%} at the snapshot" in errors
+    )
+
+
 def place(logits, words):
     """Mean place of the words in the order of the first topic."""
     order = top_words(logits, len(VOCABULARY))[0].tolist()

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_dpo.errors import DpoError
 from mlx_dpo.topics.sinkhorn import CHECK_EVERY, TOLERANCE, plan, scale, transport_cost
 
 from ..support import exact_topics
@@ -89,8 +90,13 @@ def test_the_gradient_is_scaled_by_what_uses_the_cost():
     np.testing.assert_allclose(np.array(squared), 2 * value * np.array(plain), rtol=1e-5)
 
 
-def test_words_far_from_every_topic_give_finite_numbers():
-    """exp(−20 · 4) = 1.8e-35: below the smallest number that is added to divisors."""
-    cost = mx.array(np.full((3, 5), 4.0), mx.float32)
-    value, gradient = mx.value_and_grad(lambda cost: transport_cost(cost, 20.0, 1000))(cost)
-    assert np.isfinite(value.item()) and np.isfinite(np.array(gradient)).all()
+@pytest.mark.parametrize(("distance", "lost"), [(3.0, None), (4.0, "100%")])
+def test_mass_that_is_lost_is_told(distance, lost):
+    """exp(−20 · 4) = 1.8e-35 is lost beside the tiny number that is added to divisors."""
+    cost = mx.array(np.full((3, 5), distance), mx.float32)
+    if lost is None:
+        assert transport_cost(cost, 20.0, 1000).item() == pytest.approx(distance, rel=1e-5)
+        return
+    with pytest.raises(DpoError) as error:
+        transport_cost(cost, 20.0, 1000)
+    assert error.value.where == "model.sinkhorn_alpha" and f"lost {lost} of its mass" in error.value.what

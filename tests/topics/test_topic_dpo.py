@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_dpo.topics.topic_dpo import anchor_loss, topic_dpo_loss, word_pairs
+from mlx_dpo.topics.topic_dpo import anchor_loss, ranked_share, topic_dpo_loss, word_pairs
 from mlx_dpo.topics.win_lose import WinLose
 
 from ..support import exact_topics
@@ -31,6 +31,13 @@ def test_topics_count_alike_however_many_pairs_they_have():
     preferences = {0: WinLose((0,), (1, 2)), 1: WinLose((2,), (0,))}
     first = (np.log1p(np.exp(-1)) + np.log1p(np.exp(-2))) / 2
     assert loss(LOGITS, mx.zeros((2, 3)), preferences) == pytest.approx((first + np.log1p(np.exp(-1))) / 2)
+
+
+def test_the_share_of_ranked_pairs_counts_topics_alike_and_no_ties():
+    """By hand: topic 0 ranks both pairs, topic 1 one of three; of equal logits none leads."""
+    preferences = {0: WinLose((0,), (1, 2)), 1: WinLose((1,), (0, 2, 1))}
+    assert ranked_share(LOGITS, word_pairs(preferences)) == pytest.approx((1 + 1 / 3) / 2)
+    assert ranked_share(mx.ones((2, 3)), word_pairs(preferences)) == 0
 
 
 def test_a_topic_with_an_empty_list_does_not_count():
