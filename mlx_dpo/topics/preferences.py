@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -97,19 +97,23 @@ def is_built(folder: Path) -> bool:
     return all(is_there(folder / name) for name in _STAGES)
 
 
-def answered(folder: Path, corpus: Corpus, settings: PreferencesConfig) -> set[tuple[str | None, int]]:
+def answered(folder: Path, corpus: Corpus, settings: PreferencesConfig) -> list[tuple[str | None, int]]:
     """The questions about a snapshot, as function and topic, that need not be asked any more.
 
     Raises:
-        DpoError: the files in the folder were made from something else.
+        DpoError: the files in the folder were made from something else, or a kept reply is broken.
     """
     topics = range(len(read_logits(folder, len(corpus.vocabulary))))
     log = _replies_log(folder, settings, corpus)
     log.check()
-    found = {(function, k) for name, function in _STAGES.items() if is_there(folder / name) for k in topics}
+    found = [(function, k) for name, function in _STAGES.items() if is_there(folder / name) for k in topics]
+
+    def read(row: dict[str, Any], where: str) -> tuple[str, tuple[Any, Any]]:
+        return kept_reply(row, where)[0], (row.get("function"), row.get("k"))
+
     if is_there(log.path):
-        with log.open(lambda row, where: (row.get("key"), (row.get("function"), row.get("k")))) as kept:
-            found |= {*kept.results.values()}
+        with log.open(read) as kept:
+            found += kept.results.values()
     return found
 
 
