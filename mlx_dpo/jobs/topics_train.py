@@ -28,7 +28,8 @@ from ..topics.ecrtm import ECRTM
 from ..topics.guidance import build_guidance, check_guidance
 from ..topics.model_files import topic_word_logits, write_results
 from ..topics.objective import Guidance
-from ..topics.preferences import check_llm
+from ..topics.preference_checks import check_models
+from ..topics.preferences import is_built
 from ..topics.sizes import check_sizes
 from ..topics.state import TopicState
 from ..topics.topic_dpo import ranked_share
@@ -91,8 +92,10 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
         key = run_key(config, corpus, before)
         if before:
             check_same(before, key, folder)
-        elif config.dpo.start_epoch:
-            check_llm(config.preferences)
+        if used := checkpoint and checkpoint.facts["state"]["guided"]:
+            build_guidance(folder / PREFERENCES, corpus, config, None, used)
+        elif config.dpo.start_epoch and not (checkpoint and is_built(folder / PREFERENCES)):
+            check_models(config.preferences)
         vectors = None if checkpoint else _word_vectors(config, corpus)
         make_folder(folder)
         with nullcontext() if locked else only_process(folder):

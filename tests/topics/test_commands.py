@@ -66,6 +66,8 @@ def test_prefer_prints_the_cost_asks_and_writes(prepared, outcome, serve):
     code, out, _ = outcome(*command)
     assert (code, server.calls) == (0, 12)
     assert out == "2 topics with preferences: run/preferences\n"
+    _, out, _ = outcome(*command, "--dry-run", "--json")
+    assert json.loads(out)["requests"] == 0
     code, out, _ = outcome(*command, "--json")
     assert server.calls == 12
     preferred = json.loads(out)["preferences"]["1"]
