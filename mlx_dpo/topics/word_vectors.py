@@ -15,6 +15,7 @@ from ..storage.reading import opened, path_text
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+_LINES = "each line needs a word and its numbers, with blanks between; unpack a compressed file first"
 _POWER_ITERATIONS = 7
 """Of the randomised SVD: more give no better vectors (Halko et al. 2011, section 4.5)."""
 
@@ -76,9 +77,7 @@ def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
             if size < 1 or len(parts) <= size:
                 what = f"has {plural(max(0, len(parts) - 1), 'number')}"
                 what += f", the first line has {size:,}" if size else ""
-                raise DpoError(
-                    what, where=where, hint="each line needs a word and its numbers, with blanks between"
-                )
+                raise DpoError(what, where=where, hint=_LINES)
             word = b" ".join(parts[:-size]).decode("utf-8", errors="replace")  # a few have blanks inside
             if word not in numbers or word in found:
                 continue
@@ -97,10 +96,8 @@ def _numbers(parts: Sequence[bytes], where: str) -> np.ndarray:
     except ValueError:
         values = np.array([np.nan])
     if not np.isfinite(values).all():
-        hint = "each line needs a word and its numbers, with blanks between"
-        raise DpoError(
-            f"is not a vector: {quoted(b' '.join(parts).decode(errors='replace'))}", where=where, hint=hint
-        )
+        what = f"is not a vector: {quoted(b' '.join(parts).decode(errors='replace'))}"
+        raise DpoError(what, where=where, hint=_LINES)
     return values
 
 

@@ -306,7 +306,7 @@ TRAINED = {
         {"vectors.txt": "bread 1 2\noven 1\n"},
         VECTORS,
         "vectors.txt:2: has 1 number, the first line has 2",
-        "each line needs a word and its numbers, with blanks between",
+        "each line needs a word and its numbers, with blanks between; unpack a compressed file first",
     ),
     "word vectors of another language": (
         {"vectors.txt": "Brot 1 2\nOfen 3 4\n"},
@@ -318,7 +318,7 @@ TRAINED = {
         {"vectors.txt": "bread\noven\n"},
         VECTORS,
         "vectors.txt:1: has 0 numbers",
-        "each line needs a word and its numbers, with blanks between",
+        "each line needs a word and its numbers, with blanks between; unpack a compressed file first",
     ),
 }
 
