@@ -89,14 +89,13 @@ def check_replaceable(folder: Path) -> None:
     Raises:
         DpoError: with the names of such files.
     """
-    others = [name for name in _OF_OTHERS if is_there(folder / name)]
     shown = [own.name for own in entries(folder / PREFERENCES) if not own.name.startswith(".")]
-    snapshot = LOGITS in shown
-    others += [
+    snapshot = LOGITS in shown or bool(entries(folder / CHECKPOINTS))
+    foreign = [
         f"{PREFERENCES}/{name}" for name in shown if name not in (_OF_PREFERENCES if snapshot else TOP_WORDS)
     ]
-    if others:
-        missing = "" if snapshot or not shown else f" without {PREFERENCES}/{LOGITS}"
+    if others := [*(name for name in _OF_OTHERS if is_there(folder / name)), *foreign]:
+        missing = f" without {PREFERENCES}/{LOGITS}" if foreign and not snapshot else ""
         raise DpoError(
             f"contains {first_ten(others)}{missing}, which no run of a topic model has",
             where=path_text(folder),
@@ -153,6 +152,7 @@ def checkpoint_in(folder: Path) -> Sealed | None:
                 hint="choose another folder with --output",
             )
         return checkpoint
+    check_replaceable(folder)
     held = [name for name in (*RESULTS, *FILES, SETTINGS, PREFERENCES) if is_there(folder / name)]
     begun = is_folder(folder / CHECKPOINTS)  # made first, before anything that took time
     if held and not begun:

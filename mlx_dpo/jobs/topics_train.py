@@ -85,7 +85,8 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
     check_sizes(config, corpus)
     check_guidance(config, corpus)
     with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
-        check_replaceable(folder)
+        if overwrite:
+            check_replaceable(folder)
         checkpoint = None if overwrite else checkpoint_in(folder)
         check_resumed(resume, checkpoint, folder)
         before = checkpoint.facts["key"] if checkpoint else None

@@ -95,6 +95,21 @@ def test_a_folder_with_files_of_others_is_refused(case, tmp_path, mistake):
     assert content(tmp_path) == before
 
 
+def test_a_run_goes_on_beside_notes_and_is_replaced_without_its_snapshot(tmp_path, outcome, mistake):
+    write(tmp_path / "wanted.jsonl", ROW)
+    command = train_words("training.epochs=3", *GUIDED, "preferences.file=wanted.jsonl")
+    assert outcome(*command)[0] == 0
+    notes = tmp_path / "run" / "preferences" / "notes.txt"
+    notes.write_text("mine\n")
+    assert outcome(*command)[0] == 0
+    assert mistake(*command, "--overwrite").what == (
+        "contains preferences/notes.txt, which no run of a topic model has"
+    )
+    notes.unlink()
+    (tmp_path / "run" / "preferences" / "beta_ref_logits.npy").unlink()
+    assert outcome(*command, "--overwrite")[0] == 0
+
+
 def test_a_run_that_was_killed_at_its_snapshot_can_be_replaced(tmp_path, outcome):
     """Top words of a snapshot are there before its logits."""
     os.makedirs("run/preferences")
