@@ -82,13 +82,17 @@ def checkpoint_in(folder: Path) -> Sealed | None:
     return None
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def check_same(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    folder: Path,
+    hint: str = "undo the change to continue, or restart with --overwrite",
+) -> None:
     """Check that a run of key `before` may continue as a run of key `now`.
 
     Raises:
         DpoError: with all differences.
     """
-    hint = "undo the change to continue, or restart with --overwrite"
     check_unchanged(before, now, _PARTS, folder, hint)
 
 

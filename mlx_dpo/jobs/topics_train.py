@@ -41,6 +41,7 @@ from ..training.checkpoint_folder import (
 from .continuing import check_resumed, say_if_changed, versions
 from .open_run import SETTINGS
 from .topics_folder import PREFERENCES, check_same, checkpoint_in, clear_folder, run_key
+from .topics_snapshot import begin_with, check_began_with, open_snapshot
 
 _LIBRARIES = ("mlx", "mlx-dpo")
 """Libraries whose versions a run notes."""
@@ -54,12 +55,15 @@ class TopicRun(NamedTuple):
     stopped: str
 
 
-def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool = False) -> TopicRun:
+def train_topics(
+    config: TopicsConfig, *, overwrite: bool = False, resume: bool = False, snapshot: str | None = None
+) -> TopicRun:
     """Train as configured, or continue the run in the folder from its newest checkpoint.
 
     Args:
         overwrite: replace an existing run.
         resume: fail if there is no run to continue.
+        snapshot: the folder of a run, with whose snapshot and preferences a new run begins.
 
     Raises:
         DpoError: anything a user can fix; before slow work, if it can be known before.
@@ -73,6 +77,7 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
     if config.word_vectors.source == "embedder":
         without = "word_vectors.source=corpus and word_vectors.path=null"
         check_embedder(config.word_vectors.path, "word_vectors.source", without)
+    start = open_snapshot(Path(snapshot), config, corpus) if snapshot else None
     key = run_key(config, corpus)
     make_folder(folder)
     with only_process(folder):
@@ -80,6 +85,10 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
         check_resumed(resume, checkpoint, folder)
         if checkpoint:
             check_same(checkpoint.facts["key"], key, folder)
+            if start:
+                check_began_with(start, folder)
+        elif start:
+            checkpoint = begin_with(start, folder, key)
         elif config.dpo.start_epoch:
             check_llm(config.preferences)
         return _run(config, corpus, key, folder, checkpoint)
