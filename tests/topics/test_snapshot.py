@@ -227,9 +227,9 @@ REFUSED = {
         "choose another folder with --output",
     ),
     "a folder around the snapshot": (
-        nothing,
-        continued(output="."),
-        ".: is or contains the run with the snapshot",
+        lambda run: shutil.copytree(run, run.parent / "outer" / "run"),
+        continued(output="outer", snapshot="outer/run"),
+        "outer: is or contains the run with the snapshot",
         "choose another folder with --output",
     ),
 }
