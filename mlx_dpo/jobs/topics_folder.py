@@ -165,13 +165,17 @@ def differing_parts(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
     return [what for part, what in _PARTS.items() if one[part] != other[part]]
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def check_same(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    folder: Path,
+    hint: str = "undo the change to continue, or restart with --overwrite",
+) -> None:
     """Check that a run of key `before` may continue as a run of key `now`.
 
     Raises:
         DpoError: with all differences.
     """
-    hint = "undo the change to continue, or restart with --overwrite"
     check_unchanged(before, now, _PARTS, folder, hint)
 
 

@@ -53,6 +53,7 @@ from .topics_folder import (
     clear_folder,
     run_key,
 )
+from .topics_snapshot import Snapshot, begin_with, check_began_with, open_snapshot
 
 _LIBRARIES = ("mlx", "mlx-dpo")
 """Libraries whose versions a run notes."""
@@ -66,12 +67,15 @@ class TopicRun(NamedTuple):
     stopped: str
 
 
-def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool = False) -> TopicRun:
+def train_topics(
+    config: TopicsConfig, *, overwrite: bool = False, resume: bool = False, snapshot: str | None = None
+) -> TopicRun:
     """Train as configured, or continue the run in the folder from its newest checkpoint.
 
     Args:
         overwrite: replace an existing run.
         resume: fail if there is no run to continue.
+        snapshot: the folder of a run, with whose snapshot and preferences a new run begins.
 
     Raises:
         DpoError: anything a user can fix; before slow work, if it can be known before.
@@ -84,26 +88,42 @@ def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool 
     check_writable(folder, need_bytes=_run_bytes(config, corpus))
     check_sizes(config, corpus)
     check_guidance(config, corpus)
+    start = open_snapshot(Path(snapshot), config, corpus) if snapshot else None
     with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
         if overwrite:
             check_replaceable(folder)
         checkpoint = None if overwrite else checkpoint_in(folder)
         check_resumed(resume, checkpoint, folder)
-        before = checkpoint.facts["key"] if checkpoint else None
-        key = run_key(config, corpus, before)
-        if before:
-            check_same(before, key, folder)
-        if used := checkpoint and checkpoint.facts["state"]["guided"]:
-            build_guidance(folder / PREFERENCES, corpus, config, None, used)
-        elif config.dpo.start_epoch and not (checkpoint and is_built(folder / PREFERENCES)):
-            check_models(config.preferences)
-        vectors = None if checkpoint else _word_vectors(config, corpus)
+        key = run_key(config, corpus, checkpoint.facts["key"] if checkpoint else None)
+        _check_begun(config, corpus, key, folder, checkpoint, start)
+        vectors = None if checkpoint or start else _word_vectors(config, corpus)
         make_folder(folder)
         with nullcontext() if locked else only_process(folder):
             if not locked and checkpoint_in(folder):
                 hint = "choose another folder with --output"
                 raise DpoError("contains a run that was started meanwhile", where=folder, hint=hint)
+            if start and not checkpoint:
+                checkpoint = begin_with(start, folder, key)
             return _run(config, corpus, key, folder, checkpoint, vectors)
+
+
+def _check_begun(
+    config: TopicsConfig,
+    corpus: Corpus,
+    key: dict[str, Any],
+    folder: Path,
+    checkpoint: Sealed | None,
+    start: Snapshot | None,
+) -> None:
+    """Check that a run may begin, or continue from its checkpoint, and that its models can be used."""
+    if checkpoint:
+        check_same(checkpoint.facts["key"], key, folder)
+        if start:
+            check_began_with(start, folder)
+    if used := checkpoint and checkpoint.facts["state"]["guided"]:
+        build_guidance(folder / PREFERENCES, corpus, config, None, used)
+    elif config.dpo.start_epoch and not start and not (checkpoint and is_built(folder / PREFERENCES)):
+        check_models(config.preferences)
 
 
 def _check_preferences_used(config: TopicsConfig) -> None:

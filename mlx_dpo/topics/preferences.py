@@ -131,6 +131,16 @@ def read_logits(folder: Path, words: int) -> np.ndarray:
     return read_matrix(path, columns=words, hint=hint)
 
 
+def check_replies(folder: Path, settings: PreferencesConfig, corpus: Corpus) -> None:
+    """Check that the preferences in a folder are those of the settings.
+
+    Raises:
+        DpoError: another LLM, embedder, vocabulary or seed made them.
+    """
+    if settings.file is None:
+        _replies_log(folder, settings, corpus).check()
+
+
 def _replies_log(folder: Path, settings: PreferencesConfig, corpus: Corpus) -> AppendLog:
     """The log of replies; its settings say what all files of the folder were made from."""
     made_from = {
