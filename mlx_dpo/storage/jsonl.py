@@ -62,7 +62,7 @@ def too_long(where: str, most: int = ROW_BYTES) -> DpoError:
     return DpoError(
         f"the row is longer than {most // 2**20} MB",
         where=where,
-        hint="remove it, or shorten its texts",
+        hint="remove it, or shorten its texts, which data.max_length would cut anyway",
         code="line-too-long",
     )
 

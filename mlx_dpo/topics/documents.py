@@ -143,9 +143,7 @@ def _files(folder: Path, files: Sequence[Path], label: str | None) -> Iterator[D
 
 
 def _rows(source: str, field: str, label: str | None) -> Iterator[Document]:
-    rows = open_rows(source)
-    for number, _, line in read_lines(rows.path):
-        where = rows.where(number)
+    for where, line in _numbered(source):
         try:
             row = parse_line(line, where)
         except DpoError as error:
@@ -158,6 +156,17 @@ def _rows(source: str, field: str, label: str | None) -> Iterator[Document]:
             hint = "set corpus.field to a field with text"
             raise DpoError(f"{quoted(field)} is not text: {quoted(text)}", where=where, hint=hint)
         yield Document(text, None if label is None else _label(row, label, where), where, len(line))
+
+
+def _numbered(source: str) -> Iterator[tuple[str, bytes]]:
+    """ "file:line" and each row as JSON."""
+    try:
+        rows = open_rows(source)
+        yield from ((rows.where(number), line) for number, _, line in read_lines(rows.path))
+    except DpoError as error:
+        if error.code != "line-too-long":
+            raise
+        raise error.instead(hint="remove it, or shorten its text") from None
 
 
 def _value(row: Mapping[str, Any], name: str, setting: str, where: str) -> Any:

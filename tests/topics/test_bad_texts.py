@@ -46,7 +46,7 @@ TEXTS = {
         {"t.jsonl": lines({"text": "cats " * 2**19})},
         "--source t.jsonl",
         "t.jsonl:1: the row is longer than 2 MB",
-        "remove it, or shorten its texts",
+        "remove it, or shorten its text",
     ),
     "a pattern": (
         {},
