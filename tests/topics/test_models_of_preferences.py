@@ -98,7 +98,7 @@ def test_a_disk_without_room_for_the_replies_is_told_before_any_is_paid(snapshot
     server = serve(by_function)
     settings = PreferencesConfig(url=server.url, key_variable="NO_KEY")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=200_000))
-    with pytest.raises(DpoError, match=r"the disk has 0\.20 MB left"):
+    with pytest.raises(DpoError, match=r"the disk has 0\.00 GB left"):
         build_preferences(snapshot, corpus(), settings)
     assert server.calls == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300_000))
