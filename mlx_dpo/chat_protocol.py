@@ -1,5 +1,6 @@
 """Requests and replies of OpenAI's chat protocol, as servers take and give them."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
@@ -36,7 +37,8 @@ class Reply(NamedTuple):
 
     `finish_reason`: "stop", "length", "content_filter", or "refusal" if the model refused; the text then says
     why. `top_logprobs`: (token, log-probability in nats) of the likeliest first tokens; empty if the server
-    gives none. `model`: the name that the server gives. Token counts are None if the server does not count.
+    gives none. `model`: the name that the server gives, or "". Token counts are None if the server does not
+    count. `sent`: how often the request was sent, as far as it may have been charged for.
     """
 
     text: str
@@ -45,12 +47,14 @@ class Reply(NamedTuple):
     model: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    sent: int = 1
 
 
 class Failure(NamedTuple):
-    """Why there is no reply to one question, although the server works."""
+    """Why there is no reply to one question, although the server works; `sent` as of a Reply, at least 1."""
 
     reason: str
+    sent: int = 1
 
 
 _MAX_TOKENS, _MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
@@ -122,29 +126,44 @@ def _time(date: str) -> float:
 
 
 def reply_of(response: Any) -> Reply | Failure:
-    """The first choice of a response, whose fields a server may have left out."""
+    """The first choice of a response, whose fields a server may have left out, or filled in its own way."""
     choices = getattr(response, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
+    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
         return Failure("the reply has no choices")
     choice, usage = choices[0], getattr(response, "usage", None)
-    refusal = getattr(choice.message, "refusal", None)
-    text = refusal or _called_with(choice.message) or choice.message.content or ""
-    if not isinstance(text, str):
-        return Failure("the reply is not a text")
+    message, ended = choice.message, getattr(choice, "finish_reason", None)
+    refusal = getattr(message, "refusal", None)
+    name = getattr(response, "model", None)
     return Reply(
-        text=text,
-        finish_reason="refusal" if refusal else choice.finish_reason,
+        text=_text_of(refusal or _called_with(message) or getattr(message, "content", None)),
+        finish_reason="refusal" if refusal else ended if isinstance(ended, str) else None,
         top_logprobs=_first_token(choice),
-        model=getattr(response, "model", None) or "",
-        prompt_tokens=getattr(usage, "prompt_tokens", None),
-        completion_tokens=getattr(usage, "completion_tokens", None),
+        model=name if isinstance(name, str) else "",
+        prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+        completion_tokens=_count(getattr(usage, "completion_tokens", None)),
     )
 
 
 def _called_with(message: Any) -> Any:
-    """What the model calls the first function with, as JSON text; None if it calls none."""
+    """What the model calls the first function with; None if it calls none."""
     calls = getattr(message, "tool_calls", None)
-    return getattr(getattr(calls[0], "function", None), "arguments", None) if calls else None
+    called = isinstance(calls, list) and calls
+    return getattr(getattr(calls[0], "function", None), "arguments", None) if called else None
+
+
+def _text_of(value: Any) -> str:
+    """A text as it is; of a list of parts, those that are text; the JSON of any other value."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in value]
+        return "".join(part for part in parts if isinstance(part, str))
+    return json.dumps(value, default=str)
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens; None for anything else."""
+    return value if type(value) is int and value >= 0 else None
 
 
 def _first_token(choice: Any) -> tuple[tuple[str, float], ...]:

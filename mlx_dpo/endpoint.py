@@ -174,34 +174,39 @@ class Endpoint:
     def ask(self, request: Request) -> Reply | Failure:
         """Ask once. Attempts that a busy server or the network spoiled are repeated, also after long waits.
 
+        A request whose reply broke off may have been charged for; it is repeated once.
+
         Raises:
             DpoError: the server refuses the key or the model, or many requests in a row have failed.
             InterruptedError: `stop` was set before the request was sent.
         """
-        sdk, reason = _sdk(), ""
+        sdk, reason, lost = _sdk(), "", 0
         for attempt in range(self._retries + 1):
             self._pause()
             try:
                 reply = reply_of(self._create(request))
             except sdk.APITimeoutError:
-                return self._failed(f"no reply in {self.config.timeout_seconds:g} s")
+                return self._failed(f"no reply in {self.config.timeout_seconds:g} s", lost + 1)
             except sdk.APIConnectionError as error:
                 told = self._without_key(first_line(error.__cause__ or error))
                 reason, seconds = f"the connection broke: {told}", None
+                lost += type(error.__cause__).__name__ != "ConnectError"  # the server had the request
+                if lost > 1:
+                    break
             except sdk.APIStatusError as error:
                 if error.status_code in (401, 402, 404) or error.code == "insufficient_quota":
                     raise self._error_of(error) from None
                 reason = f"the server answered {error.status_code}: {self._message(error)}"
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    return Failure(reason)
+                    return Failure(reason, max(1, lost))
                 seconds = retry_after(error)
             except (ValueError, sdk.OpenAIError) as error:
-                return self._failed(f"the reply cannot be read: {first_line(error)}")
+                return self._failed(f"the reply cannot be read: {first_line(error)}", lost + 1)
             else:
                 if isinstance(reply, Failure):
-                    return self._failed(reply.reason)
+                    return self._failed(reply.reason, lost + 1)
                 self._failed_in_a_row = 0
-                return reply
+                return reply._replace(sent=lost + 1)
             if attempt == self._retries:
                 break
             if seconds is None:
@@ -209,7 +214,7 @@ class Endpoint:
                 self._wait(min(longest, first * 2**attempt) * random.uniform(0.75, 1))
             else:
                 self._pause_for(seconds)
-        return self._failed(reason)
+        return self._failed(reason, max(1, lost))
 
     def each(
         self,
@@ -255,7 +260,7 @@ class Endpoint:
             time_text = plural(round(seconds / 60), "minute") if seconds >= 90 else f"{seconds:.0f} seconds"
             say(f"the server asks to wait {time_text}; Ctrl-C stops, and the same command continues later")
 
-    def _failed(self, reason: str) -> Failure:
+    def _failed(self, reason: str, sent: int) -> Failure:
         """One question without a reply.
 
         Raises:
@@ -270,7 +275,7 @@ class Endpoint:
                 where=self.config.url or "",
                 hint="look at the server, then run the same command again to continue",
             )
-        return Failure(reason)
+        return Failure(reason, sent)
 
     def _error_of(self, error: "openai.APIStatusError") -> DpoError:
         """A status that no other question would change."""

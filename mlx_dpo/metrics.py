@@ -54,3 +54,14 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def student_half_width(values: np.ndarray) -> float:
+    """Half the width of the 95 % interval of a mean (Student 1908).
+
+    Args:
+        values: (n,), independent; n is at least 2.
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1) / np.sqrt(len(values)) * values.std(ddof=1))

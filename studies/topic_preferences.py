@@ -13,18 +13,17 @@ of its 95 % interval (t distribution); purity, NMI and diversity of both ends.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t
 
 from mlx_dpo.jobs.topics_folder import PREFERENCES
 from mlx_dpo.jobs.topics_train import train_topics
+from mlx_dpo.metrics import student_half_width
 from mlx_dpo.optimizers import OptimizerConfig, optimizer_at
 from mlx_dpo.topics.batches import batch_count
-from mlx_dpo.topics.changes import Changes, Moment, kept_words, read_changes
+from mlx_dpo.topics.changes import Changes, read_changes
 from mlx_dpo.topics.checkpoint import restore
 from mlx_dpo.topics.config import TopicsConfig, load_topics_config
 from mlx_dpo.topics.corpus import Corpus, read_corpus
@@ -32,6 +31,7 @@ from mlx_dpo.topics.ecrtm import ECRTM
 from mlx_dpo.topics.evaluation import TOP
 from mlx_dpo.topics.guidance import build_guidance
 from mlx_dpo.topics.model_files import write_results
+from mlx_dpo.topics.over_seeds import DIVERSITIES, end_figures, snapshot_figures
 from mlx_dpo.topics.train import train
 from mlx_dpo.training.checkpoint_folder import checkpoint_of
 
@@ -65,36 +65,15 @@ def train_without(config: TopicsConfig, corpus: Corpus, run: Path, output: Path)
     write_results(model, corpus, output)
 
 
-def mean_of(moment: Moment, name: str, topics: Sequence[int]) -> float:
-    """Mean C_V or NPMI of these topics."""
-    return float(getattr(moment, name)[list(topics)].mean())
-
-
 def compared(without: Changes, with_them: Changes) -> dict[str, tuple[float, ...]]:
     """Each figure of one seed: at the snapshot where it has one, and at both ends."""
-    found = {}
-    groups = {"with preferences": list(with_them.improved), "others": with_them.others}
-    for group, topics in groups.items():
-        for name in ("c_v", "npmi"):
-            start = mean_of(with_them.snapshot, name, topics)
-            ends = (mean_of(own.end, name, topics) for own in (without, with_them))
-            found[f"{name}, {group}"] = (start, *ends)
-        found[f"kept, {group}"] = tuple(_kept(own, topics) for own in (without, with_them))
-    ends: dict[str, Callable[[Changes], float]] = {
-        "purity": lambda own: own.clustering.purity,
-        "nmi": lambda own: own.clustering.nmi,
-        "diversity": lambda own: own.end.figures[-1].unique,
+    start, *ends = snapshot_figures(with_them), *(end_figures(own) for own in (without, with_them))
+    found = {
+        name: tuple(own[name] for own in (start, *ends) if name in own)
+        for name in ends[0]
+        if name not in DIVERSITIES
     }
-    labelled = with_them.clustering is not None
-    return found | {
-        name: (figure(without), figure(with_them))
-        for name, figure in ends.items()
-        if labelled or name == "diversity"
-    }
-
-
-def _kept(own: Changes, topics: Sequence[int]) -> float:
-    return float(kept_words(own.snapshot.words, own.end.words)[list(topics)].mean())
+    return found | {"diversity": tuple(own["unique"] for own in ends)}
 
 
 def main() -> None:
@@ -113,15 +92,14 @@ def main() -> None:
         ]
         config = load_topics_config(given.settings, [*given.more, *own])
         rows.append(compared(*trained(config, read_corpus(given.corpus))))
-    factor = t.ppf(0.975, len(rows) - 1) / np.sqrt(len(rows))
     found = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows])
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = np.array([row[name] for row in rows if name in row])
         difference = values[:, -1] - values[:, -2]
         found[name] = {
             "means": values.mean(axis=0).tolist(),
             "difference": difference.mean(),
-            "half_width": factor * difference.std(ddof=1),
+            "half_width": student_half_width(difference) if len(difference) > 1 else None,
         }
     print(json.dumps({"corpus": given.corpus, "seeds": given.seeds, "figures": found}, indent=1))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DpoError
-from ..printed_commands import assignment, beside, command_line, unused_folder
+from ..printed_commands import assignment, beside, command_line, last_ones, unused_folder
 from .options import repeated
 
 if TYPE_CHECKING:
@@ -26,9 +26,16 @@ def measuring_topics(folder: Path) -> str:
     return command_line(["mlx-dpo", "topics", "eval", "--run", str(folder)])
 
 
-def after_preparing(corpus: str) -> str:
-    """The command that trains a topic model on a corpus."""
-    return command_line(["mlx-dpo", "topics", "train", "--corpus", corpus])
+def after_preparing(corpus: str, config_file: str | None, given: Sequence[str]) -> str:
+    """The command that trains a topic model on a corpus, with the settings of this command.
+
+    Args:
+        given: the "section.key=value" settings, besides the settings file; those of the corpus are done with.
+    """
+    words = ["mlx-dpo", "topics", "train", *(["--config", config_file] if config_file else [])]
+    for one in last_ones([one for one in given if not one.strip().startswith("corpus.")]):
+        words += ["--set", one]
+    return command_line([*words, "--corpus", corpus])
 
 
 def ranking(config: "RunConfig", completions: str, config_file: str | None, given: Sequence[str]) -> str:

@@ -44,4 +44,4 @@ def topics_prepare(config_file, overrides, overwrite, as_json):
         show_json(asdict(prepared))
         return
     show(str(prepared))
-    show(f"next: {after_preparing(config.corpus.folder)}")
+    show(f"next: {after_preparing(config.corpus.folder, config_file, overrides)}")

@@ -171,8 +171,14 @@ def _kind_of_text(path: Path, name: str, text: str) -> tuple[str, Read]:
         if inside:
             return _kind_inside(path, name, inside)
         return ("JSON objects", json_rows) if first is None and _spans(text) else ("JSONL", _lines)
-    sign = next((sign for sign in _TABLES if _is_table(text, sign)), "")
+    sign = next((sign for sign in _TABLES if _is_table(text, sign)), _sign_of(path))
     return (_TABLES[sign], partial(table_rows, delimiter=sign)) if sign else ("JSONL", _lines)
+
+
+def _sign_of(path: Path) -> str:
+    """The separator by the name of a file: without it, a table with a single column is not recognised."""
+    name = re.sub(r"\.(gz|bz2|xz)$", "", path.name.lower())
+    return {".csv": ",", ".tsv": "\t"}.get(Path(name).suffix, "")
 
 
 def _first_object(path: Path, name: str) -> dict[str, Any] | None:

@@ -218,7 +218,7 @@ def _check_no_file(path: Path) -> None:
         where = f"{address[1]}//{name[address.end() :]}"
         raise DpoError("is a web address, not a file", where=where, hint=hint)
     if re.search(r"[*?]|\[.*\]", name):
-        hint = "give a folder, or a list of files: data.train=[a.jsonl, b.jsonl]"
+        hint = "give a folder, or a list of files: [a.jsonl, b.jsonl]"
         raise DpoError("is a pattern for several files, not the path of one file", where=name, hint=hint)
 
 

@@ -17,7 +17,7 @@ from ..errors import DpoError, first_ten
 from ..judges.asking import Judge, Judged, verdicts_log
 from ..judges.completions import Completions, read_completions
 from ..judges.config import JudgeConfig
-from ..judges.connected import connected
+from ..judges.connected import check_local_model, connected
 from ..judges.estimate import Estimate, estimate
 from ..judges.kept_replies import Calls, kept_reply, say_kept
 from ..judges.local import LocalJudge
@@ -198,6 +198,7 @@ class _Work:
 def _key(settings: JudgeConfig, earlier: dict[str, Any]) -> str | None:
     """What identifies the judge; None if only the server knows the name of its model."""
     if settings.url is None:
+        check_local_model(settings, "judge")
         return LocalJudge(settings.model or "").key
     if settings.model is not None:
         return settings.model

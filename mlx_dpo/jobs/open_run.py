@@ -12,6 +12,7 @@ from ..models.base_of_adapter import check_template
 from ..models.foreign_weights import check_not_peft
 from ..monitoring.run_log import RunLog
 from ..printed_commands import command_line
+from ..settings_file import read_yaml
 from ..storage.reading import expanded, is_there
 
 SETTINGS, INSPECTION, TEMPLATE = "config.yaml", "inspection.json", "chat_template.jinja"
@@ -38,11 +39,20 @@ def say_if_unfinished(folder: Path | str, config: RunConfig) -> None:
         )
 
 
-def settings_file(folder: Path) -> Path:
-    """The settings file of a run.
+def is_topics_run(folder: Path) -> bool:
+    """Whether the settings file of a folder, if there is one, is of a topic model's run.
 
     Raises:
-        DpoError: the folder is not a run.
+        DpoError: it is damaged.
+    """
+    return is_there(folder / SETTINGS) and "corpus" in read_yaml(folder / SETTINGS).values
+
+
+def settings_file(folder: Path) -> Path:
+    """The settings file of a run on pairs.
+
+    Raises:
+        DpoError: the folder is not a run, or is the run of a topic model.
     """
     path = folder / SETTINGS
     if not is_there(path):
@@ -51,6 +61,11 @@ def settings_file(folder: Path) -> Path:
             where=folder,
             hint="name the folder that mlx-dpo train wrote (its run.output)",
         )
+    if is_topics_run(folder):
+        commands = [
+            command_line(["mlx-dpo", "topics", name, "--run", str(folder)]) for name in ("eval", "report")
+        ]
+        raise DpoError("is the run of a topic model", where=folder, hint=f"use {' or '.join(commands)}")
     return path
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..training.checkpoint_folder import (
     remove_leftovers,
 )
 from .continuing import would_replace
-from .open_run import SETTINGS
+from .open_run import SETTINGS, is_topics_run
 from .resume import as_of_today
 
 
@@ -41,10 +42,18 @@ def output_folder(config: RunConfig) -> Path:
     """The run's folder.
 
     Raises:
-        DpoError: as `check_run_settings`, or the folder is the adapter that the run starts from.
+        DpoError: as `check_run_settings`, or the folder is the adapter that the run starts from, or contains
+            the run of a topic model.
     """
     check_run_settings(config)
     folder = Path(config.run.output)
+    topics = False
+    with suppress(DpoError):  # a settings file that is damaged, but --overwrite may replace it
+        topics = is_topics_run(folder)
+    if topics:
+        raise DpoError(
+            "contains the run of a topic model", where=folder, hint="choose another folder with --output"
+        )
     if config.model.adapter and _real(config.model.adapter).is_relative_to(_real(folder)):
         raise DpoError(
             "is or contains the adapter that the run starts from",

@@ -10,14 +10,12 @@ from ..errors import DpoError, first_ten
 from ..models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from ..monitoring.run_log import EVENTS, METRICS
 from ..monitoring.samples import SAMPLES
-from ..printed_commands import command_line
 from ..report.page import Event, RunRecord, Sample, page
 from ..report.templates import Setting
 from ..settings import as_plain, described
 from ..storage.files import write_text
 from ..storage.jsonl import read_jsonl
 from ..storage.reading import is_there, read_json
-from ..topics.model_files import BETA
 from .open_run import INSPECTION, settings_file
 
 REPORT = "report.html"
@@ -74,9 +72,6 @@ def read_run(folder: Path) -> RunRecord:
         DpoError: with file and line.
     """
     config = settings_file(folder)
-    if is_there(folder / BETA):
-        hint = command_line(["mlx-dpo", "topics", "report", "--run", str(folder)])
-        raise DpoError("is the run of a topic model", where=folder, hint=f"use {hint}")
     return RunRecord(
         name=Path(os.path.realpath(folder)).name,
         settings=settings_of(load_config(config)),
@@ -102,7 +97,7 @@ def settings_of(config: Any) -> list[Setting]:
 def _metrics(path: Path) -> list[dict[str, float]]:
     rows = rows_of(path, {"step": int})
     for where, row in rows:
-        wrong = [name for name, value in row.items() if not _is_number(value)]
+        wrong = [name for name, value in row.items() if not is_number(value)]
         if wrong:
             raise DpoError(f"not a number: {first_ten(wrong)}", where=where, hint=_BROKEN)
         if not 0 <= row.get("eval/rewards/accuracies", 0) <= 1 or row.get("eval/pairs", 1) < 1:
@@ -115,7 +110,7 @@ def _metrics(path: Path) -> list[dict[str, float]]:
     return [row for _, row in rows]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether this is a number that a float can represent: JSON has whole numbers of any length."""
     return isinstance(value, float) or (type(value) is int and abs(value) < _LARGEST)
 
@@ -151,7 +146,7 @@ def rows_of(path: Path, kinds: dict[str, type]) -> list[tuple[str, dict[str, Any
     rows = list(read_jsonl(path))
     for where, row in rows:
         for name, kind in kinds.items():
-            if not isinstance(row.get(name), kind) or (kind is int and not _is_number(row[name])):
+            if not isinstance(row.get(name), kind) or (kind is int and not is_number(row[name])):
                 expected = {int: "a whole number", float: "a number"}.get(kind, "text")
                 raise DpoError(f"{name!r} is missing or not {expected}", where=where, hint=_BROKEN)
     return rows

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from ..errors import DpoError
-from ..storage.reading import is_folder, is_there, path_text
+from ..storage.reading import is_folder, path_text
 from ..topics.config import load_topics_config
 from ..topics.corpus import Corpus, read_corpus
 from ..topics.evaluation import TopicFigures, evaluate_topics
-from .open_run import SETTINGS
+from .open_run import SETTINGS, is_topics_run
 
 
 def evaluate_topics_run(folder: Path, corpus: str | None = None) -> TopicFigures:
@@ -28,7 +28,7 @@ def corpus_of(folder: Path, corpus: str | None) -> Corpus:
     Raises:
         DpoError: the folder has no run, or there is no corpus.
     """
-    if not is_there(folder / SETTINGS):
+    if not is_topics_run(folder):
         hint = "give the folder that mlx-dpo topics train wrote"
         raise DpoError("contains no run of a topic model", where=path_text(folder), hint=hint)
     place = corpus or load_topics_config(folder / SETTINGS).corpus.folder

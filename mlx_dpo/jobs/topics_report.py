@@ -1,6 +1,8 @@
 """report.html of a topic model's run: words and figures, at the snapshot and at the end."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +20,45 @@ from ..topics.corpus import Corpus
 from ..topics.evaluation import FIGURES, figure_text
 from ..topics.win_lose import WinLose
 from .open_run import SETTINGS
-from .report import REPORT, check_libraries, rows_of, settings_of
+from .report import REPORT, check_libraries, is_number, rows_of, settings_of
 from .topics_evaluate import corpus_of
 from .topics_folder import PREFERENCES
+from .topics_seeds import SeedRuns, check_seeds, read_seeds, seeds_table
 
 _NAMES = {"c_v": "C_V", "npmi": "NPMI"}
 """Coherences of each topic of a Moment, and how they are written."""
 
 
-def report_topics(folder: Path, corpus: str | None = None) -> Path:
-    """Write `folder`/report.html.
+def report_topics(
+    folder: Path, corpus: str | None = None, seed_runs: Sequence[Path] = ()
+) -> tuple[Path, SeedRuns | None]:
+    """Write `folder`/report.html; its path, and the figures over all runs if there are `seed_runs`.
 
     Args:
         corpus: where the corpus is now; None: where it was.
+        seed_runs: runs that differ from this one only in their seed.
 
     Raises:
-        DpoError: the folder has no finished run, the corpus is another one, or a library is missing.
+        DpoError: a folder has no finished run, the runs differ otherwise, the corpus is another one, or a
+            library is missing.
     """
     check_libraries()
     documents = corpus_of(folder, corpus)
-    config = load_topics_config(folder / SETTINGS)
-    return write_page(folder, config, documents, read_changes(folder, folder / PREFERENCES, documents))
+    config, runs = load_topics_config(folder / SETTINGS), [folder, *seed_runs]
+    seeds = check_seeds(runs) if seed_runs else []
+    changes = read_changes(folder, folder / PREFERENCES, documents)
+    over_seeds = read_seeds(runs, seeds, documents, changes) if seeds else None
+    return write_page(folder, config, documents, changes, over_seeds), over_seeds
 
 
-def write_page(folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes) -> Path:
+def write_page(
+    folder: Path, config: TopicsConfig, corpus: Corpus, changes: Changes, over_seeds: SeedRuns | None = None
+) -> Path:
     """Write `folder`/report.html of a run whose changes are known."""
-    path = folder / REPORT
-    write_text(path, topics_page(topics_record(folder, config, corpus, changes)))
+    path, record = folder / REPORT, topics_record(folder, config, corpus, changes)
+    if over_seeds:
+        record = replace(record, seeds=seeds_table(over_seeds, changes.end.words.shape[1]))
+    write_text(path, topics_page(record))
     return path
 
 
@@ -73,14 +87,21 @@ def topics_record(folder: Path, config: TopicsConfig, corpus: Corpus, changes: C
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if isinstance(value, int | float)}
+    return {name: value for name, value in row.items() if is_number(value)}
 
 
 def _extent(rows: list[dict[str, float]], config: TopicsConfig) -> str:
+    first, last = (_model_loss(rows[place]) for place in (0, -1))
+    without = " without preferences" if any({"loss/dpo", "loss/anchor"} & row.keys() for row in rows) else ""
     return (
         f"{int(rows[-1]['epoch']):,} of {plural(config.training.epochs, 'epoch')}, seed "
-        f"{config.training.seed}; training loss from {rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f}."
+        f"{config.training.seed}; training loss{without} from {first:.3f} to {last:.3f}."
     )
+
+
+def _model_loss(row: dict[str, float]) -> float:
+    """The loss without the terms of preferences, which only the second phase has."""
+    return row["loss"] - row.get("loss/dpo", 0.0) - row.get("loss/anchor", 0.0)
 
 
 def change_sentences(changes: Changes) -> list[str]:
@@ -89,26 +110,36 @@ def change_sentences(changes: Changes) -> list[str]:
     if before is None:
         return ["No preferences were used."]
     if not changes.improved:
-        return ["Preferences were built, but no topic was picked."]
+        return ["No topic was improved: the filter picked none that has winners and losers."]
     kept, sentences = kept_words(before.words, end.words), []
     for what, own in (("with", list(changes.improved)), ("without", changes.others)):
         if not own:
             continue
-        share = f"{100 * kept[own].mean():.0f} % of their top {end.words.shape[1]} words"
+        their = "its" if len(own) == 1 else "their"
+        share = f"{100 * kept[own].mean():.0f} % of {their} top {end.words.shape[1]} words"
         sentences.append(f"{plural(len(own), 'topic')} {what} preferences kept {share}.")
         for name, label in _NAMES.items():
             was, now = getattr(before, name), getattr(end, name)
             if now is not None:
-                sentences.append(f"Their {label} went {change_text(mean_change(was, now, own))}.")
+                sentences.append(
+                    f"{their.capitalize()} {label} went {change_text(mean_change(was, now, own))}."
+                )
     return sentences
 
 
 def change_text(found: MeanChange) -> str:
     """A change of means: from 0.323 to 0.345, change +0.022 (95 % interval +0.001 to +0.043)."""
     interval = (
-        "" if found.low is None else f" (95 % interval over topics {found.low:+.3f} to {found.high:+.3f})"
+        ""
+        if found.low is None or found.high is None
+        else f" (95 % interval over topics {_signed(found.low)} to {_signed(found.high)})"
     )
-    return f"from {found.before:.3f} to {found.after:.3f}, change {found.change:+.3f}{interval}"
+    return f"from {found.before:.3f} to {found.after:.3f}, change {_signed(found.change)}{interval}"
+
+
+def _signed(value: float) -> str:
+    """A number with its sign and three decimals; -0.0004 -> +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _figures(changes: Changes) -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """A topic model's run: check, start or continue, train in both phases, write the results."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from ..optimizers import OptimizerConfig, optimizer_at
 from ..settings import save_settings
 from ..storage.checksummed_folder import Sealed
 from ..storage.files import check_writable, make_folder
+from ..storage.reading import is_there
 from ..topics.batches import batch_count
 from ..topics.checkpoint import restore, save_state
 from ..topics.config import TopicsConfig
@@ -26,7 +28,9 @@ from ..topics.ecrtm import ECRTM
 from ..topics.guidance import build_guidance, check_guidance
 from ..topics.model_files import topic_word_logits, write_results
 from ..topics.objective import Guidance
-from ..topics.preferences import check_llm
+from ..topics.preference_checks import check_models
+from ..topics.preferences import is_built
+from ..topics.sizes import check_sizes
 from ..topics.state import TopicState
 from ..topics.topic_dpo import ranked_share
 from ..topics.train import train
@@ -40,7 +44,16 @@ from ..training.checkpoint_folder import (
 )
 from .continuing import check_resumed, say_if_changed, versions
 from .open_run import SETTINGS
-from .topics_folder import PREFERENCES, check_same, checkpoint_in, clear_folder, run_key
+from .topics_folder import (
+    PREFERENCES,
+    check_inputs_outside,
+    check_replaceable,
+    check_same,
+    checkpoint_in,
+    clear_folder,
+    run_key,
+)
+from .topics_snapshot import Snapshot, begin_with, check_began_with, open_snapshot
 
 _LIBRARIES = ("mlx", "mlx-dpo")
 """Libraries whose versions a run notes."""
@@ -54,35 +67,76 @@ class TopicRun(NamedTuple):
     stopped: str
 
 
-def train_topics(config: TopicsConfig, *, overwrite: bool = False, resume: bool = False) -> TopicRun:
+def train_topics(
+    config: TopicsConfig, *, overwrite: bool = False, resume: bool = False, snapshot: str | None = None
+) -> TopicRun:
     """Train as configured, or continue the run in the folder from its newest checkpoint.
 
     Args:
         overwrite: replace an existing run.
         resume: fail if there is no run to continue.
+        snapshot: the folder of a run, with whose snapshot and preferences a new run begins.
 
     Raises:
         DpoError: anything a user can fix; before slow work, if it can be known before.
         KeyboardInterrupt: a stop was requested, and a checkpoint was written; or it was requested twice.
     """
     folder = Path(config.run.output)
+    check_inputs_outside(config)
+    _check_preferences_used(config)
     corpus = read_corpus(config.corpus.folder)
     check_writable(folder, need_bytes=_run_bytes(config, corpus))
-    _check_sizes(config, corpus)
+    check_sizes(config, corpus)
     check_guidance(config, corpus)
-    if config.word_vectors.source == "embedder":
-        without = "word_vectors.source=corpus and word_vectors.path=null"
-        check_embedder(config.word_vectors.path, "word_vectors.source", without)
-    key = run_key(config, corpus)
-    make_folder(folder)
-    with only_process(folder):
+    start = open_snapshot(Path(snapshot), config, corpus) if snapshot else None
+    with only_process(folder) if is_there(folder) else nullcontext(False) as locked:
+        if overwrite:
+            check_replaceable(folder)
         checkpoint = None if overwrite else checkpoint_in(folder)
         check_resumed(resume, checkpoint, folder)
-        if checkpoint:
-            check_same(checkpoint.facts["key"], key, folder)
-        elif config.dpo.start_epoch:
-            check_llm(config.preferences)
-        return _run(config, corpus, key, folder, checkpoint)
+        key = run_key(config, corpus, checkpoint.facts["key"] if checkpoint else None)
+        _check_begun(config, corpus, key, folder, checkpoint, start)
+        vectors = None if checkpoint or start else _word_vectors(config, corpus)
+        make_folder(folder)
+        with nullcontext() if locked else only_process(folder):
+            if not locked and checkpoint_in(folder):
+                hint = "choose another folder with --output"
+                raise DpoError("contains a run that was started meanwhile", where=folder, hint=hint)
+            if start and not checkpoint:
+                checkpoint = begin_with(start, folder, key)
+            return _run(config, corpus, key, folder, checkpoint, vectors)
+
+
+def _check_begun(
+    config: TopicsConfig,
+    corpus: Corpus,
+    key: dict[str, Any],
+    folder: Path,
+    checkpoint: Sealed | None,
+    start: Snapshot | None,
+) -> None:
+    """Check that a run may begin, or continue from its checkpoint, and that its models can be used."""
+    if checkpoint:
+        check_same(checkpoint.facts["key"], key, folder)
+        if start:
+            check_began_with(start, folder)
+    if used := checkpoint and checkpoint.facts["state"]["guided"]:
+        build_guidance(folder / PREFERENCES, corpus, config, None, used)
+    elif config.dpo.start_epoch and not start and not (checkpoint and is_built(folder / PREFERENCES)):
+        check_models(config.preferences)
+
+
+def _check_preferences_used(config: TopicsConfig) -> None:
+    """Check that a run without preferences was not given any."""
+    own = config.preferences
+    named = [name for name in ("file", "url", "model", "embedder") if getattr(own, name) is not None]
+    if named and config.dpo.start_epoch is None:
+        raise DpoError(
+            "has no effect, because dpo.start_epoch is null",
+            where=f"preferences.{named[0]}",
+            hint="set dpo.start_epoch to the epochs before preferences are used, or "
+            f"preferences.{named[0]}=null",
+        )
 
 
 def _run_bytes(config: TopicsConfig, corpus: Corpus) -> int:
@@ -93,22 +147,22 @@ def _run_bytes(config: TopicsConfig, corpus: Corpus) -> int:
     return checkpoints + 4 * documents * config.model.topics
 
 
-def _check_sizes(config: TopicsConfig, corpus: Corpus) -> None:
-    topics, words = config.model.topics, len(corpus.vocabulary)
-    if topics > words:
-        raise DpoError(
-            f"is {topics:,}, but the corpus has {words:,} words",
-            where="model.topics",
-            hint="ask for fewer topics than words; 50 topics suit thousands of words",
-        )
-
-
 def _run(
-    config: TopicsConfig, corpus: Corpus, key: dict[str, Any], folder: Path, checkpoint: Sealed | None
+    config: TopicsConfig,
+    corpus: Corpus,
+    key: dict[str, Any],
+    folder: Path,
+    checkpoint: Sealed | None,
+    vectors: np.ndarray | None,
 ) -> TopicRun:
+    """Train, and write the results.
+
+    Args:
+        vectors: float32 (V, E), where the word vectors start; None for random ones, or with a checkpoint.
+    """
     log = RunLog(folder, config.training.epochs)
     mx.random.seed(config.training.seed)
-    model = ECRTM(len(corpus.vocabulary), config.model, None if checkpoint else _word_vectors(config, corpus))
+    model = ECRTM(len(corpus.vocabulary), config.model, vectors)
     if not config.training.train_words:
         model.freeze_words()
     optimizer = optimizer_at(OptimizerConfig(name="adam"), config.optimizer.learning_rate)
@@ -171,7 +225,12 @@ def _word_vectors(config: TopicsConfig, corpus: Corpus) -> np.ndarray | None:
         return ppmi_svd(corpus.bags, config.model.embedding_size, config.training.seed % 2**32)
     if own.source == "file":
         return read_glove(own.path, corpus.vocabulary)
-    return embedded(own.path, corpus.vocabulary) if own.source == "embedder" else None
+    if own.source == "embedder":
+        check_embedder(
+            own.path, "word_vectors.source", "word_vectors.source=corpus and word_vectors.path=null"
+        )
+        return embedded(own.path, corpus.vocabulary)
+    return None
 
 
 def _save(

@@ -54,7 +54,7 @@ class Calls:
     """What this process asked for.
 
     `sent`: requests, also those without a reply, without the probe. The tokens are counted by the server, and
-    include the probe. `uncounted`: replies whose tokens the server did not count.
+    include the probe. `uncounted`: replies whose tokens the server did not count, also those that broke off.
     """
 
     sent: int = 0
@@ -116,13 +116,16 @@ class KeptReplies:
                 raise NotAsked
             self.calls.sent += 1
         reply = self.ask(request)
+        with self.lock:
+            self.calls.sent += reply.sent - 1
+            self.calls.uncounted += reply.sent - 1
         if isinstance(reply, Failure):
             raise NoReply(reply.reason)
         likely = worth_keeping(reply.top_logprobs, LABEL_TOKENS)
         kept = Kept(reply.text, reply.finish_reason, likely, request.max_tokens, reply.model)
         with self.lock:
-            self.calls.add(reply)
             self.log.append(key, row(kept), kept)
+            self.calls.add(reply)
             self.models.add(kept.model)
         return kept
 
@@ -141,7 +144,8 @@ def asked_again(request: Request, reply: str, why: str, form: str) -> Request:
         form: the form of the reply that is wanted.
     """
     again = f"Your reply cannot be used: {why}. {form}"
-    shown = without_control_marks(reply[:_REPEATED].strip()) or "..."  # some servers refuse a turn of blanks
+    shown = without_control_marks(reply[:_REPEATED].strip()).encode(errors="replace").decode()
+    shown = shown or "..."  # some servers refuse a turn of blanks
     said = [{"role": "assistant", "content": shown}, {"role": "user", "content": again}]
     return request._replace(messages=[*request.messages, *said])
 

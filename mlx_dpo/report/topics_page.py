@@ -53,6 +53,15 @@ class Topic:
     score: int | None = None
 
 
+class SeedsTable(NamedTuple):
+    """Figures over runs with different seeds: `rows` below `head`, and what they are."""
+
+    seeds: int
+    about: str
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class TopicsRecord:
     """What the page shows. `figures`: rows of a table below `head`; the first cell names the figure.
@@ -70,6 +79,7 @@ class TopicsRecord:
     improved: list[Topic]
     others: list[Topic]
     snapshot: int | None = None
+    seeds: SeedsTable | None = None
 
 
 def topics_page(run: TopicsRecord) -> str:

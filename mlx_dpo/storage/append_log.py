@@ -130,7 +130,8 @@ class OpenLog:
         Raises:
             DpoError: the disk refused to write; the next start removes a part of the line that was written.
         """
-        line = (json.dumps({"key": key, **row}, ensure_ascii=False) + "\n").encode()
+        # Half of a character, which a server may send, becomes its escape in JSON.
+        line = (json.dumps({"key": key, **row}, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -162,6 +163,8 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         return parse_line(line, where)
     except DpoError as error:
+        if error.code == "half-character":
+            return json.loads(line)
         raise error.instead(hint="remove the line: the same command then makes it again") from None
 
 

@@ -224,8 +224,9 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
         ) from None
     free = shutil.disk_usage(existing).free
     if free < need_bytes:
+        digits = 2 if need_bytes >= 1e7 else 4
         raise DpoError(
-            f"needs {need_bytes / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB left",
+            f"needs {need_bytes / 1e9:.{digits}f} GB, but the disk has {free / 1e9:.2f} GB left",
             where=folder,
             hint="free some space, or choose an output folder on another disk",
         )

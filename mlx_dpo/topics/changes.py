@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ..metrics import student_half_width
 from ..storage.reading import is_there
 from .corpus import Corpus
 from .evaluation import AGAIN, TOP, LabelFigures, WordFigures, evaluate_topics, read_top_words, word_figures
@@ -143,10 +144,7 @@ def mean_change(before: np.ndarray, after: np.ndarray, topics: Sequence[int]) ->
     means = len(own), float(before[own].mean()), float(after[own].mean())
     if len(own) < 2:
         return MeanChange(*means, None, None)
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(own) - 1) * changes.std(ddof=1) / np.sqrt(len(own)))
-    middle = float(changes.mean())
+    half, middle = student_half_width(changes), float(changes.mean())
     return MeanChange(*means, middle - half, middle + half)
 
 

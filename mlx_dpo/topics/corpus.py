@@ -1,14 +1,15 @@
 """A corpus as bags of words: the folder that topics prepare writes, or one in the same form."""
 
-import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
-from ..console import plural
+from ..console import UNPRINTABLE, plural
 from ..errors import DpoError, quoted
 from ..storage.reading import is_folder, is_there, opened, path_text, read_text
 from .libraries import check_libraries
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _PREPARE = "mlx-dpo topics prepare makes such a folder"
 _LARGEST_COUNT = 2**31 - 1
+_DAMAGED = (ValueError, KeyError, EOFError, TypeError, AttributeError, RuntimeError, BadZipFile, zlib.error)
+"""What SciPy and zipfile raise for a file that is damaged, or no sparse matrix."""
 _LEAST = {"train": 2, "test": 1}
 """Fewest documents of each part."""
 
@@ -80,7 +83,7 @@ def _vocabulary(path: Path) -> list[str]:
     first: dict[str, int] = {}
     for number, word in enumerate(words, 1):
         where = f"{path_text(path)}:{number}"
-        if not word or word.split() != [word]:
+        if word.split() != [word] or UNPRINTABLE.search(word):
             raise DpoError(
                 f"is not one word: {quoted(word)}", where=where, hint="write one word on each line"
             )
@@ -102,20 +105,18 @@ def _bags(path: Path, words: int, least: int) -> "csr_matrix":
             if hasattr(found, "check_format"):  # a place outside of the matrix would overwrite other memory
                 found.check_format(full_check=True)
             bags = scipy.sparse.csr_matrix(found)
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         what = "is not a sparse matrix of SciPy"
         hint = f"write it with scipy.sparse.save_npz; {_PREPARE}"
         raise DpoError(what, where=path_text(path), hint=hint) from error
-    bags.sum_duplicates()
     documents, columns = bags.shape
     if columns != words:
         what = f"has {columns:,} columns, but vocab.txt has {words:,} words"
         raise DpoError(what, where=path_text(path), hint="both files must come from the same corpus")
-    counts = bags.data
-    whole = counts.dtype.kind in "iub" or (counts.dtype.kind == "f" and bool((counts % 1 == 0).all()))
-    if not whole or (counts.size and (counts.min() < 0 or counts.max() > _LARGEST_COUNT)):
-        what = "has an entry that is not a count (0, 1, 2, ...)"
-        raise DpoError(what, where=path_text(path), hint="a bag says how often each word is in the document")
+    _check_counts(bags.data, path)
+    bags = bags.astype(np.int64)  # small whole numbers would overflow in the sum of two entries in one place
+    bags.sum_duplicates()
+    _check_counts(bags.data, path)
     bags = bags.astype(np.int32)
     bags.eliminate_zeros()
     if documents < least or not bags.nnz:
@@ -124,9 +125,16 @@ def _bags(path: Path, words: int, least: int) -> "csr_matrix":
     return bags
 
 
+def _check_counts(counts: np.ndarray, path: Path) -> None:
+    whole = counts.dtype.kind in "iub" or (counts.dtype.kind == "f" and bool((counts % 1 == 0).all()))
+    if not whole or (counts.size and (counts.min() < 0 or counts.max() > _LARGEST_COUNT)):
+        what = "has an entry that is not a count (0, 1, 2, ...)"
+        raise DpoError(what, where=path_text(path), hint="a bag says how often each word is in the document")
+
+
 def _lines(path: Path) -> list[str]:
     """The lines of a text file; str.splitlines would also split at characters inside of texts."""
-    text = read_text(path, _PREPARE).replace("\r\n", "\n")
+    text = read_text(path, _PREPARE).removeprefix("\ufeff").replace("\r\n", "\n")
     return text.removesuffix("\n").split("\n") if text else []
 
 

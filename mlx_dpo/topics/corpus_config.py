@@ -58,7 +58,7 @@ class CorpusConfig(Section):
         also="min_df min_doc_count",
     )
     min_length: int = setting(
-        3, "for prepare: shorter words are left out, in letters", least=1, most=100, also="min_word_length"
+        3, "for prepare: shorter words are left out, in characters", least=1, most=100, also="min_word_length"
     )
     min_words: int = setting(
         1, "for prepare: documents with fewer words are left out", least=1, most=10**6, also="min_term"

@@ -1,29 +1,56 @@
 """Documents of a user: a text file with one a line, a folder of text files, or rows with a field."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.file_kinds import kind_of_file
-from ..data.row_files import open_rows, row_files_in
-from ..data.table_rows import table_rows
+from ..console import plural, say
+from ..data.row_files import open_rows, row_files, row_files_in
 from ..errors import DpoError, first_ten, quoted
 from ..storage.jsonl import parse_line, read_lines
-from ..storage.reading import entries, expanded, files_in, is_folder, is_there, opened, path_text, read_text
+from ..storage.reading import (
+    entries,
+    expanded,
+    files_in,
+    is_folder,
+    is_there,
+    opened,
+    path_text,
+    read_text,
+    readable,
+)
 
 _TEXT = (".txt", ".text")
 
 
 class Document(NamedTuple):
-    """A text, its label if labels are asked for, and "file:line"."""
+    """A text, its label if labels are asked for, "file:line", and its bytes in the source."""
 
     text: str
     label: str | None
     where: str
+    size: int
 
 
-def read_documents(source: str | Sequence[str], field: str, label: str | None) -> list[Document]:
-    """All documents that a source names; blank ones are left out.
+def source_bytes(source: str | Sequence[str]) -> int:
+    """The size of the files that a source names; errors as for `read_documents`."""
+    if not isinstance(source, str):
+        return sum(map(source_bytes, source))
+    path = expanded(source)
+    if _is_text(path):
+        files = [path]
+    else:
+        files = _text_files(path) or [file.path for file in row_files(_folder(source, path))]
+    total = 0
+    for file in files:
+        with readable(file):
+            total += file.stat().st_size
+    return total
+
+
+def read_documents(source: str | Sequence[str], field: str, label: str | None) -> Iterator[Document]:
+    """All documents that a source names, one by one; blank ones are left out.
 
     Args:
         source: a text file, a folder, a file of rows, a data set on the Hub, or a list of these.
@@ -35,26 +62,40 @@ def read_documents(source: str | Sequence[str], field: str, label: str | None) -
         DpoError: a file is missing or cannot be read, or a row has no such field.
     """
     if not isinstance(source, str):
-        return [document for one in source for document in read_documents(one, field, label)]
+        for one in source:
+            yield from read_documents(one, field, label)
+        return
     path = expanded(source)
-    if not is_there(path):
-        found = _rows(source, field, label)
-    elif is_folder(path):
-        texts = _text_files(path)
-        if not texts and not row_files_in(path):
-            what = "has no files of texts (.txt) or rows (.jsonl, .json, .csv, .tsv, .parquet)"
-            hint = "save each document as a text file, or all of them as rows"
-            raise DpoError(what, where=path_text(path), hint=hint)
-        found = _files(path, texts, label) if texts else _rows(source, field, label)
-    elif path.suffix.lower() in _TEXT:
+    if _is_text(path):
         if label is not None:
             what = f"has no labels, but corpus.label is {quoted(label)}"
             hint = "set corpus.label=null, or give rows with the field of the label"
             raise DpoError(what, where=path_text(path), hint=hint)
         found = _text_lines(path)
+    elif texts := _text_files(path):
+        found = _files(path, texts, label)
     else:
-        found = _rows(source, field, label)
-    return [document for document in found if document.text.strip()]
+        found = _rows(_folder(source, path), field, label)
+    for document in found:
+        if "\0" in document.text:
+            hint = "save the texts as UTF-8; a NUL often comes from UTF-16"
+            raise DpoError("contains a NUL character", where=document.where, hint=hint)
+        if document.text.strip():
+            yield document
+
+
+def _is_text(path: Path) -> bool:
+    """Whether this is a text file with a document on each line, going by its name."""
+    return path.suffix.lower() in _TEXT and is_there(path) and not is_folder(path)
+
+
+def _folder(source: str, path: Path) -> str:
+    """The source again, unless it is a folder without files of rows."""
+    if is_folder(path) and not row_files_in(path):
+        what = "has no files of texts (.txt) or rows (.jsonl, .json, .csv, .tsv, .parquet)"
+        hint = "save each document as a text file, or all of them as rows"
+        raise DpoError(what, where=path_text(path), hint=hint)
+    return source
 
 
 def _text_lines(path: Path) -> Iterator[Document]:
@@ -62,16 +103,27 @@ def _text_lines(path: Path) -> Iterator[Document]:
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             where = f"{name}:{number}"
+            if b"\r" in line.rstrip(b"\r\n") and not line.endswith(b"\n") and number == 1:
+                hint = f"turn them into line feeds: tr '\\r' '\\n' < {shlex.quote(name)} > new.txt"
+                raise DpoError("has the line ends of old Macs (CR)", where=name, hint=hint)
             try:
-                yield Document(line.decode("utf-8-sig" if number == 1 else "utf-8"), None, where)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 raise DpoError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
+            yield Document(text, None, where, len(line))
 
 
 def _text_files(folder: Path) -> list[Path]:
-    """The text files in a folder and in the folders inside it, sorted by path."""
+    """The text files in a folder and in the folders inside it, sorted by path; none if it is not a folder."""
+    return [file for place in _places(folder) for file in files_in(place, *(f"*{end}" for end in _TEXT))]
+
+
+def _places(folder: Path) -> list[Path]:
+    """A folder and the folders inside it."""
+    if not is_folder(folder):
+        return []
     inside = [one for one in entries(folder) if is_folder(one) and not one.name.startswith(".")]
-    return [file for place in (folder, *inside) for file in files_in(place, *(f"*{end}" for end in _TEXT))]
+    return [folder, *inside]
 
 
 def _files(folder: Path, files: Sequence[Path], label: str | None) -> Iterator[Document]:
@@ -80,8 +132,14 @@ def _files(folder: Path, files: Sequence[Path], label: str | None) -> Iterator[D
         what = f"has text files outside of the folders that would be their labels: {first_ten(loose)}"
         hint = "move them into folders named like their labels, or set corpus.label=null"
         raise DpoError(what, where=path_text(folder), hint=hint)
+    rows = [file.relative_to(folder).as_posix() for place in _places(folder) for file in row_files_in(place)]
+    if rows:
+        say(f"{path_text(folder)}: {plural(len(files), 'text file')}; not read: {first_ten(rows)}")
     for file in files:
-        yield Document(read_text(file), None if label is None else file.parent.name, path_text(file))
+        where = path_text(file)
+        name = None if label is None else _one_line(file.parent.name, where)
+        text = read_text(file)
+        yield Document(text, name, where, file.stat().st_size)
 
 
 def _rows(source: str, field: str, label: str | None) -> Iterator[Document]:
@@ -97,19 +155,18 @@ def _rows(source: str, field: str, label: str | None) -> Iterator[Document]:
         if not isinstance(text, str):
             hint = "set corpus.field to a field with text"
             raise DpoError(f"{quoted(field)} is not text: {quoted(text)}", where=where, hint=hint)
-        yield Document(text, None if label is None else _label(row, label, where), where)
+        yield Document(text, None if label is None else _label(row, label, where), where, len(line))
 
 
 def _numbered(source: str) -> Iterator[tuple[str, bytes]]:
     """ "file:line" and each row as JSON."""
-    path = expanded(source)
-    if path.suffix.lower() == ".csv" and is_there(path) and kind_of_file(path).plain:  # a single column
-        with opened(path) as file:
-            name = path_text(path)
-            yield from ((f"{name}:{line}", text) for line, text in table_rows(file, name, ","))
-        return
-    rows = open_rows(source)
-    yield from ((rows.where(number), line) for number, _, line in read_lines(rows.path))
+    try:
+        rows = open_rows(source)
+        yield from ((rows.where(number), line) for number, _, line in read_lines(rows.path))
+    except DpoError as error:
+        if error.code != "line-too-long":
+            raise
+        raise error.instead(hint="remove it, or shorten its text") from None
 
 
 def _value(row: Mapping[str, Any], name: str, setting: str, where: str) -> Any:
@@ -124,4 +181,11 @@ def _label(row: Mapping[str, Any], name: str, where: str) -> str:
     if isinstance(value, (dict, list)) or value is None:
         hint = "a label is a text or a number; leave out rows without one"
         raise DpoError(f"{quoted(name)} is not a label: {quoted(value)}", where=where, hint=hint)
-    return str(value)
+    return _one_line(str(value), where)
+
+
+def _one_line(label: str, where: str) -> str:
+    if "\n" in label or "\r" in label:
+        hint = "write each label on one line: label_names.txt has a label on each line"
+        raise DpoError(f"the label {quoted(label)} has a line break", where=where, hint=hint)
+    return label

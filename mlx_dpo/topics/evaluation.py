@@ -143,7 +143,7 @@ def read_top_words(path: Path, corpus: Corpus) -> np.ndarray:
         if not words or len(words) != len(rows[0] if rows else words):
             what = "top_words must be a list of words with their indices, of the same length for all topics"
             raise DpoError(what, where=where, hint=AGAIN)
-        if any(corpus.number.get(word) != index for word, index in words):
+        if any(type(index) is not int or corpus.number.get(word) != index for word, index in words):
             raise DpoError("has words that the corpus numbers otherwise", where=where, hint=AGAIN)
         rows.append([index for _, index in words])
     if not rows:

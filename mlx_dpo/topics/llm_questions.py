@@ -9,21 +9,23 @@ from ..judges.json_replies import UnreadableReplyError
 from .preference_files import without_both
 from .win_lose import WinLose
 
-_MOST_WORDS = 12
-"""Of a description; two to six are asked for."""
+SCORE, DESCRIBE, COMPARE = "score_topic", "describe_topic", "build_preferences"
+"""The functions that an LLM is asked to call."""
+_MOST_WORDS, _MOST_CHARACTERS = 12, 150
+"""Of a description; two to six words are asked for."""
 
-_SCORE = """\
+_SCORING = """\
 Judge how coherent a topic of a topic model is, by its top words, the most important one first.
 1: the words have nothing to do with each other
 2: most words share a theme, but some do not belong to it
 3: the words clearly share one theme"""
-_DESCRIBE = """\
+_DESCRIBING = """\
 Name what a topic of a topic model is about, by its top words, the most important one first. Write a concrete
 noun phrase of 2 to 6 words. Take the theme that most words share; earlier words count more."""
 _DISTINCT = """\
 Other topics are described already, as listed below. Choose a theme that these words support and that differs
 from all of them, and do not use the same main nouns."""
-_PREFER = """\
+_COMPARING = """\
 Decide which words belong to a topic of a topic model. A good word is central to the description of the topic.
 A bad word is unrelated to it, misleading, or so general that it would fit any topic.
 List A has the words that the model ranks highest, list B other candidates. Each word has a number.
@@ -65,15 +67,15 @@ class Question(NamedTuple):
 def score_question(topic: int, words: Sequence[str]) -> Question:
     """How coherent the words are: 1, 2 or 3."""
     schema = _schema(llm_score={"type": "integer", "enum": [1, 2, 3]})
-    text = f"{_SCORE}\n\nTopic: {topic}\nTop words: {_listed(words)}"
-    return Question("score_topic", text, {"k": topic, "llm_score": 2}, schema, _read_score)
+    text = f"{_SCORING}\n\nTopic: {topic}\nTop words: {_listed(words)}"
+    return Question(SCORE, text, {"k": topic, "llm_score": 2}, schema, _read_score)
 
 
 def _read_score(reply: Mapping[str, Any]) -> int:
-    score = reply.get("llm_score")
-    if isinstance(score, bool) or score not in (1, 2, 3):
+    score = _whole_number(reply.get("llm_score"))
+    if score not in (1, 2, 3):
         raise UnreadableReplyError("llm_score is not 1, 2 or 3")
-    return int(score)
+    return score
 
 
 def description_question(topic: int, words: Sequence[str], others: Sequence[str] = ()) -> Question:
@@ -83,20 +85,23 @@ def description_question(topic: int, words: Sequence[str], others: Sequence[str]
         others: descriptions of other topics, from which this one has to differ.
     """
     distinct = f"\n{_DISTINCT}\n\nOther topics: {_listed(others)}" if others else ""
-    text = f"{_DESCRIBE}{distinct}\n\nTopic: {topic}\nTop words: {_listed(words)}"
+    text = f"{_DESCRIBING}{distinct}\n\nTopic: {topic}\nTop words: {_listed(words)}"
     example = {"k": topic, "main_meaning": "computer hardware"}
     schema = _schema(main_meaning={"type": "string"})
-    return Question("describe_topic", text, example, schema, _read_description)
+    return Question(DESCRIBE, text, example, schema, _read_description)
 
 
 def _read_description(reply: Mapping[str, Any]) -> str:
     text = reply.get("main_meaning")
-    if not isinstance(text, str) or not text.strip():
+    words = "".join(c if c.isprintable() else " " for c in text).split() if isinstance(text, str) else []
+    if not words:
         raise UnreadableReplyError("main_meaning is not a text")
-    words = text.split()
     if len(words) > _MOST_WORDS:
         raise UnreadableReplyError(f"main_meaning has {len(words)} words, more than 6")
-    return " ".join(words)
+    text = " ".join(words)
+    if len(text) > _MOST_CHARACTERS:
+        raise UnreadableReplyError(f"main_meaning has {len(text):,} characters, more than {_MOST_CHARACTERS}")
+    return text
 
 
 def preferences_question(
@@ -110,7 +115,7 @@ def preferences_question(
     numbers = {"type": "array", "items": {"type": "integer"}}
     schema = _schema(w_win_indices=numbers, w_loose_indices=numbers)
     words = f"List A: {_listed(top)}\nList B: {_listed(others)}"
-    text = f"{_PREFER}\n\nTopic: {topic}\nDescription: {_listed(description)}\n{words}"
+    text = f"{_COMPARING}\n\nTopic: {topic}\nDescription: {_listed(description)}\n{words}"
     first, second = [*top.values()][:2]
     example = {"k": topic, "w_win_indices": [first], "w_loose_indices": [second]}
     offered = {**others, **top}
@@ -120,7 +125,7 @@ def preferences_question(
             *(_offered(reply, name, offered) for name in ("w_win_indices", "w_loose_indices"))
         )
 
-    return Question("build_preferences", text, example, schema, read)
+    return Question(COMPARE, text, example, schema, read)
 
 
 def _offered(reply: Mapping[str, Any], name: str, offered: Mapping[str, int]) -> list[int]:
@@ -128,11 +133,27 @@ def _offered(reply: Mapping[str, Any], name: str, offered: Mapping[str, int]) ->
     given = reply.get(name)
     if not isinstance(given, list):
         raise UnreadableReplyError(f"{name} is not a list")
-    indices = [offered.get(one, one) if isinstance(one, str) else one for one in given]
-    known = [one for one in indices if type(one) is int and one in offered.values()]
+    indices = [
+        offered[one] if isinstance(one, str) and one in offered else _whole_number(one) for one in given
+    ]
+    known = [index for index in indices if index in offered.values()]
     if given and not known:
         raise UnreadableReplyError(f"{name} has no number of a word that was given")
     return known
+
+
+def _whole_number(value: Any) -> int | None:
+    """A whole number, which may be written with decimals or as text; None for anything else.
+
+    17, 17.0, "17" -> 17
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def _schema(**properties: dict[str, Any]) -> dict[str, Any]:

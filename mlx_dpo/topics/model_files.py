@@ -107,7 +107,9 @@ def read_matrix(path: Path, *, rows: int | None = None, columns: int | None = No
     try:
         with opened(path, hint) as file:
             found = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError):
+    except DpoError:
+        raise
+    except Exception:  # NumPy parses the header as Python: a damaged one can raise any error
         found = None
     if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
         raise DpoError("is not an array of numbers by NumPy", where=path_text(path), hint=hint)

@@ -1,17 +1,26 @@
 """What asking an LLM about topics will cost at most, before any request is sent."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from ..judges.estimate import CHARACTERS_PER_TOKEN, Estimate
-from .llm_questions import Question, description_question, preferences_question, score_question
+from .llm_questions import (
+    COMPARE,
+    DESCRIBE,
+    SCORE,
+    Question,
+    description_question,
+    preferences_question,
+    score_question,
+)
 from .preferences_config import PreferencesConfig
 from .topic_words import DESCRIBED, KNOWN, SCORED, TopicWords
 
-_WRITTEN = {"score_topic": 15, "describe_topic": 20, "build_preferences": 120}
+_WRITTEN = {SCORE: 15, DESCRIBE: 20, COMPARE: 120}
 """Tokens of a reply by its function, about."""
 _DESCRIPTION = "a description of six words"
 
@@ -22,10 +31,27 @@ class TopicsEstimate(Estimate):
 
     noun: ClassVar[str] = "topic"
 
+    def __str__(self) -> str:
+        if not self.requests:
+            return super().__str__()
+        more = (self.prompt_tokens + self.completion_tokens) // self.requests  # the reply is shown again
+        return f"{super().__str__()}; an unreadable reply adds a request of about {more:,} prompt tokens"
 
-def expected_cost(words: TopicWords, settings: PreferencesConfig) -> TopicsEstimate:
-    """The cost of all questions about these topics, if no reply is kept yet."""
-    questions = [question for k in words.topics for question in _questions(k, words)]
+
+def expected_cost(
+    words: TopicWords, settings: PreferencesConfig, answered: Collection[tuple[str, int]] = ()
+) -> TopicsEstimate:
+    """The cost of the questions about these topics.
+
+    Args:
+        answered: questions that are not asked any more, as function and topic.
+    """
+    questions = [
+        question
+        for k in words.topics
+        for question in _questions(k, words)
+        if (question.function, k) not in answered
+    ]
     prompt = sum(map(_characters, questions)) // CHARACTERS_PER_TOKEN
     written = sum(min(_WRITTEN[question.function], settings.max_tokens) for question in questions)
     price = settings.price(prompt, written)

@@ -21,7 +21,7 @@ _WIN, _LOSE = ("w_win_indices", "w_plus_indices"), ("w_loose_indices", "w_minus_
 """The names of the lists, the older one last; "loose" is how the format spells "lose"."""
 _AGAIN = "delete the file: the same command then makes it again"
 _TRAIN = "mlx-dpo topics train writes this file: train again"
-_LINES = 'write lines such as {"k": 3, "w_win_indices": [17], "w_loose_indices": [4]}'
+LINES = 'write lines such as {"k": 3, "w_win_indices": [17], "w_loose_indices": [4]}'
 
 
 def write_scores(path: Path, scores: Mapping[int, int | None]) -> None:
@@ -94,16 +94,13 @@ def read_preferences(path: Path | str, topics: int, number: Mapping[str, int]) -
         number: the index of each word. A list may have words of the vocabulary in place of indices.
 
     Raises:
-        DpoError: a line is wrong, or there is none.
+        DpoError: a line is wrong.
     """
 
     def read(row: Mapping[str, Any], where: str) -> WinLose:
         return without_both(*(_indices(row, names, number, where) for names in (_WIN, _LOSE)))
 
-    found = dict(_by_topic(path, topics, read, _LINES))
-    if not found:
-        raise DpoError("has no preferences", where=path_text(path), hint=_LINES)
-    return found
+    return dict(_by_topic(path, topics, read, LINES))
 
 
 def _indices(

@@ -4,12 +4,13 @@ The folder of a snapshot has beta_ref_logits.npy. Each stage adds one of the fil
 is skipped if its file exists. Replies of an LLM are in replies.jsonl as soon as they come.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from ..judges.connected import connected
 from ..judges.estimate import money
 from ..judges.kept_replies import kept_reply, say_kept
 from ..judges.local import LocalJudge
-from ..models.embedder import check_embedder
-from ..models.load import find_model
 from ..storage.append_log import AppendLog
 from ..storage.checksummed_folder import sha256
+from ..storage.files import check_writable
 from ..storage.reading import is_there, path_text
 from .corpus import Corpus
+from .given_preferences import take_given
+from .llm_questions import COMPARE, DESCRIBE, SCORE
 from .local_scorer import LocalScorer
 from .meanings import Meanings, meanings, nearest_words
 from .model_files import read_matrix
@@ -43,16 +45,19 @@ from .preference_files import (
     write_preferences,
     write_scores,
 )
-from .preferences_config import PreferencesConfig
+from .preferences_config import SECTION, PreferencesConfig
 from .top_words import log_beta, top_words, write_top_words
 from .topic_llm import TopicLLM, topics_text
 from .topic_words import KNOWN, TopicWords
 from .win_lose import WinLose
 
 LOGITS = "beta_ref_logits.npy"
-_SECTION = "preferences"
+_STAGES = {SCORES: SCORE, DESCRIPTIONS: DESCRIBE, EXTRA_WORDS: None, PREFERENCES: COMPARE}
+"""The file of each stage, and the function that an LLM calls for it."""
 _EXTRA = 5
 """Words beyond the top 25 that are looked for by their vectors."""
+_QUESTION_BYTES, _TOKEN_BYTES = 4096, 8
+"""Room on the disk for a question and for a token of a reply, more than most need."""
 
 Value = TypeVar("Value")
 
@@ -62,33 +67,6 @@ class Preferences(NamedTuple):
 
     win_lose: dict[int, WinLose]
     scores: dict[int, int | None]
-
-
-def check_preferences(settings: PreferencesConfig, topics: int, corpus: Corpus) -> None:
-    """Check before slow work that preferences can be built, as far as no server is needed.
-
-    Raises:
-        DpoError: the file of preferences does not fit, or the embedder cannot be used.
-    """
-    if settings.file is not None:
-        _given(settings.file, topics, corpus)
-    else:
-        check_embedder(settings.embedder, "preferences.embedder", "preferences.embedder=null")
-
-
-def check_llm(settings: PreferencesConfig) -> None:
-    """Check before slow work that the LLM can be asked, if preferences need one.
-
-    Raises:
-        DpoError: the server cannot be reached, or there is no such local model.
-    """
-    if settings.file is None and settings.url is not None:
-        connected(settings, _SECTION)
-    elif settings.file is None and settings.model is not None:
-        try:
-            find_model(settings.model)
-        except DpoError as error:
-            raise error.instead(hint=error.hint.replace("model.path", "preferences.model")) from None
 
 
 def build_preferences(
@@ -106,21 +84,36 @@ def build_preferences(
     logits = read_logits(folder, len(corpus.vocabulary))
     words = TopicWords(top_words(log_beta(logits), KNOWN), corpus.vocabulary)
     if settings.file is not None:
-        found = _given(settings.file, len(logits), corpus)
-        write_preferences(folder / PREFERENCES, found)
+        found = take_given(settings.file, folder / PREFERENCES, words, corpus.number)
         return Preferences(_usable(found, words), dict.fromkeys(words.topics))
-    log = _replies_log(folder, settings)
+    log = _replies_log(folder, settings, corpus)
     log.check()
     with ExitStack() as stack:
         return _Stages(folder, corpus, settings, words, log, stack, llm).run(logits)
 
 
-def _given(file: str, topics: int, corpus: Corpus) -> dict[int, WinLose]:
-    """The preferences in a file that the user gives, which must have some."""
-    found = read_preferences(file, topics, corpus.number)
-    if not any(own.win and own.lose for own in found.values()):
-        hint = "both lists of a topic need words, and a word in both of them counts in neither"
-        raise DpoError("no topic has winners and losers", where=path_text(file), hint=hint)
+def is_built(folder: Path) -> bool:
+    """Whether each stage has its file, so that nothing is asked any more."""
+    return all(is_there(folder / name) for name in _STAGES)
+
+
+def answered(folder: Path, corpus: Corpus, settings: PreferencesConfig) -> list[tuple[str | None, int]]:
+    """The questions about a snapshot, as function and topic, that need not be asked any more.
+
+    Raises:
+        DpoError: the files in the folder were made from something else, or a kept reply is broken.
+    """
+    topics = range(len(read_logits(folder, len(corpus.vocabulary))))
+    log = _replies_log(folder, settings, corpus)
+    log.check()
+    found = [(function, k) for name, function in _STAGES.items() if is_there(folder / name) for k in topics]
+
+    def read(row: dict[str, Any], where: str) -> tuple[str, tuple[Any, Any]]:
+        return kept_reply(row, where)[0], (row.get("function"), row.get("k"))
+
+    if is_there(log.path):
+        with log.open(read) as kept:
+            found += kept.results.values()
     return found
 
 
@@ -138,15 +131,32 @@ def read_logits(folder: Path, words: int) -> np.ndarray:
     return read_matrix(path, columns=words, hint=hint)
 
 
-def _replies_log(folder: Path, settings: PreferencesConfig) -> AppendLog:
+def check_replies(folder: Path, settings: PreferencesConfig, corpus: Corpus) -> None:
+    """Check that the preferences in a folder are those of the settings.
+
+    Raises:
+        DpoError: another LLM, embedder, vocabulary or seed made them.
+    """
+    if settings.file is None:
+        _replies_log(folder, settings, corpus).check()
+
+
+def _replies_log(folder: Path, settings: PreferencesConfig, corpus: Corpus) -> AppendLog:
     """The log of replies; its settings say what all files of the folder were made from."""
     made_from = {
         "snapshot": sha256(folder / LOGITS),
+        "vocabulary": hashlib.sha256("\n".join(corpus.vocabulary).encode()).hexdigest(),
         "llm": {"url": settings.url, "model": settings.model} if settings.is_named else None,
         "embedder": settings.embedder,
         "seed": settings.seed,
     }
-    compared = {"snapshot": "snapshot of the model", "llm": "LLM", "embedder": "embedder", "seed": None}
+    compared = {
+        "snapshot": "snapshot of the model",
+        "vocabulary": "vocabulary",
+        "llm": "LLM",
+        "embedder": "embedder",
+        "seed": None,
+    }
     return AppendLog(
         folder / "replies.jsonl",
         made_from,
@@ -221,7 +231,9 @@ class _Stages:
         if not self.settings.is_named:
             self.log.write_settings()
             return LocalScorer(self.words, self._meanings)
-        server = self.llm or connected(self.settings, _SECTION)
+        reply_bytes = _QUESTION_BYTES + _TOKEN_BYTES * self.settings.max_tokens
+        check_writable(self.folder, need_bytes=2 * len(_STAGES) * len(self.words.top) * reply_bytes)
+        server = self.llm or connected(self.settings, SECTION)
         replies = self.stack.enter_context(self.log.open(kept_reply))
         say_kept(replies)
         return TopicLLM(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ..judges.config import PaidEndpointConfig
 from ..settings import setting
 
+SECTION = "preferences"
+
 
 @dataclass(frozen=True)
 class PreferencesConfig(PaidEndpointConfig):

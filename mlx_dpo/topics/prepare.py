@@ -1,18 +1,21 @@
 """Texts to bags of words: which words and documents are kept, counted and written to a folder."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..console import plural
+from ..console import plural, progress
 from ..errors import DpoError, first_ten
 from ..storage.files import check_writable, replace_folder
 from ..storage.reading import entries, is_folder, is_there, path_text
 from .corpus_config import CorpusConfig
-from .documents import Document, read_documents
+from .documents import read_documents, source_bytes
 from .libraries import check_libraries
 from .words import load_stop_words, words_of
 
@@ -26,6 +29,11 @@ FILES = (
 )
 """What a folder of a corpus may have."""
 _LEAST_DOCUMENTS, _LEAST_WORDS = 2, 2
+_SPACE = 1_000_000
+"""Bytes that must be free besides twice the size of the texts: once for their words, once for the bags."""
+_SLOW = 2**24
+"""A source of more bytes gets a progress bar."""
+_HELD_OUT = "hold out texts of the same kind"
 _MANY = "a topic model needs many documents, each with several words"
 
 
@@ -60,17 +68,32 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Part:
-    """Documents of the same side of the split, as words."""
+    """Documents of the same side of the split: the numbers of each one's words, int32, and the labels."""
 
-    words: list[list[str]]
+    words: list[array]
     labels: list[str | None]
 
     def where(self, keep: Sequence[bool]) -> "_Part":
         """The documents to keep."""
-        pairs = [
-            pair for pair, kept in zip(zip(self.words, self.labels, strict=True), keep, strict=True) if kept
-        ]
-        return _Part([words for words, _ in pairs], [label for _, label in pairs])
+        return _Part(list(compress(self.words, keep)), list(compress(self.labels, keep)))
+
+    def renumbered(self, new: np.ndarray) -> "_Part":
+        """The words by other numbers; those with a number below 0 are left out."""
+        words = []
+        for document in self.words:
+            numbers = new[document]
+            words.append(array("i", numbers[numbers >= 0].tobytes()))
+        return _Part(words, self.labels)
+
+    def bags(self, words: int) -> "csr_matrix":
+        """Counts, int32 (documents, words)."""
+        from scipy.sparse import csr_matrix
+
+        ends = np.cumsum([0, *map(len, self.words)])
+        places = np.frombuffer(bytearray().join(self.words), np.int32)
+        bags = csr_matrix((np.ones(len(places), np.int32), places, ends), shape=(len(self.words), words))
+        bags.sum_duplicates()
+        return bags
 
 
 def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
@@ -90,24 +113,25 @@ def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
         hint = "choose another folder with --output, or replace this one with --overwrite"
         raise DpoError("exists already", where=path_text(folder), hint=hint)
     _check_replaceable(folder)
-    check_writable(folder, need_bytes=10_000_000)
-    stop_words = load_stop_words(config.stop_words)
-    train, test = _split(config)
-    read = [_part(documents, stop_words, config) for documents in (train, test)]
+    sources = [one for one in (config.source, config.test) if one is not None]
+    check_writable(folder, need_bytes=_SPACE + 2 * sum(map(source_bytes, sources)))
+    numbers: dict[str, int] = {}
+    read = _split(config, numbers)
     long = [part.where([len(words) >= config.min_words for words in part.words]) for part in read]
     if len(long[0].words) < _LEAST_DOCUMENTS <= sum(map(bool, read[0].words)):
         what = f"leaves {plural(len(long[0].words), 'document')}"
         hint = "lower it: too few documents have so many words"
         raise DpoError(what, where="corpus.min_words", hint=hint)
-    counts, names = _counted(long[0].words, config)
-    kept = set(names)
-    parts = [_Part([[w for w in words if w in kept] for words in part.words], part.labels) for part in long]
+    names, found = _vocabulary(long[0], list(numbers), config)
+    new = np.full(len(numbers), -1, np.int32)
+    new[[numbers[name] for name in names]] = np.arange(len(names))
+    parts = [part.renumbered(new) for part in long]
     parts = [part.where([bool(words) for words in part.words]) for part in parts]
     if len(parts[0].words) < _LEAST_DOCUMENTS:
         raise _too_few(config, len(parts[0].words))
     if config.test is not None and not parts[1].words:
-        what, hint = "has no documents with words of the vocabulary", "hold out texts of the same kind"
-        raise DpoError(what, where=_place(config.test, "corpus.test"), hint=hint)
+        what = "has no documents with words of the vocabulary"
+        raise DpoError(what, where=_place(config.test, "corpus.test"), hint=_HELD_OUT)
     labels = sorted(
         {label for part in parts for label in part.labels if label is not None}, key=_number_first
     )
@@ -118,10 +142,8 @@ def prepare(config: CorpusConfig, *, overwrite: bool = False) -> Prepared:
     replace_folder(folder, write, over=overwrite)
     documents, held = (len(part.words) for part in parts)
     total = sum(len(words) for words in parts[0].words)
-    dropped = len(train) + len(test) - documents - held
-    return Prepared(
-        path_text(folder), documents, held, dropped, len(names), counts.shape[1], total / documents, labels
-    )
+    dropped = sum(len(part.words) for part in read) - documents - held
+    return Prepared(path_text(folder), documents, held, dropped, len(names), found, total / documents, labels)
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -134,18 +156,42 @@ def _check_replaceable(folder: Path) -> None:
         raise DpoError(what, where=path_text(folder), hint=hint)
 
 
-def _split(config: CorpusConfig) -> tuple[list[Document], list[Document]]:
+def _split(config: CorpusConfig, numbers: dict[str, int]) -> list[_Part]:
     """The documents to train on, and those held out: their own source, or a random share."""
-    found = read_documents(config.source, config.field, config.label)
-    if len(found) < _LEAST_DOCUMENTS:
-        raise _too_few(config, len(found))
+    stop_words = load_stop_words(config.stop_words)
+    found = _read(config.source, config, stop_words, numbers)
+    count = len(found.words)
+    if count < _LEAST_DOCUMENTS:
+        raise _too_few(config, count)
     if config.test is not None:
-        return found, read_documents(config.test, config.field, config.label)
-    held = np.zeros(len(found), bool)
-    count = min(round(config.test_fraction * len(found)), len(found) - _LEAST_DOCUMENTS)
-    held[np.random.default_rng(config.seed).permutation(len(found))[:count]] = True
-    pairs = list(zip(found, held, strict=True))
-    return [one for one, out in pairs if not out], [one for one, out in pairs if out]
+        test = _read(config.test, config, stop_words, numbers)
+        if not test.words:
+            raise DpoError("has no documents", where=_place(config.test, "corpus.test"), hint=_HELD_OUT)
+        return [found, test]
+    held = np.zeros(count, bool)
+    held_out = min(round(config.test_fraction * count), count - _LEAST_DOCUMENTS)
+    held[np.random.default_rng(config.seed).permutation(count)[:held_out]] = True
+    return [found.where(~held), found.where(held)]
+
+
+def _read(
+    source: str | list[str], config: CorpusConfig, stop_words: frozenset[str], numbers: dict[str, int]
+) -> _Part:
+    """The words of each document; `numbers` gets those that are new.
+
+    Of a document only the numbers of its words are kept, 4 bytes each, so a text may be larger than memory.
+    """
+    part, done, size = _Part([], []), 0, source_bytes(source)
+    bar = progress("reading texts", size // 2**20, "MB") if size > _SLOW else None
+    with bar or nullcontext(lambda count: None) as advance:
+        for document in read_documents(source, config.field, config.label):
+            words = words_of(document.text, stop_words, config.min_length)
+            part.words.append(array("i", [numbers.setdefault(word, len(numbers)) for word in words]))
+            part.labels.append(document.label)
+            if megabytes := (done + document.size) // 2**20 - done // 2**20:
+                advance(megabytes)
+            done += document.size
+    return part
 
 
 def _too_few(config: CorpusConfig, count: int) -> DpoError:
@@ -157,58 +203,52 @@ def _place(source: str | list[str] | None, setting: str) -> str:
     return source if isinstance(source, str) else setting
 
 
-def _part(documents: list[Document], stop_words: frozenset[str], config: CorpusConfig) -> _Part:
-    words = [words_of(one.text, stop_words, config.min_length) for one in documents]
-    return _Part(words, [one.label for one in documents])
-
-
-def _counted(documents: list[list[str]], config: CorpusConfig) -> tuple["csr_matrix", list[str]]:
-    """Counts of all words (documents, words), and the words to keep, sorted.
+def _vocabulary(documents: _Part, names: list[str], config: CorpusConfig) -> tuple[list[str], int]:
+    """The words to keep, sorted, and how many different words there are.
 
     Kept are those in the most documents; of words in equally many, the first by the alphabet.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    if not any(documents):
+    if not any(documents.words):
         raise _too_few(config, 0)
-    vectorizer = CountVectorizer(analyzer=lambda words: words)
-    counts = vectorizer.fit_transform(documents)
-    names = vectorizer.get_feature_names_out()
-    inside = np.asarray((counts > 0).sum(axis=0)).ravel()
-    order = np.argsort(-inside, kind="stable")
-    order = order[inside[order] >= config.min_documents][: config.vocabulary_size]
-    if len(names) < _LEAST_WORDS:
-        what = f"has {plural(len(names), 'different word')}"
+    inside = documents.bags(len(names)).getnnz(axis=0)
+    found = np.flatnonzero(inside).tolist()
+    if len(found) < _LEAST_WORDS:
+        what = f"has {plural(len(found), 'different word')}"
         raise DpoError(what, where=_place(config.source, "corpus.source"), hint=_MANY)
-    if len(order) < _LEAST_WORDS:
-        what = f"leaves {plural(len(order), 'word')}"
+    order = sorted(found, key=lambda number: (-inside[number], names[number]))[: config.vocabulary_size]
+    kept = [names[number] for number in order if inside[number] >= config.min_documents]
+    if len(kept) < _LEAST_WORDS:
+        what = f"leaves {plural(len(kept), 'word')}"
         hint = "lower it: too few words are in so many documents"
         raise DpoError(what, where="corpus.min_documents", hint=hint)
-    return counts, [str(names[index]) for index in sorted(order)]
+    return sorted(kept), len(found)
 
 
 def _write(folder: Path, parts: Sequence[_Part], names: list[str], labels: list[str]) -> None:
-    import scipy.sparse
-    from sklearn.feature_extraction.text import CountVectorizer
+    from scipy.sparse import save_npz
 
-    vectorizer = CountVectorizer(analyzer=lambda words: words, vocabulary=names)
+    label_numbers = {label: str(number) for number, label in enumerate(labels)}
     _write_lines(folder / "vocab.txt", names)
     if labels:
         _write_lines(folder / "label_names.txt", labels)
     for name, part in zip(("train", "test"), parts, strict=True):
         if not part.words:
             continue
-        bags = scipy.sparse.csr_matrix(vectorizer.transform(part.words), dtype=np.int32)
-        scipy.sparse.save_npz(folder / f"{name}_bow.npz", bags)
-        _write_lines(folder / f"{name}_texts.txt", [" ".join(words) for words in part.words])
+        save_npz(folder / f"{name}_bow.npz", part.bags(len(names)))
+        texts = (" ".join([names[number] for number in words]) for words in part.words)
+        _write_lines(folder / f"{name}_texts.txt", texts)
         if labels:
-            _write_lines(folder / f"{name}_labels.txt", [str(labels.index(one)) for one in part.labels])
+            _write_lines(folder / f"{name}_labels.txt", [label_numbers[one] for one in part.labels])
 
 
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
-def _number_first(label: str) -> tuple[bool, Any]:
-    """Sorts labels that are numbers by value, before other labels."""
-    return (False, int(label)) if label.isdecimal() else (True, label)
+def _number_first(label: str) -> tuple[bool, int, str, str]:
+    """Sorts labels that are numbers by value, before other labels; not by `int`, which refuses long ones."""
+    if not (label.isascii() and label.isdecimal()):
+        return True, 0, "", label
+    digits = label.lstrip("0")
+    return False, len(digits), digits, label

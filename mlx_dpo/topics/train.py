@@ -73,7 +73,8 @@ def train(
             advance(len(rows))
             done += len(rows)
             if place == per_epoch - 1:
-                if (epoch + 1) % own.report_epochs == 0 or state.step == steps:
+                ended = state.after_epoch(None if last else own.patience)
+                if (epoch + 1) % own.report_epochs == 0 or state.step == steps or ended.stopped:
                     log(
                         {
                             "epoch": epoch + 1,
@@ -85,7 +86,7 @@ def train(
                         }
                     )
                     begun, done = time.perf_counter(), 0
-                state = state.after_epoch(None if last else own.patience)
+                state = ended
             if time.monotonic() - saved > 60 * own.save_minutes:
                 save(state)
                 saved = time.monotonic()
@@ -110,7 +111,8 @@ def _update(
 
 def _diverged(terms: dict[str, float], epoch: int) -> DpoError:
     wrong = ", ".join(name for name, value in terms.items() if not math.isfinite(value))
+    weight = "dpo.weight" if "dpo" in terms else "model.ecr_weight"
     return DpoError(
         f"the loss is not finite in epoch {epoch + 1} (its part {wrong})",
-        hint="lower optimizer.learning_rate, model.ecr_weight or dpo.weight",
+        hint=f"start another run with a lower optimizer.learning_rate or {weight}: give it another --output",
     )

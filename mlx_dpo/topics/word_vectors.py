@@ -1,5 +1,6 @@
 """Vectors of words: from the corpus itself, from a file, or from a sentence embedder."""
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from ..storage.reading import opened, path_text
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+_LINES = "each line needs a word and its numbers, with blanks between; unpack a compressed file first"
 _POWER_ITERATIONS = 7
 """Of the randomised SVD: more give no better vectors (Halko et al. 2011, section 4.5)."""
 
@@ -52,8 +54,8 @@ def ppmi_svd(bags: "csr_matrix", size: int, seed: int) -> np.ndarray:
 def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
     """Vectors of a file with a word and its numbers on each line, float32 (V, size); says the coverage.
 
-    Words that the file does not have get zeros. A first line with two whole numbers, as word2vec writes it,
-    is left out.
+    Words that the file does not have get zeros. Blank lines are left out, and a first line with two whole
+    numbers, as word2vec writes it.
 
     Raises:
         DpoError: the file cannot be read, a line has another number of numbers, or no word is known.
@@ -63,8 +65,10 @@ def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
     found = set()
     with opened(path) as file:
         for number, line in enumerate(file, 1):
-            parts = line.rstrip().split(b" ")
-            if number == 1 and len(parts) == 2:
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
+            parts = line.rstrip().replace(b"\t", b" ").split(b" ")
+            if parts == [b""] or (number == 1 and len(parts) == 2):
                 continue
             if not size:
                 size = len(parts) - 1
@@ -73,9 +77,7 @@ def read_glove(path: Path | str, vocabulary: Sequence[str]) -> np.ndarray:
             if size < 1 or len(parts) <= size:
                 what = f"has {plural(max(0, len(parts) - 1), 'number')}"
                 what += f", the first line has {size:,}" if size else ""
-                raise DpoError(
-                    what, where=where, hint="each line needs a word and its numbers, with blanks between"
-                )
+                raise DpoError(what, where=where, hint=_LINES)
             word = b" ".join(parts[:-size]).decode("utf-8", errors="replace")  # a few have blanks inside
             if word not in numbers or word in found:
                 continue
@@ -94,10 +96,8 @@ def _numbers(parts: Sequence[bytes], where: str) -> np.ndarray:
     except ValueError:
         values = np.array([np.nan])
     if not np.isfinite(values).all():
-        hint = "each line needs a word and its numbers, with blanks between"
-        raise DpoError(
-            f"is not a vector: {quoted(b' '.join(parts).decode(errors='replace'))}", where=where, hint=hint
-        )
+        what = f"is not a vector: {quoted(b' '.join(parts).decode(errors='replace'))}"
+        raise DpoError(what, where=where, hint=_LINES)
     return values
 
 

@@ -92,7 +92,7 @@ def test_a_short_wait_that_the_server_asks_for_is_waited(serve, capsys):
 
 def test_without_a_time_from_the_server_the_waits_double(serve):
     clock = Clock()
-    _, client = serve(Cuts(), clock=clock, retries=6)
+    _, client = serve(url="http://127.0.0.1:9/v1", clock=clock, retries=6)
     assert client.ask(question()).reason.startswith("the connection broke")
     longest = [0.5, 1, 2, 4, 8, 8]
     assert len(clock.waits) == 6
@@ -137,10 +137,13 @@ def test_a_thread_that_waits_goes_on_waiting_when_another_is_asked_to_wait_longe
     assert slept == [600, 300]
 
 
-def test_a_broken_connection_is_tried_again(serve):
-    server, client = serve(in_turn(Cuts(), "hello"))
-    assert client.ask(question()).text == "hello"
-    assert server.calls == 2
+def test_a_request_whose_reply_broke_off_is_sent_once_more_and_both_are_counted(serve):
+    server, client = serve(in_turn(Cuts(), "hello"), clock=Clock())
+    reply = client.ask(question())
+    assert (reply.text, reply.sent, server.calls) == ("hello", 2, 2)
+    server, client = serve(Cuts(), retries=6, clock=Clock())
+    failed = client.ask(question())
+    assert (failed.reason[:20], failed.sent, server.calls) == ("the connection broke", 2, 2)
 
 
 def test_a_request_that_timed_out_is_not_sent_again_since_it_may_have_been_charged_for(serve):
@@ -157,7 +160,7 @@ def test_a_request_that_timed_out_is_not_sent_again_since_it_may_have_been_charg
         (NO_CHOICES, "the reply has no choices"),
         (Raw("{broken"), "the reply cannot be read"),
         (Raw("<html>", "text/html"), "the reply has no choices"),
-        (Raw('{"choices": [{"message": {"content": [{"type": "text"}]}}]}'), "the reply is not a text"),
+        (Raw('{"choices": {"message": {"content": "hello"}}}'), "the reply has no choices"),
         (Cuts(), "the connection broke"),
         (Says(seconds=0.3), "no reply in 0.1 s"),
     ],
@@ -314,6 +317,29 @@ def test_an_interrupt_keeps_the_replies_under_way_and_sends_no_more(serve):
     with pytest.raises(KeyboardInterrupt):
         client.each(lambda request: kept.append(client.ask(request)), [question()] * 100, stop)
     assert len(kept) == server.calls <= 4
+
+
+PARTS = [
+    {"type": "thinking", "thinking": []},
+    {"type": "text", "text": "hel"},
+    {"type": "text", "text": "lo"},
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": PARTS}, "hello"),
+        ({"content": [{"type": "image"}]}, ""),
+        ({"content": {"n": 1}}, '{"n": 1}'),
+        ({"tool_calls": [{"function": {"name": "count", "arguments": {"n": 1}}}]}, '{"n": 1}'),
+        ({"content": "hello", "tool_calls": {"function": 1}}, "hello"),
+    ],
+)
+def test_a_reply_in_another_form_is_read_and_odd_fields_beside_it_are_left_out(serve, message, text):
+    odd = {"model": ["judge"], "usage": {"prompt_tokens": "many", "completion_tokens": [1]}}
+    _, client = serve(Raw(json.dumps({"choices": [{"message": message, "finish_reason": 7}], **odd})))
+    assert client.ask(question()) == Reply(text, None, (), "", None, None)
 
 
 def test_log_probabilities_in_another_form_are_none(serve):

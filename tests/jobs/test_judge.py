@@ -317,6 +317,12 @@ def test_an_unreachable_judge_is_one_clear_line_and_leaves_no_file(mistake, writ
     assert (error.where, error.what) == ("judge.url", "no server answers at http://127.0.0.1:9/v1")
 
 
+def test_a_local_judge_that_there_is_not_is_told_with_its_setting(mistake, write_rows):
+    write_rows("rows.jsonl", ROWS)
+    error = mistake("judge --completions rows.jsonl --output judged --model ./none")
+    assert "set judge.model to a model folder" in error.hint
+
+
 def test_without_a_judge_nothing_starts(outcome, write_rows):
     code, _, err = outcome("judge", "--completions", write_rows("completions.jsonl", ROWS))
     assert code == 1

@@ -1,5 +1,6 @@
 """The page of a topic model: every topic's words, what preferences changed, nothing from elsewhere."""
 
+import json
 import re
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from mlx_dpo.jobs.topics_report import change_text
 from mlx_dpo.report.topics_page import Topic, TopicsRecord, Word, topics_page
+from mlx_dpo.topics.changes import MeanChange
 
 from ..support.pages import Page
 from ..support.topic_corpus import VOCABULARY, train_words, write_corpus
@@ -57,12 +60,38 @@ def test_the_page_says_which_topics_changed_and_by_how_much(page):
     found, _ = page(*GUIDED)
     told = found.text["summary"]
     assert "6 of 6 epochs, seed 0" in told
-    assert re.search(r"\d topics? with preferences kept \d+ % of their top 15 words", told)
-    assert re.search(r"Their NPMI went from -?\d\.\d{3} to -?\d\.\d{3}, change [+-]\d\.\d{3}", told)
+    assert re.search(r"(1 topic|\d topics) with preferences kept \d+ % of (its|their) top 15 words", told)
+    assert re.search(r"(Its|Their) NPMI went from -?\d\.\d{3} to -?\d\.\d{3}, change [+-]\d\.\d{3}", told)
     figures = " ".join(found.text["figures"].split())
     assert figures.startswith("Figures figure snapshot at the end coherence C_V, top 10")
     assert "purity, 20 held-out documents, 3 labels" in figures
     assert found.text["improved"].count("▲") > 1
+
+
+def test_the_loss_of_the_summary_is_that_of_the_topics_without_preferences(page, tmp_path):
+    found, _ = page(*GUIDED, "dpo.anchor_weight=5")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first, last = (
+        sum(rows[place][f"loss/{part}"] for part in ("reconstruction", "kl", "ecr")) for place in (0, -1)
+    )
+    assert f"training loss without preferences from {first:.3f} to {last:.3f}." in found.text["summary"]
+
+
+def test_the_page_says_why_no_topic_was_improved(page, tmp_path):
+    row = {"k": 0, "w_win_indices": [0], "w_loose_indices": [1]}
+    (tmp_path / "wanted.jsonl").write_text(json.dumps(row) + "\n")
+    # The first topic has no low coherence in these texts.
+    found, _ = page("dpo.start_epoch=3", "preferences.file=wanted.jsonl", "dpo.topic_filter=cv_below_average")
+    assert (
+        "No topic was improved: the filter picked none that has winners and losers." in found.text["summary"]
+    )
+    assert "The filter picked no topic that has winners and losers." in found.text["improved"]
+
+
+def test_a_change_of_nothing_has_no_minus():
+    assert change_text(MeanChange(2, 0.3, 0.29996, -0.0004, 0.0002)) == (
+        "from 0.300 to 0.300, change +0.000 (95 % interval over topics +0.000 to +0.000)"
+    )
 
 
 def test_the_page_of_a_run_without_preferences_shows_the_end_only(page):

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -207,6 +208,14 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path):
         check_writable(tmp_path / "run", need_bytes=free + 10**12)
     assert float(caught.value.what.split()[1]) == pytest.approx((free + 10**12) / 1e9, rel=1e-3)
     assert caught.value.where == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("need", "told"), [(99 * 10**6, "0.10"), (10**6, "0.0010")])
+def test_a_small_amount_of_room_is_not_told_as_none(tmp_path, monkeypatch, need, told):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=12_345))
+    with pytest.raises(DpoError) as caught:
+        check_writable(tmp_path / "run", need_bytes=need)
+    assert caught.value.what == f"needs {told} GB, but the disk has 0.00 GB left"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the folder nobody may write in is Linux's")

@@ -42,6 +42,15 @@ def test_prepare_prints_what_was_kept_and_the_next_command(folder, outcome):
     assert json.loads(out)["documents"] == 640
 
 
+def test_the_next_command_keeps_the_settings_of_this_one(folder, outcome):
+    (folder / "my topics.yaml").write_text("corpus: {source: texts.txt, folder: mine}\nmodel: {topics: 3}\n")
+    given = ["--set", "model.topics=2", "--set", "corpus.vocabulary_size=50", "--set", "model.topics=4"]
+    code, out, _ = outcome("topics", "prepare", "--config", "my topics.yaml", *given)
+    assert code == 0
+    command = "mlx-dpo topics train --config 'my topics.yaml' --set model.topics=4 --corpus mine"
+    assert out.splitlines()[-1] == f"next: {command}"
+
+
 def test_prepare_does_not_replace_a_folder_by_itself(prepared, refused_at):
     refused_at("topics prepare --source texts.txt --output corpus", "corpus", "exists already", "--overwrite")
     refused_at("topics prepare --output new", "corpus.source", "there are no texts", "a text file")
@@ -57,6 +66,8 @@ def test_prefer_prints_the_cost_asks_and_writes(prepared, outcome, serve):
     code, out, _ = outcome(*command)
     assert (code, server.calls) == (0, 12)
     assert out == "2 topics with preferences: run/preferences\n"
+    _, out, _ = outcome(*command, "--dry-run", "--json")
+    assert json.loads(out)["requests"] == 0
     code, out, _ = outcome(*command, "--json")
     assert server.calls == 12
     preferred = json.loads(out)["preferences"]["1"]

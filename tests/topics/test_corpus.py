@@ -36,15 +36,29 @@ def test_texts_and_labels_are_read_where_they_are(folder):
     assert corpus.test.labels.tolist() == [4, -1]
 
 
-@pytest.mark.parametrize("form", [scipy.sparse.csc_matrix, scipy.sparse.coo_array])
+@pytest.mark.parametrize(
+    "form", [scipy.sparse.csc_matrix, scipy.sparse.coo_array, scipy.sparse.bsr_array, scipy.sparse.dia_array]
+)
 def test_other_sparse_matrices_are_read_too(folder, form):
     scipy.sparse.save_npz(folder / "train_bow.npz", form(np.array(BAGS, np.float64)))
     assert read_corpus(folder).bags.toarray().tolist() == BAGS
 
 
+def test_two_entries_in_one_place_are_added_although_their_type_is_small(folder):
+    counts, places, ends = np.full(4, 100, np.int8), np.array([0, 0, 0, 1]), np.array([0, 3, 4])
+    np.savez(folder / "train_bow.npz", format=b"csr", shape=(2, 3), data=counts, indices=places, indptr=ends)
+    assert read_corpus(folder).bags.toarray().tolist() == [[300, 0, 0], [0, 100, 0]]
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_word(folder):
+    (folder / "vocab.txt").write_text("\ufeffcat\ndog\nowl\n")
+    assert read_corpus(folder).vocabulary == ["cat", "dog", "owl"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "place", "what"),
     [
+        ("vocab.txt", "cat\nd\0g\nowl\n", "vocab.txt:2", r"is not one word: 'd\\x00g'"),
         ("vocab.txt", "", "vocab.txt", "is empty"),
         ("vocab.txt", "cat\ndog owl\n", "vocab.txt:2", "is not one word: 'dog owl'"),
         ("vocab.txt", "cat\ndog\ncat\n", "vocab.txt:3", "'cat' is also on line 1"),

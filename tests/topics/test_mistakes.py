@@ -306,7 +306,7 @@ TRAINED = {
         {"vectors.txt": "bread 1 2\noven 1\n"},
         VECTORS,
         "vectors.txt:2: has 1 number, the first line has 2",
-        "each line needs a word and its numbers, with blanks between",
+        "each line needs a word and its numbers, with blanks between; unpack a compressed file first",
     ),
     "word vectors of another language": (
         {"vectors.txt": "Brot 1 2\nOfen 3 4\n"},
@@ -318,7 +318,7 @@ TRAINED = {
         {"vectors.txt": "bread\noven\n"},
         VECTORS,
         "vectors.txt:1: has 0 numbers",
-        "each line needs a word and its numbers, with blanks between",
+        "each line needs a word and its numbers, with blanks between; unpack a compressed file first",
     ),
 }
 
@@ -330,3 +330,4 @@ def test_settings_and_files_that_do_not_fit_the_corpus_are_told_before_training(
     for name, content in files.items():
         write(tmp_path / name, content)
     assert str(mistake(*train_words(*settings))) == f"{told}\n  {remedy}"
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import pytest
 from mlx_dpo.topics.preferences import LOGITS
 
 from ..support.mistakes import cases
-from ..support.openai_server import NO_CHOICES, Fails, Raw, Says
+from ..support.openai_server import NO_CHOICES, Cuts, Fails, Raw, Says
 from ..support.topic_server import by_function, corpus, function_of, listed, logits, reply
 
 STAGES = ("topic_scores.jsonl", "topic_descriptions.jsonl", "extra_words.jsonl", "preferences.jsonl")
@@ -81,6 +81,21 @@ def changed(**fields):
     return lambda right: says(right | fields)
 
 
+def as_texts(right):
+    return {
+        "w_win_indices": [float(index) for index in right["w_win_indices"]],
+        "w_loose_indices": [str(index) for index in right["w_loose_indices"]],
+    }
+
+
+def in_parts(right):
+    """A reply in two parts, signed by a list of names, with tokens that are not numbers."""
+    text = json.dumps(right)
+    parts = [{"type": "text", "text": part} for part in (text[:9], text[9:])]
+    odd = {"model": ["a", "b"], "usage": {"prompt_tokens": "12", "completion_tokens": [1]}}
+    return Raw(json.dumps({"choices": [{"message": {"content": parts}, "finish_reason": "stop"}], **odd}))
+
+
 ODD = {
     "another topic's number": (
         odd("score_topic", changed(k=9)),
@@ -113,6 +128,38 @@ ODD = {
     "a paragraph for a description": (
         odd("describe_topic", changed(main_meaning="so " * 40)),
         [f"{DESCRIBING}main_meaning has 40 words, more than 6", "asked the LLM 12 times", *UNDESCRIBED],
+    ),
+    "a long word for a description": (
+        odd("describe_topic", changed(main_meaning="x" * 10_000)),
+        [
+            f"{DESCRIBING}main_meaning has 10,000 characters, more than 150",
+            "asked the LLM 12 times",
+            *UNDESCRIBED,
+        ],
+    ),
+    "half of a character": (
+        odd("describe_topic", changed(main_meaning="cats \ud83d")),
+        [f"{DESCRIBING}the reply has half of a character", "asked the LLM 12 times", *UNDESCRIBED],
+    ),
+    "half of a character and no JSON": (
+        odd("score_topic", Says("good \ud83d")),
+        [f"{SCORING}the reply is not one JSON object", "asked the LLM 13 times", *BOTH],
+    ),
+    "a score as text": (
+        odd("score_topic", changed(llm_score="2")),
+        ["asked the LLM 12 times", *BOTH],
+    ),
+    "numbers as text or with decimals": (
+        odd("build_preferences", lambda right: says({**right, **as_texts(right)})),
+        ["asked the LLM 12 times", *BOTH],
+    ),
+    "arguments that are an object": (
+        odd("build_preferences", lambda right: Says(None, call=right)),
+        ["asked the LLM 12 times", *BOTH],
+    ),
+    "parts of a text, and odd fields": (
+        odd("build_preferences", lambda right: in_parts(right)),
+        ["asked the LLM 12 times", *BOTH],
     ),
     "unknown words": (
         odd("build_preferences", changed(w_win_indices=["banana", 999])),
@@ -148,6 +195,31 @@ def test_an_odd_reply_is_told_and_is_not_paid_for_again(case, prefer, serve, fol
     assert prefer(server) == (0, told[-2:])
     assert server.calls == calls
     assert {name: (folder / name).read_text() for name in STAGES} == stages
+
+
+def test_half_of_a_character_is_kept_and_is_not_paid_for_again(prefer, serve, folder):
+    server = serve(odd("describe_topic", changed(main_meaning="cats \ud83d")))
+    told = prefer(server)
+    assert told[0] == 0
+    stages = {name: (folder / name).read_text() for name in STAGES}
+    for name in STAGES:
+        (folder / name).unlink()
+    assert prefer(server)[1][0] == "12 replies are kept from before; continuing"
+    assert server.calls == 12
+    assert {name: (folder / name).read_text() for name in STAGES} == stages
+
+
+def test_control_characters_of_a_description_are_left_out(prefer, serve, folder):
+    server = serve(odd("describe_topic", changed(main_meaning="cat\x1b[31m\n\u202ethings\x00")))
+    assert prefer(server) == (0, ["asked the LLM 12 times", *BOTH])
+    assert '{"k": 1, "main_meaning": "cat [31m things"}' in (folder / STAGES[1]).read_text().splitlines()
+
+
+def test_a_reply_that_breaks_off_counts_as_a_request_and_makes_the_price_unknown(prefer, serve):
+    broken = [Cuts()]
+    server = serve(lambda body: broken.pop() if broken and listed(body, "Topic") == 1 else by_function(body))
+    assert prefer(server, "--set", "preferences.input_price=1") == (0, ["asked the LLM 13 times", *BOTH])
+    assert server.calls == 13
 
 
 def lines_of(told):

@@ -106,6 +106,15 @@ def test_before_the_snapshot_a_run_is_the_same_as_without_preferences(run, folde
     assert rows_of(folder / "plain") == rows_of(run())[:START]
 
 
+def test_patience_waits_for_the_preferences(run, folder, outcome):
+    own = ("training.patience=1", "training.epochs=100", "optimizer.learning_rate=0.3")
+    assert outcome(*train_words(*own, output="plain"))[0] == 0
+    ended = len(rows_of(folder / "plain"))
+    assert ended < 99
+    phases = [row["phase"] for row in rows_of(run(*own, f"dpo.start_epoch={ended + 1}", output="guided"))]
+    assert phases.count("base") == ended + 1 and "dpo" in phases
+
+
 def test_word_vectors_are_frozen_and_topics_go_on_learning(run):
     folder = run()
     before, after = weights_at(folder, START * STEPS), weights_at(folder, EPOCHS * STEPS)
@@ -163,6 +172,16 @@ def test_preferences_that_change_during_a_run_are_refused(run, folder, outcome):
     code, _, errors = outcome(*train_words(*GUIDED, *own))
     assert code == 1
     assert "the preferences have changed since the run began to use them" in errors
+
+
+def test_another_file_of_preferences_is_refused(run, folder, mistake):
+    run()
+    row = {"k": 1, "w_win_indices": WIN, "w_loose_indices": LOSE}
+    (folder / "wanted.jsonl").write_text(json.dumps(row) + "\n")
+    assert str(mistake(*train_words(*GUIDED))) == (
+        "run: the run in this folder was started differently: the file of preferences (preferences.file) "
+        "changed\n  undo the change to continue, or restart with --overwrite"
+    )
 
 
 def test_without_an_llm_vectors_of_the_words_guide_the_weak_topics(folder, outcome):

@@ -38,6 +38,10 @@ def test_indices_and_words_are_read_and_topics_may_be_missing(write):
     assert read_preferences(path, 4, NUMBER) == {3: WinLose((0, 2), (1,)), 1: WinLose((2,), ())}
 
 
+def test_a_file_without_a_line_has_no_preferences(write):
+    assert read_preferences(write(), 4, NUMBER) == {}
+
+
 def test_the_older_names_of_the_lists_are_read(write):
     path = write({"k": 0, "w_plus_indices": [0], "w_minus_indices": [1]})
     assert read_preferences(path, 1, NUMBER) == {0: WinLose((0,), (1,))}
@@ -50,7 +54,6 @@ def test_a_word_counts_once_and_in_both_lists_not_at_all():
 @pytest.mark.parametrize(
     ("rows", "line", "what"),
     [
-        ([], "", "has no preferences"),
         (["{"], ":1", "not JSON"),
         (["[1]"], ":1", "is a JSON array, not an object"),
         ([row(0, [0], [1]), row(4, [0], [1])], ":2", "k must be a topic from 0 to 3, got 4"),

@@ -205,7 +205,8 @@ def test_a_topic_with_an_empty_list_gets_no_preferences(build, serve, capsys, fo
         ("[1]", "the reply is not one JSON object"),
         ('{"k": 1}', "llm_score is not 1, 2 or 3"),
         ('{"k": 1, "llm_score": 4}', "llm_score is not 1, 2 or 3"),
-        ('{"k": 1, "llm_score": "2"}', "llm_score is not 1, 2 or 3"),
+        ('{"k": 1, "llm_score": "good"}', "llm_score is not 1, 2 or 3"),
+        ('{"k": 1, "llm_score": 2.5}', "llm_score is not 1, 2 or 3"),
     ],
 )
 def test_an_unreadable_reply_is_asked_for_once_more(build, serve, bad, why):

@@ -1,14 +1,18 @@
 """The command topics train: what it learns, and what it leaves in its folder."""
 
+import shutil
+
 import mlx.core as mx
 import numpy as np
 import pytest
+from scipy.sparse import load_npz, save_npz
 
 from mlx_dpo.errors import DpoError
 from mlx_dpo.optimizers import OptimizerConfig, optimizer_at
 from mlx_dpo.topics.config import load_topics_config
 from mlx_dpo.topics.corpus import read_corpus
 from mlx_dpo.topics.ecrtm import ECRTM
+from mlx_dpo.topics.model_files import document_topics, settle_norms
 from mlx_dpo.topics.state import TopicState
 from mlx_dpo.topics.top_words import FILES
 from mlx_dpo.topics.train import train
@@ -66,6 +70,25 @@ def test_the_folder_holds_the_model_and_what_it_says(corpus, tmp_path, outcome):
         assert row["loss"] == pytest.approx(sum(parts)) and row["phase"] == "base"
 
 
+def test_held_out_documents_get_their_own_topics(corpus, tmp_path, outcome):
+    for kind in ("bow.npz", "texts.txt", "labels.txt"):
+        shutil.copy(corpus / f"train_{kind}", corpus / f"test_{kind}")
+    save_npz(corpus / "test_bow.npz", load_npz(corpus / "train_bow.npz")[::-1])
+    assert outcome(*train_words())[0] == 0
+    theta, test = (np.load(tmp_path / "run" / f"theta_{part}.npy") for part in ("train", "test"))
+    np.testing.assert_allclose(test, theta[::-1], atol=1e-6)
+
+
+def test_the_topics_of_a_document_do_not_depend_on_other_documents(corpus):
+    bags = read_corpus(corpus).bags
+    model = ECRTM(len(VOCABULARY), load_topics_config(None, SHORT).model)
+    settle_norms(model, bags)
+    model.train()
+    few = document_topics(model, bags[:5])
+    model.train()
+    np.testing.assert_allclose(few, document_topics(model, bags)[:5], atol=1e-6)
+
+
 def test_the_settings_of_a_run_repeat_it(corpus, tmp_path, outcome):
     assert outcome(*train_words("training.seed=4", "model.dropout=0.2"))[0] == 0
     again = ["topics", "train", "--config", "run/config.yaml", "--output", "again"]
@@ -77,8 +100,22 @@ def test_a_run_that_was_started_differently_is_not_continued(corpus, tmp_path, o
     assert outcome(*train_words())[0] == 0
     told = mistake(*train_words("training.seed=5", "training.save_minutes=1"))
     assert told.what == "the run in this folder was started differently: training.seed is 5, was 0"
-    write_corpus(tmp_path / "corpus", seed=3)
-    assert mistake(*train_words()).what.endswith("the corpus (corpus.folder) changed")
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "train_texts.txt", "train_bow.npz"])
+def test_a_run_on_another_corpus_is_not_continued(corpus, name, outcome, mistake):
+    assert outcome(*train_words())[0] == 0
+    if name == "train_bow.npz":
+        bags = load_npz(corpus / name)
+        bags.data[0] += 1
+        save_npz(corpus / name, bags)
+    else:
+        text = (corpus / name).read_text()
+        (corpus / name).write_text(text.replace("bread", "breads", 1))
+    assert str(mistake(*train_words())) == (
+        "run: the run in this folder was started differently: the corpus (corpus.folder) changed\n  undo the "
+        "change to continue, or restart with --overwrite"
+    )
 
 
 def test_another_seed_gives_another_model(corpus, tmp_path, outcome):
@@ -120,7 +157,9 @@ def test_a_finished_run_is_left_as_it_is(corpus, tmp_path, outcome):
 
 def test_a_run_can_be_replaced(corpus, tmp_path, outcome):
     assert outcome(*train_words("training.seed=9"))[0] == 0
+    (tmp_path / "run" / "report.html").write_text("of the old run")
     assert outcome(*train_words(), "--overwrite")[0] == 0
+    assert not (tmp_path / "run" / "report.html").exists()
     assert outcome(*train_words(output="fresh"))[0] == 0
     assert results_of(tmp_path / "run") == results_of(tmp_path / "fresh")
 
@@ -131,6 +170,14 @@ def test_a_run_ends_early_where_patience_is_asked_for(corpus, tmp_path, outcome)
     )
     assert code == 0 and "the run ended early: no lower training loss in 2 epochs" in errors
     assert len(rows_of(tmp_path / "run")) < 200
+
+
+def test_the_last_epoch_is_logged_when_a_run_ends_early(corpus, tmp_path, outcome):
+    own = ("training.patience=2", "training.epochs=200", "optimizer.learning_rate=0.3")
+    assert outcome(*train_words(*own, output="each"))[0] == 0
+    code, _, errors = outcome(*train_words(*own, "training.report_epochs=100"))
+    assert code == 0, errors
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "each")[-1:]
 
 
 def test_ctrl_c_saves_between_two_updates_and_the_run_goes_on(corpus, tmp_path, outcome, forked):
@@ -155,5 +202,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_remedy(corpus):
     nothing = {"save": lambda state: None, "log": lambda row: None}
     with pytest.raises(DpoError) as error:
         train(model, optimizer, read_corpus(corpus).bags, own, TopicState(), **nothing)
-    assert error.value.what == "the loss is not finite in epoch 1 (its part reconstruction, ecr)"
-    assert error.value.hint.startswith("lower optimizer.learning_rate")
+    assert str(error.value) == (
+        "the loss is not finite in epoch 1 (its part reconstruction, ecr)\n  start another run with a lower "
+        "optimizer.learning_rate or model.ecr_weight: give it another --output"
+    )

@@ -26,11 +26,44 @@ def test_a_folder_with_other_files_is_left_alone(corpus, tmp_path, mistake):
 def test_a_folder_with_a_run_of_another_command_is_left_alone(corpus, tmp_path, mistake):
     facts = {"step": 3}
     save_checkpoint(tmp_path / "run", 3, {"x": np.zeros(2)}, facts, lambda folder: None)
-    assert mistake(*train_words()).what == "contains a run of another command"
+    assert str(mistake(*train_words())) == (
+        "run: contains a run of another command\n  choose another folder with --output"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("file", "some"), ("url", "http://127.0.0.1:9"), ("model", "some"), ("embedder", "some")],
+)
+def test_preferences_that_a_run_would_not_use_are_refused(corpus, tmp_path, name, value, mistake):
+    assert str(mistake(*train_words(f"preferences.{name}={value}"))) == (
+        f"preferences.{name}: has no effect, because dpo.start_epoch is null\n  set dpo.start_epoch to the "
+        f"epochs before preferences are used, or preferences.{name}=null"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused(corpus, tmp_path, mistake):
+    told = mistake(*train_words("model.encoder_size=100000"))
+    assert told.where == "model"
+    assert told.what.startswith("with 24 words an update needs at least 160.1 GB, but the machine has ")
+    assert told.hint == (
+        "lower training.batch_size, model.encoder_size, model.embedding_size, model.topics or "
+        "corpus.vocabulary_size"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_can_be_resumed_where_nothing_was_started(corpus, mistake):
     assert mistake(*train_words(), "--resume").what == "has no checkpoint to resume from"
+
+
+def test_a_refused_start_leaves_no_folder(corpus, tmp_path, mistake):
+    mistake(*train_words(), "--resume")
+    (tmp_path / "vectors.txt").write_text("Brot 1 2\n")
+    mistake(*train_words("word_vectors.source=file", "word_vectors.path=vectors.txt"))
+    mistake(*train_words("dpo.start_epoch=2", "preferences.url=http://127.0.0.1:9/v1"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_starting_anew_and_resuming_exclude_each_other(corpus, outcome):

@@ -65,6 +65,11 @@ def test_the_head_of_a_word2vec_file_is_left_out(glove):
     assert read_glove(glove("2 3\ncat 1 2 3\ndog 4 5 6\n"), ["dog"]).tolist() == [[4, 5, 6]]
 
 
+def test_tabs_blank_lines_and_a_mark_of_byte_order_are_read_over(glove):
+    found = read_glove(glove("\ufeffcat\t1\t2\n\ndog\t3\t4\n\n"), ["cat", "dog"])
+    assert found.tolist() == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize(
     ("text", "place", "what"),
     [
