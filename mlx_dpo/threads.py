@@ -43,7 +43,7 @@ def each(
                 if entry is None:
                     break
                 ended.put((entry[0], work(entry[1]), None))
-        except BaseException as error:
+        except BaseException as error:  # raised again in the caller's thread
             ended.put((0, None, error))
         ended.put(None)
 
@@ -60,7 +60,7 @@ def each(
             if error is not None:
                 raise error
             done(index, result)
-    except BaseException as error:
+    except BaseException as error:  # raised again, when the other threads have stopped
         stop.set()
         if isinstance(error, KeyboardInterrupt):
             say("stopping after the replies that are under way; press Ctrl-C again to stop at once")

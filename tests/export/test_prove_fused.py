@@ -126,16 +126,6 @@ def test_a_fused_folder_is_the_fused_model(plain, packed):
     prove_fused(*packed)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_to_a_fused_folder_is_found_and_named(plain, tmp_path, damage):
-    folder, base, fused = plain
-    change, told = DAMAGES[damage]
-    change(shutil.copytree(folder, tmp_path / "bad"))
-    with pytest.raises(DpoError) as stop:
-        prove_fused(tmp_path / "bad", base, fused)
-    assert told in stop.value.what and str(tmp_path / "bad") in stop.value.where, str(stop.value)
-
-
 def one_code(weights):
     codes = np.array(weights[f"{QUERY}.weight"])
     codes[2, 3] ^= 1
@@ -155,14 +145,24 @@ PACKED_DAMAGES = {
 }
 
 
+def check_told(written, damage, copy):
+    """Damage to a copy of a written folder is found, and its part and its file are named."""
+    folder, base, fused = written
+    change, told = damage
+    change(shutil.copytree(folder, copy))
+    with pytest.raises(DpoError) as stop:
+        prove_fused(copy, base, fused)
+    assert told in stop.value.what and str(copy) in stop.value.where, str(stop.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_a_fused_folder_is_found_and_named(plain, tmp_path, damage):
+    check_told(plain, DAMAGES[damage], tmp_path / "bad")
+
+
 @pytest.mark.parametrize("damage", PACKED_DAMAGES)
 def test_damage_to_a_quantised_folder_is_found_and_named(packed, tmp_path, damage):
-    folder, base, fused = packed
-    change, told = PACKED_DAMAGES[damage]
-    change(shutil.copytree(folder, tmp_path / "bad"))
-    with pytest.raises(DpoError) as stop:
-        prove_fused(tmp_path / "bad", base, fused)
-    assert told in stop.value.what, str(stop.value)
+    check_told(packed, PACKED_DAMAGES[damage], tmp_path / "bad")
 
 
 def test_fuse_writes_nothing_that_mlx_lm_reads_as_another_model(plain, tmp_path, monkeypatch):
